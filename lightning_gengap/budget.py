@@ -1,0 +1,49 @@
+"""The budget: which share of training time measuring may take, and whether the next measurement fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+_RECENT = 5
+
+
+@dataclass
+class Budget:
+    """Bounds the recurring cost of measuring over a run; knows seconds only.
+
+    Attributes:
+        share: the largest share of the training time that may be spent; None for no bound.
+        start_up: seconds of the measurement before the first step, reported apart.
+        spent: seconds of all later measurements.
+        trained: seconds of training outside the monitor.
+    """
+
+    share: float | None
+    start_up: float = 0.0
+    spent: float = 0.0
+    trained: float = 0.0
+    recent: list[float] = field(default_factory=list)
+
+    def allows(self) -> bool:
+        """Whether one more measurement, as dear as the recent ones, keeps the share.
+
+        The first is always allowed: nothing is known of its cost, and monitored keys need a value.
+        """
+        if self.share is None or not self.recent:
+            return True
+        return self.spent + median(self.recent) <= self.share * self.trained
+
+    def record(self, seconds: float) -> None:
+        """Add a measurement."""
+        self.spent += seconds
+        self.recent = [*self.recent, seconds][-_RECENT:]
+
+    @property
+    def overhead(self) -> float:
+        """Seconds spent measuring over seconds of training without it; 0 before any training."""
+        return self.spent / self.trained if self.trained > 0 else 0.0
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"start_up": self.start_up, "spent": self.spent, "trained": self.trained}

@@ -1,0 +1,47 @@
+"""The errors a user can meet, all of one shape: what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class GapError(ValueError):
+    """A clear refusal: every message names its subject, what was got, what was expected and a remedy."""
+
+    def __init__(self, subject: str, *, got: str, expected: str, remedy: str) -> None:
+        super().__init__(f"{subject}: got {got}; expected {expected}. {remedy}")
+        self.subject = subject
+
+
+class BatchError(GapError):
+    """A batch whose inputs or targets cannot be found."""
+
+
+class TargetError(GapError):
+    """Targets that are not class indices."""
+
+
+class LogitsError(GapError):
+    """Model outputs that are not finite logits of shape (batch, classes)."""
+
+
+class DataError(GapError):
+    """A data set with nothing to measure: empty, or with a single class."""
+
+
+class LayerError(GapError):
+    """A layer name that the traced forward did not meet."""
+
+
+class MeasureError(GapError):
+    """An unknown measure, or one that failed."""
+
+
+class PredictorError(GapError):
+    """An unknown, damaged or foreign predictor file."""
+
+
+class ConfigurationError(GapError):
+    """Arguments or Trainer settings that cannot work together."""
+
+
+class TableError(GapError):
+    """A table of measured runs that cannot be used for fitting."""

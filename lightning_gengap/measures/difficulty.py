@@ -1,0 +1,113 @@
+"""How hard the training set is, whatever network learns it: leave-one-out scores of closed-form classifiers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
+
+from lightning_gengap.probe import Probe
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+FEWEST_PER_CLASS = 5
+
+
+def difficulty(probe: Probe) -> dict[str, float]:
+    """Leave-one-out accuracy of ridge on the untrained network's features, and of neighbours on the inputs.
+
+    Keys `difficulty/ridge_accuracy` (the network at its initial weights, features of h1 to h3, eval mode; the
+    largest over four ridge strengths), `difficulty/neighbour_1_accuracy`, `difficulty/neighbour_10_accuracy`
+    (Euclidean, on flattened inputs) and `difficulty/class_mean_accuracy` (nearest class mean, own mean without the
+    point). Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without
+    initial weights or hidden layers. Measured once per training. Cost: one forward pass and an
+    eigendecomposition of an (examples x examples) matrix.
+    """
+    present = int(probe.targets.unique().numel())
+    if len(probe.targets) < FEWEST_PER_CLASS * present:
+        return {}
+    values: dict[str, float] = {}
+    if probe.initial_state is not None and probe.layout.taps:
+        values["difficulty/ridge_accuracy"] = leave_one_out_ridge(initial_features(probe), probe.targets)
+    if probe.inputs is not None:
+        flat = probe.inputs.flatten(1).double().cpu()
+        for neighbours in (1, 10):
+            accuracy = leave_one_out_neighbours(flat, probe.targets, neighbours)
+            values[f"difficulty/neighbour_{neighbours}_accuracy"] = accuracy
+        values["difficulty/class_mean_accuracy"] = leave_one_out_class_means(flat, probe.targets)
+    return values
+
+
+def initial_features(probe: Probe) -> Tensor:
+    """Hidden representations at the initial weights, pooled to 4 x 4 (tokens: averaged) and concatenated.
+
+    Shape (examples, features), float64, on the CPU.
+    """
+    rows = []
+    with torch.no_grad():
+        for batch in probe.batches:
+            with probe.tapped() as caught:
+                probe.logits_on(batch.content, len(batch.targets), probe.initial_state)
+            pooled = [_pooled(caught[tap.layer]) for tap in probe.layout.taps if tap.layer in caught]
+            rows.append(torch.cat(pooled, dim=1).double().cpu())
+    return torch.cat(rows)
+
+
+def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
+    """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths.
+
+    With G = H H^T / D over D standardised features and S = G (G + l I)^-1, the prediction for a left-out point is
+    (S Y - S_ii Y) / (1 - S_ii), exactly that of a refit without it; Y is +-1 one against the rest.
+
+    Args:
+        features: shape (examples, features).
+        targets: class indices, shape (examples,).
+    """
+    deviation = features.std(dim=0, correction=0)
+    varying = deviation > 0
+    standard = (features[:, varying] - features[:, varying].mean(dim=0)) / deviation[varying]
+    gram = standard @ standard.T / max(standard.shape[1], 1)
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    signs = 2.0 * one_hot(targets).to(features) - 1.0
+    projected = vectors.T @ signs
+    best = 0.0
+    for ridge in RIDGES:
+        shrink = (eigenvalues / (eigenvalues + ridge)).clamp(min=0)[:, None]
+        fitted = vectors @ (shrink * projected)
+        leverage = vectors.square() @ shrink
+        left_out = (fitted - leverage * signs) / (1 - leverage)
+        best = max(best, float((left_out.argmax(1) == targets).double().mean()))
+    return best
+
+
+def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
+    """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
+    distance = torch.cdist(inputs, inputs)
+    distance.fill_diagonal_(torch.inf)
+    neighbours = min(neighbours, len(targets) - 1)
+    nearest = distance.topk(neighbours, largest=False).indices
+    # Earlier neighbours weigh slightly more, by less than one vote in all.
+    weight = 1 + torch.linspace(1, 0, neighbours, dtype=torch.float64) / (2 * neighbours)
+    votes = (one_hot(targets)[nearest].double() * weight[:, None]).sum(dim=1)
+    return float((votes.argmax(1) == targets).double().mean())
+
+
+def leave_one_out_class_means(inputs: Tensor, targets: Tensor) -> float:
+    """Leave-one-out accuracy of the nearest class mean; a point's own class mean is taken without it."""
+    members = one_hot(targets).to(inputs)
+    counts = members.sum(dim=0)
+    sums = members.T @ inputs
+    distance = torch.cdist(inputs, sums / counts[:, None]).nan_to_num(torch.inf)
+    own = counts[targets] - 1
+    own_mean = (sums[targets] - inputs) / own[:, None]
+    own_distance = (inputs - own_mean).norm(dim=1).nan_to_num(torch.inf)
+    distance.scatter_(1, targets[:, None], own_distance[:, None])
+    return float((distance.argmin(1) == targets).double().mean())
+
+
+def _pooled(activation: Tensor) -> Tensor:
+    if activation.ndim == 4:
+        height, width = activation.shape[2:]
+        activation = adaptive_avg_pool2d(activation, (min(4, height), min(4, width)))
+    elif activation.ndim == 3:
+        activation = activation.mean(dim=1)
+    return activation.flatten(1)

@@ -1,0 +1,180 @@
+"""One traced forward: which modules ran, in which order, and which tensors everything passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+Side = Literal["output", "input"]
+Edge = tuple[Any, int]  # an autograd node and the number of its output: one tensor of the graph
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One end of one call of a module, as met in the traced forward.
+
+    Attributes:
+        depth: parameterised module calls completed so far.
+        edge: the tensor's place in the autograd graph; None where no gradient flows.
+        tensor: the tensor itself, kept so that identities stay unique while the trace lives.
+        version: its in-place version when met; it differs from the final one where an in-place operation follows.
+        shape: its shape.
+    """
+
+    module: str
+    side: Side
+    call: int
+    depth: int
+    edge: Edge | None
+    tensor: Tensor
+    version: int
+    shape: tuple[int, ...]
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether a later in-place operation changed this tensor."""
+        return self.tensor._version != self.version
+
+
+@dataclass
+class Trace:
+    """The visits of one forward in order, and the logits' place in the graph."""
+
+    visits: list[Visit] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    depth: int = 0
+    root: Edge | None = None
+    source: Any = None
+
+    def bottlenecks(self) -> set[Edge]:
+        """The graph's tensors that every path from the inputs to the logits passes through.
+
+        A tensor is one exactly when (paths from logits to it) x (paths from it to the inputs) equals all paths;
+        counted in one topological sweep each, with Python's unbounded integers.
+        """
+        if self.root is None or self.source is None:
+            return {visit.edge for visit in self.visits if visit.edge is not None}
+        order = _topological(self.root[0])
+        from_logits: dict[Edge, int] = {self.root: 1}
+        arriving: dict[Any, int] = {self.root[0]: 1}
+        for node in order:
+            for edge in _next(node):
+                from_logits[edge] = from_logits.get(edge, 0) + arriving[node]
+                arriving[edge[0]] = arriving.get(edge[0], 0) + arriving[node]
+        to_source: dict[Any, int] = {}
+        for node in reversed(order):
+            below = sum(to_source[edge[0]] for edge in _next(node))
+            to_source[node] = below + (1 if node is self.source else 0)
+        total = to_source[self.root[0]]
+        if total == 0:  # the model cuts the graph between its inputs and its logits
+            return set(from_logits)
+        return {edge for edge, count in from_logits.items() if count * to_source[edge[0]] == total}
+
+
+def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor | None], Tensor]) -> Trace:
+    """Run one forward with temporary hooks and record what happens.
+
+    Args:
+        model: the module whose submodules are watched; call inside `undisturbed`.
+        inputs: the float inputs, or None for integer inputs such as token ids.
+        run: the forward: inputs (requiring grad) to logits.
+    """
+    trace = Trace()
+    handles = []
+    leaf = None if inputs is None else inputs.detach().requires_grad_()
+    for name, module in model.named_modules():
+        if name:
+            before, after = _recorders(trace, clean_name(name), _is_parameterised(module))
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(after))
+    try:
+        logits = run(leaf)
+    finally:
+        for handle in handles:
+            handle.remove()
+    trace.root = _edge(logits)
+    first = _edge(leaf) if leaf is not None else _first_representation(trace)
+    trace.source = None if first is None else first[0]
+    return trace
+
+
+def _first_representation(trace: Trace) -> Edge | None:
+    """Where integer inputs become floats: the output of the first parameterised module, an embedding as a rule."""
+    return next((v.edge for v in trace.visits if v.side == "output" and v.depth > 0 and v.edge is not None), None)
+
+
+def first_float_tensor(content: Any) -> Tensor | None:
+    """The first float tensor in a module's inputs or output: recurrent layers return tuples."""
+    if isinstance(content, Tensor):
+        return content if content.is_floating_point() else None
+    if isinstance(content, list | tuple):
+        return next((t for t in map(first_float_tensor, content) if t is not None), None)
+    if isinstance(content, dict):
+        return first_float_tensor(list(content.values()))
+    return None
+
+
+def clean_name(name: str) -> str:
+    """A module's name without the wrappers that compilation adds."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _is_parameterised(module: nn.Module) -> bool:
+    return is_parametrized(module) or any(parameter is not None for parameter in module._parameters.values())
+
+
+def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
+    def record(side: Side, content: Any, call: int) -> None:
+        tensor = first_float_tensor(content)
+        if tensor is not None:
+            visit = Visit(
+                name, side, call, trace.depth, _edge(tensor), tensor, tensor._version, tuple(tensor.shape)
+            )
+            trace.visits.append(visit)
+
+    def before(module: nn.Module, args: Any) -> None:
+        record("input", args, trace.calls.get(name, 0))
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        trace.depth += parameterised
+        record("output", output, trace.calls.get(name, 0))
+        trace.calls[name] = trace.calls.get(name, 0) + 1
+
+    return before, after
+
+
+def _edge(tensor: Tensor) -> Edge | None:
+    if not tensor.requires_grad:
+        return None
+    with torch.enable_grad():
+        node = tensor.grad_fn if tensor.grad_fn is not None else tensor.view_as(tensor).grad_fn
+    if node is not None and tensor.grad_fn is None:
+        return node.next_functions[0][0], 0
+    return node, tensor.output_nr
+
+
+def _next(node: Any) -> list[Edge]:
+    return [(child, number) for child, number in node.next_functions if child is not None]
+
+
+def _topological(root: Any) -> list[Any]:
+    """Nodes below `root`, each before the nodes it leads to (iterative: deep networks exceed the recursion limit)."""
+    order: list[Any] = []
+    seen = {root}
+    stack = [(root, iter(_next(root)))]
+    while stack:
+        node, children = stack[-1]
+        for child, _ in children:
+            if child not in seen:
+                seen.add(child)
+                stack.append((child, iter(_next(child))))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order[::-1]

@@ -1,0 +1,1 @@
+"""Bundled predictors: JSON files, found as package data."""
