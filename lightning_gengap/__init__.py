@@ -8,6 +8,8 @@ from lightning_gengap.predictor import Prediction, Predictor, available_predicto
 from lightning_gengap.standalone import measure
 from lightning_gengap.training_speed import RunningLoss
 
+__version__ = "0.1.0"
+
 __all__ = [
     "GapEarlyStopping",
     "GapError",

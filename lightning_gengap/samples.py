@@ -94,7 +94,7 @@ def draw_samples(loader: Any, reading: Reading, probe_data: Any = None, batches_
         if indices is None:
             return None
         drawn = reading.draw(indices)
-        read = _reader(loader.dataset, loader.collate_fn)
+        read = _reader(loader.dataset, loader.collate_fn, by_list=loader.batch_size is None)
         batches = _checked(reading.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))
         augmented = _differs(read, drawn[:_READ_TWICE])
     return Samples(batches, train_samples, augmented, "indices")
@@ -111,6 +111,8 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if loader.batch_sampler is None and loader.batch_size is None and not isinstance(sampler, BatchSampler):
+        return None  # every item of the data set is a batch of its own
     with random_streams_kept():
         indices = _set_of(sampler, loader.dataset)
     if indices is not None and _keeps_order(sampler) and loader.batch_size:
@@ -172,8 +174,12 @@ def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, read
     return Samples(take_batches(data, reading), train_samples, False, "probe_data")
 
 
-def _reader(dataset: Any, collate: Callable[[list[Any]], Any]) -> Callable[[Sequence[int]], Any]:
-    """Reads and collates a list of indices."""
+def _reader(
+    dataset: Any, collate: Callable[[Any], Any], by_list: bool = False
+) -> Callable[[Sequence[int]], Any]:
+    """Reads and collates a list of indices; `by_list`: the data set itself takes the list."""
+    if by_list:
+        return lambda indices: collate(dataset[list(indices)])
     return lambda indices: collate([dataset[i] for i in indices])
 
 

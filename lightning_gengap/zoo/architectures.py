@@ -1,0 +1,153 @@
+"""The zoo's model families: NiN-style CNN, VGG, ResNet, MLP and a small vision transformer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Family = Literal["cnn", "vgg", "resnet", "mlp", "vit"]
+FAMILIES: tuple[Family, ...] = ("cnn", "vgg", "resnet", "mlp", "vit")
+
+
+def build(
+    family: str, channels: int, side: int, classes: int, width: int, depth: int, dropout: float, norm: bool
+) -> nn.Module:
+    """A classifier of images (batch, channels, side, side) that returns logits.
+
+    Args:
+        width: channels of the first stage, hidden units of the MLP (x 8), or the embedding of the ViT (x 2).
+        depth: blocks per stage.
+        norm: batch normalisation (the ViT always has layer normalisation).
+    """
+    if family == "cnn":
+        return network_in_network(channels, classes, width, depth, dropout, norm)
+    if family == "vgg":
+        return vgg(channels, side, classes, width, depth, dropout, norm)
+    if family == "resnet":
+        return ResNet(channels, classes, width, depth, dropout)
+    if family == "mlp":
+        return mlp(channels * side * side, classes, 8 * width, depth + 1, dropout, norm)
+    return VisionTransformer(channels, side, classes, 2 * width, depth + 1, dropout)
+
+
+def network_in_network(
+    channels: int, classes: int, width: int, depth: int, dropout: float, norm: bool
+) -> nn.Sequential:
+    """Three stages of a 3 x 3 convolution and `depth - 1` pointwise ones, then pointwise logits, averaged."""
+    layers: list[nn.Module] = []
+    for stage in range(3):
+        width_here = width * (1 + stage)
+        for block in range(depth):
+            layers += _conv(channels, width_here, 3 if block == 0 else 1, norm)
+            channels = width_here
+        layers += [nn.MaxPool2d(2)] if stage < 2 else []
+        layers += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers, nn.Conv2d(channels, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def vgg(channels: int, side: int, classes: int, width: int, depth: int, dropout: float, norm: bool) -> nn.Sequential:
+    """Two stages of 3 x 3 convolutions with pooling, then two dense layers."""
+    layers: list[nn.Module] = []
+    for stage in range(2):
+        for _ in range(depth):
+            layers += _conv(channels, width * (1 + stage), 3, norm)
+            channels = width * (1 + stage)
+        layers.append(nn.MaxPool2d(2))
+    flat = channels * (side // 4) ** 2
+    head = [nn.Flatten(), nn.Linear(flat, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, classes)]
+    return nn.Sequential(*layers, *head)
+
+
+def mlp(inputs: int, classes: int, width: int, depth: int, dropout: float, norm: bool) -> nn.Sequential:
+    """`depth` hidden layers of `width` units."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(depth):
+        layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class ResNet(nn.Module):
+    """Three stages of basic residual blocks with batch normalisation."""
+
+    def __init__(self, channels: int, classes: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_conv(channels, width, 3, norm=True))
+        stages = []
+        inner = width
+        for stage in range(3):
+            outer = width * 2**stage
+            blocks = [ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1) for b in range(depth)]
+            stages.append(nn.Sequential(*blocks))
+            inner = outer
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(inner, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        logits: Tensor = self.head(self.stages(self.stem(images)))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, added before the last activation."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outer)
+        self.second = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outer)
+        same = stride == 1 and inner == outer
+        projection = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+        self.shortcut = nn.Identity() if same else projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, or half the side and `outer` channels."""
+        y = torch.relu(self.first_norm(self.first(x)))
+        return torch.relu(self.second_norm(self.second(y)) + self.shortcut(x))
+
+
+class VisionTransformer(nn.Module):
+    """Patches of a quarter of the side, pre-norm encoder blocks, mean over tokens."""
+
+    def __init__(self, channels: int, side: int, classes: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        patch = max(side // 4, 1)
+        width = 4 * max(width // 4, 1)
+        self.embed = nn.Conv2d(channels, width, patch, patch)
+        self.position = nn.Parameter(torch.randn(1, (side // patch) ** 2, width) * 0.02)
+        self.blocks = nn.Sequential(*(EncoderBlock(width, dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        tokens = self.embed(images).flatten(2).transpose(1, 2) + self.position
+        logits: Tensor = self.head(self.norm(self.blocks(tokens)).mean(dim=1))
+        return logits
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention with four heads and a two-layer MLP, each behind a layer norm and beside a shortcut."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 4, dropout=dropout, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Same shape."""
+        normed = self.attention_norm(tokens)
+        tokens = tokens + self.attention(normed, normed, normed, need_weights=False)[0]
+        mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
+        return mixed
+
+
+def _conv(channels: int, width: int, kernel: int, norm: bool) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=not norm)
+    return [convolution, *([nn.BatchNorm2d(width)] if norm else []), nn.ReLU()]

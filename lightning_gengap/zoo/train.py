@@ -1,0 +1,159 @@
+"""One run: train a recipe's model with Lightning under GapMonitor, and record measures and gaps at its snapshots."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from lightning_gengap import __version__
+from lightning_gengap.measures.perturbation import flipped_and_shifted
+from lightning_gengap.monitor import GapMonitor
+from lightning_gengap.undisturbed import undisturbed
+from lightning_gengap.zoo.architectures import build
+from lightning_gengap.zoo.recipe import Recipe
+from lightning_gengap.zoo.task import TaskData, prepare
+
+_CHUNK = 1000
+
+
+class ZooModel(LightningModule):
+    """A recipe's model, trained on cross-entropy."""
+
+    def __init__(self, recipe: Recipe, channels: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        task = recipe.task
+        self.net = build(
+            recipe.family, channels, task.side, len(task.classes), recipe.width, recipe.depth, recipe.dropout, recipe.norm
+        )
+        self._augmentation = torch.Generator().manual_seed(recipe.seed)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy, on augmented images where the recipe says so."""
+        images, labels = batch
+        if self.recipe.augment:
+            images = flipped_and_shifted(images, self._augmentation)
+        return cross_entropy(self(images), labels)
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer, with a cosine schedule where it says so."""
+        recipe = self.recipe
+        if recipe.optimizer == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                self.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(self.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        if not recipe.cosine:
+            return optimizer
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)]
+
+
+class Snapshots(Callback):
+    """Record the monitor's values beside the gap on all training samples and the test set."""
+
+    def __init__(self, monitor: GapMonitor, data: TaskData, noise: float) -> None:
+        self.monitor, self.data, self.noise = monitor, data, noise
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row after each fresh measurement."""
+        if int(trainer.callback_metrics["gengap/status"]) != 0:
+            return
+        with undisturbed(pl_module), torch.no_grad():
+            gaps = observed_gap(pl_module, self.data, self.noise)
+        values = {f"measure.{key}": value for key, value in self.monitor.values.items()}
+        self.rows.append({"epoch": float(trainer.current_epoch + 1), **values, **gaps})
+
+
+def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[str, float]:
+    """Train minus test accuracy, and test minus train loss; test labels come from the same noisy process.
+
+    A share `noise` of labels is uniform over the classes, so the expected noisy accuracy is
+    (1 - noise) x clean accuracy + noise / classes, and likewise for the loss.
+    """
+    train = torch.cat([model(chunk) for chunk in data.train_images.split(_CHUNK)]).double()
+    test = torch.cat([model(chunk) for chunk in data.test_images.split(_CHUNK)]).double()
+    train_accuracy = float((train.argmax(1) == data.train_labels).double().mean())
+    clean_accuracy = float((test.argmax(1) == data.test_labels).double().mean())
+    uniform_loss = float(-test.log_softmax(1).mean())
+    test_accuracy = (1 - noise) * clean_accuracy + noise / test.shape[1]
+    test_loss = (1 - noise) * float(cross_entropy(test, data.test_labels)) + noise * uniform_loss
+    train_loss = float(cross_entropy(train, data.train_labels))
+    return {
+        "gap.train_accuracy": train_accuracy,
+        "gap.test_accuracy": test_accuracy,
+        "gap.clean_test_accuracy": clean_accuracy,
+        "gap.accuracy": train_accuracy - test_accuracy,
+        "gap.loss": test_loss - train_loss,
+        "gap.test_samples": float(len(data.test_labels)),
+    }
+
+
+def train(recipe: Recipe, directory: Path | None) -> list[dict[str, float]]:
+    """Train the recipe and return its snapshots."""
+    seed_everything(recipe.seed, verbose=False)
+    data = prepare(recipe.task, directory)
+    dataset = TensorDataset(data.train_images, data.train_labels)
+    batches = BatchSampler(RandomSampler(dataset), recipe.batch_size, drop_last=len(dataset) > recipe.batch_size)
+    monitor = GapMonitor(
+        predictor=None, every_n_epochs=recipe.snapshot_every, budget=None, verbosity="full", on_error="raise"
+    )
+    snapshots = Snapshots(monitor, data, recipe.task.noise)
+    trainer = Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[monitor, snapshots],
+        gradient_clip_val=5.0,
+    )
+    trainer.fit(ZooModel(recipe, data.train_images.shape[1]), DataLoader(dataset, sampler=batches, batch_size=None))
+    return snapshots.rows
+
+
+def run(recipe: Recipe, directory: Path | None, runs: Path) -> bool:
+    """Train unless `runs/<key>.json` is there and whole; True if it had to be trained.
+
+    The file appears in one step when the run is complete, so a kill at any moment loses at most one run.
+    """
+    path = runs / f"{recipe.key}.json"
+    if finished(path):
+        return False
+    torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = train(recipe, directory)
+    content = {"version": __version__, "key": recipe.key, "recipe": asdict(recipe), "rows": rows}
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+    return True
+
+
+def finished(path: Path) -> bool:
+    """Whether the file holds a whole run."""
+    try:
+        return bool(json.loads(path.read_text())["rows"])
+    except (OSError, ValueError, KeyError):
+        return False
