@@ -40,8 +40,8 @@ def read_batch(batch: Any, target: Target | None = None, forward: Forward | None
     """
     source = batch if forward is not None else _inputs_of(batch)
     targets = _checked_targets(target(batch) if target is not None else _targets_of(batch))
-    inputs = next((t for t in _tensors(source) if t.is_floating_point() and t.ndim > 0 and len(t) == len(targets)), None)
-    return ProbeBatch(batch, targets, inputs)
+    floats = (tensor for tensor in _tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
+    return ProbeBatch(batch, targets, next((tensor for tensor in floats if len(tensor) == len(targets)), None))
 
 
 def default_forward(model: nn.Module, batch: Any) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 _RECENT = 5
 
@@ -17,6 +21,7 @@ class Budget:
         start_up: seconds of the measurement before the first step, reported apart.
         spent: seconds of all later measurements.
         trained: seconds of training outside the monitor.
+        recent: seconds of the last measurements.
     """
 
     share: float | None
@@ -34,6 +39,15 @@ class Budget:
             return True
         return self.spent + median(self.recent) <= self.share * self.trained
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Record the time that the block takes, also if it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record(time.perf_counter() - started)
+
     def record(self, seconds: float) -> None:
         """Add a measurement."""
         self.spent += seconds
@@ -44,6 +58,11 @@ class Budget:
         """Seconds spent measuring over seconds of training without it; 0 before any training."""
         return self.spent / self.trained if self.trained > 0 else 0.0
 
-    def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return {"start_up": self.start_up, "spent": self.spent, "trained": self.trained}
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the arguments that rebuild this budget, but for its share."""
+        return {
+            "start_up": self.start_up,
+            "spent": self.spent,
+            "trained": self.trained,
+            "recent": list(self.recent),
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -16,33 +17,51 @@ from lightning_gengap.keys import PREFIX
 BINS = 64
 
 
+@dataclass(frozen=True)
+class Panels:
+    """What one measurement adds to the scalars.
+
+    Attributes:
+        margins: signed normalized margins by layer; shape (examples,).
+        contributions: accuracy fractions by feature.
+        step: where the scalars of the same epoch stand.
+        prefix: of every key.
+    """
+
+    margins: Mapping[str, Tensor]
+    contributions: Mapping[str, float]
+    step: int
+    prefix: str = PREFIX
+
+
 @singledispatch
-def lay_out(logger: Logger) -> None:
+def lay_out(logger: Logger, prefix: str = PREFIX) -> None:
     """Prepare a logger once, before the first value; nothing by default."""
 
 
 @singledispatch
-def draw(logger: Logger, margins: Mapping[str, Tensor], contributions: Mapping[str, float], step: int) -> None:
-    """Show margin histograms by layer and the prediction's contributions at `step`; nothing by default."""
+def draw(logger: Logger, panels: Panels) -> None:
+    """Show margin histograms by layer and the prediction's contributions; nothing by default."""
 
 
 @lay_out.register
-def _(logger: TensorBoardLogger) -> None:
-    keys = [_tag(logger, f"predicted_gap{suffix}") for suffix in ("", "_lower", "_upper")]
-    against = [_tag(logger, "predicted_gap"), _tag(logger, "actual_gap")]
-    logger.experiment.add_custom_scalars(
-        {"gengap": {"predicted gap, 90 % interval": ["Margin", keys], "predicted and actual gap": ["Multiline", against]}}
-    )
+def _(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
+    gap = _tag(logger, f"{prefix}predicted_gap")
+    charts = {
+        "predicted gap with its interval": ["Margin", [gap, f"{gap}_lower", f"{gap}_upper"]],
+        "predicted and actual gap": ["Multiline", [gap, _tag(logger, f"{prefix}actual_gap")]],
+    }
+    logger.experiment.add_custom_scalars({prefix.removesuffix("/"): charts})
 
 
 @draw.register
-def _(logger: TensorBoardLogger, margins: Mapping[str, Tensor], contributions: Mapping[str, float], step: int) -> None:
-    for layer, values in margins.items():
+def _(logger: TensorBoardLogger, panels: Panels) -> None:
+    for layer, values in panels.margins.items():
         counted = histogram(values)
         if counted is not None:
             counts, edges, finite = counted
             logger.experiment.add_histogram_raw(
-                _tag(logger, f"margin/{layer}"),
+                _tag(logger, f"{panels.prefix}margin/{layer}"),
                 min=float(finite.min()),
                 max=float(finite.max()),
                 num=len(finite),
@@ -50,30 +69,31 @@ def _(logger: TensorBoardLogger, margins: Mapping[str, Tensor], contributions: M
                 sum_squares=float(finite.square().sum()),
                 bucket_limits=edges[1:].tolist(),
                 bucket_counts=counts.tolist(),
-                global_step=step,
+                global_step=panels.step,
             )
-    if contributions:
-        table = "\n".join(["| feature | accuracy points |", "|---|---|", *_rows(contributions)])
-        logger.experiment.add_text(_tag(logger, "contributions"), table, global_step=step)
+    if panels.contributions:
+        table = "\n".join(["| feature | accuracy points |", "|---|---|", *_rows(panels.contributions)])
+        logger.experiment.add_text(_tag(logger, f"{panels.prefix}contributions"), table, global_step=panels.step)
 
 
 @lay_out.register
-def _(logger: WandbLogger) -> None:
-    logger.experiment.define_metric(_tag(logger, "*"), step_metric="trainer/global_step")
+def _(logger: WandbLogger, prefix: str = PREFIX) -> None:
+    logger.experiment.define_metric(_tag(logger, f"{prefix}*"), step_metric="trainer/global_step")
 
 
 @draw.register
-def _(logger: WandbLogger, margins: Mapping[str, Tensor], contributions: Mapping[str, float], step: int) -> None:
+def _(logger: WandbLogger, panels: Panels) -> None:
     from wandb import Histogram
 
-    panels: dict[str, Any] = {}
-    for layer, values in margins.items():
+    content: dict[str, Any] = {}
+    for layer, values in panels.margins.items():
         counted = histogram(values)
         if counted is not None:
-            panels[_tag(logger, f"margin/{layer}")] = Histogram(np_histogram=(counted[0], counted[1]))
-    panels |= {_tag(logger, f"contributions/{name}"): value for name, value in contributions.items()}
-    if panels:
-        logger.experiment.log({**panels, "trainer/global_step": step})
+            content[f"margin/{layer}"] = Histogram(np_histogram=(counted[0], counted[1]))
+    content |= {f"contributions/{name}": value for name, value in panels.contributions.items()}
+    if content:
+        tagged = {_tag(logger, f"{panels.prefix}{name}"): value for name, value in content.items()}
+        logger.experiment.log({**tagged, "trainer/global_step": panels.step})
 
 
 def histogram(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor] | None:
@@ -86,8 +106,9 @@ def histogram(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     if len(finite) == 0:
         return None
     low, high = finite.quantile(torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # too narrow to be cut into bins
+        reach = max(0.5, abs(low))
+        low, high = low - reach, high + reach
     counts, edges = np.histogram(finite.clamp(low, high).numpy(), bins=BINS, range=(low, high))
     return counts, edges, finite
 
@@ -96,7 +117,6 @@ def _rows(contributions: Mapping[str, float]) -> list[str]:
     return [f"| {name} | {100 * value:+.1f} |" for name, value in contributions.items()]
 
 
-def _tag(logger: Any, name: str) -> str:
-    """The tag that the logger's own scalars would get, prefix included."""
-    key = f"{PREFIX}{name}"
-    return f"{logger._prefix}{logger.group_separator}{key}" if logger._prefix else key
+def _tag(logger: TensorBoardLogger | WandbLogger, key: str) -> str:
+    """The tag that the logger gives its own scalars, with the user's prefix."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{key}" if logger._prefix else key

@@ -61,18 +61,23 @@ class GapEarlyStopping(EarlyStopping):
         super().setup(trainer, pl_module, stage)
         from lightning_gengap.monitor import GapMonitor
 
-        if stage == "fit" and not any(isinstance(callback, GapMonitor) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if stage != "fit":
+            return
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]  # type: ignore[attr-defined]
+        predicts = any(monitor.predictor is not None for monitor in monitors)
+        if not monitors or (self.max_gap is not None and not predicts):
             raise ConfigurationError(
                 "GapEarlyStopping",
-                got="a Trainer without GapMonitor",
-                expected=f"a GapMonitor that logs {self.monitor}",
+                got="a Trainer without GapMonitor" if not monitors else "max_gap= with GapMonitor(predictor=None)",
+                expected=f"a GapMonitor that logs {self.monitor if not monitors else f'{PREFIX}predicted_gap'}",
                 remedy="Use Trainer(callbacks=[GapMonitor(), GapEarlyStopping()]).",
             )
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide on this epoch's values; epochs without a fresh one are ignored."""
-        status = trainer.callback_metrics.get(f"{PREFIX}status")
+        family = self._family(trainer)
+        status = trainer.callback_metrics.get(f"{family}status")
         if status is None or int(status) != Status.FRESH:
             return
         stopping = trainer.should_stop
@@ -80,10 +85,15 @@ class GapEarlyStopping(EarlyStopping):
         if trainer.should_stop and not stopping:
             best = float(self.best_score)
             self.reason = f"{self.monitor} did not improve on {best:.3f} for {self.wait_count} measurements"
-        gap = trainer.callback_metrics.get(f"{PREFIX}predicted_gap")
-        if self.max_gap is not None and gap is not None and not trainer.fast_dev_run:
+        gap = trainer.callback_metrics.get(f"{family}predicted_gap")
+        if self.max_gap is not None and gap is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             exceeded = trainer.strategy.reduce_boolean_decision(float(gap) > self.max_gap, all=False)
             if exceeded:
                 trainer.should_stop = True
                 self.stopped_epoch = trainer.current_epoch
                 self.reason = f"predicted gap {float(gap):.3f} exceeds max_gap {self.max_gap}"
+
+    def _family(self, trainer: Trainer) -> str:
+        """The prefix of the monitor whose key is watched: a second one has its own."""
+        own = f"{self.monitor.rpartition('/')[0]}/"
+        return own if f"{own}status" in trainer.callback_metrics else PREFIX

@@ -72,7 +72,12 @@ MEASURED: dict[str, Key] = {
     "difficulty/ridge_accuracy": Key(
         "fraction", 0, 1, "leave-one-out ridge accuracy on the untrained network's features", "difficulty"
     ),
-    "difficulty/neighbour_1_accuracy": Key("fraction", 0, 1, "leave-one-out 1-nearest-neighbour accuracy", "difficulty"),
+    "difficulty/excess_accuracy": Key(
+        "fraction", -1, 1, "train accuracy minus that leave-one-out ridge accuracy", "difficulty"
+    ),
+    "difficulty/neighbour_1_accuracy": Key(
+        "fraction", 0, 1, "leave-one-out 1-nearest-neighbour accuracy", "difficulty"
+    ),
     "difficulty/neighbour_10_accuracy": Key(
         "fraction", 0, 1, "leave-one-out 10-nearest-neighbour accuracy", "difficulty"
     ),

@@ -67,7 +67,7 @@ class Layout:
         """Trace one forward of `model` on `batch`; call inside `undisturbed`.
 
         Raises:
-            LayerError: a name in `layers` was not met in the forward.
+            LayerError: a name in `layers` was not met in the forward, or cannot be watched.
             LogitsError: the output is not logits of shape (batch, classes).
         """
 
@@ -84,11 +84,12 @@ def choose_taps(model: nn.Module, trace: Trace, layers: Sequence[str] | None = N
 
     Depth counts parameterised module calls. h3 is the input of the last linear or convolutional layer; h1 and h2
     are the tensors nearest to 1/3 and 2/3 of the depth, before h3, that every path from inputs to logits passes
-    through: the output of a residual block qualifies, the inside of one does not. A network with fewer layers
-    has only some of them, or none.
+    through: the output of a residual block qualifies, the inside of one does not. Only tensors with the examples on
+    their first axis are chosen. A network with fewer layers has only some of them, or none.
 
     Raises:
-        LayerError: a name in `layers` was not met in the forward; the message lists those that were.
+        LayerError: a name in `layers` was not met in the forward (the message lists those that were), or its tensor
+            does not have the examples on its first axis.
     """
     if layers is not None:
         return tuple(_named_tap(trace, layer, name) for layer, name in zip(LAYERS[1:], _checked(layers), strict=False))
@@ -96,10 +97,10 @@ def choose_taps(model: nn.Module, trace: Trace, layers: Sequence[str] | None = N
     last = next(
         (v for v in reversed(trace.visits) if v.side == "input" and isinstance(modules[v.module], _LAST_LAYERS)), None
     )
-    if last is None or last.depth == 0 or last.edge is None:
+    if last is None or last.depth == 0:
         return ()
-    stages = _stage_ends(trace, below=last.depth)
-    chosen = {"h3": _named_after(trace, last)}
+    stages = [stage for stage in _stage_ends(trace, below=last.depth) if stage.edge != last.edge]
+    chosen = {"h3": _named_after(trace, last)} if _by_example(trace, last) else {}
     if stages:
         chosen["h1"] = min(stages, key=lambda v: abs(v.depth - trace.depth / 3))
         later = [v for v in stages if v.depth > chosen["h1"].depth]
@@ -113,16 +114,23 @@ def _stage_ends(trace: Trace, below: int) -> list[Visit]:
     through = trace.bottlenecks()
     ends: dict[int, Visit] = {}
     for visit in trace.visits:
-        if visit.edge in through and 0 < visit.depth < below:
-            if visit.depth not in ends or ends[visit.depth].edge != visit.edge:
-                ends[visit.depth] = visit
+        met = visit.depth in ends and ends[visit.depth].edge == visit.edge
+        if visit.edge in through and 0 < visit.depth < below and _by_example(trace, visit) and not met:
+            ends[visit.depth] = visit
     return [_named_after(trace, ends[depth]) for depth in sorted(ends)]
 
 
 def _named_after(trace: Trace, visit: Visit) -> Visit:
-    """The visit that names this tensor best: the outermost module that returns it, else the given one."""
-    same = [v for v in trace.visits if v.edge == visit.edge and v.side == "output"]
-    return min(same, key=lambda v: v.module.count("."), default=visit)
+    """The visit that names this tensor best: the outermost module that made it, else the given one."""
+    met = [v for v in trace.visits if v.edge == visit.edge and v.edge is not None]
+    passed_on = {(v.module, v.call) for v in met if v.side == "input"}  # by an identity, or dropout in eval mode
+    made = [v for v in met if v.side == "output" and (v.module, v.call) not in passed_on]
+    return min(made, key=lambda v: v.module.count("."), default=visit)
+
+
+def _by_example(trace: Trace, visit: Visit) -> bool:
+    """Whether the first axis is that of the examples: not in sequence-first networks, nor where axes are merged."""
+    return visit.shape[:1] == (trace.examples,)
 
 
 def _tap(trace: Trace, layer: str, visit: Visit) -> Tap:
@@ -133,7 +141,7 @@ def _tap(trace: Trace, layer: str, visit: Visit) -> Tap:
 def _modules_in_order(trace: Trace) -> tuple[Ran, ...]:
     produced = {v.edge: v.module for v in reversed(trace.visits) if v.side == "output" and v.edge is not None}
     ran = [
-        Ran(v.module, v.shape[1:], produced.get(v.edge), trace.calls[v.module])
+        Ran(v.module, v.shape[1:], None if v.edge is None else produced.get(v.edge), trace.calls[v.module])
         for v in trace.visits
         if v.side == "input" and v.call == 0
     ]
@@ -155,8 +163,8 @@ def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
     side: Side = "input" if name.endswith(":in") else "output"
     module, _, call = clean_name(name.removesuffix(":in")).partition("#")
     for visit in trace.visits:
-        if visit.module == module and visit.side == side and visit.call == (int(call) if call.isdigit() else 0):
-            return _tap(trace, layer, visit)
+        if visit.module == module and visit.side == side and str(visit.call) == (call or "0"):
+            return _checked_tap(trace, layer, visit)
     known = sorted({visit.module for visit in trace.visits})
     raise LayerError(
         f"layer {layer}",
@@ -164,3 +172,15 @@ def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
         expected=f"a module that the forward calls: {', '.join(known)}",
         remedy="Append ':in' for a module's input, '#1' for its second call.",
     )
+
+
+def _checked_tap(trace: Trace, layer: str, visit: Visit) -> Tap:
+    tap = _tap(trace, layer, visit)
+    if not _by_example(trace, visit):
+        raise LayerError(
+            f"layer {layer}",
+            got=f"{str(tap)!r} of shape {visit.shape} for {trace.examples} examples",
+            expected="a tensor with the examples on its first axis",
+            remedy="Name another module, or give recurrent layers and attention batch_first=True.",
+        )
+    return tap

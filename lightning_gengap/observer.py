@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.batches import Forward, check_logits, default_forward
+from lightning_gengap.derived import derived
 from lightning_gengap.layers import Layout
 from lightning_gengap.measures import compute, known
 from lightning_gengap.measures.margin import margin_signature
@@ -121,7 +122,8 @@ class Observer:
                 margins = {layer: metric.margins().cpu() for layer, metric in layers.items()}
         notes = tuple(note for note in dict.fromkeys(probe.notes) if note not in self.said)
         self.said.update(notes)
-        return Observation(values | self.once | self.task(), margins, notes)
+        values = values | self.once | self.task()
+        return Observation(values | derived(values), margins, notes)
 
     def chance(self) -> float:
         """The largest class's share of the samples."""

@@ -139,4 +139,4 @@ def _hook(module: nn.Module, tap: Tap, caught: dict[str, Tensor]) -> Any:
 
     if tap.side == "output":
         return module.register_forward_hook(lambda module, args, output: catch(output))
-    return module.register_forward_pre_hook(lambda module, args: catch(args))
+    return module.register_forward_pre_hook(lambda module, args, kwargs: catch((args, kwargs)), with_kwargs=True)

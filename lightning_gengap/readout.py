@@ -26,11 +26,13 @@ class Readout:
 
     Attributes:
         shown: values by key, without the prefix; never NaN, complete after the first `show`.
+        abstaining: whether the shown prediction is an abstention.
     """
 
     shown: dict[str, float] = field(default_factory=dict)
     last_gap: float | None = None
     last_test_accuracy: float | None = None
+    abstaining: bool = False
 
     def show(self, values: Mapping[str, float], prediction: Prediction | None) -> dict[str, float]:
         """Take over a fresh measurement.
@@ -39,6 +41,7 @@ class Readout:
         test accuracy never rises above the last predicted one: no checkpoint is kept by mistake.
         """
         accuracy = values["train_accuracy"]
+        self.abstaining = prediction is not None and prediction.abstained
         shown = {"train_accuracy": accuracy, "train_loss": values["train_loss"], "status": float(Status.FRESH)}
         if prediction is not None:
             gap, test_accuracy = prediction.gap, accuracy - prediction.gap
@@ -60,10 +63,14 @@ class Readout:
 
     def hold(self, status: Status) -> dict[str, float]:
         """The last values again, with the reason; an abstention stays one."""
-        abstaining = self.shown.get("status") == Status.ABSTAINING and status == Status.HELD
-        self.shown["status"] = float(Status.ABSTAINING if abstaining else status)
+        self.shown["status"] = float(Status.ABSTAINING if self.abstaining and status == Status.HELD else status)
         return dict(self.shown)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the arguments that rebuild this readout."""
-        return {"shown": dict(self.shown), "last_gap": self.last_gap, "last_test_accuracy": self.last_test_accuracy}
+        return {
+            "shown": dict(self.shown),
+            "last_gap": self.last_gap,
+            "last_test_accuracy": self.last_test_accuracy,
+            "abstaining": self.abstaining,
+        }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -27,9 +30,14 @@ from lightning_gengap.errors import BatchError, DataError
 from lightning_gengap.undisturbed import random_streams_kept
 
 CHUNK = 128
-_READ_TWICE = 8
+_READ_TWICE, _MOST_PASSES = 8, 4
 
 Place = Callable[[Any], Any]
+Read = Callable[[Sequence[int]], Any]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,10 @@ class Reading:
     seed: int = 0
     target: Target | None = None
     forward: Forward | None = None
-    place: Place = lambda batch: batch
+    place: Place = _as_is
 
     def batch(self, collated: Any) -> ProbeBatch:
-        """A placed batch, read and detached from whatever produced it."""
+        """A batch on the device, with its targets and inputs found."""
         return read_batch(self.place(collated), self.target, self.forward)
 
     def draw(self, indices: Sequence[int]) -> list[int]:
@@ -72,7 +80,9 @@ class Reading:
         return [indices[i] for i in order[: self.samples].tolist()]
 
 
-def draw_samples(loader: Any, reading: Reading, probe_data: Any = None, batches_per_epoch: float = float("inf")) -> Samples | None:
+def draw_samples(
+    loader: Any, reading: Reading, probe_data: Any = None, batches_per_epoch: float = float("inf")
+) -> Samples | None:
     """Read the monitored samples now, or return None where only the batches of training itself can be copied.
 
     Args:
@@ -87,17 +97,12 @@ def draw_samples(loader: Any, reading: Reading, probe_data: Any = None, batches_
         BatchError, TargetError: a batch is not understood.
     """
     indices = trainable_indices(loader, batches_per_epoch)
-    train_samples = None if indices is None else len(indices)
     with random_streams_kept():
         if probe_data is not None:
             return _from_probe_data(probe_data, loader, indices, reading)
         if indices is None:
             return None
-        drawn = reading.draw(indices)
-        read = _reader(loader.dataset, loader.collate_fn, by_list=loader.batch_size is None)
-        batches = _checked(reading.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))
-        augmented = _differs(read, drawn[:_READ_TWICE])
-    return Samples(batches, train_samples, augmented, "indices")
+        return _read_indices(_reader_of(loader), indices, reading, len(indices), "indices")
 
 
 def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> Sequence[int] | None:
@@ -111,12 +116,12 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    if loader.batch_sampler is None and loader.batch_size is None and not isinstance(sampler, BatchSampler):
+    if loader.batch_sampler is None and not isinstance(sampler, BatchSampler):
         return None  # every item of the data set is a batch of its own
     with random_streams_kept():
         indices = _set_of(sampler, loader.dataset)
-    if indices is not None and _keeps_order(sampler) and loader.batch_size:
-        indices = indices[: int(min(batches_per_epoch * loader.batch_size, len(indices)))]
+    if indices is not None and type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler:
+        indices = indices[: int(min(batches_per_epoch * sampler.batch_size, len(indices)))]
     if indices is not None and len(indices) == 0:
         raise _empty(f"a loader over {type(loader.dataset).__name__} that yields no index")
     return indices
@@ -126,7 +131,7 @@ def take_batches(batches: Iterable[Any], reading: Reading) -> tuple[ProbeBatch, 
     """The first batches up to the number of samples (the last one is used whole).
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or they are of one class.
     """
     taken: list[ProbeBatch] = []
     count = 0
@@ -140,30 +145,55 @@ def take_batches(batches: Iterable[Any], reading: Reading) -> tuple[ProbeBatch, 
 
 def copied(batch: Any) -> Any:
     """A batch of training with every tensor cloned, so that later in-place changes do not reach it."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone()
-    if isinstance(batch, Mapping):
-        return {key: copied(value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(copied, batch))
-    return type(batch)(map(copied, batch)) if isinstance(batch, list | tuple) else batch
+    return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone())
+
+
+@dataclass
+class FirstBatches:
+    """Copies of the first batches of training, for data that cannot be indexed.
+
+    Attributes:
+        reading: how many samples to keep; the batches are on their device already.
+    """
+
+    reading: Reading
+    kept: list[ProbeBatch] = field(default_factory=list)
+
+    def add(self, batch: Any) -> None:
+        """Copy a batch of training, unless there are enough samples.
+
+        Raises:
+            BatchError, TargetError: it is not understood.
+        """
+        if len(self.samples()) < self.reading.samples:
+            self.kept.append(self.reading.batch(copied(batch)))
+
+    def samples(self) -> Samples:
+        """What was kept so far."""
+        return Samples(tuple(self.kept), None, augmented=False, source="first batches")
+
+    def checked(self) -> Samples:
+        """What was kept, once the first epoch has ended.
+
+        Raises:
+            DataError: there is nothing, or only one class.
+        """
+        _checked(self.kept)
+        return self.samples()
 
 
 def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, reading: Reading) -> Samples:
     train_samples = None if indices is None else len(indices)
-    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
-        collate, data = data.collate_fn, data.dataset
-    else:
-        collate = getattr(loader, "collate_fn", default_collate)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        length = len(data)  # type: ignore[arg-type]
-        if length == 0:
+    own, dataset = _indexed(data)
+    if own is not None:
+        if len(own) == 0:
             raise _empty("probe_data of length 0")
-        same = indices is not None and length == len(loader.dataset)
-        drawn = reading.draw(indices if indices is not None and same else range(length))
-        read = _reader(data, collate)
-        batches = _checked(reading.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))
-        return Samples(batches, train_samples, _differs(read, drawn[:_READ_TWICE]), "probe_data")
+        collates = isinstance(loader, DataLoader) and loader.batch_sampler is not None
+        collate = loader.collate_fn if collates else default_collate
+        read = _reader_of(data) if isinstance(data, DataLoader) else _reader(data, collate)
+        if indices is not None and len(dataset) == len(loader.dataset):
+            own = indices
+        return _read_indices(read, own, reading, train_samples, "probe_data")
     if not isinstance(data, Iterable):
         raise BatchError(
             "probe_data",
@@ -174,16 +204,36 @@ def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, read
     return Samples(take_batches(data, reading), train_samples, False, "probe_data")
 
 
-def _reader(
-    dataset: Any, collate: Callable[[Any], Any], by_list: bool = False
-) -> Callable[[Sequence[int]], Any]:
-    """Reads and collates a list of indices; `by_list`: the data set itself takes the list."""
-    if by_list:
-        return lambda indices: collate(dataset[list(indices)])
+def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
+    """The indices that probe data offer, and their data set; None where they can only be iterated."""
+    if isinstance(data, DataLoader):
+        return trainable_indices(data), data.dataset
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return range(len(data)), data  # type: ignore[arg-type]
+    return None, data
+
+
+def _read_indices(
+    read: Read, indices: Sequence[int], reading: Reading, train_samples: int | None, source: str
+) -> Samples:
+    drawn = reading.draw(indices)
+    batches = _checked(reading.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))
+    augmented = _differs(lambda chosen: reading.place(read(chosen)), drawn[:_READ_TWICE])
+    return Samples(batches, train_samples, augmented, source)
+
+
+def _reader_of(loader: Any) -> Read:
+    """Reads a list of indices as the loader would; without its own batching the data set takes the whole list."""
+    if loader.batch_sampler is None:
+        return lambda indices: loader.collate_fn(loader.dataset[list(indices)])
+    return _reader(loader.dataset, loader.collate_fn)
+
+
+def _reader(dataset: Any, collate: Callable[[Any], Any]) -> Read:
     return lambda indices: collate([dataset[i] for i in indices])
 
 
-def _differs(read: Callable[[Sequence[int]], Any], indices: Sequence[int]) -> bool:
+def _differs(read: Read, indices: Sequence[int]) -> bool:
     first, second = _flat(read(indices)), _flat(read(indices))
     return len(first) != len(second) or any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -195,24 +245,24 @@ def _flat(content: Any) -> list[Tensor]:
     return [t for part in parts for t in _flat(part)] if isinstance(parts, list | tuple | type({}.values())) else []
 
 
-def _keeps_order(sampler: Any) -> bool:
-    return isinstance(getattr(sampler, "sampler", sampler), SequentialSampler)
-
-
 def _set_of(sampler: Any, dataset: Any) -> Sequence[int] | None:
     """The distinct indices a sampler can yield, by its kind where known, else from a copy of it."""
-    if isinstance(sampler, RandomSampler | SequentialSampler):
+    kind = type(sampler)  # not isinstance: a subclass may yield other indices than its parent
+    if kind in (RandomSampler, SequentialSampler):
         return range(len(sampler.data_source))
-    if isinstance(sampler, DistributedSampler):
-        return range(len(dataset))
-    if isinstance(sampler, SubsetRandomSampler):
-        return sorted(set(sampler.indices))
-    if isinstance(sampler, WeightedRandomSampler):
-        return torch.as_tensor(sampler.weights).nonzero()[:, 0].tolist()
-    if type(sampler) is BatchSampler:
+    if kind is BatchSampler:
         return _set_of(sampler.sampler, dataset)
+    if kind is SubsetRandomSampler:
+        return sorted({int(i) for i in sampler.indices})
+    if kind is WeightedRandomSampler:
+        return [int(i) for i in torch.as_tensor(sampler.weights).nonzero()[:, 0]]
+    if isinstance(sampler, DistributedSamplerWrapper):  # Lightning's, around a sampler of the user's
+        return _set_of(sampler.dataset._sampler, dataset)  # type: ignore[attr-defined]
+    if isinstance(sampler, DistributedSampler):  # a copy would yield one rank's share only
+        return range(len(sampler.dataset))  # type: ignore[arg-type]
     try:
-        yielded = list(copy.deepcopy(sampler, {id(dataset): dataset}))
+        most = _MOST_PASSES * len(dataset)  # some samplers never end
+        yielded = list(islice(copy.deepcopy(sampler, {id(dataset): dataset}), most))
     except Exception:  # a sampler that cannot be copied: fall back to the batches of training
         return None
     flat = [i for item in yielded for i in (item if isinstance(item, list | tuple | Tensor) else [item])]
@@ -235,6 +285,5 @@ def _checked(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
 
 
 def _empty(got: str) -> DataError:
-    return DataError(
-        "training samples", got=got, expected="at least one labelled sample", remedy="Check the data set and its sampler."
-    )
+    expected = "at least one labelled sample"
+    return DataError("training samples", got=got, expected=expected, remedy="Check the data set and its sampler.")

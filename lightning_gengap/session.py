@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class Session:
     Attributes:
         initial_state: parameters and buffers before the first step; None if unknown.
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
+        notes: why something is absent, not yet said to the user.
         speed: the running training loss.
         once: values of the measures that are taken once per training, and `taken`, their names.
         values: the last measured values by key.
@@ -45,6 +47,7 @@ class Session:
     observer: Observer | None = None
     measured: bool = False
     failures: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def watch(
         self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
@@ -54,27 +57,30 @@ class Session:
         Raises:
             LayerError, LogitsError, TargetError: the model cannot be watched.
         """
+        said = set() if self.observer is None else self.observer.said
         self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
-        self.observer.once, self.observer.taken = self.once, self.taken
+        self.observer.once, self.observer.taken, self.observer.said = self.once, self.taken, said
         if samples.augmented and "augmented_probe" not in self.flags:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
-            values = self.observer.observe(model, ["fit"]).values
+            observation = self.observe(model, ["fit"])
             chance = self.observer.chance()
-            if values["train_accuracy"] > chance + 0.25 * (1 - chance):
+            noise = 2 * math.sqrt(chance * (1 - chance) / len(samples))  # the first batch alone may be small
+            if observation.values["train_accuracy"] > chance + 0.25 * (1 - chance) + noise:
                 self.flags.append("initial_weights")
-            self._show(values)
+            self.show(observation, progress=None)
         return self.observer
 
-    def measure(self, model: nn.Module, names: Sequence[str], progress: float | None) -> Observation:
-        """Measure now, predict, and update what is shown.
+    def observe(self, model: nn.Module, names: Sequence[str]) -> Observation:
+        """Measure now; nothing is shown yet, because in a distributed run another rank may have failed.
 
         Raises:
             LogitsError: the model's outputs are no longer finite.
         """
         if self.observer is None:
-            raise RuntimeError("measure() before watch()")
+            raise RuntimeError("observe() before watch()")
         observation = self.observer.observe(model, names)
+        self.notes += observation.notes
         if "train_loss" not in observation.values:
             raise LogitsError(
                 "model output",
@@ -82,17 +88,16 @@ class Session:
                 expected="finite logits",
                 remedy="Training seems to have diverged; lower the learning rate.",
             )
+        return observation
+
+    def show(self, observation: Observation, progress: float | None) -> None:
+        """Predict from a measurement, and update what is shown."""
         values = dict(observation.values)
         if progress is not None:
             values["progress"] = progress
         speed = self.speed.value()
         if speed is not None:
             values["speed/train_loss_mean"] = speed
-        self._show(values)
-        self.measured, self.failures = True, 0
-        return observation
-
-    def _show(self, values: dict[str, float]) -> None:
         self.values = values
         self.prediction = None if self.predictor is None else self.predictor.predict(values, self.flags)
         self.readout.show(values, self.prediction)

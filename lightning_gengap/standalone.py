@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning_utilities import apply_to_collection
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.batches import Forward, Target
+from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.observer import Observer
 from lightning_gengap.probe import State
@@ -42,17 +45,19 @@ def measure(
         seed: of the perturbation measures.
 
     Returns:
-        Floats by key as logged, without `gengap/`. What is undefined is absent, with one warning. The number of training samples
-        is the number of samples given.
+        Floats by key as logged, without `gengap/`. What is undefined is absent, with one warning. The number of
+        training samples is the number of samples given.
 
     Raises:
         GapError: data, targets, outputs or names that cannot be used; the message says what to do.
     """
+    if initial_state is not None:
+        initial_state = _fitting(initial_state, model)
     device = next((parameter.device for parameter in model.parameters()), "cpu")
     everything = Reading(2**62, seed, target, forward, place=lambda batch: _moved(batch, device))
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=CHUNK)
-    with random_streams_kept():
+    with random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
         batches = take_batches(data, everything)
     count = sum(len(batch.targets) for batch in batches)
     samples = Samples(batches, count, augmented=False, source="probe_data")
@@ -64,4 +69,37 @@ def measure(
 
 
 def _moved(batch: Any, device: Any) -> Any:
-    return apply_to_collection(batch, Tensor, lambda tensor: tensor.to(device))
+    def moved(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(device)
+        return tensor.clone() if tensor.is_inference() else tensor  # those can have no gradient
+
+    return apply_to_collection(batch, Tensor, moved)
+
+
+def _fitting(state: State, model: nn.Module) -> dict[str, Tensor]:
+    """The part of `state` that names parameters and buffers of `model`, each once."""
+    parameters = dict(model.named_parameters())
+    strangers = [name for name, own in parameters.items() if name not in state or state[name].shape != own.shape]
+    if strangers:
+        raise ConfigurationError(
+            "initial_state",
+            got=f"no value, or one of another shape, for {len(strangers)} parameters, first {strangers[0]!r}",
+            expected="the parameters and buffers of this model at the start of training",
+            remedy="Pass a deep copy of model.state_dict() that was taken before training.",
+        )
+    own = parameters | dict(model.named_buffers())
+    return {name: state[name] for name in own if name in state}
+
+
+@contextmanager
+def _own_streams_kept(data: Any) -> Iterator[None]:
+    """Restore the generators that a DataLoader and its samplers hold."""
+    sampler, batch_sampler = getattr(data, "sampler", None), getattr(data, "batch_sampler", None)
+    holders = (data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(holder, "generator", None) for holder in holders)
+    states = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 Side = Literal["output", "input"]
 Edge = tuple[Any, int]  # an autograd node and the number of its output: one tensor of the graph
@@ -43,11 +43,12 @@ class Visit:
 
 @dataclass
 class Trace:
-    """The visits of one forward in order, and the logits' place in the graph."""
+    """The visits of one forward in order, its number of examples, and the logits' place in the graph."""
 
     visits: list[Visit] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     depth: int = 0
+    examples: int = 0
     root: Edge | None = None
     source: Any = None
 
@@ -90,14 +91,14 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
     for name, module in model.named_modules():
         if name:
             before, after = _recorders(trace, clean_name(name), _is_parameterised(module))
-            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
     try:
         logits = run(leaf)
     finally:
         for handle in handles:
             handle.remove()
-    trace.root = _edge(logits)
+    trace.examples, trace.root = len(logits), _edge(logits)
     first = _edge(leaf) if leaf is not None else _first_representation(trace)
     trace.source = None if first is None else first[0]
     return trace
@@ -125,6 +126,8 @@ def clean_name(name: str) -> str:
 
 
 def _is_parameterised(module: nn.Module) -> bool:
+    if isinstance(module, ParametrizationList):
+        return False  # holds the weights of a layer, which itself counts
     return is_parametrized(module) or any(parameter is not None for parameter in module._parameters.values())
 
 
@@ -137,8 +140,8 @@ def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
             )
             trace.visits.append(visit)
 
-    def before(module: nn.Module, args: Any) -> None:
-        record("input", args, trace.calls.get(name, 0))
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        record("input", (args, kwargs), trace.calls.get(name, 0))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         trace.depth += parameterised

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
+from lightning_gengap.errors import GapError
+
 _TIGHT, _LOOSE = 1e-4, 2e-2  # relative tolerances in float32 and in lower precision
+_SMALL = 1e-2  # nats; below it the rounding of the softmax, not of the loss, sets the tolerance
 
 
 class RunningLoss(Metric):
@@ -27,8 +30,8 @@ class RunningLoss(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -48,14 +51,17 @@ class TrainingSpeed:
 
     The check compares the loss with the cross-entropy of every output of shape (batch, classes) that some module
     returned in that step. A loss with label smoothing, mixed labels, weights or further terms does not match; then,
-    and for compiled models, which hide their modules' outputs, there is no training speed.
+    and for compiled models, which hide their modules' outputs, there is no training speed. In a distributed run it
+    is this rank's own: ranks may disagree on whether it is valid, so none may wait for the others.
 
     Attributes:
         valid: whether the loss has passed every check so far.
+        checked: whether there was one.
     """
 
-    loss: RunningLoss = field(default_factory=RunningLoss)
+    loss: RunningLoss = field(default_factory=lambda: RunningLoss(sync_on_compute=False))
     valid: bool = True
+    checked: bool = False
     _outputs: list[Tensor] = field(default_factory=list)
     _handles: list[Any] = field(default_factory=list)
 
@@ -73,15 +79,18 @@ class TrainingSpeed:
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
         """Add a step's mean loss (None: it reported none); `targets` is asked only when a check is pending."""
-        pending = bool(self._handles)
-        if loss is None or not self.valid:
-            self.valid = self.valid and not pending
-        elif pending:
-            labels = targets()
-            self.valid = any(_is_cross_entropy(loss, output, labels) for output in self._outputs)
+        if self._handles:
+            self.checked, self.valid = True, loss is not None and self._passes(loss, targets)
         self.close()
         if self.valid and loss is not None:
             self.loss.update(loss)
+
+    def _passes(self, loss: Tensor, targets: Callable[[], Tensor]) -> bool:
+        try:
+            labels = targets()
+        except GapError:  # probe_data was given and the batches of training hold mixed or no labels
+            return False
+        return any(_is_cross_entropy(loss, output, labels) for output in self._outputs)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -91,19 +100,20 @@ class TrainingSpeed:
 
     def value(self) -> float | None:
         """The running mean in nats; None before the first step or where it is not defined."""
-        if not self.valid or self.loss.count == 0:
+        if not self.valid or not self.checked or self.loss.count == 0:
             return None
         mean = float(self.loss.compute())
         return mean if math.isfinite(mean) else None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"valid": self.valid, "total": float(self.loss.total), "count": float(self.loss.count)}
+        total, count = float(self.loss.total), float(self.loss.count)
+        return {"valid": self.valid, "checked": self.checked, "total": total, "count": count}
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> TrainingSpeed:
         """Go on from `state()`."""
-        speed = cls(valid=state["valid"])
+        speed = cls(valid=state["valid"], checked=state["checked"])
         speed.loss.total, speed.loss.count = speed.loss.total + state["total"], speed.loss.count + state["count"]
         return speed
 
@@ -114,8 +124,8 @@ def _is_compiled(model: nn.Module) -> bool:
 
 
 def _is_cross_entropy(loss: Tensor, logits: Tensor, targets: Tensor) -> bool:
-    if len(logits) != len(targets):
+    if not 0 < len(targets) == len(logits) or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
         return False
     exact = float(cross_entropy(logits.double(), targets.to(logits.device)))
     low_precision = logits.dtype in (torch.float16, torch.bfloat16) or loss.dtype in (torch.float16, torch.bfloat16)
-    return abs(float(loss) - exact) <= (_LOOSE if low_precision else _TIGHT) * max(exact, 1e-3)
+    return abs(float(loss) - exact) <= (_LOOSE if low_precision else _TIGHT) * max(exact, _SMALL)

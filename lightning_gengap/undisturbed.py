@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
     ]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with ExitStack() as stack:
@@ -70,27 +70,57 @@ def random_streams_kept() -> Iterator[None]:
             torch.mps.set_rng_state(mps_state)
 
 
-def _restore_buffer(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
+def _restore_buffer(module: nn.Module, name: str, buffer: Tensor | None, value: Tensor | None) -> None:
     if module._buffers.get(name) is not buffer:
         module._buffers[name] = buffer
-    if not torch.equal(buffer, value):
+    if buffer is not None and value is not None and not torch.equal(buffer, value):
         with torch.no_grad():
             buffer.copy_(value)
 
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """Switch TF32 off on CUDA: its ten-bit mantissa would spoil small margins."""
-    if not torch.cuda.is_initialized():
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Switch TF32 and bfloat16 products off: their short mantissas would spoil small margins."""
+    restore = _float32_switched_to_full()
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = cudnn
+        restore()
+
+
+def _float32_switched_to_full() -> Callable[[], None]:
+    """Switch to full precision what is not; what undoes it. A switch that is left alone keeps its default."""
+    try:
+        matmul = torch.get_float32_matmul_precision()
+        cudnn = torch.cuda.is_initialized() and torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with these
+        return _fp32_precision_switched_to_ieee()
+    if matmul != "highest":
+        torch.set_float32_matmul_precision("highest")
+    if cudnn:
+        torch.backends.cudnn.allow_tf32 = False
+
+    def restore() -> None:
+        if matmul != "highest":
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn:
+            torch.backends.cudnn.allow_tf32 = True
+
+    return restore
+
+
+def _fp32_precision_switched_to_ieee() -> Callable[[], None]:
+    backends: Any = torch.backends
+    operations = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    before = [operation.fp32_precision for operation in operations]
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for operation, precision in zip(operations, before, strict=True):
+            operation.fp32_precision = precision
+
+    return restore
 
 
 @contextmanager

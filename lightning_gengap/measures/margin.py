@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +58,8 @@ class NormalizedMargin(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The statistics by name; the five are absent with fewer than ten correctly classified examples."""
-        distances = torch.cat(self.distances) if isinstance(self.distances, list) else self.distances
         values = {"total_variation": self.total_variation()}
-        margins = distances / values["total_variation"]
+        margins = self.margins()
         correct = margins[(margins > 0) & margins.isfinite()]
         return values | (tukey_statistics(correct) if len(correct) >= FEWEST_CORRECT else {})
 
@@ -71,7 +71,8 @@ class NormalizedMargin(Metric):
 
     def margins(self) -> Tensor:
         """All signed normalized margins so far, for a histogram; shape (examples,)."""
-        return torch.cat(self.distances) / self.total_variation()
+        distances = torch.cat(self.distances) if isinstance(self.distances, list) else self.distances
+        return distances / self.total_variation()
 
 
 class OutputMargin(Metric):
@@ -141,18 +142,36 @@ def margin_signature(probe: Probe) -> Signature:
             logits = probe.logits_on(content, len(batch.targets))
         tensors = ({} if inputs is None else {"input": inputs}) | dict(caught)
         gap = logit_gap(logits, batch.targets.to(logits.device))
-        gradients = torch.autograd.grad(gap.sum(), list(tensors.values()), allow_unused=True)
+        gradients = _gradients(gap.sum(), tensors.values())
         all_logits.append(logits.detach().double().cpu())
         gap = gap.detach().double()
         for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
             if gradient is not None:
-                norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+                norm = _row_norms(gradient)
                 metric = metrics.setdefault(layer, NormalizedMargin().to(tensor.device))
                 metric.update(gap / norm, tensor.detach())
-    unreached = [tap.layer for tap in probe.layout.taps if tap.layer not in metrics]
+    watched = [*(["input"] if probe.batches[0].inputs is not None else []), *(tap.layer for tap in probe.layout.taps)]
+    unreached = [layer for layer in watched if layer not in metrics]
     if unreached:
         probe.notes.append(f"margin/<layer> is absent for {', '.join(unreached)}: no gradient of the logits reaches it")
     return Signature({layer: metrics[layer] for layer in LAYERS if layer in metrics}, torch.cat(all_logits))
+
+
+def _gradients(total: Tensor, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+    """Derivatives by each tensor; None for those that `total` does not depend on."""
+    tensors = tuple(tensors)
+    if not tensors or not total.requires_grad:
+        return (None,) * len(tensors)
+    return torch.autograd.grad(total, tensors, allow_unused=True)
+
+
+def _row_norms(gradient: Tensor) -> Tensor:
+    """Euclidean norm per example in float64; float32 sums unless they would leave their range (8 times slower)."""
+    rows = gradient.flatten(1)
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    if rows.dtype == torch.float64 or bool(((norms > 1e-15) & (norms < 1e15)).all()):
+        return norms.double()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def _moments(activation: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,6 +179,13 @@ def _moments(activation: Tensor) -> tuple[Tensor, Tensor]:
     flat = activation.detach().flatten(1)
     if flat.dtype != torch.float64:
         flat = flat.float()
+    total, squares = _sums(flat)
+    if squares - total.square().sum() / len(flat) < 1e-3 * squares:  # the mean dominates: float32 would cancel
+        total, squares = _sums(flat.double())
+    return total, squares
+
+
+def _sums(flat: Tensor) -> tuple[Tensor, Tensor]:
     return flat.sum(0).double(), torch.linalg.vector_norm(flat, dim=1).double().square().sum()
 
 

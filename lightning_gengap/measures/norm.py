@@ -29,14 +29,14 @@ def norm(probe: Probe) -> dict[str, float]:
     `norm/spectral_change`, the largest relative change in the last step of the power iteration, which approaches
     the norm from below. A convolution's spectral norm is that of the operator it applies at its input size, zero
     padding included, not of the reshaped kernel. Absent, with one note, where a parameterised layer is neither
-    linear, convolutional nor a batch norm right behind one: its scale would be missing. Unit: log of squared
-    weights, unbounded. Products are invariant to ReLU rescaling and, folded, to rescaling before batch norm.
+    linear, convolutional nor a batch norm right behind one of its own: its scale would be missing. Unit: log of
+    squared weights, unbounded. Products are invariant to ReLU rescaling and, folded, to rescaling before batch norm.
     Cost: a few forwards of one example. Reference: rows 30 to 39 of Jiang et al. 2020 (arXiv 1912.02178).
     """
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
     try:
         weights = folded_weights(modules, probe.layout.ran)
-    except _NotFoldable as reason:
+    except _NotFoldableError as reason:
         probe.notes.append(f"norm/* is absent: {reason}")
         return {}
     shapes = {ran.module: ran.input_shape for ran in probe.layout.ran}
@@ -56,31 +56,43 @@ def norm(probe: Probe) -> dict[str, float]:
     return values
 
 
-class _NotFoldable(Exception):
+class _NotFoldableError(Exception):
     """Why the norms are not defined for this network."""
 
 
 def folded_weights(modules: dict[str, nn.Module], ran: tuple[Ran, ...]) -> dict[str, Tensor]:
     """Weights of linear and convolutional layers, each scaled by the batch norm that reads its output."""
     weights: dict[str, Tensor] = {}
+    unfolded = {met.module for met in ran if met.calls == 1}
     for met in ran:
         module = modules[met.module]
         if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
             weights[met.module] = module.weight.detach()
         elif isinstance(module, _BATCH_NORMS):
-            if met.after not in weights or met.calls > 1 or module.running_var is None:
-                raise _NotFoldable(f"batch norm {met.module!r} does not directly follow a linear or convolutional layer")
+            if met.after not in weights or met.after not in unfolded or met.calls > 1 or module.running_var is None:
+                raise _NotFoldableError(
+                    f"batch norm {met.module!r} does not directly follow a linear or convolutional layer of its own"
+                )
+            if isinstance(modules[met.after], nn.Linear) and len(met.input_shape) != 1:
+                raise _NotFoldableError(f"batch norm {met.module!r} does not scale the outputs of {met.after!r}")
+            unfolded.remove(met.after)
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.detach()
-            axis = 1 if isinstance(modules[met.after], _TRANSPOSED) else 0
-            shape = [1] * weights[met.after].ndim
-            shape[axis] = -1
-            weights[met.after] = weights[met.after] * scale.reshape(shape)
+            weights[met.after] = _scaled(modules[met.after], weights[met.after], scale)
         elif not isinstance(module, _FREE) and any(p is not None for p in module._parameters.values()):
-            raise _NotFoldable(f"{type(module).__name__} {met.module!r} cannot be folded into a weight layer")
+            raise _NotFoldableError(f"{type(module).__name__} {met.module!r} cannot be folded into a weight layer")
     if not weights:
-        raise _NotFoldable("the forward calls no linear or convolutional layer")
+        raise _NotFoldableError("the forward calls no linear or convolutional layer")
     return weights
+
+
+def _scaled(module: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
+    """`weight` of `module` with each output channel multiplied by its entry of `scale`."""
+    if not isinstance(module, _TRANSPOSED):
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    # Shape (inputs, outputs per group, ...): the inputs of a group come together.
+    grouped = weight.unflatten(0, (module.groups, -1))
+    return (grouped * scale.reshape(module.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
 def _spectral_norm(
@@ -130,7 +142,7 @@ def convolution_operator(module: nn.Module, weight: Tensor) -> Operator:
     convolve = getattr(functional, f"conv{weight.ndim - 2}d")
     if module.padding_mode == "zeros":
         return lambda x: convolve(x, weight, None, module.stride, module.padding, module.dilation, module.groups)
-    around = module._reversed_padding_repeated_twice
+    around, groups = module._reversed_padding_repeated_twice, module.groups
     return lambda x: convolve(
-        functional.pad(x, around, mode=module.padding_mode), weight, None, module.stride, 0, module.dilation, module.groups
+        functional.pad(x, around, mode=module.padding_mode), weight, None, module.stride, 0, module.dilation, groups
     )

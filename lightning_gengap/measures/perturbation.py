@@ -24,9 +24,11 @@ def perturbation(probe: Probe) -> dict[str, float]:
     if images is None or images.ndim != 4:
         return {}
     generator = torch.Generator().manual_seed(probe.seed)
+    mixes = same_class_mixes(images, probe.targets, generator)
+    augmented = flipped_and_shifted(images, generator)
     values = {
-        "perturbation/mix_accuracy": probe.accuracy_on(same_class_mixes(images, probe.targets, generator), probe.targets),
-        "perturbation/augment_accuracy": probe.accuracy_on(flipped_and_shifted(images, generator), probe.targets),
+        "perturbation/mix_accuracy": probe.accuracy_on(mixes, probe.targets),
+        "perturbation/augment_accuracy": probe.accuracy_on(augmented, probe.targets),
     }
     deviation = images.std(dim=0, correction=0)
     noise = torch.randn(images.shape, generator=generator).to(images)

@@ -16,10 +16,8 @@ def build(
 ) -> nn.Module:
     """A classifier of images (batch, channels, side, side) that returns logits.
 
-    Args:
-        width: channels of the first stage, hidden units of the MLP (x 8), or the embedding of the ViT (x 2).
-        depth: blocks per stage.
-        norm: batch normalisation (the ViT always has layer normalisation).
+    `width` is the channels of the first stage, an eighth of the MLP's hidden units, or half the ViT's embedding;
+    `depth` the blocks per stage; `norm` asks for batch normalisation (the ViT always has layer normalisation).
     """
     if family == "cnn":
         return network_in_network(channels, classes, width, depth, dropout, norm)
@@ -80,7 +78,9 @@ class ResNet(nn.Module):
         inner = width
         for stage in range(3):
             outer = width * 2**stage
-            blocks = [ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1) for b in range(depth)]
+            blocks = [
+                ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1) for b in range(depth)
+            ]
             stages.append(nn.Sequential(*blocks))
             inner = outer
         self.stages = nn.Sequential(*stages)
@@ -88,8 +88,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
-        logits: Tensor = self.head(self.stages(self.stem(images)))
-        return logits
+        return self.head(self.stages(self.stem(images)))
 
 
 class ResidualBlock(nn.Module):
@@ -127,8 +126,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
         tokens = self.embed(images).flatten(2).transpose(1, 2) + self.position
-        logits: Tensor = self.head(self.norm(self.blocks(tokens)).mean(dim=1))
-        return logits
+        return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
 
 
 class EncoderBlock(nn.Module):
@@ -138,14 +136,15 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, 4, dropout=dropout, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Same shape."""
         normed = self.attention_norm(tokens)
         tokens = tokens + self.attention(normed, normed, normed, need_weights=False)[0]
-        mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
-        return mixed
+        return tokens + self.mlp(self.mlp_norm(tokens))
 
 
 def _conv(channels: int, width: int, kernel: int, norm: bool) -> list[nn.Module]:

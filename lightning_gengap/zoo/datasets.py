@@ -22,6 +22,7 @@ def load(source: str, split: str, directory: Path | None) -> Images:
         source: `digits` (embedded: 1,197 training and 600 test images, split by a fixed seed) or the name of files
             `<source>_<split>_{images,labels}.npy` in `directory`.
         split: `train` or `test`.
+        directory: where the files are; not needed for the digits.
 
     Raises:
         DataError: the files are not there.

@@ -47,11 +47,6 @@ class Recipe:
         """The run's identity: a hash of all that determines it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
-    def task_key(self) -> str:
-        """The task's identity."""
-        return hashlib.sha256(json.dumps(asdict(self.task), sort_keys=True).encode()).hexdigest()[:8]
-
 
 def small_zoo(tasks: int, seed: int = 0) -> Iterator[Recipe]:
     """Recipes of `tasks` random tasks, eight runs each; every twelfth task is a large one.

@@ -35,14 +35,20 @@ class ZooModel(LightningModule):
         self.recipe = recipe
         task = recipe.task
         self.net = build(
-            recipe.family, channels, task.side, len(task.classes), recipe.width, recipe.depth, recipe.dropout, recipe.norm
+            recipe.family,
+            channels,
+            task.side,
+            len(task.classes),
+            recipe.width,
+            recipe.depth,
+            recipe.dropout,
+            recipe.norm,
         )
         self._augmentation = torch.Generator().manual_seed(recipe.seed)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
-        logits: Tensor = self.net(images)
-        return logits
+        return self.net(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy, on augmented images where the recipe says so."""

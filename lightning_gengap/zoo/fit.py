@@ -1,0 +1,239 @@
+"""Table to predictor: ridge regression on few features, in log space, with a conformal interval over tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gengap import __version__
+from lightning_gengap.errors import TableError
+from lightning_gengap.keys import MEASURED
+from lightning_gengap.predictor import Feature, Interval, Predictor
+from lightning_gengap.zoo.protocol import Mask, by_run, by_task
+from lightning_gengap.zoo.table import Floats, Table
+
+GAP_FLOOR = 0.01
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+LEVEL, OFFSET = 0.9, 0.05
+LAYERS = ("input", "h1", "h2", "h3")
+
+
+
+class Term(NamedTuple):
+    """A measured key, its transform, and the smallest raw value before the log (default 1e-4 x its median)."""
+
+    name: str
+    transform: str
+    floor: float | None = None
+
+
+TRIVIAL = (
+    Term("train_accuracy", "identity"),
+    Term("train_loss", "log"),
+    Term("train_samples", "log"),
+    Term("classes", "log"),
+)
+JIANG = tuple(
+    Term(f"margin/{layer}/{statistic}", "log")
+    for layer in LAYERS
+    for statistic in ("lower_whisker", "q1", "median", "q3", "upper_whisker")
+)
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What is fitted: features with their transforms, and the form.
+
+    Attributes:
+        form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
+    """
+
+    name: str
+    features: tuple[Term, ...]
+    form: str = "product_of_powers"
+
+
+DEFAULT = Specification(
+    "default_v1",
+    (
+        *TRIVIAL,
+        Term("difficulty/ridge_accuracy", "identity"),
+        Term("difficulty/excess_accuracy", "log", 0.02),
+        Term("margin/input/median", "log"),
+        Term("margin/h3/median", "log"),
+    ),
+)
+
+
+def usable(table: Table, specification: Specification) -> Mask:
+    """Rows with every feature, and train accuracy above the threshold below which predictors abstain."""
+    chance = 1 / table.numbers("measure.classes")
+    fitted = table.numbers("measure.train_accuracy") >= chance + 0.25 * (1 - chance)
+    present = [np.isfinite(table.numbers(f"measure.{term.name}")) for term in specification.features]
+    return np.logical_and.reduce([fitted, *present])
+
+
+def fit(table: Table, specification: Specification, rows: Mask | None = None) -> Predictor:
+    """Fit coefficients, ridge strength (by run, inside these rows) and interval (by task, inside these rows).
+
+    Raises:
+        TableError: too few runs or tasks, or a feature that is constant.
+    """
+    rows = usable(table, specification) & (np.ones(len(table), bool) if rows is None else rows)
+    runs, tasks = len(set(table.words("run")[rows])), len(set(table.words("task")[rows]))
+    if runs < 20 or tasks < 5:
+        raise TableError(
+            "table",
+            got=f"{runs} usable runs in {tasks} tasks",
+            expected="at least 20 runs in 5 tasks",
+            remedy="Train more with `gengap zoo run`.",
+        )
+    strength = _best_strength(table, specification, rows)
+    predictor = _fitted(table, specification, rows, strength)
+    return replace(predictor, interval=_interval(table, specification, rows, strength))
+
+
+def predicted(predictor: Predictor, table: Table, rows: Mask) -> tuple[Floats, Floats, Floats, Mask]:
+    """Gap, lower, upper and abstention for some rows, through the predictor itself as a user would call it."""
+    keys = [key for key in MEASURED if f"measure.{key}" in table.columns]
+    columns = np.stack([table.numbers(f"measure.{key}")[rows] for key in keys])
+    results = [predictor.predict(_present(keys, column)) for column in columns.T]
+    gap, lower, upper = (np.array([getattr(r, name) for r in results]) for name in ("gap", "lower", "upper"))
+    return gap, lower, upper, np.array([r.abstained for r in results], dtype=bool)
+
+
+def _present(keys: Iterable[str], column: Floats) -> dict[str, float]:
+    return {key: float(value) for key, value in zip(keys, column, strict=True) if math.isfinite(value)}
+
+
+def _fitted(table: Table, specification: Specification, rows: Mask, strength: float) -> Predictor:
+    features, design = _design(table, specification, rows)
+    gaps = table.numbers("gap.accuracy")[rows]
+    target = np.log(np.maximum(gaps, GAP_FLOOR)) if specification.form == "product_of_powers" else gaps
+    intercept = float(target.mean())
+    penalty = strength * len(design) * np.eye(design.shape[1])
+    standard = np.linalg.solve(design.T @ design + penalty, design.T @ (target - intercept))
+    scaled = [
+        replace(feature, coefficient=_round(coefficient / feature.deviation))
+        for feature, coefficient in zip(features, standard, strict=True)
+    ]
+    measures = {MEASURED[feature.name].measure for feature in features} - {""}
+    return Predictor(
+        name=specification.name,
+        form=specification.form,
+        measures={name: {} for name in sorted(measures | {"fit"})},
+        intercept=_round(intercept),
+        features=tuple(scaled),
+        interval=Interval(LEVEL, OFFSET, 0.0, 0.0),
+        prior_gap=_round(float(gaps.mean())),
+        provenance={
+            "table_sha256": table.sha256,
+            "package_version": __version__,
+            "runs": len(set(table.words("run")[rows])),
+            "snapshots": int(rows.sum()),
+            "tasks": len(set(table.words("task")[rows])),
+            "ridge_strength": strength,
+        },
+        scores={},
+    )
+
+
+def _design(table: Table, specification: Specification, rows: Mask) -> tuple[list[Feature], NDArray[np.float64]]:
+    """Features with centre, range and deviation on these rows, and their standardised values."""
+    features, columns = [], []
+    for name, transform, chosen_floor in specification.features:
+        raw = table.numbers(f"measure.{name}")[rows]
+        floor = {"log": 1e-4 * float(np.median(raw)), "logit": 1e-3}.get(transform, 0.0)
+        floor = floor if chosen_floor is None else chosen_floor
+        bare = Feature(name, transform, 0.0, 0.0, 0.0, 0.0, 0.0, _round(floor))
+        values = transformed(bare, raw)
+        feature = replace(
+            bare,
+            centre=_round(float(values.mean())),
+            low=_round(float(values.min())),
+            high=_round(float(values.max())),
+            deviation=_round(float(values.std())),
+        )
+        if feature.deviation <= 0:
+            raise TableError(
+                f"feature {name}", got="one constant value", expected="a feature that varies", remedy="Leave it out."
+            )
+        features.append(feature)
+        columns.append((values - feature.centre) / feature.deviation)
+    return features, np.stack(columns, axis=1)
+
+
+def transformed(feature: Feature, raw: Floats) -> Floats:
+    """`Feature.transformed` for many values at once."""
+    if feature.transform == "log":
+        return np.log(np.maximum(raw, feature.floor))
+    if feature.transform == "logit":
+        inside = np.clip(raw, feature.floor, 1 - feature.floor)
+        return np.log(inside / (1 - inside))
+    return raw
+
+
+def _best_strength(table: Table, specification: Specification, rows: Mask) -> float:
+    """The strength with the smallest mean absolute error on held-out runs of these rows."""
+    errors = [_held_out(table, specification, rows, strength, by_run)[0] for strength in STRENGTHS]
+    return STRENGTHS[int(np.argmin([np.abs(error).mean() for error in errors]))]
+
+
+def _interval(table: Table, specification: Specification, rows: Mask, strength: float) -> Interval:
+    """Quantiles of the scaled residuals of held-out tasks, each task weighing the same (conformal by task)."""
+    residuals, gaps, tasks = _held_out(table, specification, rows, strength, by_task)
+    scaled = residuals / (gaps + OFFSET)
+    tail = (1 - LEVEL) / 2
+    below, above = weighted_quantile(-scaled, tasks, 1 - tail), weighted_quantile(scaled, tasks, 1 - tail)
+    return Interval(LEVEL, OFFSET, _round(-below), _round(above))
+
+
+def weighted_quantile(values: Floats, groups: NDArray[Any], level: float) -> float:
+    """The conformal quantile of a new group: each of T groups weighs 1 / (T + 1), and one is at infinity.
+
+    With too few groups for the level the largest value is returned.
+    """
+    names, counts = np.unique(groups, return_counts=True)
+    share = dict(zip(names, 1 / (counts * (len(names) + 1)), strict=True))
+    order = np.argsort(values)
+    cumulated = np.cumsum([share[groups[i]] for i in order])
+    position = int(np.searchsorted(cumulated, level))
+    return float(values[order[min(position, len(order) - 1)]])
+
+
+def _held_out(
+    table: Table, specification: Specification, rows: Mask, strength: float, split: Callable[[Table], Any]
+) -> tuple[Floats, Floats, NDArray[np.str_]]:
+    """Residuals (actual minus predicted), predictions and tasks of held-out rows, by folds inside `rows`."""
+    residuals, gaps, tasks = [], [], []
+    actual = table.numbers("gap.accuracy")
+    for _, fitted, held in split(table):
+        if (fitted & rows).sum() < 10 or not (held & rows).any():
+            continue
+        predictor = _fitted(table, specification, fitted & rows, strength)
+        gap = _raw(predictor, table, held & rows)
+        residuals.append(actual[held & rows] - gap)
+        gaps.append(gap)
+        tasks.append(table.words("task")[held & rows])
+    return np.concatenate(residuals), np.concatenate(gaps), np.concatenate(tasks)
+
+
+def _raw(predictor: Predictor, table: Table, rows: Mask) -> Floats:
+    """Predictions without abstention, limited to [0, train accuracy]; for tuning inside the fit."""
+    total = np.full(int(rows.sum()), predictor.intercept)
+    for feature in predictor.features:
+        values = transformed(feature, table.numbers(f"measure.{feature.name}")[rows])
+        total += feature.coefficient * (values - feature.centre)
+    gap = np.exp(np.minimum(total, 5.0)) if predictor.form == "product_of_powers" else total
+    limited: Floats = np.clip(gap, 0, table.numbers("measure.train_accuracy")[rows])
+    return limited
+
+
+def _round(value: float) -> float:
+    """Eight significant digits, as written."""
+    return float(f"{value:.8g}")

@@ -1,0 +1,123 @@
+"""Runs to one table: a gzipped CSV whose column prefixes tell the role (`recipe.`, `measure.`, `gap.`)."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gengap.derived import derived
+from lightning_gengap.errors import TableError
+from lightning_gengap.keys import MEASURED
+
+REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Snapshots as rows; missing measures are empty cells, NaN when read as numbers."""
+
+    columns: dict[str, list[str]]
+    sha256: str
+    _cache: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.columns["run"])
+
+    def numbers(self, column: str) -> Floats:
+        """A column as floats, NaN where empty or where the table has no such column."""
+        if column not in self._cache:
+            cells = self.columns.get(column, [""] * len(self))
+            self._cache[column] = np.array([float(cell) if cell else math.nan for cell in cells])
+        return self._cache[column]
+
+    def words(self, column: str) -> NDArray[np.str_]:
+        """A column as text."""
+        return np.array(self.columns[column])
+
+
+def collect(runs: Path) -> list[dict[str, Any]]:
+    """Rows of all whole runs in a folder, ordered by task, run and snapshot.
+
+    Raises:
+        TableError: there is no whole run.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted(runs.glob("*.json")):
+        content = json.loads(path.read_text())
+        recipe = content["recipe"]
+        task = recipe.pop("task")
+        task["classes"] = " ".join(map(str, task["classes"]))
+        task_key = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:8]
+        for row in content["rows"]:
+            described = {f"recipe.{key}": value for key, value in {**task, **recipe}.items() if key != "seed"}
+            measured = {key.removeprefix("measure."): value for key, value in row.items()}
+            extra = {f"measure.{key}": value for key, value in derived(measured).items()}
+            identity = {"run": content["key"], "task": task_key}
+            rows.append({**identity, **described, "recipe.seed": recipe["seed"], **row, **extra})
+    if not rows:
+        raise TableError("runs", got=f"no run in {runs}", expected="files <key>.json", remedy="`gengap zoo run` first.")
+    return sorted(rows, key=lambda row: (row["task"], row["run"], row["epoch"]))
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as a gzipped CSV; the same rows always give the same bytes."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def read(path: Path) -> Table:
+    """Read and check a table.
+
+    Raises:
+        TableError: not a gzipped CSV, missing columns, a gap outside [-1, 1], contradictory rows of one snapshot,
+            or a measure that this version does not know.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        lines = list(csv.reader(io.StringIO(raw.decode())))
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise _bad(path, f"a file that cannot be read ({error})", "a gzipped CSV") from None
+    header, body = lines[0], lines[1:]
+    missing = [column for column in REQUIRED if column not in header]
+    if missing:
+        raise _bad(path, f"no column {', '.join(missing)}", f"the columns {', '.join(REQUIRED)}")
+    unknown = [c for c in header if c.startswith("measure.") and c.removeprefix("measure.") not in MEASURED]
+    if unknown:
+        raise _bad(path, f"the measure {unknown[0]!r}", "measures of this version")
+    if any(len(line) != len(header) for line in body) or not body:
+        raise _bad(path, "rows of other lengths than the header, or none", "one cell per column")
+    columns = dict(zip(header, map(list, zip(*body, strict=True)), strict=True))
+    table = Table(columns, hashlib.sha256(raw).hexdigest())
+    gaps = table.numbers("gap.accuracy")
+    if not np.all(np.abs(gaps) <= 1):
+        raise _bad(path, f"gaps up to {np.nanmax(np.abs(gaps)):.3g}", "accuracy fractions in [-1, 1]")
+    snapshots = list(zip(table.columns["run"], table.columns.get("epoch", [""] * len(table)), strict=True))
+    if len(set(snapshots)) != len(snapshots):
+        raise _bad(path, "two rows of one run and epoch", "one row per snapshot")
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    return str(value)
+
+
+def _bad(path: Path, got: str, expected: str) -> TableError:
+    return TableError(f"table {path}", got=got, expected=expected, remedy="Write it again with `gengap zoo table`.")

@@ -1,0 +1,79 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_gengap import load_predictor
+from lightning_gengap.errors import TableError
+from lightning_gengap.zoo.fit import DEFAULT, Specification, Term, fit, predicted, usable, weighted_quantile
+from lightning_gengap.zoo.table import read, write
+from tests.zoo.tables import rows, table
+
+PLANTED = Specification(
+    "planted", (Term("train_loss", "log"), Term("train_samples", "log"), Term("difficulty/ridge_accuracy", "identity"))
+)
+ROOT = Path(__file__).parents[2]
+
+
+def test_planted_coefficients_are_recovered(tmp_path: Path):
+    fitted = fit(table(tmp_path), PLANTED)
+    coefficients = {feature.name: feature.coefficient for feature in fitted.features}
+    assert coefficients["train_loss"] == pytest.approx(-0.3, abs=2e-3)
+    assert coefficients["train_samples"] == pytest.approx(-0.2, abs=2e-3)
+    assert coefficients["difficulty/ridge_accuracy"] == pytest.approx(-1.5, abs=2e-2)
+
+
+def test_prediction_through_the_file_equals_the_planted_law(tmp_path: Path):
+    made = table(tmp_path)
+    gap, _, _, abstained = predicted(fit(made, PLANTED), made, np.ones(len(made), bool))
+    assert not abstained.any()
+    assert np.abs(gap - made.numbers("gap.accuracy")).max() < 2e-3
+
+
+def test_interval_covers_new_tasks_of_noisy_data(tmp_path: Path):
+    fitted = fit(table(tmp_path, tasks=48, noise=0.3), PLANTED)
+    (tmp_path / "new").mkdir()
+    fresh = table(tmp_path / "new", tasks=48, noise=0.3, seed=1)
+    gap, lower, upper, kept = predicted(fitted, fresh, np.ones(len(fresh), bool))
+    actual = fresh.numbers("gap.accuracy")[~kept]
+    covered = ((actual >= lower[~kept]) & (actual <= upper[~kept])).mean()
+    assert 0.85 <= covered <= 0.97  # 1,536 rows; nominal 0.9
+
+
+def test_conformal_quantile_weighs_groups_equally():
+    values = np.array([1.0, 2.0, 3.0, 10.0, 11.0])
+    groups = np.array(["a", "a", "a", "b", "c"])
+    assert weighted_quantile(values, groups, 0.25) == 3.0  # three of group a together weigh 1 / 4
+    assert weighted_quantile(values, groups, 0.5) == 10.0
+    assert weighted_quantile(values, groups, 0.99) == 11.0  # beyond the last group: the largest
+
+
+def test_rows_below_the_abstention_level_take_no_part(tmp_path: Path):
+    made = rows(8)
+    for row in made[::2]:
+        row["measure.train_accuracy"] = 0.4
+    write(made, tmp_path / "t.csv.gz")
+    assert usable(read(tmp_path / "t.csv.gz"), PLANTED).sum() == len(made) // 2
+
+
+def test_constant_feature_and_too_few_tasks_are_refused(tmp_path: Path):
+    made = [row | {"measure.train_samples": 500.0} for row in rows(8)]
+    write(made, tmp_path / "t.csv.gz")
+    with pytest.raises(TableError, match="one constant value"):
+        fit(read(tmp_path / "t.csv.gz"), PLANTED)
+    with pytest.raises(TableError, match="at least 20 runs in 5 tasks"):
+        fit(table(tmp_path, tasks=3), PLANTED)
+
+
+def test_committed_table_reproduces_the_bundled_predictor():
+    bundled = load_predictor("default_v1")
+    again = fit(read(ROOT / "pretrained_predictors" / "small_zoo_v1.csv.gz"), DEFAULT)
+    assert again.provenance == bundled.provenance
+    assert [f.name for f in again.features] == [f.name for f in bundled.features]
+    for ours, theirs in zip(again.features, bundled.features, strict=True):
+        assert ours.coefficient == pytest.approx(theirs.coefficient, abs=1e-6)
+    assert math.isclose(again.intercept, bundled.intercept, abs_tol=1e-6)
+    assert (again.interval.below, again.interval.above) == pytest.approx(
+        (bundled.interval.below, bundled.interval.above), abs=1e-6
+    )

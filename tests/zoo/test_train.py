@@ -1,0 +1,74 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_gengap.errors import DataError
+from lightning_gengap.zoo import train as stage
+from lightning_gengap.zoo.recipe import Recipe, digits_zoo
+from lightning_gengap.zoo.table import collect, read, write
+from lightning_gengap.zoo.task import Task, TaskData, prepare
+
+
+def small(number: int = 0) -> Recipe:
+    recipe = list(digits_zoo(1))[number]
+    return replace(recipe, task=replace(recipe.task, train_samples=120), epochs=6, snapshot_every=2, width=12, depth=1)
+
+
+def test_run_writes_snapshots_with_measures_and_gaps_and_is_not_repeated(tmp_path: Path):
+    assert stage.run(small(), None, tmp_path)
+    assert not stage.run(small(), None, tmp_path)
+    (path,) = tmp_path.iterdir()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2, 4, 6]
+    for row in rows:
+        assert row["gap.accuracy"] == pytest.approx(row["gap.train_accuracy"] - row["gap.test_accuracy"])
+        assert row["measure.train_accuracy"] == pytest.approx(row["gap.train_accuracy"])  # all 120 are monitored
+        assert 0 <= row["measure.difficulty/ridge_accuracy"] <= 1
+    write(collect(tmp_path), tmp_path / "t.csv.gz")
+    assert len(read(tmp_path / "t.csv.gz")) == 4
+
+
+def test_half_written_run_is_recognised_and_repeated(tmp_path: Path):
+    path = tmp_path / f"{small().key}.json"
+    path.write_text('{"rows": [{"epo')
+    assert stage.run(small(), None, tmp_path)
+    assert stage.finished(path)
+
+
+def test_same_recipe_gives_the_same_rows(tmp_path: Path):
+    assert stage.train(small(1), None) == stage.train(small(1), None)
+
+
+def test_noise_redraws_its_share_of_the_train_labels_only():
+    clean = Task("digits", tuple(range(10)), 8, True, 1100, 0.0, seed=3)
+    noisy = replace(clean, noise=0.5)
+    before, after = prepare(clean, None), prepare(noisy, None)
+    changed = (before.train_labels != after.train_labels).double().mean().item()
+    assert changed == pytest.approx(0.5 * 0.9, abs=0.05)  # a tenth of the redrawn labels stay the same
+    assert torch.equal(before.test_labels, after.test_labels)
+    assert torch.equal(before.train_images, after.train_images)
+    assert before.train_images.mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_expected_noisy_accuracy_agrees_with_really_corrupted_test_labels():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 4, 20_000))
+    logits = torch.nn.functional.one_hot(labels, 4) * 2.0 + torch.from_numpy(rng.normal(size=(20_000, 4)))
+    data = TaskData(logits.float(), labels, logits.float(), labels)
+    noise = 0.4
+    redrawn = torch.from_numpy(rng.random(20_000) < noise)
+    noisy = torch.where(redrawn, torch.from_numpy(rng.integers(0, 4, 20_000)), labels)
+    gap = stage.observed_gap(torch.nn.Identity(), data, noise)
+    actual = (logits.argmax(1) == noisy).double().mean().item()
+    assert gap["gap.test_accuracy"] == pytest.approx(actual, abs=0.015)
+    loss = torch.nn.functional.cross_entropy(logits.float(), noisy).item()
+    assert gap["gap.loss"] + torch.nn.functional.cross_entropy(logits.float(), labels).item() == pytest.approx(loss, abs=0.03)
+
+
+def test_missing_files_say_what_is_expected(tmp_path: Path):
+    with pytest.raises(DataError, match="Pass --data DIRECTORY"):
+        prepare(Task("cifar10", (0, 1), 16, False, 100, 0.0, 0), tmp_path)
