@@ -55,8 +55,10 @@ def initial_features(probe: Probe) -> Tensor:
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
     """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths.
 
-    With G = H H^T / D over D standardised features and S = G (G + l I)^-1, the prediction for a left-out point is
-    (S Y - S_ii Y) / (1 - S_ii), exactly that of a refit without it; Y is +-1 one against the rest.
+    With G = H H^T / D over D standardised features and S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised), the
+    prediction for a left-out point is (S Y - S_ii Y) / (1 - S_ii), exactly that of a refit without it; Y is +-1 one
+    against the rest. Without the free mean, centred features would give the left-out label away: in balanced classes
+    the others' labels sum to its complement.
 
     Args:
         features: shape (examples, features).
@@ -72,8 +74,8 @@ def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
     best = 0.0
     for ridge in RIDGES:
         shrink = (eigenvalues / (eigenvalues + ridge)).clamp(min=0)[:, None]
-        fitted = vectors @ (shrink * projected)
-        leverage = vectors.square() @ shrink
+        fitted = vectors @ (shrink * projected) + signs.mean(dim=0)
+        leverage = vectors.square() @ shrink + 1 / len(targets)
         left_out = (fitted - leverage * signs) / (1 - leverage)
         best = max(best, float((left_out.argmax(1) == targets).double().mean()))
     return best
