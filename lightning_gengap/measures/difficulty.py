@@ -24,9 +24,13 @@ def difficulty(probe: Probe) -> dict[str, float]:
     """
     present = int(probe.targets.unique().numel())
     if len(probe.targets) < FEWEST_PER_CLASS * present:
+        probe.notes.append(f"difficulty/* is absent: {len(probe.targets)} samples of {present} classes are too few")
         return {}
     values: dict[str, float] = {}
-    if probe.initial_state is not None and probe.layout.taps:
+    if probe.initial_state is None or not probe.layout.taps:
+        missing = "hidden layers" if probe.initial_state is not None else "initial weights"
+        probe.notes.append(f"difficulty/ridge_accuracy is absent: there are no {missing}")
+    else:
         values["difficulty/ridge_accuracy"] = leave_one_out_ridge(initial_features(probe), probe.targets)
     if probe.inputs is not None:
         flat = probe.inputs.flatten(1).double().cpu()

@@ -22,6 +22,7 @@ def perturbation(probe: Probe) -> dict[str, float]:
     """
     images = probe.inputs
     if images is None or images.ndim != 4:
+        probe.notes.append("perturbation/* is absent: the inputs are not images of one size")
         return {}
     generator = torch.Generator().manual_seed(probe.seed)
     mixes = same_class_mixes(images, probe.targets, generator)

@@ -61,13 +61,22 @@ class Specification:
 DEFAULT = Specification(
     "default_v1",
     (
-        *TRIVIAL,
+        Term("train_accuracy", "identity"),
+        Term("train_loss", "log"),
+        Term("train_samples", "log"),
         Term("difficulty/ridge_accuracy", "identity"),
         Term("difficulty/excess_accuracy", "log", 0.02),
         Term("margin/input/median", "log"),
-        Term("margin/h3/median", "log"),
     ),
+    "additive",
 )
+
+
+# For images alone: accuracy on flipped and shifted copies adds much, for five more forward passes.
+IMAGES = Specification(
+    "images_v1", (*DEFAULT.features, Term("perturbation/augment_accuracy", "identity")), "additive"
+)
+SPECIFICATIONS = {specification.name: specification for specification in (DEFAULT, IMAGES)}
 
 
 def usable(table: Table, specification: Specification) -> Mask:

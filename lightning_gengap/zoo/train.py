@@ -24,6 +24,7 @@ from lightning_gengap.zoo.architectures import build
 from lightning_gengap.zoo.recipe import Recipe
 from lightning_gengap.zoo.task import TaskData, prepare
 
+MEASURED_HERE = ("norm", "perturbation", "difficulty")  # beside margin and fit, which every monitor takes
 _CHUNK = 1000
 
 
@@ -119,7 +120,12 @@ def train(recipe: Recipe, directory: Path | None) -> list[dict[str, float]]:
     dataset = TensorDataset(data.train_images, data.train_labels)
     batches = BatchSampler(RandomSampler(dataset), recipe.batch_size, drop_last=len(dataset) > recipe.batch_size)
     monitor = GapMonitor(
-        predictor=None, every_n_epochs=recipe.snapshot_every, budget=None, verbosity="full", on_error="raise"
+        predictor=None,
+        every_n_epochs=recipe.snapshot_every,
+        budget=None,
+        measures=MEASURED_HERE,
+        verbosity="quiet",
+        on_error="raise",
     )
     snapshots = Snapshots(monitor, data, recipe.task.noise)
     trainer = Trainer(
