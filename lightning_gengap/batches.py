@@ -45,8 +45,21 @@ def read_batch(batch: Any, target: Target | None = None, forward: Forward | None
 
 
 def default_forward(model: nn.Module, batch: Any) -> Tensor:
-    """Call the model on the inputs of the batch."""
-    return model(_inputs_of(batch))
+    """Call the model on the inputs of the batch.
+
+    Raises:
+        LogitsError: the model cannot be called with them alone.
+    """
+    inputs = _inputs_of(batch)
+    try:
+        return model(inputs)
+    except (NotImplementedError, TypeError) as error:
+        raise LogitsError(
+            "model forward",
+            got=f"{type(error).__name__}: {error}",
+            expected="that the model, called with the inputs of a batch, returns logits",
+            remedy="Pass forward=lambda module, batch: ... that returns the logits.",
+        ) from error
 
 
 def logits_of(output: Any, examples: int) -> Tensor:

@@ -44,6 +44,22 @@ def _margins() -> dict[str, Key]:
     return keys
 
 
+def _sharpness() -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for alpha in (0.001, 0.003, 0.01):
+        noise = f"under weight noise {alpha} (10 |w| + 1)"
+        keys[f"sharpness/expected_{alpha}"] = Key("nats", -math.inf, math.inf, f"rise of the loss {noise}", "sharpness")
+        keys[f"sharpness/kl_{alpha}"] = Key("nats", 0, math.inf, f"divergence from zero {noise}", "sharpness")
+        keys[f"sharpness/kl_initial_{alpha}"] = Key(
+            "nats", 0, math.inf, f"divergence from the initial weights {noise}", "sharpness"
+        )
+    for rho in (0.05, 0.1, 0.2):
+        noise = f"under weight noise {rho} |w|"
+        keys[f"sharpness/adaptive_{rho}"] = Key("nats", -math.inf, math.inf, f"rise of the loss {noise}", "sharpness")
+        keys[f"sharpness/adaptive_{rho}_drop"] = Key("fraction", -1, 1, f"drop of the accuracy {noise}", "sharpness")
+    return keys
+
+
 MEASURED: dict[str, Key] = {
     "train_accuracy": Key("fraction", 0, 1, "accuracy on the probe, eval mode, labels as trained", "fit"),
     "train_loss": Key("nats", 0, math.inf, "mean cross-entropy on the probe, eval mode", "fit"),
@@ -82,6 +98,75 @@ MEASURED: dict[str, Key] = {
         "fraction", 0, 1, "leave-one-out 10-nearest-neighbour accuracy", "difficulty"
     ),
     "difficulty/class_mean_accuracy": Key("fraction", 0, 1, "leave-one-out nearest-class-mean accuracy", "difficulty"),
+    "path_norm/log": Key("log", -math.inf, math.inf, "log of the sum over paths of squared weights", "path_norm"),
+    "path_norm/log_over_margin": Key(
+        "log", -math.inf, math.inf, "that minus twice the log of the margin's 10 % quantile", "path_norm"
+    ),
+    "distance/frobenius": Key(
+        "squared weights", 0, math.inf, "squared Frobenius distance from the initial weights", "distance"
+    ),
+    "distance/spectral": Key(
+        "squared weights", 0, math.inf, "sum of squared spectral norms of the layers' changes", "distance"
+    ),
+    "distance/parameter_norm": Key("squared weights", 0, math.inf, "squared Frobenius norm of the weights", "distance"),
+    **{
+        f"bartlett/{name}": Key(
+            "none", -math.inf, math.inf, f"{words} of the margin over spectral complexity", "bartlett"
+        )
+        for name, words in (("q05", "5 % quantile"), ("q10", "10 % quantile"), ("median", "median"))
+    },
+    "bartlett/log_complexity": Key(
+        "log", -math.inf, math.inf, "log of spectral complexity times input norm over samples", "bartlett"
+    ),
+    "calibration/error_15": Key("fraction", 0, 1, "expected calibration error on the probe, 15 bins", "calibration"),
+    "calibration/entropy": Key("nats", 0, math.inf, "mean entropy of the probabilities on the probe", "calibration"),
+    **{
+        f"k_variance/{layer}": Key(
+            "none", -math.inf, math.inf, f"median margin over the classes' Wasserstein spread at {layer}", "k_variance"
+        )
+        for layer in ("h1", "h2", "h3")
+    },
+    "k_variance/classes": Key("classes", 1, math.inf, "classes with two samples or more in the probe", "k_variance"),
+    "separability/davies_bouldin": Key(
+        "none", 0, math.inf, "Davies-Bouldin index of the classes at the first layer", "separability"
+    ),
+    "separability/score": Key(
+        "none", 0, math.inf, "that index times the error on same-class half-half mixes", "separability"
+    ),
+    "gradient_noise/trace": Key(
+        "squared nats per squared weight", 0, math.inf, "summed variance of per-sample gradients", "gradient_noise"
+    ),
+    "gradient_noise/signal": Key(
+        "none", 0, math.inf, "mean of squared mean over variance of per-sample gradients", "gradient_noise"
+    ),
+    "gradient_noise/curvature": Key(
+        "nats per squared weight", 0, math.inf, "trace of the Gauss-Newton matrix, estimated", "gradient_noise"
+    ),
+    "gradient_noise/criterion": Key(
+        "nats", 0, math.inf, "gradient variance over samples times Gauss-Newton trace", "gradient_noise"
+    ),
+    **_sharpness(),
+    "pac_bayes/sigma": Key("weights", 0, 2, "deviation of weight noise that costs 0.1 of the accuracy", "pac_bayes"),
+    "pac_bayes/sigma_drop": Key("fraction", -1, 1, "accuracy drop reached at that deviation", "pac_bayes"),
+    "pac_bayes/magnitude_sigma": Key(
+        "none", 0, 2, "relative deviation of weight noise that costs 0.1 of the accuracy", "pac_bayes"
+    ),
+    "pac_bayes/magnitude_sigma_drop": Key(
+        "fraction", -1, 1, "accuracy drop reached at that relative deviation", "pac_bayes"
+    ),
+    "pac_bayes/flatness": Key("inverse squared weights", 0, math.inf, "1 / sigma^2", "pac_bayes"),
+    "pac_bayes/magnitude_flatness": Key("none", 0, math.inf, "1 / sigma'^2", "pac_bayes"),
+    "pac_bayes/origin": Key("nats", 0, math.inf, "squared weights over 4 sigma^2 + log(n / sigma) + 10", "pac_bayes"),
+    "pac_bayes/initial": Key(
+        "nats", 0, math.inf, "squared distance from start over 4 sigma^2 + log(n / sigma) + 10", "pac_bayes"
+    ),
+    "pac_bayes/bound": Key("fraction", 0, math.inf, "bound on the test error; vacuous above 1", "pac_bayes"),
+    "worst_case/sharpness": Key(
+        "none", 0, math.inf, "100 (worst loss in the 0.001 box - loss) / (1 + loss)", "worst_case"
+    ),
+    "worst_case/alpha": Key("none", 0, 2, "relative box whose worst point costs 0.1 of the accuracy", "worst_case"),
+    "worst_case/alpha_drop": Key("fraction", 0, 1, "accuracy drop reached in that box", "worst_case"),
+    "worst_case/flatness": Key("none", 0, math.inf, "1 / alpha^2", "worst_case"),
 }
 
 PREDICTED: dict[str, Key] = {

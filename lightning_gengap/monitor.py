@@ -132,13 +132,15 @@ class GapMonitor(Callback):
             monitor._prefix = f"{PREFIX}{'measures' if monitor.predictor is None else monitor.predictor.name}/"
         if self is monitors[0]:
             self._prefix = PREFIX
-            check_readers(trainer, lambda key: any(monitor._logs(key) for monitor in monitors))
+            check_readers(trainer, lambda key: any(monitor._logs(key, trainer) for monitor in monitors))
 
-    def _logs(self, key: str) -> bool:
-        """Whether this full key will be logged; `actual_gap` in epochs with validation."""
+    def _logs(self, key: str, trainer: Trainer) -> bool:
+        """Whether this full key will be logged in every epoch."""
         name = key.removeprefix(self._prefix)
+        if name == "actual_gap":
+            return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
         if name in PREDICTED:
-            return self.predictor is not None or name in ("status", "overhead", "actual_gap")
+            return self.predictor is not None or name in ("status", "overhead")
         return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
 
     def _shows(self, name: str) -> bool:

@@ -32,6 +32,7 @@ class Probe:
         initial_state: parameters and buffers at the start of training; None if unknown.
         memory: warm starts that measures carry from one measurement to the next.
         seed: for the fixed pairs, shifts and noise of the perturbation measures.
+        ridge: the optimizer's weight decay, a ridge on the mean loss; None if unknown.
         notes: why something is absent, one sentence each; whoever measures says it to the user once.
     """
 
@@ -43,6 +44,7 @@ class Probe:
     initial_state: State | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
+    ridge: float | None = None
     notes: list[str] = field(default_factory=list)
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 

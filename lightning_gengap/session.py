@@ -29,6 +29,7 @@ class Session:
         notes: why something is absent, not yet said to the user.
         speed: the running training loss.
         once: values of the measures that are taken once per training, and `taken`, their names.
+        memory: where iterative measures start the next time.
         values: the last measured values by key.
         measured: whether a measurement has succeeded since training began.
         failures: failed measurements in a row.
@@ -42,6 +43,7 @@ class Session:
     speed: TrainingSpeed = field(default_factory=TrainingSpeed)
     once: dict[str, float] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
+    memory: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
     observer: Observer | None = None
@@ -59,7 +61,8 @@ class Session:
         """
         said = set() if self.observer is None else self.observer.said
         self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
-        self.observer.once, self.observer.taken, self.observer.said = self.once, self.taken, said
+        self.observer.once, self.observer.taken = self.once, self.taken
+        self.observer.memory, self.observer.said = self.memory, said
         if samples.augmented and "augmented_probe" not in self.flags:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
@@ -109,6 +112,7 @@ class Session:
             "flags": list(self.flags),
             "once": dict(self.once),
             "taken": list(self.taken),
+            "memory": dict(self.memory),
             "budget": self.budget.state(),
             "readout": self.readout.state(),
             "speed": self.speed.state(),
@@ -119,6 +123,7 @@ class Session:
         """Go on from `state()`."""
         self.initial_state, self.measured = state["initial_state"], state["measured"]
         self.flags, self.once, self.taken = list(state["flags"]), dict(state["once"]), list(state["taken"])
+        self.memory = dict(state["memory"])
         self.budget = Budget(self.budget.share, **state["budget"])
         self.readout = Readout(**state["readout"])
         self.speed = TrainingSpeed.restored(state["speed"])

@@ -43,7 +43,7 @@ class Visit:
 
 @dataclass
 class Trace:
-    """The visits of one forward in order, its number of examples, and the logits' place in the graph."""
+    """The visits of one forward in order, its number of examples, and the graph's ends: logits and inputs."""
 
     visits: list[Visit] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
@@ -72,8 +72,6 @@ class Trace:
             below = sum(to_source[edge[0]] for edge in _next(node))
             to_source[node] = below + (1 if node is self.source else 0)
         total = to_source[self.root[0]]
-        if total == 0:  # the model cuts the graph between its inputs and its logits
-            return set(from_logits)
         return {edge for edge, count in from_logits.items() if count * to_source[edge[0]] == total}
 
 
@@ -99,14 +97,21 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
         for handle in handles:
             handle.remove()
     trace.examples, trace.root = len(logits), _edge(logits)
-    first = _edge(leaf) if leaf is not None else _first_representation(trace)
-    trace.source = None if first is None else first[0]
+    trace.source = None if trace.root is None else _source(trace, trace.root[0], leaf)
     return trace
 
 
-def _first_representation(trace: Trace) -> Edge | None:
-    """Where integer inputs become floats: the output of the first parameterised module, an embedding as a rule."""
-    return next((v.edge for v in trace.visits if v.side == "output" and v.depth > 0 and v.edge is not None), None)
+def _source(trace: Trace, root: Any, leaf: Tensor | None) -> Any:
+    """The inputs' node; where no gradient reaches them, that of the first parameterised module's output it reaches.
+
+    For integer inputs that is an embedding as a rule, for inputs prepared without gradients the first layer.
+    """
+    reached = set(_topological(root))
+    start = None if leaf is None else _edge(leaf)
+    if start is not None and start[0] in reached:
+        return start[0]
+    first = (v.edge[0] for v in trace.visits if v.side == "output" and v.depth > 0 and v.edge is not None)
+    return next((node for node in first if node in reached), None)
 
 
 def first_float_tensor(content: Any) -> Tensor | None:

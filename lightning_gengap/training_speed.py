@@ -30,15 +30,16 @@ class RunningLoss(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor) -> None:
         """Add one step's mean loss, a scalar."""
-        self.total = self.total.to(loss.device) + loss.detach().double()
-        self.count = self.count.to(loss.device) + 1
+        precision = torch.float32 if loss.device.type == "mps" else torch.float64  # that device has no float64
+        self.total = self.total.to(loss.device, precision) + loss.detach().to(precision)
+        self.count = self.count.to(loss.device, precision) + 1
 
     def compute(self) -> Tensor:
         """The mean so far; NaN before the first step."""
@@ -59,7 +60,7 @@ class TrainingSpeed:
         checked: whether there was one.
     """
 
-    loss: RunningLoss = field(default_factory=lambda: RunningLoss(sync_on_compute=False))
+    loss: RunningLoss = field(default_factory=RunningLoss)
     valid: bool = True
     checked: bool = False
     _outputs: list[Tensor] = field(default_factory=list)
@@ -102,7 +103,7 @@ class TrainingSpeed:
         """The running mean in nats; None before the first step or where it is not defined."""
         if not self.valid or not self.checked or self.loss.count == 0:
             return None
-        mean = float(self.loss.compute())
+        mean = float(self.loss.total / self.loss.count)  # not compute(), which would wait for other ranks
         return mean if math.isfinite(mean) else None
 
     def state(self) -> dict[str, Any]:

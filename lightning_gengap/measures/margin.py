@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ class NormalizedMargin(Metric):
     activation_square_sum: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.add_state("distances", default=[], dist_reduce_fx="cat")
         self.add_state("activation_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("activation_square_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -86,8 +87,8 @@ class OutputMargin(Metric):
     is_differentiable = False
     gaps: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.add_state("gaps", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -148,7 +149,7 @@ def margin_signature(probe: Probe) -> Signature:
         for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
             if gradient is not None:
                 norm = _row_norms(gradient)
-                metric = metrics.setdefault(layer, NormalizedMargin().to(tensor.device))
+                metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
                 metric.update(gap / norm, tensor.detach())
     watched = [*(["input"] if probe.batches[0].inputs is not None else []), *(tap.layer for tap in probe.layout.taps)]
     unreached = [layer for layer in watched if layer not in metrics]
@@ -200,7 +201,7 @@ def margin(probe: Probe) -> dict[str, float]:
     values: dict[str, float] = {}
     for layer, metric in signature.layers.items():
         values |= {f"margin/{layer}/{name}": float(value) for name, value in metric.compute().items()}
-    output = OutputMargin()
+    output = OutputMargin(sync_on_compute=False)
     output.update(signature.logits, probe.targets)
     values |= {f"margin/output/{name}": float(value) for name, value in output.compute().items()}
     correct = (logit_gap(signature.logits, probe.targets) > 0).double().mean()

@@ -124,7 +124,7 @@ def _listed(table: Table, main: str, held: dict[str, HeldOut], split: list[Split
 def ranking(table: Table, held: dict[str, HeldOut]) -> dict[str, Any]:
     """Kendall's tau of predicted and actual test accuracy within held-out tasks, over all their snapshots.
 
-    Tasks with at least 1,000 test samples and eight runs; `train accuracy` ranks by that alone.
+    Tasks with at least 1,000 test samples, eight runs and eight scored snapshots; `train accuracy` ranks by that alone.
     """
     train, test = table.numbers("measure.train_accuracy"), table.numbers("gap.test_accuracy")
     tasks, runs = table.words("task"), table.words("run")
@@ -136,6 +136,7 @@ def ranking(table: Table, held: dict[str, HeldOut]) -> dict[str, Any]:
         for task in sorted(set(tasks[any_rows]))
         if table.numbers("gap.test_samples")[tasks == task].max() >= _FEWEST_TEST_SAMPLES
         and len(set(runs[tasks == task])) >= 8
+        and (tasks[any_rows] == task).sum() >= 8
     ]
     taus = {
         name: np.array([kendalltau(score[tasks[rows] == t], test[rows[tasks[rows] == t]]).statistic for t in serving])

@@ -72,13 +72,6 @@ DEFAULT = Specification(
 )
 
 
-# For images alone: accuracy on flipped and shifted copies adds much, for five more forward passes.
-IMAGES = Specification(
-    "images_v1", (*DEFAULT.features, Term("perturbation/augment_accuracy", "identity")), "additive"
-)
-SPECIFICATIONS = {specification.name: specification for specification in (DEFAULT, IMAGES)}
-
-
 def usable(table: Table, specification: Specification) -> Mask:
     """Rows with every feature, and train accuracy above the threshold below which predictors abstain."""
     chance = 1 / table.numbers("measure.classes")

@@ -1,0 +1,97 @@
+"""One of two gloo processes: trains under DDP in several settings and writes what its rank saw."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+
+from lightning_gengap import GapEarlyStopping, GapMonitor
+from lightning_gengap.measures import MEASURES, Measure
+from tests.lightning_models import EpochValues, Stream, TinyModel, blobs, loader, quiet_trainer
+from tests.predictors import tiny_monitor
+
+RANK = int(os.environ["LOCAL_RANK"])
+
+
+class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Every rank sees other samples; the second has too few of each class for the difficulty to be defined."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from islice((sample for sample in blobs(seed=RANK) if RANK == 1 or sample[1] < 2), 16)
+
+
+def trained(*callbacks: Callback, data: Any = None, **arguments: Any) -> dict[str, Any]:
+    """The metrics by epoch and the final weights' sum, as this rank has them."""
+    torch.manual_seed(0)
+    values, model = EpochValues(), TinyModel()
+    trainer = quiet_trainer(*callbacks, values, strategy="ddp", devices=2, **arguments)
+    trainer.fit(model, loader() if data is None else data)
+    weights = torch.cat([tensor.detach().flatten().double() for tensor in model.parameters()])
+    return {"rows": values.rows, "weights": weights.tolist(), "epochs": trainer.current_epoch}
+
+
+def subset() -> dict[str, Any]:
+    """Half of the data set is held back by a sampler, which Lightning wraps."""
+    monitor = tiny_monitor()
+    data = DataLoader(blobs(), batch_size=8, sampler=SubsetRandomSampler(range(32)))
+    outcome = trained(monitor, data=data)
+    return outcome | {"train_samples": monitor.values["train_samples"], "probe": monitor.values["probe_samples"]}
+
+
+def failing(rank: int) -> dict[str, Any]:
+    """A measure fails on one rank only, in every epoch."""
+
+    def fail(probe: object) -> dict[str, float]:
+        if rank == RANK:
+            raise RuntimeError("broken on one rank")
+        return {}
+
+    MEASURES["margin"], entry = Measure(fail, 1), MEASURES["margin"]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            outcome = trained(tiny_monitor(), max_epochs=5)
+    finally:
+        MEASURES["margin"] = entry
+    said = [str(warning.message) for warning in caught if "GapMonitor could not measure" in str(warning.message)]
+    return outcome | {"said": said}
+
+
+class SlowRank(Callback):
+    """One rank has a clock of its own: the budget would decide differently there."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *others: Any) -> None:
+        (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
+        assert monitor._session is not None
+        monitor._session.budget.trained += 1e4 * RANK
+
+
+SETTINGS = {
+    "without": lambda: trained(),
+    "with": lambda: trained(tiny_monitor()),
+    "full": lambda: trained(tiny_monitor(verbosity="full")),
+    "stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(Stream(), batch_size=8)),
+    "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
+    "subset": subset,
+    "budget": lambda: trained(tiny_monitor(budget=0.01), SlowRank(), max_epochs=4),
+    "fails on rank 0": lambda: failing(0),
+    "fails on rank 1": lambda: failing(1),
+    "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
+}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    outcomes = {name: setting() for name, setting in SETTINGS.items()}
+    Path(sys.argv[1], f"{RANK}.json").write_text(json.dumps(outcomes))

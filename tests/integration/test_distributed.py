@@ -1,0 +1,112 @@
+"""Two gloo processes under DDP: the same keys and values on both ranks, and nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
+)
+ROOT = Path(__file__).parents[2]
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What both ranks saw, by setting."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    command = [sys.executable, "-m", "tests.integration.ddp_worker", str(folder)]
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | shared | {"LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, output[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+SETTINGS = (
+    "with",
+    "full",
+    "stream",
+    "rank stream",
+    "subset",
+    "budget",
+    "fails on rank 0",
+    "fails on rank 1",
+    "stopping",
+)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_both_ranks_log_the_same_finite_values(ranks: list[dict[str, Any]], setting: str):
+    first, second = (monitored(rank[setting]["rows"]) for rank in ranks)
+    assert first == second
+    assert all(math.isfinite(value) for row in first for value in row.values())
+    assert all("gengap/predicted_gap" in row for row in first)
+
+
+def monitored(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key.startswith("gengap/")} for row in rows]
+
+
+def test_training_is_the_same_with_and_without(ranks: list[dict[str, Any]]):
+    for rank in ranks:
+        assert rank["with"]["weights"] == rank["without"]["weights"] == rank["full"]["weights"]
+        users = [{key: value for key, value in row.items() if "gengap" not in key} for row in rank["with"]["rows"]]
+        assert users == rank["without"]["rows"]
+    assert ranks[0]["with"]["weights"] == ranks[1]["with"]["weights"]
+
+
+def test_a_wrapped_sampler_does_not_leak(ranks: list[dict[str, Any]]):
+    for rank in ranks:
+        assert rank["subset"]["train_samples"] == 32
+        assert rank["subset"]["probe"] == 32
+
+
+def statuses(rank: dict[str, Any], setting: str) -> list[float]:
+    return [row["gengap/status"] for row in rank[setting]["rows"]]
+
+
+def test_rank_zero_decides_on_the_budget(ranks: list[dict[str, Any]]):
+    assert statuses(ranks[0], "budget") == statuses(ranks[1], "budget") == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failure_on_one_rank_holds_and_switches_off_both(ranks: list[dict[str, Any]], failing: int):
+    setting = f"fails on rank {failing}"
+    assert statuses(ranks[0], setting) == statuses(ranks[1], setting) == [2, 2, 2, 4, 4]
+    (said,) = ranks[0][setting]["said"]
+    assert ("broken on one rank" in said) if failing == 0 else ("another rank failed" in said)
+    assert ranks[1][setting]["said"] == []
+
+
+def test_both_ranks_stop_together(ranks: list[dict[str, Any]]):
+    assert [rank["stopping"]["epochs"] for rank in ranks] == [1, 1]

@@ -1,0 +1,21 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
+
+
+def test_cifar_example_runs_on_a_folder_of_arrays(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 256), ("test", 100)):
+        np.save(tmp_path / f"cifar10_{split}_images.npy", rng.integers(0, 255, (count, 32, 32, 3), dtype=np.uint8))
+        np.save(tmp_path / f"cifar10_{split}_labels.npy", rng.integers(0, 10, count))
+    arguments = ["--data", str(tmp_path), "--limit-train", "256", "--epochs", "2", "--width", "4"]
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert len(re.findall(r"^epoch +\d+  train [\d.]+  predicted gap [\d.]+", run.stdout, re.MULTILINE)) == 2
+    assert "test accuracy" in run.stdout

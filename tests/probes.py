@@ -1,0 +1,45 @@
+"""Probes on tiny data, as the measures see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_gengap.batches import ProbeBatch, default_forward, read_batch
+from lightning_gengap.layers import Layout
+from lightning_gengap.probe import Probe
+from lightning_gengap.undisturbed import undisturbed
+
+
+def read(inputs: Tensor, targets: Tensor, chunk: int | None = None) -> tuple[ProbeBatch, ...]:
+    size = chunk or len(targets)
+    return tuple(read_batch((x, y)) for x, y in zip(inputs.split(size), targets.split(size), strict=True))
+
+
+def layout_of(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None = None) -> Layout:
+    with undisturbed(model):
+        return Layout.of(model, read(inputs, inputs.new_zeros(len(inputs)).long())[0], default_forward, layers)
+
+
+def taps_of(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None = None) -> dict[str, str]:
+    return {tap.layer: str(tap) for tap in layout_of(model, inputs, layers).taps}
+
+
+@contextmanager
+def probing(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    layers: Sequence[str] | None = None,
+    initial_state: Mapping[str, Tensor] | None = None,
+    **more: Any,
+) -> Iterator[Probe]:
+    """A probe of `model` on the labelled inputs in chunks, inside the guard."""
+    layout = layout_of(model, inputs, layers)
+    with undisturbed(model):
+        yield Probe(model, read(inputs, targets, chunk), layout, initial_state=initial_state, **more)
