@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap.monitor import GapMonitor
+from lightning_gengap.quiet import quiet
 from lightning_gengap.zoo.datasets import load
 
 CORRUPTED = 0.3
@@ -68,32 +67,28 @@ class PrintGap(Callback):
         support = "yes" if logged["in_support"] else "no"
         print(
             f"{trainer.current_epoch + 1:5}  {100 * logged['train_accuracy']:8.1f}"
-            f"  {100 * logged['predicted_gap']:9.1f}  {interval:>15}  {100 * logged['actual_gap']:6.1f}  {support:>7}  {status}"
+            f"  {100 * logged['predicted_gap']:9.1f}  {interval:>15}"
+            f"  {100 * logged['actual_gap']:6.1f}  {support:>7}  {status}"
         )
 
 
 def demo(epochs: int, out: Path) -> None:
     """Train, print a line per epoch, write TensorBoard events under `out`, and say how to look at them."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     seed_everything(0, verbose=False)
     training, test = _digits("train"), _digits("test")
     print(f"{len(training)} digits, {CORRUPTED:.0%} of their labels redrawn at random; gaps in accuracy points")
     print("epoch  train acc  predicted     90 % interval  actual  support")
-    logger = TensorBoardLogger(out, name="demo")
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=logger,
-        callbacks=[GapMonitor(budget=None), PrintGap()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        log_every_n_steps=10,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*is deprecated.*")
+    with quiet():
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=TensorBoardLogger(out, name="demo"),
+            callbacks=[GapMonitor(budget=None), PrintGap()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            log_every_n_steps=10,
+        )
         trainer.fit(
             DigitsNetwork(),
             DataLoader(training, batch_size=64, shuffle=True),

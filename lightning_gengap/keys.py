@@ -60,6 +60,47 @@ def _sharpness() -> dict[str, Key]:
     return keys
 
 
+def _curvature() -> dict[str, Key]:
+    entries = {
+        "soft_rank": ("directions", math.inf, "Gauss-Newton directions that outweigh the ridge curvature/lambda"),
+        "soft_rank_lower": ("directions", math.inf, "lower end of the bracket of the random start's exact form"),
+        "soft_rank_upper": ("directions", math.inf, "upper end of that bracket"),
+        **{
+            f"soft_rank_{ridge}": ("directions", math.inf, f"soft rank at ridge {ridge}, from the same run")
+            for ridge in ("1e-5", "1e-4", "1e-3", "1e-2", "1e-1")
+        },
+        "lambda": ("ridge", math.inf, "weight decay on the mean loss, or its assumed value"),
+        "lambda_assumed": ("0 or 1", 1, "1: the weight decay is unknown or zero, and the ridge an assumption"),
+        "samples": ("samples", math.inf, "samples that the curvature is of; the soft rank grows with them"),
+        "parameters": ("parameters", math.inf, "trained parameters"),
+        "trace": ("nats per squared parameter", math.inf, "trace of the Gauss-Newton matrix, by the same start"),
+        "top_eigenvalue": ("nats per squared parameter", math.inf, "its largest eigenvalue, from below"),
+        "products": ("products", math.inf, "products with the curvature that were needed"),
+        "rung": ("1 to 3", 3, "1 linearisation, 2 double backward, 3 graphs rebuilt for every product"),
+    }
+    keys = {
+        f"curvature/{name}": Key(unit, 0, high, meaning, "soft_rank") for name, (unit, high, meaning) in entries.items()
+    }
+    return keys | {"curvature/tic": Key("nats", 0, math.inf, "Takeuchi's information criterion per sample", "tic")}
+
+
+def _leave_one_out() -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for part, measure, whose in (
+        ("last_layer", "leave_one_out", "the last layer's weights"),
+        ("network", "network_leave_one_out", "all weights"),
+    ):
+        gap = f"approximate leave-one-out gap of {whose}"
+        keys[f"loo/{part}/accuracy_gap"] = Key("fraction", -1, 1, f"{gap}, train minus left out", measure)
+        keys[f"loo/{part}/loss_gap"] = Key("nats", -math.inf, math.inf, f"{gap}, left out minus train", measure)
+        keys[f"loo/{part}/leverage"] = Key("fraction", 0, 1, "share of samples whose leverage exceeds 0.99", measure)
+    exact = "1: by the dense curvature of the layer; 0: by its Kronecker approximation"
+    keys["loo/last_layer/exact"] = Key("0 or 1", 0, 1, exact, "leave_one_out")
+    samples = "samples that stand for the training set"
+    keys["loo/network/samples"] = Key("samples", 1, math.inf, samples, "network_leave_one_out")
+    return keys
+
+
 MEASURED: dict[str, Key] = {
     "train_accuracy": Key("fraction", 0, 1, "accuracy on the probe, eval mode, labels as trained", "fit"),
     "train_loss": Key("nats", 0, math.inf, "mean cross-entropy on the probe, eval mode", "fit"),
@@ -167,6 +208,8 @@ MEASURED: dict[str, Key] = {
     "worst_case/alpha": Key("none", 0, 2, "relative box whose worst point costs 0.1 of the accuracy", "worst_case"),
     "worst_case/alpha_drop": Key("fraction", 0, 1, "accuracy drop reached in that box", "worst_case"),
     "worst_case/flatness": Key("none", 0, math.inf, "1 / alpha^2", "worst_case"),
+    **_curvature(),
+    **_leave_one_out(),
 }
 
 PREDICTED: dict[str, Key] = {

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_gengap.batches import Forward, Target, read_batch
 from lightning_gengap.budget import Budget
-from lightning_gengap.charts import Panels, draw, lay_out
+from lightning_gengap.display import Display
 from lightning_gengap.errors import ConfigurationError, GapError
-from lightning_gengap.keys import MEASURED, PREDICTED, PREFIX
+from lightning_gengap.keys import PREFIX
 from lightning_gengap.measures import MEASURES, known
 from lightning_gengap.observer import Observation
 from lightning_gengap.predictor import Prediction, Predictor, load_predictor
@@ -29,10 +28,8 @@ from lightning_gengap.session import Session
 from lightning_gengap.wiring import (
     check_readers,
     check_strategy,
-    find_validation_accuracy,
     placed_as_in_training,
     planned_share,
-    scalar_step,
 )
 
 MOST_FAILURES = 3
@@ -96,18 +93,20 @@ class GapMonitor(Callback):
         _require("on_error", on_error, on_error in ("warn", "raise"), "'warn' or 'raise'")
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.budget, self.verbosity, self.on_error = every_n_epochs, budget, verbosity, on_error
-        self._extra = tuple(measures)
+        _require("measures", measures, not isinstance(measures, str), "a sequence of names")
         needed = () if self.predictor is None else self.predictor.measures
         names = ("margin", "fit", *needed, *measures, *(MEASURES if verbosity == "full" else ()))
         self.measures = tuple(name for name in dict.fromkeys(names) if known(name))
         self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
-        self._forward, self._target, self._validation_accuracy = forward, target, validation_accuracy
+        self._forward, self._target = forward, target
+        self._display = Display(
+            verbosity, tuple(measures), self.predictor is not None, validation_accuracy, raises=on_error == "raise"
+        )
         self._session: Session | None = None
         self._restored: dict[str, Any] | None = None
         self._first_batches: FirstBatches | None = None
-        self._validated = self._noticed = self._warned = False
+        self._validated = self._warned = False
         self._clock = 0.0
-        self._prefix = PREFIX
 
     @property
     def values(self) -> dict[str, float]:
@@ -129,30 +128,17 @@ class GapMonitor(Callback):
         check_strategy(trainer)
         monitors = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]  # type: ignore[attr-defined]
         for monitor in monitors[1:]:  # equal keys would be averaged by `log`
-            monitor._prefix = f"{PREFIX}{'measures' if monitor.predictor is None else monitor.predictor.name}/"
+            monitor._display.prefix = f"{PREFIX}{'measures' if monitor.predictor is None else monitor.predictor.name}/"
         if self is monitors[0]:
-            self._prefix = PREFIX
-            check_readers(trainer, lambda key: any(monitor._logs(key, trainer) for monitor in monitors))
-
-    def _logs(self, key: str, trainer: Trainer) -> bool:
-        """Whether this full key will be logged in every epoch."""
-        name = key.removeprefix(self._prefix)
-        if name == "actual_gap":
-            return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
-        if name in PREDICTED:
-            return self.predictor is not None or name in ("status", "overhead")
-        return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
-
-    def _shows(self, name: str) -> bool:
-        """Whether a measured value is logged at this verbosity."""
-        return self.verbosity == "full" or MEASURED[name].measure in self._extra
+            self._display.prefix = PREFIX
+            check_readers(trainer, lambda key: any(monitor._display.logs(key, trainer) for monitor in monitors))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
         self._first_batches = None
-        self._validated = self._noticed = self._warned = False
+        self._validated = self._warned = self._display.noticed = False
         self._session = session = self._begin(trainer, pl_module)
         if session is None:
             return
@@ -163,7 +149,7 @@ class GapMonitor(Callback):
             self._first_batches = FirstBatches(reading)  # they are on their device already
         else:
             self._start(trainer, pl_module, session, samples)
-        self._decorate(trainer, lambda logger: lay_out(logger, self._prefix))
+        self._display.lay_out(trainer)
         session.budget.start_up += time.perf_counter() - started
         self._clock = time.perf_counter()
 
@@ -258,11 +244,11 @@ class GapMonitor(Callback):
         session.budget.trained += now - self._clock
         observation = self._measure_if_due(trainer, pl_module, session)
         # Copied batches and training speed differ between ranks, and so may the keys: rank 0 speaks for all.
-        shown = trainer.strategy.broadcast(self._shown(trainer, session))
+        shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, self._validated))
         pl_module.log_dict(shown, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         if observation is not None:
             started = time.perf_counter()
-            self._draw(trainer, observation)
+            self._display.draw(trainer, observation, session)
             session.budget.spent += time.perf_counter() - started
         self._validated = False
         self._clock = time.perf_counter()
@@ -315,37 +301,6 @@ class GapMonitor(Callback):
                 "GapMonitor(on_error='raise') shows the traceback."
             )
         self._warned = True
-
-    def _shown(self, trainer: Trainer, session: Session) -> dict[str, float]:
-        """The epoch's values by full key: finite, and the same keys on every rank."""
-        shown = dict(session.readout.shown) | {"overhead": session.budget.overhead}
-        if self._validated:
-            accuracy, notice = find_validation_accuracy(trainer.callback_metrics, self._validation_accuracy)
-            if accuracy is not None:
-                shown["actual_gap"] = shown["train_accuracy"] - accuracy
-            elif not self._noticed:
-                rank_zero_info(str(notice))
-                self._noticed = True
-        for key, value in session.values.items():
-            if key in MEASURED and key not in shown and self._shows(key):
-                shown[key] = value
-        return {f"{self._prefix}{key}": value for key, value in shown.items()}
-
-    def _draw(self, trainer: Trainer, observation: Observation) -> None:
-        contributions = {} if self.prediction is None else self.prediction.contributions
-        panels = Panels(observation.margins, contributions, scalar_step(trainer), self._prefix)
-        self._decorate(trainer, lambda logger: draw(logger, panels))
-
-    def _decorate(self, trainer: Trainer, decorate: Callable[[Logger], None]) -> None:
-        """Scalars go to every logger by `log`; decoration that fails is only said."""
-        loggers = trainer.loggers if self.verbosity != "quiet" and trainer.is_global_zero else []
-        for logger in loggers:
-            try:
-                decorate(logger)
-            except Exception as error:
-                if self.on_error == "raise":
-                    raise
-                rank_zero_warn(f"GapMonitor could not draw in {type(logger).__name__}: {type(error).__name__}: {error}")
 
     # State: tensors and primitives; nothing stays registered between measurements.
 

@@ -114,9 +114,7 @@ def test_other_outputs_are_refused(output: Any, message: str):
         (LOGITS, Y - 101, TargetError, "got class indices from -101 to -99"),
     ],
 )
-def test_values_that_allow_no_margin_are_refused(
-    logits: Tensor, targets: Tensor, error: type[GapError], message: str
-):
+def test_values_that_allow_no_margin_are_refused(logits: Tensor, targets: Tensor, error: type[GapError], message: str):
     with pytest.raises(error, match=re.escape(message)):
         check_logits(logits, targets)
 

@@ -16,7 +16,7 @@ from lightning_gengap.trace import clean_name
 ITERATIONS_COLD, ITERATIONS_WARM = 50, 5
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _FREE = (nn.Embedding,)
 Operator = Callable[[Tensor], Tensor]
 
@@ -36,13 +36,13 @@ def norm(probe: Probe) -> dict[str, float]:
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
     try:
         weights = folded_weights(modules, probe.layout.ran)
-    except _NotFoldableError as reason:
+    except NotFoldableError as reason:
         probe.notes.append(f"norm/* is absent: {reason}")
         return {}
     shapes = {ran.module: ran.input_shape for ran in probe.layout.ran}
     log_spectral, log_frobenius, change = [], [], 0.0
     for name, weight in weights.items():
-        spectral, moved = _spectral_norm(modules[name], weight, shapes[name], f"norm/{name}", probe)
+        spectral, moved = spectral_norm(modules[name], weight, shapes[name], f"norm/{name}", probe)
         log_spectral.append(2 * math.log(spectral) if spectral > 0 else math.nan)
         log_frobenius.append(float(weight.double().square().sum().log()))
         change = max(change, moved)
@@ -56,7 +56,7 @@ def norm(probe: Probe) -> dict[str, float]:
     return values
 
 
-class _NotFoldableError(Exception):
+class NotFoldableError(Exception):
     """Why the norms are not defined for this network."""
 
 
@@ -68,21 +68,21 @@ def folded_weights(modules: dict[str, nn.Module], ran: tuple[Ran, ...]) -> dict[
         module = modules[met.module]
         if isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
             weights[met.module] = module.weight.detach()
-        elif isinstance(module, _BATCH_NORMS):
+        elif isinstance(module, BATCH_NORMS):
             if met.after not in weights or met.after not in unfolded or met.calls > 1 or module.running_var is None:
-                raise _NotFoldableError(
+                raise NotFoldableError(
                     f"batch norm {met.module!r} does not directly follow a linear or convolutional layer of its own"
                 )
             if isinstance(modules[met.after], nn.Linear) and len(met.input_shape) != 1:
-                raise _NotFoldableError(f"batch norm {met.module!r} does not scale the outputs of {met.after!r}")
+                raise NotFoldableError(f"batch norm {met.module!r} does not scale the outputs of {met.after!r}")
             unfolded.remove(met.after)
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.detach()
             weights[met.after] = _scaled(modules[met.after], weights[met.after], scale)
         elif not isinstance(module, _FREE) and any(p is not None for p in module._parameters.values()):
-            raise _NotFoldableError(f"{type(module).__name__} {met.module!r} cannot be folded into a weight layer")
+            raise NotFoldableError(f"{type(module).__name__} {met.module!r} cannot be folded into a weight layer")
     if not weights:
-        raise _NotFoldableError("the forward calls no linear or convolutional layer")
+        raise NotFoldableError("the forward calls no linear or convolutional layer")
     return weights
 
 
@@ -95,7 +95,7 @@ def _scaled(module: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
     return (grouped * scale.reshape(module.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
-def _spectral_norm(
+def spectral_norm(
     module: nn.Module, weight: Tensor, input_shape: tuple[int, ...], key: str, probe: Probe
 ) -> tuple[float, float]:
     """Largest singular value and its last relative change; power iteration, warm from the last measurement."""
@@ -107,9 +107,7 @@ def _spectral_norm(
     if start is None or not warm:
         generator = torch.Generator().manual_seed(probe.seed)
         start = torch.randn(input_shape, generator=generator)
-    value, moved, vector = power_iteration(
-        operator, start.to(weight), ITERATIONS_WARM if warm else ITERATIONS_COLD
-    )
+    value, moved, vector = power_iteration(operator, start.to(weight), ITERATIONS_WARM if warm else ITERATIONS_COLD)
     probe.memory[key] = vector.cpu()
     return value, moved
 

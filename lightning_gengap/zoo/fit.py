@@ -23,7 +23,6 @@ LEVEL, OFFSET = 0.9, 0.05
 LAYERS = ("input", "h1", "h2", "h3")
 
 
-
 class Term(NamedTuple):
     """A measured key, its transform, and the smallest raw value before the log (default 1e-4 x its median)."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from lightning_gengap import __version__
 from lightning_gengap.measures.perturbation import flipped_and_shifted
 from lightning_gengap.monitor import GapMonitor
+from lightning_gengap.quiet import quiet
 from lightning_gengap.undisturbed import undisturbed
 from lightning_gengap.zoo.architectures import build
 from lightning_gengap.zoo.recipe import Recipe
@@ -151,10 +150,7 @@ def run(recipe: Recipe, directory: Path | None, runs: Path) -> bool:
     if finished(path):
         return False
     torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         rows = train(recipe, directory)
     content = {"version": __version__, "key": recipe.key, "recipe": asdict(recipe), "rows": rows}
     partial = path.with_suffix(f".{os.getpid()}.partial")

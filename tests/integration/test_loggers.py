@@ -78,9 +78,7 @@ def test_tensorboard_shows_band_and_contributions(tmp_path: Path):
     written = events(tmp_path)
     assert {f"mine-{key}" for key in SCALARS} <= set(written.Tags()["scalars"])
     assert set(written.Tags()["histograms"]) == {f"mine-{key}" for key in LAYERS}
-    layout = layout_pb2.Layout.FromString(
-        written.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    )
+    layout = layout_pb2.Layout.FromString(written.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     (category,) = layout.category
     band, against = category.chart
     series = band.margin.series[0]

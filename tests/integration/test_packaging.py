@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     out = Path(tmp_path_factory.mktemp("wheel"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        ".",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     return zipfile.ZipFile(next(out.glob("*.whl")))
 
@@ -50,4 +61,6 @@ def test_measures_know_nothing_of_lightning():
     for path in [*(ROOT / "lightning_gengap" / "measures").glob("*.py"), ROOT / "lightning_gengap" / "probe.py"]:
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.startswith(("import lightning", "from lightning "))], path
-        assert not [line for line in lines if line.startswith(("from lightning.", "from tensorboard", "from wandb"))], path
+        assert not [line for line in lines if line.startswith(("from lightning.", "from tensorboard", "from wandb"))], (
+            path
+        )

@@ -19,7 +19,9 @@ def test_report_tells_the_planted_predictor_from_its_baselines_and_the_card_show
     report = scores(made, SPECIFICATION)
     by_task = report["splits"]["by task"]
     assert by_task["mae"]["planted"][0] < by_task["mae"]["trivial"][0] < by_task["mae"]["constant"][0]
-    assert by_task["skill"][0] == pytest.approx(1 - by_task["mae"]["planted"][0] / by_task["mae"]["trivial"][0], abs=1e-2)
+    assert by_task["skill"][0] == pytest.approx(
+        1 - by_task["mae"]["planted"][0] / by_task["mae"]["trivial"][0], abs=1e-2
+    )
     assert set(report["splits"]["leave one family out"]["groups"]) == {"cnn", "vgg", "resnet", "mlp", "vit"}
     assert set(report["locked"]) == {"tasks", "source fashion_mnist", "family vit"}
     assert report["ranking"]["planted"][0] > report["ranking"]["train accuracy"][0]

@@ -35,7 +35,7 @@ def test_interval_covers_new_tasks_of_noisy_data(tmp_path: Path):
     fitted = fit(table(tmp_path, tasks=48, noise=0.3), PLANTED)
     (tmp_path / "new").mkdir()
     fresh = table(tmp_path / "new", tasks=48, noise=0.3, seed=1)
-    gap, lower, upper, kept = predicted(fitted, fresh, np.ones(len(fresh), bool))
+    _, lower, upper, kept = predicted(fitted, fresh, np.ones(len(fresh), bool))
     actual = fresh.numbers("gap.accuracy")[~kept]
     covered = ((actual >= lower[~kept]) & (actual <= upper[~kept])).mean()
     assert 0.85 <= covered <= 0.97  # 1,536 rows; nominal 0.9

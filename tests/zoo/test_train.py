@@ -66,7 +66,9 @@ def test_expected_noisy_accuracy_agrees_with_really_corrupted_test_labels():
     actual = (logits.argmax(1) == noisy).double().mean().item()
     assert gap["gap.test_accuracy"] == pytest.approx(actual, abs=0.015)
     loss = torch.nn.functional.cross_entropy(logits.float(), noisy).item()
-    assert gap["gap.loss"] + torch.nn.functional.cross_entropy(logits.float(), labels).item() == pytest.approx(loss, abs=0.03)
+    assert gap["gap.loss"] + torch.nn.functional.cross_entropy(logits.float(), labels).item() == pytest.approx(
+        loss, abs=0.03
+    )
 
 
 def test_missing_files_say_what_is_expected(tmp_path: Path):

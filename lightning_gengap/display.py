@@ -1,0 +1,85 @@
+"""What of a session is logged under which keys, and drawn where a logger can show more than scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_gengap.charts import Panels, draw, lay_out
+from lightning_gengap.keys import MEASURED, PREDICTED, PREFIX
+from lightning_gengap.observer import Observation
+from lightning_gengap.session import Session
+from lightning_gengap.wiring import find_validation_accuracy, scalar_step
+
+
+@dataclass
+class Display:
+    """Chooses keys and talks to loggers.
+
+    Attributes:
+        verbosity: `quiet`, `normal` or `full`, as in `GapMonitor`.
+        measures: names of the measures whose values are logged at every verbosity.
+        predicts: whether there is a predictor.
+        validation_accuracy: the logged key that `actual_gap` compares with; None for the one that looks like it.
+        raises: whether a chart that fails is an error.
+        prefix: of every key.
+    """
+
+    verbosity: str
+    measures: tuple[str, ...]
+    predicts: bool
+    validation_accuracy: str | None
+    raises: bool
+    prefix: str = PREFIX
+    noticed: bool = False
+
+    def logs(self, key: str, trainer: Trainer) -> bool:
+        """Whether this full key will be logged in every epoch."""
+        name = key.removeprefix(self.prefix)
+        if name == "actual_gap":
+            return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
+        if name in PREDICTED:
+            return self.predicts or name in ("status", "overhead")
+        return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
+
+    def scalars(self, session: Session, trainer: Trainer, validated: bool) -> dict[str, float]:
+        """The epoch's values by full key, all finite; `validated`: whether this epoch had a validation."""
+        shown = dict(session.readout.shown) | {"overhead": session.budget.overhead}
+        if validated:
+            accuracy, notice = find_validation_accuracy(trainer.callback_metrics, self.validation_accuracy)
+            if accuracy is not None:
+                shown["actual_gap"] = shown["train_accuracy"] - accuracy
+            elif not self.noticed:
+                rank_zero_info(str(notice))
+                self.noticed = True
+        for key, value in session.values.items():
+            if key in MEASURED and key not in shown and self._shows(key):
+                shown[key] = value
+        return {f"{self.prefix}{key}": value for key, value in shown.items()}
+
+    def lay_out(self, trainer: Trainer) -> None:
+        """Prepare the loggers' charts, once."""
+        self._decorate(trainer, lambda logger: lay_out(logger, self.prefix))
+
+    def draw(self, trainer: Trainer, observation: Observation, session: Session) -> None:
+        """Margin histograms and contributions, on the step axis of this epoch's scalars."""
+        contributions = {} if session.prediction is None else session.prediction.contributions
+        panels = Panels(observation.margins, contributions, scalar_step(trainer), self.prefix)
+        self._decorate(trainer, lambda logger: draw(logger, panels))
+
+    def _shows(self, name: str) -> bool:
+        return self.verbosity == "full" or MEASURED[name].measure in self.measures
+
+    def _decorate(self, trainer: Trainer, decorate: Callable[[Logger], None]) -> None:
+        """Scalars go to every logger by `log`; decoration that fails is only said."""
+        for logger in trainer.loggers if self.verbosity != "quiet" and trainer.is_global_zero else ():
+            try:
+                decorate(logger)
+            except Exception as error:
+                if self.raises:
+                    raise
+                rank_zero_warn(f"GapMonitor could not draw in {type(logger).__name__}: {type(error).__name__}: {error}")
