@@ -47,7 +47,7 @@ def climb(
             failures.append(f"{name}: {shortly(error)}")
             continue
         if failures:
-            notes.append(f"curvature/* takes longer, by {name}; failed: {'; '.join(failures)}")
+            notes.append(f"curvature/* takes longer by {name}, a faster way is absent: {'; '.join(failures)}")
         return chunks, rung
     notes.append(f"curvature/* is absent: the model cannot be differentiated twice ({'; '.join(failures)})")
     return None

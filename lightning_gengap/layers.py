@@ -61,9 +61,7 @@ class Layout:
     ran: tuple[Ran, ...]
 
     @classmethod
-    def of(
-        cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None
-    ) -> Layout:
+    def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:
         """Trace one forward of `model` on `batch`; call inside `undisturbed`.
 
         Raises:

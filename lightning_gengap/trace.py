@@ -140,9 +140,7 @@ def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
     def record(side: Side, content: Any, call: int) -> None:
         tensor = first_float_tensor(content)
         if tensor is not None:
-            visit = Visit(
-                name, side, call, trace.depth, _edge(tensor), tensor, tensor._version, tuple(tensor.shape)
-            )
+            visit = Visit(name, side, call, trace.depth, _edge(tensor), tensor, tensor._version, tuple(tensor.shape))
             trace.visits.append(visit)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -1,0 +1,229 @@
+"""The Gauss-Newton curvature of the mean cross-entropy, as products in the space of (sample, class) vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lightning_gengap.jacobian import (
+    Jacobian,
+    Weights,
+    climb,
+    differentiable_attention,
+    gradients,
+    leaves_of,
+    shortly,
+)
+from lightning_gengap.probe import Probe
+
+CHUNK = 256
+SAMPLES = 512  # the soft rank grows with them: only values from equally many compare
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """K = B^T J J^T B / n, whose non-zero eigenvalues are those of the Gauss-Newton matrix J^T Lambda J / n.
+
+    J is the Jacobian of the logits; Lambda = diag(p) - p p^T = B B^T per sample, B = diag(sqrt p) - p sqrt(p)^T.
+    Vectors are flat, float64, on the CPU, of length samples x classes; J is applied in the model's own precision.
+
+    Attributes:
+        probabilities: p, shape (samples, classes), float64.
+        targets: class indices, shape (samples,).
+        chunks: the Jacobian, chunk by chunk; sizes: samples in each.
+        parameters: the number of weights that are differentiated.
+        rung: how: 1 kept linearisation, 2 kept double-backward graph, 3 graphs rebuilt for every product.
+    """
+
+    probabilities: Tensor
+    targets: Tensor
+    chunks: tuple[Jacobian, ...]
+    sizes: tuple[int, ...]
+    parameters: int
+    rung: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def residuals(self) -> Tensor:
+        """What the probabilities miss the targets by, e = p - y; shape (samples, classes)."""
+        return self.probabilities - one_hot(self.targets, self.probabilities.shape[1])
+
+    def factor(self, vectors: Tensor) -> Tensor:
+        """B applied sample by sample; shape (samples, classes)."""
+        roots = self.probabilities.sqrt()
+        return roots * vectors - self.probabilities * (roots * vectors).sum(dim=1, keepdim=True)
+
+    def factor_transposed(self, vectors: Tensor) -> Tensor:
+        """B^T applied sample by sample; shape (samples, classes)."""
+        return self.probabilities.sqrt() * (vectors - (self.probabilities * vectors).sum(dim=1, keepdim=True))
+
+    def product(self, vector: Tensor) -> Tensor:
+        """K times a vector; per chunk one product with J^T and one with J."""
+        shape = self.probabilities.shape
+        logits = self.factor(vector.reshape(shape))
+        scale = float(logits.abs().max())
+        if scale == 0:
+            return torch.zeros_like(vector)
+        pieces = (logits / scale).to(self.dtype).to(self.device).split(self.sizes)  # scaled: float32 underflows
+        with differentiable_attention():
+            direction = [part.clone() for part in self.chunks[0].transposed(pieces[0])]
+            for chunk, piece in zip(self.chunks[1:], pieces[1:], strict=True):
+                for total, part in zip(direction, chunk.transposed(piece), strict=True):
+                    total += part
+            moved = torch.cat([chunk.applied(tuple(direction)).detach().cpu().double() for chunk in self.chunks])
+        return self.factor_transposed(moved).flatten() * (scale / shape[0])
+
+    def random_signs(self, generator: torch.Generator) -> Tensor:
+        """A random start u with E[u u^T] the projection on the complement of K's known null space.
+
+        B sqrt(p) = 0 for every sample, so random signs go to the other classes - 1 directions only, an orthonormal
+        basis of which is a Householder reflection without its first column. This changes no form u^T f(K) u in the
+        mean where f(0) = 0, but lowers its variance, and there is no mass at zero for Lanczos to resolve.
+        """
+        roots = self.probabilities.sqrt()
+        signs = torch.randint(0, 2, roots.shape, generator=generator).double() * 2 - 1
+        signs[:, 0] = 0
+        mirror = roots.clone()
+        mirror[:, 0] += 1  # reflects the first axis to -sqrt(p); the sum cannot cancel, for sqrt(p) >= 0
+        return (signs - mirror * (mirror * signs).sum(dim=1, keepdim=True) / mirror[:, :1]).flatten()
+
+    def signed_residuals(self, generator: torch.Generator) -> Tensor:
+        """A random start a with B a = +-e, one sign per sample: the mean of a^T f(K) a sums over the samples' own.
+
+        a = e / sqrt(p), whose square (1 - p_y) / p_y is huge for confident mistakes; hence float64.
+        """
+        signs = torch.randint(0, 2, (len(self.targets), 1), generator=generator).double() * 2 - 1
+        return (signs * self.residuals / self.probabilities.sqrt()).flatten()
+
+
+def dual_curvature(probe: Probe) -> Curvature | None:
+    """The curvature at the probe's weights, on at most `SAMPLES` of its samples drawn by its seed.
+
+    With respect to the parameters that require gradients, shared ones once; frozen ones and buffers as they are. None,
+    with a note, where nothing can be differentiated twice.
+    """
+    names, weights = trained(probe)
+    if not names:
+        probe.notes.append("curvature/* is absent: no parameter requires a gradient")
+        return None
+    contents, targets, sizes = subsample(probe, SAMPLES)
+    maps = [partial(_logits_at, probe, names, content, size) for content, size in zip(contents, sizes, strict=True)]
+    try:
+        with torch.no_grad(), differentiable_attention():
+            logits = torch.cat([logits_at(weights) for logits_at in maps])
+    except Exception as error:
+        probe.notes.append(f"curvature/* is absent: {shortly(error)}")
+        return None
+    # Float64 softmax of what the network gave; the floor keeps sqrt(p) invertible and changes nothing else.
+    probabilities = logits.cpu().double().softmax(dim=1).clamp(min=1e-60)
+    climbed = climb(maps, weights, logits, sizes, probe.notes)
+    if climbed is None:
+        return None
+    chunks, rung = climbed
+    count = sum(weight.numel() for weight in weights)
+    return Curvature(probabilities, targets, chunks, sizes, count, rung, logits.device, logits.dtype)
+
+
+def trained(probe: Probe) -> tuple[list[str], Weights]:
+    """Names and values of the parameters that require gradients, shared ones once."""
+    found = {name: value.detach() for name, value in probe.model.named_parameters() if value.requires_grad}
+    return list(found), tuple(found.values())
+
+
+def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The explicit Jacobian of at most `most` samples, with their logits and class indices, on the CPU.
+
+    Shapes (samples x classes, parameters), (samples, classes) in float64, (samples,). One sample at a time: a backward
+    over a whole chunk for each row would cost as many times more.
+    """
+    names, weights = trained(probe)
+    contents, targets, sizes = subsample(probe, most)
+    rows, logits = [], []
+    for content, size in zip(contents, sizes, strict=True):
+        for sample in range(size):
+            alone = rows_of(content, torch.tensor([sample]), size)
+            leaves = leaves_of(weights)
+            output = _logits_at(probe, names, alone, 1, leaves)
+            logits.append(output.detach().cpu().double())
+            for cotangent in torch.eye(output.shape[1], dtype=output.dtype, device=output.device)[:, None]:
+                parts = gradients(output, leaves, cotangent, retain_graph=True)
+                rows.append(torch.cat([part.flatten() for part in parts]).cpu())
+    return torch.stack(rows), torch.cat(logits), targets
+
+
+def subsample(probe: Probe, most: int) -> tuple[list[Any], Tensor, tuple[int, ...]]:
+    """At most `most` samples of the probe: batch contents, class indices and sizes; the same for the same seed.
+
+    Drawn at random, never the first ones: data may come sorted by class. Put together to chunks of up to `CHUNK`
+    where their shapes allow, for each chunk is linearised on its own.
+    """
+    total = len(probe.targets)
+    chosen = torch.arange(total)
+    if total > most:
+        generator = torch.Generator().manual_seed(probe.seed)
+        chosen = torch.randperm(total, generator=generator)[:most].sort().values
+    contents: list[Any] = []
+    sizes: list[int] = []
+    start = 0
+    for batch in probe.batches:
+        count = len(batch.targets)
+        rows = chosen[(chosen >= start) & (chosen < start + count)] - start
+        start += count
+        if not len(rows):
+            continue
+        content = batch.content if len(rows) == count else rows_of(batch.content, rows, count)
+        if sizes and sizes[-1] + len(rows) <= CHUNK:
+            try:
+                contents[-1] = joined(contents[-1], content, sizes[-1], len(rows))
+                sizes[-1] += len(rows)
+                continue
+            except (RuntimeError, TypeError, ValueError, KeyError):  # ragged contents stay apart
+                pass
+        contents.append(content)
+        sizes.append(len(rows))
+    return contents, probe.targets[chosen], tuple(sizes)
+
+
+def joined(first: Any, second: Any, examples: int, more: int) -> Any:
+    """Two nested contents of equal structure in one: tensors with the examples on their first axis put together.
+
+    Raises:
+        ValueError: anything else differs between them.
+    """
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.ndim and second.ndim and len(first) == examples and len(second) == more:
+            return torch.cat([first, second])
+        if first.shape == second.shape and torch.equal(first, second):
+            return first
+    elif isinstance(first, Mapping) and first.keys() == second.keys():
+        return {key: joined(first[key], second[key], examples, more) for key in first}
+    elif isinstance(first, list | tuple) and len(first) == len(second):
+        parts = [joined(one, other, examples, more) for one, other in zip(first, second, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    elif not isinstance(first, Tensor) and type(first) is type(second) and first == second:
+        return first
+    raise ValueError("contents that differ beyond their examples")
+
+
+def rows_of(content: Any, rows: Tensor, examples: int) -> Any:
+    """Nested `content` with every tensor that has the examples on its first axis reduced to `rows`."""
+    if isinstance(content, Tensor):
+        return content[rows.to(content.device)] if content.ndim and len(content) == examples else content
+    if isinstance(content, Mapping):
+        return {key: rows_of(value, rows, examples) for key, value in content.items()}
+    if isinstance(content, tuple) and hasattr(content, "_fields"):
+        return type(content)(*(rows_of(value, rows, examples) for value in content))
+    if isinstance(content, list | tuple):
+        return type(content)(rows_of(value, rows, examples) for value in content)
+    return content
+
+
+def _logits_at(probe: Probe, names: Sequence[str], content: Any, examples: int, weights: Weights) -> Tensor:
+    return probe.logits_on(content, examples, dict(zip(names, weights, strict=True)))

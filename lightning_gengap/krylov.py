@@ -1,0 +1,162 @@
+"""Lanczos and the quadrature rules it yields, for symmetric positive semi-definite products. Knows vectors only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+_ROUND_OFF = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """What k Lanczos steps know of K and its start u: T, and what couples it to the rest.
+
+    Attributes:
+        diagonal: shape (k,), float64; K projected on the Krylov basis.
+        coupling: shape (k,), float64; below the diagonal, and last the norm of what the basis leaves over:
+            zero once the Krylov space is invariant.
+        mass: u^T u.
+    """
+
+    diagonal: Tensor
+    coupling: Tensor
+    mass: float
+
+    def __len__(self) -> int:
+        return len(self.diagonal)
+
+    @property
+    def form(self) -> float:
+        """u^T K u, to the precision of the products."""
+        return self.mass * float(self.diagonal[0]) if len(self) else 0.0
+
+    def nodes_and_weights(self, radau: bool = False) -> tuple[Tensor, Tensor]:
+        """Gauss's k nodes and their weights (summing to the mass), or Gauss-Radau's k + 1 with one node at 0."""
+        diagonal, coupling = _with_node_at_zero(self) if radau else (self.diagonal, self.coupling)
+        below = coupling[: len(diagonal) - 1]
+        nodes, vectors = torch.linalg.eigh(diagonal.diag() + below.diag(1) + below.diag(-1))
+        return nodes.clamp(min=0), self.mass * vectors[0].square()
+
+    def value(self, function: Callable[[Tensor], Tensor], radau: bool = False) -> float:
+        """The rule's value of u^T f(K) u for any smooth f."""
+        nodes, weights = self.nodes_and_weights(radau)
+        return float(weights @ function(nodes))
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Two values with the exact one between them."""
+
+    lower: float
+    upper: float
+
+    @property
+    def middle(self) -> float:
+        """The geometric mean: the two ends err by similar factors."""
+        return (self.lower * self.upper) ** 0.5
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance of the ends, relative to the middle."""
+        middle = self.middle
+        return 0.5 * (self.upper - self.lower) / middle if middle > 0 else float(self.upper > 0)
+
+    def __add__(self, other: Bracket) -> Bracket:
+        return Bracket(self.lower + other.lower, self.upper + other.upper)
+
+    def scaled(self, factor: float) -> Bracket:
+        """Both ends times a positive factor."""
+        return Bracket(self.lower * factor, self.upper * factor)
+
+
+def lanczos(
+    product: Product,
+    start: Tensor,
+    most: int,
+    enough: Callable[[Tridiagonal], bool] = lambda tridiagonal: False,
+) -> Tridiagonal:
+    """Up to `most` Lanczos steps, one product each, with full re-orthogonalisation in float64.
+
+    Every new vector is orthogonalised against the whole basis twice: products in float32 would otherwise lose the
+    orthogonality that the quadrature rests on. Memory: 8 x steps x len(start) bytes.
+
+    Args:
+        product: a symmetric positive semi-definite matrix times a float64 vector; it may compute in float32.
+        start: shape (n,), float64.
+        most: the largest number of products.
+        enough: called after each step; True stops.
+    """
+    size = len(start)
+    norm = float(start.norm())
+    if norm == 0 or most < 1:
+        return Tridiagonal(start.new_zeros(0), start.new_zeros(0), norm**2)
+    basis = start.new_zeros(min(most, size), size)
+    diagonal, coupling = start.new_zeros(len(basis)), start.new_zeros(len(basis))
+    vector = start / norm
+    found = Tridiagonal(diagonal[:0], coupling[:0], norm**2)
+    for step in range(len(basis)):
+        basis[step] = vector
+        image = product(vector)
+        reach = float(image.norm())
+        diagonal[step] = vector @ image
+        done = basis[: step + 1]
+        for _ in range(2):
+            image = image - done.T @ (done @ image)
+        left_over = float(image.norm())
+        # What is left of a vector in the span of the basis is round-off, and its direction is arbitrary.
+        invariant = left_over <= 10 * _ROUND_OFF * reach or step + 1 == size
+        coupling[step] = 0.0 if invariant else left_over
+        found = Tridiagonal(diagonal[: step + 1], coupling[: step + 1], norm**2)
+        if invariant or enough(found):
+            break
+        vector = image / left_over
+    return Tridiagonal(found.diagonal.clone(), found.coupling.clone(), found.mass)
+
+
+def shrinkage(tridiagonal: Tridiagonal, ridge: float) -> Bracket:
+    """Bracket of u^T K (K + ridge)^-1 u.
+
+    Gauss-Radau with a node at 0 is the lower end and Gauss the upper: all even derivatives of x / (x + ridge) are
+    negative and all odd ones positive. Both come from the continued fraction of T, not from its eigenvalues: with
+    T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11, which keeps its
+    relative accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue.
+    """
+    if not len(tridiagonal):
+        return Bracket(0.0, 0.0)
+    upper = _shrunk(tridiagonal.diagonal, tridiagonal.coupling, ridge)
+    lower = min(_shrunk(*_with_node_at_zero(tridiagonal), ridge), upper)
+    return Bracket(tridiagonal.mass * lower, tridiagonal.mass * upper)
+
+
+def _shrunk(diagonal: Tensor, coupling: Tensor, ridge: float) -> float:
+    """[T (T + ridge)^-1]_11."""
+    entries, squares = diagonal.tolist(), coupling.square().tolist()
+    schur = max(entries[-1], 0.0)
+    for entry, square in zip(reversed(entries[:-1]), reversed(squares[: len(entries) - 1]), strict=True):
+        schur = max(entry - square / (schur + ridge), 0.0)  # positive but for round-off
+    return schur / (schur + ridge)
+
+
+def _with_node_at_zero(tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:
+    """T extended by the one row that makes it singular (Golub 1973); T itself where the Krylov space is invariant.
+
+    Float32 noise can push a tiny eigenvalue of T below zero; then the largest leading part of T that is positive
+    definite is extended instead: a weaker bound, but a bound.
+    """
+    diagonal, coupling = tridiagonal.diagonal, tridiagonal.coupling
+    if float(coupling[-1]) == 0:
+        return diagonal, coupling
+    pivot, corner, kept = 0.0, 0.0, 0
+    for step, entry in enumerate(diagonal.tolist()):
+        pivot = entry - (float(coupling[step - 1]) * corner if step else 0.0)
+        if pivot <= _ROUND_OFF * entry:
+            break
+        # The last pivot of T = L D L^T is 1 / [T^-1]_kk, so that this ratio times the coupling makes T singular.
+        corner, kept = float(coupling[step]) / pivot, step + 1
+    last = diagonal.new_tensor([float(coupling[kept - 1]) * corner if kept else 0.0])
+    return torch.cat([diagonal[:kept], last]), coupling

@@ -1,0 +1,101 @@
+"""Curvature by the plainest float64 code: explicit Jacobians, dense matrices, refits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, one_hot
+
+
+def jacobian(model: nn.Module, inputs: Tensor) -> Tensor:
+    """d logits / d trained parameters; shape (samples, classes, parameters)."""
+    weights = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+    def logits(at: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, at, (inputs,))
+
+    with sdpa_kernel(SDPBackend.MATH):  # torch.func has no batching rule for the fused kernels
+        parts = torch.func.jacrev(logits)(weights)
+    return torch.cat([part.flatten(2) for part in parts.values()], dim=2)
+
+
+def output_curvature(logits: Tensor) -> Tensor:
+    """diag(p) - p p^T of every sample."""
+    p = logits.detach().softmax(dim=1)
+    return torch.stack([row.diag() - torch.outer(row, row) for row in p])
+
+
+def gauss_newton(model: nn.Module, inputs: Tensor) -> Tensor:
+    """(1/n) sum J_i^T Lambda_i J_i; shape (parameters, parameters)."""
+    rows = jacobian(model, inputs)
+    curvature = output_curvature(model(inputs))
+    return sum(j.T @ c @ j for j, c in zip(rows, curvature, strict=True)) / len(rows)
+
+
+def root(probabilities: Tensor) -> Tensor:
+    """B = diag(sqrt p) - p sqrt(p)^T of one sample."""
+    return probabilities.sqrt().diag() - torch.outer(probabilities, probabilities.sqrt())
+
+
+def dual(model: nn.Module, inputs: Tensor) -> Tensor:
+    """B^T J J^T B / n; shape (samples x classes, samples x classes)."""
+    rows = jacobian(model, inputs)
+    p = model(inputs).detach().softmax(dim=1)
+    half = torch.cat([root(q).T @ j for j, q in zip(rows, p, strict=True)])
+    return half @ half.T / len(rows)
+
+
+def soft_rank(matrix: Tensor, ridge: float) -> float:
+    eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
+    return float((eigenvalues / (eigenvalues + ridge)).sum())
+
+
+def loss_gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Every sample's gradient of the cross-entropy; shape (samples, parameters)."""
+    logits = model(inputs).detach()
+    residuals = logits.softmax(dim=1) - one_hot(targets, logits.shape[1])
+    return torch.einsum("nkp,nk->np", jacobian(model, inputs), residuals)
+
+
+def tic(model: nn.Module, inputs: Tensor, targets: Tensor, ridge: float) -> float:
+    """Tr C (G + ridge)^-1 / n."""
+    gradients = loss_gradients(model, inputs, targets)
+    covariance = gradients.T @ gradients / len(gradients)
+    matrix = gauss_newton(model, inputs)
+    return float(torch.linalg.solve(matrix + ridge * torch.eye(len(matrix)).to(matrix), covariance).trace()) / len(
+        inputs
+    )
+
+
+def leverage_blocks(model: nn.Module, inputs: Tensor, ridge: float) -> Tensor:
+    """Q_i = J_i (G + ridge)^-1 J_i^T / n; shape (samples, classes, classes)."""
+    rows, matrix = jacobian(model, inputs), gauss_newton(model, inputs)
+    inverse = torch.linalg.inv(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+    return torch.stack([j @ inverse @ j.T for j in rows]) / len(rows)
+
+
+def fitted_softmax(features: Tensor, targets: Tensor, classes: int, penalty: float) -> Tensor:
+    """Weights (classes, inputs) that minimise sum of cross-entropies + penalty / 2 |W|^2, by damped Newton steps."""
+    weights = features.new_zeros(classes * features.shape[1])
+
+    def objective(at: Tensor) -> Tensor:
+        logits = features @ at.reshape(classes, -1).T
+        return cross_entropy(logits, targets, reduction="sum") + 0.5 * penalty * at.square().sum()
+
+    return newton(objective, weights).reshape(classes, -1)
+
+
+def newton(objective: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    gradient, hessian = torch.func.grad(objective), torch.func.jacrev(torch.func.grad(objective))
+    for _ in range(50):
+        step = torch.linalg.solve(hessian(at), gradient(at))
+        rate = 1.0
+        while objective(at - rate * step) > objective(at) and rate > 1e-6:
+            rate /= 2
+        at = at - rate * step
+        if float(step.norm()) < 1e-10:
+            break
+    return at

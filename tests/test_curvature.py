@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap import jacobian as jacobian_module
+from lightning_gengap.batches import read_batch
+from lightning_gengap.curvature import Curvature, dual_curvature, jacobian_of, joined, rows_of, subsample
+from tests import curvature_oracles as oracles
+from tests import networks
+from tests.probes import probing
+
+COUNT = 9
+Factory = Callable[[], nn.Module]
+
+
+def small_mlp() -> nn.Module:
+    return networks.mlp((5,))
+
+
+class FrozenSharedUnused(nn.Module):
+    """A frozen first layer, a layer used twice under two names, and one that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(networks.CHANNELS * networks.SIDE**2, 5).requires_grad_(False)
+        self.second = nn.Linear(5, 5)
+        self.again = self.second
+        self.unused = nn.Linear(3, 3)
+        self.head = nn.Linear(5, networks.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.tanh(self.first(images.flatten(1)))
+        return self.head(torch.tanh(self.again(torch.tanh(self.second(x)))))
+
+
+def inplace_cnn() -> nn.Module:
+    return networks.cnn_with_batch_norm(inplace=True)
+
+
+FACTORIES = [small_mlp, inplace_cnn, networks.VisionTransformer, FrozenSharedUnused]
+named = pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+
+
+def task(factory: Factory, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    model, images = networks.made(factory).double(), networks.images(COUNT).double()
+    targets = networks.mostly_right_targets(model, images)
+    return model.to(dtype).eval(), images.to(dtype), targets
+
+
+def dense(curvature: Curvature) -> Tensor:
+    size = curvature.probabilities.numel()
+    return torch.stack([curvature.product(axis) for axis in torch.eye(size, dtype=torch.float64)], dim=1)
+
+
+def only(rung: str) -> dict[str, object]:
+    """The ladder with every rung above `rung` broken."""
+
+    def fails(logits_at: object, weights: object) -> None:
+        raise NotImplementedError("no such derivative")
+
+    names = list(jacobian_module.RUNGS)
+    above = names[: names.index(rung)]
+    return {name: fails if name in above else build for name, build in jacobian_module.RUNGS.items()}
+
+
+@named
+@pytest.mark.parametrize("rung", jacobian_module.RUNGS)
+def test_products_on_every_rung_are_those_of_the_dense_matrix(
+    factory: Factory, rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, targets = task(factory)
+    monkeypatch.setattr(jacobian_module, "RUNGS", only(rung))
+    exact = oracles.dual(model, images)
+    vectors = torch.randn(3, len(exact), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with probing(model, images, targets, chunk=4) as probe:
+        curvature = dual_curvature(probe)
+        assert curvature is not None
+        assert curvature.rung == list(jacobian_module.RUNGS).index(rung) + 1
+        assert len(probe.notes) == (curvature.rung > 1)
+        assert all("no such derivative" in note for note in probe.notes)
+        for vector in vectors:
+            torch.testing.assert_close(curvature.product(vector), exact @ vector, rtol=1e-9, atol=1e-12)
+
+
+def test_the_dual_matrix_has_the_spectrum_of_the_gauss_newton_matrix() -> None:
+    model, images, targets = task(small_mlp)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+        assert curvature is not None
+        mine = torch.linalg.eigvalsh(dense(curvature)).flip(0)
+    theirs = torch.linalg.eigvalsh(oracles.gauss_newton(model, images)).flip(0)
+    rank = COUNT * (networks.CLASSES - 1)
+    torch.testing.assert_close(mine[:rank], theirs[:rank], rtol=1e-9, atol=1e-12)
+
+
+def test_float32_and_chunks_change_the_product_by_round_off_only() -> None:
+    model, images, targets = task(inplace_cnn)
+    exact = oracles.dual(model, images)
+    vector = torch.ones(len(exact), dtype=torch.float64)
+    single = model.float()
+    for chunk in (2, COUNT):
+        with probing(single, images.float(), targets, chunk=chunk) as probe:
+            curvature = dual_curvature(probe)
+            assert curvature is not None
+            torch.testing.assert_close(curvature.product(vector), exact @ vector, rtol=1e-3, atol=1e-6)
+
+
+def test_frozen_shared_and_unused_parameters_are_counted_as_they_train() -> None:
+    model, images, targets = task(FrozenSharedUnused)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+    assert curvature is not None
+    assert curvature.parameters == (5 * 5 + 5) + (3 * 3 + 3) + (5 * networks.CLASSES + networks.CLASSES)
+
+
+def test_a_model_without_trained_parameters_is_absent_with_a_note() -> None:
+    model, images, targets = task(small_mlp)
+    model.requires_grad_(False)
+    with probing(model, images, targets) as probe:
+        assert dual_curvature(probe) is None
+        assert probe.notes == ["curvature/* is absent: no parameter requires a gradient"]
+
+
+def test_operations_without_forward_mode_descend_the_ladder() -> None:
+    model, images, targets = task(networks.Recurrent, torch.float32)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+        assert curvature is not None
+        assert curvature.rung == 2
+        assert "forward AD" in probe.notes[0]
+
+
+class Once(torch.autograd.Function):
+    """Doubles its input; can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class DifferentiableOnce(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = small_mlp()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Once.apply(self.layers(images))
+
+
+def test_what_cannot_be_differentiated_twice_is_absent_with_a_note() -> None:
+    model, images, targets = task(DifferentiableOnce)
+    with probing(model, images, targets) as probe:
+        assert dual_curvature(probe) is None
+        assert "cannot be differentiated twice" in probe.notes[0]
+
+
+class AlwaysDropping(nn.Module):
+    """Functional dropout that ignores eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(networks.CHANNELS * networks.SIDE**2, 30)
+        self.head = nn.Linear(30, networks.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(torch.tanh(self.first(images.flatten(1)))))
+
+
+def test_maps_that_are_not_each_others_transpose_are_refused() -> None:
+    model, images, targets = task(AlwaysDropping)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+        assert curvature is not None
+        assert curvature.rung == 2  # one graph for both maps: one dropout mask
+        assert "disagree" in probe.notes[0]
+
+
+def test_the_factor_squares_to_the_output_curvature_and_maps_starts_to_residuals() -> None:
+    model, images, targets = task(small_mlp)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+    assert curvature is not None
+    logits = model(images).detach()
+    vectors = torch.randn(COUNT, networks.CLASSES, dtype=torch.float64)
+    product = curvature.factor(curvature.factor_transposed(vectors))
+    expected = torch.einsum("nkj,nj->nk", oracles.output_curvature(logits), vectors)
+    torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-14)
+    start = curvature.signed_residuals(torch.Generator().manual_seed(0)).reshape(COUNT, -1)
+    signs = torch.sign((curvature.factor(start) * curvature.residuals).sum(dim=1, keepdim=True))
+    torch.testing.assert_close(curvature.factor(start), signs * curvature.residuals, rtol=1e-12, atol=1e-14)
+
+
+def test_random_signs_cover_all_but_the_known_null_space() -> None:
+    model, images, targets = task(small_mlp)
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+    assert curvature is not None
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([curvature.random_signs(generator) for _ in range(4000)]).reshape(4000, COUNT, -1)
+    roots = curvature.probabilities.sqrt()
+    assert float((draws * roots).sum(dim=2).abs().max()) < 1e-12
+    torch.testing.assert_close(
+        draws.square().sum(dim=2), torch.full((4000, COUNT), networks.CLASSES - 1.0).double(), rtol=1e-12, atol=0
+    )
+    seen = torch.einsum("snk,snj->nkj", draws, draws) / 4000
+    expected = torch.eye(networks.CLASSES).double() - roots[:, :, None] * roots[:, None, :]
+    assert float((seen - expected).abs().max()) < 5 / 4000**0.5
+
+
+def test_model_gradients_and_random_streams_are_left_alone() -> None:
+    model, images, targets = task(inplace_cnn)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    identities = [id(parameter) for parameter in model.parameters()]
+    state = torch.get_rng_state()
+    with probing(model, images, targets) as probe:
+        curvature = dual_curvature(probe)
+        assert curvature is not None
+        curvature.product(torch.ones(curvature.probabilities.numel(), dtype=torch.float64))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert identities == [id(parameter) for parameter in model.parameters()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_explicit_jacobian_is_that_of_the_oracle() -> None:
+    model, images, targets = task(inplace_cnn)
+    with probing(model, images, targets, chunk=4) as probe:
+        rows, logits, labels = jacobian_of(probe, COUNT)
+    torch.testing.assert_close(rows, oracles.jacobian(model, images).flatten(0, 1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(logits, model(images).detach())
+    assert torch.equal(labels, targets)
+
+
+def test_a_subsample_is_seeded_and_reaches_into_every_part_of_the_content() -> None:
+    model, images, _ = task(small_mlp)
+    targets = torch.arange(COUNT) % networks.CLASSES
+    drawn = []
+    for seed in (0, 0, 1):
+        with probing(model, images, targets, chunk=4, seed=seed) as probe:
+            contents, labels, sizes = subsample(probe, 5)
+        inputs = torch.cat([content[0] for content in contents])
+        rows = [int((images == row).flatten(1).all(dim=1).nonzero()) for row in inputs]
+        assert torch.equal(labels, targets[rows])
+        assert torch.equal(labels, torch.cat([content[1] for content in contents]))
+        assert sum(sizes) == 5
+        drawn.append(rows)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_rows_of_nested_contents() -> None:
+    table, scalar = torch.arange(12).reshape(4, 3), torch.tensor(1.0)
+    taken = rows_of({"x": [table, scalar], "name": "batch", "other": torch.zeros(5)}, torch.tensor([0, 2]), 4)
+    assert torch.equal(taken["x"][0], table[[0, 2]])
+    assert taken["x"][1] is scalar
+    assert taken["name"] == "batch"
+    assert len(taken["other"]) == 5
+
+
+def test_contents_are_joined_or_refused() -> None:
+    table, extra = torch.arange(6).reshape(2, 3), torch.ones(4)
+    both = joined({"x": [table, extra], "name": "a"}, {"x": [table[:1], extra], "name": "a"}, 2, 1)
+    assert torch.equal(both["x"][0], table[[0, 1, 0]])
+    assert torch.equal(both["x"][1], extra)
+    with pytest.raises(ValueError, match="beyond their examples"):
+        joined([table, "a"], [table, "b"], 2, 2)
+    with pytest.raises(RuntimeError):
+        joined(table, table[:, :2], 2, 2)
+
+
+def test_ragged_chunks_stay_apart_and_give_the_same_product() -> None:
+    model, images, targets = task(networks.cnn)
+    ragged = torch.nn.functional.pad(images[4:], (0, 2))
+    parts = [(images[:4], targets[:4]), (ragged, targets[4:])]
+    with probing(model, images, targets) as probe:
+        apart = replace(probe, batches=tuple(read_batch(part) for part in parts))
+        curvature = dual_curvature(apart)
+    assert curvature is not None
+    assert curvature.sizes == (4, COUNT - 4)
+    product = curvature.product(torch.ones(COUNT * networks.CLASSES, dtype=torch.float64))
+    half = torch.cat(
+        [
+            torch.cat(
+                [
+                    oracles.root(p).T @ j
+                    for p, j in zip(model(x).detach().softmax(1), oracles.jacobian(model, x), strict=True)
+                ]
+            )
+            for x, _ in parts
+        ]
+    )
+    torch.testing.assert_close(product, half @ half.T.sum(dim=1) / COUNT, rtol=1e-9, atol=1e-12)
