@@ -25,6 +25,7 @@ parser.add_argument("--limit-train", type=int, default=50_000)
 parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--width", type=int, default=16)
 parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--predictor", default="default", help="images_v1 also sees augmentation")
 parser.add_argument("--no-monitor", action="store_true", help="train without GapMonitor, for comparison")
 options = parser.parse_args()
 
@@ -115,7 +116,11 @@ class PrintPrediction(L.Callback):
 
 L.seed_everything(options.seed, verbose=False)
 training, test = dataset("train", options.limit_train), dataset("test")
-callbacks = [] if options.no_monitor else [GapMonitor(), GapEarlyStopping(patience=5, verbose=True), PrintPrediction()]
+callbacks = (
+    []
+    if options.no_monitor
+    else [GapMonitor(options.predictor), GapEarlyStopping(patience=5, verbose=True), PrintPrediction()]
+)
 trainer = L.Trainer(
     max_epochs=options.epochs, callbacks=callbacks, enable_progress_bar=False, enable_checkpointing=False
 )

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
     fitting.add_argument("table", type=Path)
-    fitting.add_argument("--name", default="default_v1")
+    fitting.add_argument("--name", default="default_v1", help="images_v1 has its own features, others the default's")
     fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
     fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
     fitting.set_defaults(verb=_zoo_fit)
@@ -170,11 +170,11 @@ def _zoo_fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictor import dumps
     from lightning_gengap.zoo.card import card
     from lightning_gengap.zoo.evaluation import scores
-    from lightning_gengap.zoo.fit import DEFAULT, fit
+    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit
     from lightning_gengap.zoo.table import read
 
     _refuse_overwriting(options.out)
-    table, specification = read(options.table), replace(DEFAULT, name=options.name)
+    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT), name=options.name)
     predictor = fit(table, specification)
     if not options.no_scores:
         predictor = replace(predictor, scores=scores(table, specification))

@@ -71,6 +71,11 @@ DEFAULT = Specification(
 )
 
 
+# For images: accuracy on flipped and shifted copies tells apart models trained with and without augmentation.
+IMAGES = Specification("images_v1", (*DEFAULT.features, Term("perturbation/augment_accuracy", "identity")), "additive")
+SPECIFICATIONS = {specification.name: specification for specification in (DEFAULT, IMAGES)}
+
+
 def usable(table: Table, specification: Specification) -> Mask:
     """Rows with every feature, and train accuracy above the threshold below which predictors abstain."""
     chance = 1 / table.numbers("measure.classes")

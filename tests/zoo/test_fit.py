@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gengap import load_predictor
 from lightning_gengap.errors import TableError
-from lightning_gengap.zoo.fit import DEFAULT, Specification, Term, fit, predicted, usable, weighted_quantile
+from lightning_gengap.zoo.fit import SPECIFICATIONS, Specification, Term, fit, predicted, usable, weighted_quantile
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.tables import rows, table
 
@@ -66,9 +66,10 @@ def test_constant_feature_and_too_few_tasks_are_refused(tmp_path: Path):
         fit(table(tmp_path, tasks=3), PLANTED)
 
 
-def test_committed_table_reproduces_the_bundled_predictor():
-    bundled = load_predictor("default_v1")
-    again = fit(read(ROOT / "pretrained_predictors" / "small_zoo_v1.csv.gz"), DEFAULT)
+@pytest.mark.parametrize("name", SPECIFICATIONS)
+def test_committed_table_reproduces_the_bundled_predictors(name: str):
+    bundled = load_predictor(name)
+    again = fit(read(ROOT / "pretrained_predictors" / "small_zoo_v1.csv.gz"), SPECIFICATIONS[name])
     assert again.provenance == bundled.provenance
     assert [f.name for f in again.features] == [f.name for f in bundled.features]
     for ours, theirs in zip(again.features, bundled.features, strict=True):
