@@ -17,6 +17,7 @@ test: $(VENV)/ready
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 types: $(VENV)/ready
 	$(RUN) -m mypy
@@ -24,8 +25,7 @@ types: $(VENV)/ready
 check: test lint types
 
 # Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy.
-ZOO_TABLE := pretrained_predictors/small_zoo_v1.csv.gz
-ZOO_TASKS ?= 60
+ZOO_TASKS ?= 50
 predictor: $(VENV)/ready
 	$(RUN) -m lightning_gengap zoo run --tasks $(ZOO_TASKS) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
 	rm -f runs/zoo.csv.gz runs/default.json
@@ -34,7 +34,8 @@ predictor: $(VENV)/ready
 
 benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
-	$(RUN) benchmarks/overhead.py
+	$(RUN) benchmarks/overhead.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(RUN) benchmarks/features.py
 
 # Debian ships venv without ensurepip: then virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml
