@@ -1,4 +1,4 @@
-"""The zoo's model families: NiN-style CNN, VGG, ResNet, MLP and a small vision transformer."""
+"""The zoo's model families: NiN-style CNN, VGG, ResNet, MLP, a small vision transformer, MobileNet-like."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Family = Literal["cnn", "vgg", "resnet", "mlp", "vit"]
+Family = Literal["cnn", "vgg", "resnet", "mlp", "vit", "mobilenet"]
 FAMILIES: tuple[Family, ...] = ("cnn", "vgg", "resnet", "mlp", "vit")
+ALL_FAMILIES: tuple[Family, ...] = (*FAMILIES, "mobilenet")
+_GROUPS = 4
 
 
 def build(
-    family: str, channels: int, side: int, classes: int, width: int, depth: int, dropout: float, norm: bool
+    family: str,
+    channels: int,
+    side: int,
+    classes: int,
+    width: int,
+    depth: int,
+    dropout: float,
+    norm: bool,
+    group_norm: bool = False,
 ) -> nn.Module:
     """A classifier of images (batch, channels, side, side) that returns logits.
 
     `width` is the channels of the first stage, an eighth of the MLP's hidden units, or half the ViT's embedding;
-    `depth` the blocks per stage; `norm` asks for batch normalisation (the ViT always has layer normalisation).
+    `depth` the blocks per stage; `norm` asks for batch normalisation (the ViT always has layer normalisation),
+    `group_norm` for group normalisation instead, in the ResNet and the MobileNet.
     """
     if family == "cnn":
         return network_in_network(channels, classes, width, depth, dropout, norm)
     if family == "vgg":
         return vgg(channels, side, classes, width, depth, dropout, norm)
     if family == "resnet":
-        return ResNet(channels, classes, width, depth, dropout)
+        return ResNet(channels, classes, width, depth, dropout, group_norm)
+    if family == "mobilenet":
+        return mobilenet(channels, classes, width, depth, dropout, group_norm)
     if family == "mlp":
         return mlp(channels * side * side, classes, 8 * width, depth + 1, dropout, norm)
     return VisionTransformer(channels, side, classes, 2 * width, depth + 1, dropout)
@@ -68,18 +81,61 @@ def mlp(inputs: int, classes: int, width: int, depth: int, dropout: float, norm:
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-class ResNet(nn.Module):
-    """Three stages of basic residual blocks with batch normalisation."""
+def mobilenet(
+    channels: int, classes: int, width: int, depth: int, dropout: float, group_norm: bool = False
+) -> nn.Sequential:
+    """Three stages of inverted residual blocks with depthwise convolutions."""
+    stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), _normalisation(width, group_norm), nn.ReLU()]
+    blocks, inner = [], width
+    for stage in range(3):
+        for block in range(depth):
+            stride = 2 if stage and block == 0 else 1
+            blocks.append(InvertedResidual(inner, width * 2**stage, stride, group_norm))
+            inner = width * 2**stage
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(inner, classes)]
+    return nn.Sequential(*stem, *blocks, *head)
 
-    def __init__(self, channels: int, classes: int, width: int, depth: int, dropout: float = 0.0) -> None:
+
+class InvertedResidual(nn.Module):
+    """Widen by pointwise, filter by depthwise, narrow by pointwise convolutions; a shortcut where shapes agree."""
+
+    def __init__(self, inner: int, outer: int, stride: int, group_norm: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_conv(channels, width, 3, norm=True))
+        wide = 2 * inner
+        self.body = nn.Sequential(
+            nn.Conv2d(inner, wide, 1, bias=False),
+            _normalisation(wide, group_norm),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+            _normalisation(wide, group_norm),
+            nn.ReLU(),
+            nn.Conv2d(wide, outer, 1, bias=False),
+            _normalisation(outer, group_norm),
+        )
+        self.shortcut = stride == 1 and inner == outer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, or half the side and `outer` channels."""
+        y = self.body(x)
+        return y + x if self.shortcut else y
+
+
+class ResNet(nn.Module):
+    """Three stages of basic residual blocks with batch (or group) normalisation."""
+
+    def __init__(
+        self, channels: int, classes: int, width: int, depth: int, dropout: float = 0.0, group_norm: bool = False
+    ) -> None:
+        super().__init__()
+        stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(stem, _normalisation(width, group_norm), nn.ReLU())
         stages = []
         inner = width
         for stage in range(3):
             outer = width * 2**stage
             blocks = [
-                ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1) for b in range(depth)
+                ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1, group_norm)
+                for b in range(depth)
             ]
             stages.append(nn.Sequential(*blocks))
             inner = outer
@@ -94,14 +150,14 @@ class ResNet(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut, added before the last activation."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, group_norm: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outer)
+        self.first_norm = _normalisation(outer, group_norm)
         self.second = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outer)
+        self.second_norm = _normalisation(outer, group_norm)
         same = stride == 1 and inner == outer
-        projection = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+        projection = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), _normalisation(outer, group_norm))
         self.shortcut = nn.Identity() if same else projection
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,3 +206,7 @@ class EncoderBlock(nn.Module):
 def _conv(channels: int, width: int, kernel: int, norm: bool) -> list[nn.Module]:
     convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=not norm)
     return [convolution, *([nn.BatchNorm2d(width)] if norm else []), nn.ReLU()]
+
+
+def _normalisation(width: int, group_norm: bool) -> nn.Module:
+    return nn.GroupNorm(_GROUPS, width) if group_norm else nn.BatchNorm2d(width)

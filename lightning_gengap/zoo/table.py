@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lightning_gengap.derived import derived
 from lightning_gengap.errors import TableError
 from lightning_gengap.keys import MEASURED
+from lightning_gengap.zoo.recipe import described, recipe_of
 
 REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
 Floats = NDArray[np.float64]
@@ -48,7 +49,7 @@ class Table:
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
-    """Rows of all whole runs in a folder, ordered by task, run and snapshot.
+    """Rows of all whole runs in a folder.
 
     Raises:
         TableError: there is no whole run.
@@ -56,19 +57,47 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in sorted(runs.glob("*.json")):
         content = json.loads(path.read_text())
-        recipe = content["recipe"]
-        task = recipe.pop("task")
-        task["classes"] = " ".join(map(str, task["classes"]))
+        recipe = recipe_of(content["recipe"])
+        task = described(recipe.task) | {"classes": " ".join(map(str, recipe.task.classes))}
         task_key = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:8]
+        facts = {**asdict(recipe.task), **asdict(recipe), "classes": task["classes"]}
+        columns = {f"recipe.{key}": value for key, value in facts.items() if key != "task"}
         for row in content["rows"]:
-            described = {f"recipe.{key}": value for key, value in {**task, **recipe}.items() if key != "seed"}
-            measured = {key.removeprefix("measure."): value for key, value in row.items()}
+            measured = {key.removeprefix("measure."): value for key, value in row.items() if key != "taken"}
             extra = {f"measure.{key}": value for key, value in derived(measured).items()}
             identity = {"run": content["key"], "task": task_key}
-            rows.append({**identity, **described, "recipe.seed": recipe["seed"], **row, **extra})
+            rows.append({**identity, **columns, **{k: v for k, v in row.items() if k != "taken"}, **extra})
     if not rows:
         raise TableError("runs", got=f"no run in {runs}", expected="files <key>.json", remedy="`gengap zoo run` first.")
-    return sorted(rows, key=lambda row: (row["task"], row["run"], row["epoch"]))
+    return rows
+
+
+def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of several tables or folders in one, ordered by task, run and snapshot; a snapshot that agrees once.
+
+    Raises:
+        TableError: one snapshot of one run has two values for a column.
+    """
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in (row for rows in parts for row in rows):
+        key = (str(row["run"]), float(row["epoch"]))
+        known = found.setdefault(key, {})
+        for column, value in row.items():
+            if column in known and _cell(known[column]) != _cell(value):
+                raise TableError(
+                    f"run {key[0]}, epoch {key[1]:g}",
+                    got=f"two values of {column}: {_cell(known[column])} and {_cell(value)}",
+                    expected="one result per run and snapshot",
+                    remedy="Leave out one of the sources, or train the run again.",
+                )
+            known[column] = value
+    return [found[key] for key in sorted(found, key=lambda key: (str(found[key]["task"]), *key))]
+
+
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    """The rows of a table, without their empty cells."""
+    lines = zip(*table.columns.values(), strict=True)
+    return [{name: cell for name, cell in zip(table.columns, line, strict=True) if cell} for line in lines]
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> None:

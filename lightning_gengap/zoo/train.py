@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from lightning_gengap.monitor import GapMonitor
 from lightning_gengap.quiet import quiet
 from lightning_gengap.undisturbed import undisturbed
 from lightning_gengap.zoo.architectures import build
+from lightning_gengap.zoo.datasets import CLASS_COUNTS
 from lightning_gengap.zoo.recipe import Recipe
 from lightning_gengap.zoo.task import TaskData, prepare
+from lightning_gengap.zoo.weights import Weights
 
 MEASURED_HERE = ("norm", "perturbation", "difficulty")  # beside margin and fit, which every monitor takes
+PRETRAINING_SAMPLES, PRETRAINING_EPOCHS = 3000, 8
+MONITORED = 1024  # samples, as by default
 _CHUNK = 1000
 
 
@@ -38,11 +43,12 @@ class ZooModel(LightningModule):
             recipe.family,
             channels,
             task.side,
-            len(task.classes),
+            task.outputs,
             recipe.width,
             recipe.depth,
             recipe.dropout,
             recipe.norm,
+            recipe.group_norm,
         )
         self._augmentation = torch.Generator().manual_seed(recipe.seed)
 
@@ -74,8 +80,8 @@ class ZooModel(LightningModule):
 class Snapshots(Callback):
     """Record the monitor's values beside the gap on all training samples and the test set."""
 
-    def __init__(self, monitor: GapMonitor, data: TaskData, noise: float) -> None:
-        self.monitor, self.data, self.noise = monitor, data, noise
+    def __init__(self, monitor: GapMonitor, data: TaskData, noise: float, kept: Weights | None = None) -> None:
+        self.monitor, self.data, self.noise, self.kept = monitor, data, noise, kept
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,6 +92,8 @@ class Snapshots(Callback):
             gaps = observed_gap(pl_module, self.data, self.noise)
         values = {f"measure.{key}": value for key, value in self.monitor.values.items()}
         self.rows.append({"epoch": float(trainer.current_epoch + 1), **values, **gaps})
+        if self.kept is not None:
+            self.kept.add(trainer.current_epoch + 1, pl_module)
 
 
 def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[str, float]:
@@ -109,54 +117,92 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
         "gap.accuracy": train_accuracy - test_accuracy,
         "gap.loss": test_loss - train_loss,
         "gap.test_samples": float(len(data.test_labels)),
+        **({"gap.bayes_accuracy": data.bayes_accuracy} if math.isfinite(data.bayes_accuracy) else {}),
     }
 
 
-def train(recipe: Recipe, directory: Path | None) -> list[dict[str, float]]:
-    """Train the recipe and return its snapshots."""
-    seed_everything(recipe.seed, verbose=False)
+def train(recipe: Recipe, directory: Path | None, kept: Weights | None = None) -> list[dict[str, float]]:
+    """Train the recipe and return its snapshots; `kept` collects the weights before and at them."""
     data = prepare(recipe.task, directory)
-    dataset = TensorDataset(data.train_images, data.train_labels)
-    batches = BatchSampler(RandomSampler(dataset), recipe.batch_size, drop_last=len(dataset) > recipe.batch_size)
+    seed_everything(recipe.seed, verbose=False)
+    model = ZooModel(recipe, data.train_images.shape[1])
+    if recipe.pretrained:
+        pretrain(model, directory)
     monitor = GapMonitor(
         predictor=None,
         every_n_epochs=recipe.snapshot_every,
+        samples=MONITORED,
         budget=None,
         measures=MEASURED_HERE,
         verbosity="quiet",
         on_error="raise",
     )
-    snapshots = Snapshots(monitor, data, recipe.task.noise)
-    trainer = Trainer(
-        max_epochs=recipe.epochs,
+    snapshots = Snapshots(monitor, data, recipe.task.noise, kept)
+    if kept is not None:
+        kept.add(0, model)
+    _trainer(recipe.epochs, [monitor, snapshots]).fit(model, loader(data, recipe.batch_size))
+    return snapshots.rows
+
+
+def pretrain(model: ZooModel, directory: Path | None) -> None:
+    """Train all but the last layer on the classes of the source that the task leaves out."""
+    task = model.recipe.task
+    others = tuple(label for label in range(CLASS_COUNTS[task.source]) if label not in task.classes)
+    easier = replace(task, classes=others[:20], train_samples=PRETRAINING_SAMPLES, noise=0.0, groups=0)
+    recipe = replace(model.recipe, task=easier, augment=False, cosine=False)
+    data = prepare(easier, directory)
+    first = ZooModel(recipe, data.train_images.shape[1])
+    _trainer(PRETRAINING_EPOCHS, []).fit(first, loader(data, recipe.batch_size))
+    learned = first.state_dict()
+    fitting = {name: learned[name] for name, own in model.state_dict().items() if learned[name].shape == own.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def loader(data: TaskData, batch_size: int) -> DataLoader[Any]:
+    """Shuffled batches of the training data."""
+    dataset = TensorDataset(data.train_images, data.train_labels)
+    batches = BatchSampler(RandomSampler(dataset), batch_size, drop_last=len(dataset) > batch_size)
+    return DataLoader(dataset, sampler=batches, batch_size=None)
+
+
+def _trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[monitor, snapshots],
+        callbacks=callbacks,
         gradient_clip_val=5.0,
     )
-    trainer.fit(ZooModel(recipe, data.train_images.shape[1]), DataLoader(dataset, sampler=batches, batch_size=None))
-    return snapshots.rows
 
 
-def run(recipe: Recipe, directory: Path | None, runs: Path) -> bool:
+def run(recipe: Recipe, directory: Path | None, runs: Path, keep_weights: bool = False) -> bool:
     """Train unless `runs/<key>.json` is there and whole; True if it had to be trained.
 
-    The file appears in one step when the run is complete, so a kill at any moment loses at most one run.
+    The file appears in one step when the run is complete, so a kill at any moment loses at most one run. The weights
+    before and at the snapshots, if kept, are in `runs/<key>.npz`.
     """
     path = runs / f"{recipe.key}.json"
     if finished(path):
         return False
     torch.set_num_threads(1)
+    kept = Weights() if keep_weights else None
     with quiet():
-        rows = train(recipe, directory)
+        rows = train(recipe, directory, kept)
+    if kept is not None:
+        kept.write(path.with_suffix(".npz"))
     content = {"version": __version__, "key": recipe.key, "recipe": asdict(recipe), "rows": rows}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    write_whole(path, json.dumps(content))
     return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is either as before or complete, whatever happens."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def finished(path: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.zoo.table import collect, read, write
+from lightning_gengap.zoo.table import collect, joined, read, rows_of, write
 from tests.zoo.tables import rows
 
 
@@ -60,3 +60,26 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path):
 def test_collecting_an_empty_folder_says_what_to_do(tmp_path: Path):
     with pytest.raises(TableError, match="gengap zoo run"):
         collect(tmp_path)
+
+
+def test_tables_join_and_an_agreeing_snapshot_counts_once(tmp_path: Path):
+    write(rows(2), tmp_path / "t.csv.gz")
+    table = read(tmp_path / "t.csv.gz")
+    again = joined(rows_of(table), rows(2), [{**row, "run": f"new {row['run']}"} for row in rows(1)])
+    write(again, tmp_path / "both.csv.gz")
+    both = read(tmp_path / "both.csv.gz")
+    assert len(both) == len(rows(2)) + len(rows(1))
+    assert [both.words("task").tolist()] == [sorted(both.words("task").tolist())]
+
+
+def test_joining_adds_columns_to_known_snapshots():
+    one = [{"run": "a", "task": "t", "epoch": 1.0, "x": 1.0}]
+    assert joined(one, [{"run": "a", "task": "t", "epoch": 1, "y": 2.0}]) == [
+        {"run": "a", "task": "t", "epoch": 1, "x": 1.0, "y": 2.0}
+    ]
+
+
+def test_contradictory_results_of_one_run_are_refused():
+    one = {"run": "a", "task": "t", "epoch": 1.0, "gap.accuracy": 0.1}
+    with pytest.raises(TableError, match=r"run a, epoch 1: got two values of gap\.accuracy: 0\.1 and 0\.2"):
+        joined([one], [{**one, "gap.accuracy": 0.2}])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gengap.errors import DataError
 from lightning_gengap.zoo import train as stage
-from lightning_gengap.zoo.recipe import Recipe, digits_zoo
+from lightning_gengap.zoo.plans import digits_zoo
+from lightning_gengap.zoo.recipe import Recipe
 from lightning_gengap.zoo.table import collect, read, write
-from lightning_gengap.zoo.task import Task, TaskData, prepare
+from lightning_gengap.zoo.task import TaskData
 
 
 def small(number: int = 0) -> Recipe:
@@ -43,17 +43,6 @@ def test_same_recipe_gives_the_same_rows(tmp_path: Path):
     assert stage.train(small(1), None) == stage.train(small(1), None)
 
 
-def test_noise_redraws_its_share_of_the_train_labels_only():
-    clean = Task("digits", tuple(range(10)), 8, True, 1100, 0.0, seed=3)
-    noisy = replace(clean, noise=0.5)
-    before, after = prepare(clean, None), prepare(noisy, None)
-    changed = (before.train_labels != after.train_labels).double().mean().item()
-    assert changed == pytest.approx(0.5 * 0.9, abs=0.05)  # a tenth of the redrawn labels stay the same
-    assert torch.equal(before.test_labels, after.test_labels)
-    assert torch.equal(before.train_images, after.train_images)
-    assert before.train_images.mean().item() == pytest.approx(0, abs=1e-5)
-
-
 def test_expected_noisy_accuracy_agrees_with_really_corrupted_test_labels():
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(0, 4, 20_000))
@@ -71,6 +60,15 @@ def test_expected_noisy_accuracy_agrees_with_really_corrupted_test_labels():
     )
 
 
-def test_missing_files_say_what_is_expected(tmp_path: Path):
-    with pytest.raises(DataError, match="Pass --data DIRECTORY"):
-        prepare(Task("cifar10", (0, 1), 16, False, 100, 0.0, 0), tmp_path)
+def test_a_pretrained_start_keeps_all_but_the_last_layer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "PRETRAINING_EPOCHS", 2)
+    monkeypatch.setattr(stage, "PRETRAINING_SAMPLES", 200)
+    task = replace(small().task, classes=(0, 1, 2, 3), train_samples=100)
+    recipe = replace(small(), task=task, family="cnn", pretrained=True)
+    fresh, started = stage.ZooModel(recipe, 1), stage.ZooModel(recipe, 1)
+    started.load_state_dict(fresh.state_dict())
+    stage.pretrain(started, None)
+    same = {name: torch.equal(fresh.state_dict()[name], value) for name, value in started.named_parameters()}
+    *body, _, _ = same  # names of the last layer's weight and bias come last
+    assert not any(same[name] for name in body if name.endswith("weight"))
+    assert all(same[name] for name in list(same)[-2:])

@@ -1,0 +1,222 @@
+"""The stages of the zoo as verbs of the console command: recipe to run, run to table, table to predictor, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning_gengap.errors import ConfigurationError, DataError
+
+
+def zoo_stages(stages: Any) -> None:
+    """Add the stages to the parser of `gengap zoo`."""
+    run = stages.add_parser("run", help="train the zoo's models; finished runs are kept, so it can be resumed")
+    run.add_argument("--out", type=Path, default=Path("runs/zoo"))
+    run.add_argument("--data", type=Path, help="folder of <source>_<split>_{images,labels}.npy")
+    run.add_argument(
+        "--plan",
+        choices=("small", "grids", "wide", "whole", "digits"),
+        default="small",
+        help="which recipes; see zoo/plans.py",
+    )
+    run.add_argument("--tasks", type=int, help="so many tasks of the plan; the default is 50, or all grids")
+    run.add_argument("--keep-weights", action="store_true", help="keep the weights of snapshots, for `zoo remeasure`")
+    _parallel_options(run)
+    run.set_defaults(verb=_run)
+
+    again = stages.add_parser("remeasure", help="add measures to finished runs, from the weights they kept")
+    again.add_argument("runs", type=Path)
+    again.add_argument("--measures", nargs="+", required=True)
+    again.add_argument("--data", type=Path, help="as for `zoo run`")
+    again.add_argument("--last-only", action="store_true", help="only the last snapshot of each run")
+    _parallel_options(again)
+    again.set_defaults(verb=_remeasure)
+
+    table = stages.add_parser("table", help="collect finished runs in one table")
+    table.add_argument("runs", type=Path, nargs="+", help="folders of runs, and tables to add to them")
+    table.add_argument("--out", type=Path, required=True, help="a .csv.gz file")
+    table.set_defaults(verb=_table)
+
+    fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
+    fitting.add_argument("table", type=Path)
+    fitting.add_argument("--name", default="default_v1", help="images_v1 has its own features, others the default's")
+    fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
+    fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
+    fitting.set_defaults(verb=_fit)
+
+    evaluation = stages.add_parser(
+        "evaluate", help="print and write the whole report of a predictor's features, re-fitted in every fold; minutes"
+    )
+    evaluation.add_argument("table", type=Path)
+    evaluation.add_argument("--predictor", default="default", help="a bundled name or a path; its fit is not used")
+    evaluation.add_argument(
+        "--out", type=Path, default=Path("runs/evaluation"), help="folder of report.md, report.json and figures"
+    )
+    evaluation.add_argument("--locked", action="store_true", help="score the locked part too; note each use")
+    evaluation.add_argument(
+        "--figures",
+        action=argparse.BooleanOptionalAction,
+        help="draw them; the default is to draw where matplotlib is installed",
+    )
+    evaluation.set_defaults(verb=_evaluate)
+
+
+def _parallel_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=int, default=2, help="at a time; -1 for all that the backend has")
+    parser.add_argument(
+        "--backend", choices=("loky", "dask", "ray"), default="loky", help="local processes, or a running cluster"
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from joblib import delayed
+
+    from lightning_gengap.zoo.train import run
+
+    recipes = list(_planned(options.plan, options.tasks))
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = [delayed(run)(recipe, options.data, options.out, options.keep_weights) for recipe in recipes]
+    trained = _in_parallel(jobs, options, "run")
+    print(f"{trained} runs trained, {len(recipes) - trained} were there already: {options.out}")
+
+
+def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
+    from lightning_gengap.zoo import plans
+    from lightning_gengap.zoo.grid_plans import GRIDS, grid_zoo
+
+    if plan == "grids":
+        return grid_zoo(len(GRIDS) if tasks is None else tasks)
+    if plan == "whole":
+        return islice(plans.whole_zoo(), None if tasks is None else 4 * tasks)
+    of_tasks: dict[str, Callable[[int], Iterator[Any]]] = {
+        "small": plans.small_zoo,
+        "wide": plans.wide_zoo,
+        "digits": plans.digits_zoo,
+    }
+    return of_tasks[plan](50 if tasks is None else tasks)
+
+
+def _remeasure(options: argparse.Namespace) -> None:
+    from joblib import delayed
+
+    from lightning_gengap.measures import known
+    from lightning_gengap.zoo.remeasure import remeasure
+    from lightning_gengap.zoo.train import finished
+
+    names = [name for name in options.measures if known(name)]
+    paths = [path for path in sorted(options.runs.glob("*.json")) if finished(path)]
+    if not paths:
+        raise DataError(
+            "runs", got=f"no finished run in {options.runs}", expected="files <key>.json", remedy="`zoo run`"
+        )
+    measured = _in_parallel(
+        [delayed(remeasure)(path, names, options.data, options.last_only) for path in paths], options, "run"
+    )
+    print(f"{measured} runs measured, {len(paths) - measured} had {', '.join(names)} already: {options.runs}")
+
+
+def _in_parallel(jobs: list[Any], options: argparse.Namespace, unit: str) -> int:
+    """The number of jobs that returned True; a progress bar on terminals."""
+    from joblib import Parallel
+    from tqdm import tqdm
+
+    with _backend(options.backend):
+        parallel = Parallel(n_jobs=options.processes, batch_size=1, return_as="generator_unordered")
+        return sum(tqdm(parallel(jobs), total=len(jobs), unit=unit, disable=None))
+
+
+@contextmanager
+def _backend(name: str) -> Iterator[None]:
+    """Joblib's own processes, or those of a cluster that the user's dask client or ray address leads to."""
+    from joblib import parallel_config
+
+    if name == "loky":
+        yield
+        return
+    try:
+        if name == "dask":
+            from distributed import Client
+
+            with Client(), parallel_config(backend="dask"):  # DASK_SCHEDULER_ADDRESS, or a local cluster
+                yield
+        else:
+            import ray
+            from ray.util.joblib import register_ray
+
+            register_ray()
+            ray.init(ignore_reinit_error=True)  # RAY_ADDRESS, or a local cluster
+            with parallel_config(backend="ray"):
+                yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--backend {name}",
+            got=str(error),
+            expected=f"{name} in this environment",
+            remedy=f"pip install {'dask distributed' if name == 'dask' else 'ray'}, or use --backend loky.",
+        ) from None
+
+
+def _table(options: argparse.Namespace) -> None:
+    from lightning_gengap.zoo.table import collect, joined, read, rows_of, write
+
+    _refuse_overwriting(options.out)
+    write(joined(*(collect(part) if part.is_dir() else rows_of(read(part)) for part in options.runs)), options.out)
+    table = read(options.out)
+    runs, tasks = len(set(table.columns["run"])), len(set(table.columns["task"]))
+    print(f"{len(table)} snapshots of {runs} runs in {tasks} tasks: {options.out}")
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from lightning_gengap.predictor import dumps
+    from lightning_gengap.zoo.card import card
+    from lightning_gengap.zoo.evaluation import scores
+    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit
+    from lightning_gengap.zoo.table import read
+
+    _refuse_overwriting(options.out)
+    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT), name=options.name)
+    predictor = fit(table, specification)
+    if not options.no_scores:
+        predictor = replace(predictor, scores=scores(table, specification))
+    options.out.write_text(dumps(predictor), encoding="utf-8")
+    if not options.no_scores:
+        # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.
+        drawn = sorted(options.out.with_suffix("").glob("*.png"))
+        figures = [path.relative_to(options.out.parent).as_posix() for path in drawn]
+        options.out.with_suffix(".md").write_text(card(predictor, table, figures), encoding="utf-8")
+    print(f"{predictor.name} fitted on {predictor.provenance['runs']} runs: {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from lightning_gengap.zoo import figures
+    from lightning_gengap.zoo.assessment import assess, specification_of
+    from lightning_gengap.zoo.report import report
+    from lightning_gengap.zoo.table import read
+
+    drawing = figures.drawable() if options.figures is None else options.figures
+    if drawing:
+        figures.require()
+    assessment = assess(read(options.table), specification_of(options.predictor), options.locked)
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = report(assessment.report, figures.draw(assessment, options.out) if drawing else ())
+    (options.out / "report.md").write_text(text, encoding="utf-8")
+    numbers = json.dumps(assessment.report, indent=1, allow_nan=False)
+    (options.out / "report.json").write_text(numbers + "\n", encoding="utf-8")
+    print(text)
+    print(f"Written: {options.out}")
+
+
+def _refuse_overwriting(path: Path) -> None:
+    if path.exists():
+        raise ConfigurationError(
+            f"--out {path}",
+            got="a file that exists",
+            expected="a new path",
+            remedy="Remove it first, or choose another.",
+        )

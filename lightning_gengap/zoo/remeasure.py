@@ -1,0 +1,62 @@
+"""Further measures of finished runs, from the weights kept at their snapshots: a new measure needs no new training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gengap.observer import Observer
+from lightning_gengap.quiet import quiet
+from lightning_gengap.samples import Reading, draw_samples
+from lightning_gengap.zoo.recipe import Recipe, recipe_of
+from lightning_gengap.zoo.task import prepare
+from lightning_gengap.zoo.train import MONITORED, ZooModel, loader, write_whole
+from lightning_gengap.zoo.weights import Weights
+
+
+def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_only: bool = False) -> bool:
+    """Add measures to the rows of the run in `path`, on the samples that were monitored in training.
+
+    Rows that have them are left alone; the file is replaced in one step. With `last_only`, only the last snapshot.
+    True if anything was measured.
+
+    Raises:
+        TableError: the run kept no weights.
+        MeasureError: an unknown measure.
+    """
+    content = json.loads(path.read_text())
+    rows = content["rows"][-1:] if last_only else content["rows"]
+    missing = [row for row in rows if not set(measures) <= set(row.get("taken", []))]
+    if not missing:
+        return False
+    torch.set_num_threads(1)
+    recipe = recipe_of(content["recipe"])
+    weights = Weights.read(path.with_suffix(".npz"))
+    with quiet():
+        for row, values in zip(missing, _values(recipe, weights, missing, measures, directory), strict=True):
+            row |= {f"measure.{key}": value for key, value in values.items() if f"measure.{key}" not in row}
+            row["taken"] = sorted({*row.get("taken", []), *measures})
+    write_whole(path, json.dumps(content))
+    return True
+
+
+def _values(
+    recipe: Recipe, weights: Weights, rows: Sequence[dict[str, Any]], measures: Sequence[str], directory: Path | None
+) -> list[dict[str, float]]:
+    """Measured values at each row's weights."""
+    data = prepare(recipe.task, directory)
+    samples = draw_samples(loader(data, recipe.batch_size), Reading(MONITORED))
+    assert samples is not None, "a map-style data set can always be read"
+    model = ZooModel(recipe, data.train_images.shape[1])
+    initial = weights.at(0)
+    model.load_state_dict(initial)
+    observer = Observer.of(model, samples, initial_state=initial)
+    found = []
+    for row in rows:
+        model.load_state_dict(weights.at(int(row["epoch"])))
+        found.append(observer.observe(model, measures).values)
+    return found
