@@ -4,7 +4,8 @@ from lightning_gengap.early_stopping import GapEarlyStopping
 from lightning_gengap.errors import GapError
 from lightning_gengap.measures.margin import NormalizedMargin, OutputMargin
 from lightning_gengap.monitor import GapMonitor
-from lightning_gengap.predictor import Prediction, Predictor, available_predictors, load_predictor
+from lightning_gengap.predictor import Prediction, Predictor
+from lightning_gengap.predictor_files import available_predictors, load_predictor
 from lightning_gengap.standalone import measure
 from lightning_gengap.training_speed import RunningLoss
 

@@ -1,4 +1,4 @@
-"""The console command `gengap`: demo, predictors, measure, zoo run, zoo table, zoo fit."""
+"""The console command `gengap`: demo, predictors, measure, and the stages of the zoo."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, GapError
+from lightning_gengap.zoo.commands import refuse_overwriting, zoo_stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,26 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--train-samples", type=int, help="training-set size, where the data are a part of it")
     measuring.set_defaults(verb=_measure)
 
-    stages = verbs.add_parser("zoo", help="fit a predictor").add_subparsers(required=True, metavar="STAGE")
-    run = stages.add_parser("run", help="train the zoo's models; finished runs are kept, so it can be resumed")
-    run.add_argument("--out", type=Path, default=Path("runs/zoo"))
-    run.add_argument("--data", type=Path, help="folder of <source>_<split>_{images,labels}.npy")
-    run.add_argument("--tasks", type=int, default=60, help="tasks of eight runs each")
-    run.add_argument("--digits", action="store_true", help="tasks from the embedded digits only")
-    run.add_argument("--processes", type=int, default=2)
-    run.set_defaults(verb=_zoo_run)
+    recalibrating = verbs.add_parser("recalibrate", help="move a predictor towards gaps that you observed")
+    recalibrating.add_argument(
+        "pairs", type=Path, help='JSON list of {"values": from `gengap measure`, "gap": ...}'
+    )
+    recalibrating.add_argument("--predictor", default="default")
+    recalibrating.add_argument("--out", type=Path, required=True, help="the new predictor's .json file")
+    recalibrating.set_defaults(verb=_recalibrate)
 
-    table = stages.add_parser("table", help="collect finished runs in one table")
-    table.add_argument("runs", type=Path)
-    table.add_argument("--out", type=Path, required=True, help="a .csv.gz file")
-    table.set_defaults(verb=_zoo_table)
-
-    fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
-    fitting.add_argument("table", type=Path)
-    fitting.add_argument("--name", default="default_v1", help="images_v1 has its own features, others the default's")
-    fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
-    fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
-    fitting.set_defaults(verb=_zoo_fit)
+    zoo_stages(verbs.add_parser("zoo", help="fit a predictor").add_subparsers(required=True, metavar="STAGE"))
     return parser
 
 
@@ -76,7 +66,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _predictors(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor import available_predictors, load_predictor
+    from lightning_gengap.predictor_files import available_predictors, load_predictor
 
     if options.name is not None:
         print(json.dumps(asdict(load_predictor(options.name)), indent=1, sort_keys=True))
@@ -94,7 +84,7 @@ def _measure(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from lightning_gengap.predictor import load_predictor
+    from lightning_gengap.predictor_files import load_predictor
     from lightning_gengap.standalone import measure
 
     predictor = load_predictor(options.predictor)
@@ -115,6 +105,29 @@ def _measure(options: argparse.Namespace) -> None:
         values["train_samples"] = float(options.train_samples)
     prediction = asdict(predictor.predict(values))
     print(json.dumps({"values": values, "predictor": predictor.name, "prediction": prediction}, indent=1))
+
+
+def _recalibrate(options: argparse.Namespace) -> None:
+    from lightning_gengap.predictor_files import dumps, load_predictor
+    from lightning_gengap.recalibration import recalibrate
+
+    refuse_overwriting(options.out)
+    try:
+        pairs = [(dict(pair["values"]), float(pair["gap"])) for pair in json.loads(options.pairs.read_text())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            str(options.pairs),
+            got=f"{type(error).__name__}: {error}",
+            expected='a JSON list of {"values": {...}, "gap": 0.12}',
+            remedy="Take the values from `gengap measure`, and the gap from held-out data.",
+        ) from None
+    predictor = recalibrate(load_predictor(options.predictor), pairs)
+    options.out.write_text(dumps(predictor), encoding="utf-8")
+    correction = predictor.correction
+    assert correction is not None, "recalibrate always sets it"
+    print(
+        f"{correction.pairs} observed gaps: factor {correction.factor:.2f}, width {correction.width:.2f}: {options.out}"
+    )
 
 
 def _model(reference: str) -> Any:
@@ -139,59 +152,6 @@ def _restore(model: Any, path: Path) -> dict[str, Any] | None:
     model.load_state_dict(content.get("state_dict", content))
     kept = (state for key, state in content.get("callbacks", {}).items() if key.startswith("GapMonitor"))
     return next((state.get("initial_state") for state in kept), None)
-
-
-def _zoo_run(options: argparse.Namespace) -> None:
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
-    from lightning_gengap.zoo.recipe import digits_zoo, small_zoo
-    from lightning_gengap.zoo.train import run
-
-    recipes = list((digits_zoo if options.digits else small_zoo)(options.tasks))
-    options.out.mkdir(parents=True, exist_ok=True)
-    jobs = (delayed(run)(recipe, options.data, options.out) for recipe in recipes)
-    parallel = Parallel(n_jobs=options.processes, batch_size=1, return_as="generator_unordered")
-    trained = sum(tqdm(parallel(jobs), total=len(recipes), unit="run", disable=None))
-    print(f"{trained} runs trained, {len(recipes) - trained} were there already: {options.out}")
-
-
-def _zoo_table(options: argparse.Namespace) -> None:
-    from lightning_gengap.zoo.table import collect, read, write
-
-    _refuse_overwriting(options.out)
-    write(collect(options.runs), options.out)
-    table = read(options.out)
-    runs, tasks = len(set(table.columns["run"])), len(set(table.columns["task"]))
-    print(f"{len(table)} snapshots of {runs} runs in {tasks} tasks: {options.out}")
-
-
-def _zoo_fit(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor import dumps
-    from lightning_gengap.zoo.card import card
-    from lightning_gengap.zoo.evaluation import scores
-    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit
-    from lightning_gengap.zoo.table import read
-
-    _refuse_overwriting(options.out)
-    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT), name=options.name)
-    predictor = fit(table, specification)
-    if not options.no_scores:
-        predictor = replace(predictor, scores=scores(table, specification))
-    options.out.write_text(dumps(predictor), encoding="utf-8")
-    if not options.no_scores:
-        options.out.with_suffix(".md").write_text(card(predictor, table), encoding="utf-8")
-    print(f"{predictor.name} fitted on {predictor.provenance['runs']} runs: {options.out}")
-
-
-def _refuse_overwriting(path: Path) -> None:
-    if path.exists():
-        raise ConfigurationError(
-            f"--out {path}",
-            got="a file that exists",
-            expected="a new path",
-            remedy="Remove it first, or choose another.",
-        )
 
 
 if __name__ == "__main__":

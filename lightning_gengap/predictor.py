@@ -1,61 +1,16 @@
-"""Predictors: log-linear functions of measured values, each one strict JSON file. No torch here."""
+"""Predictors: log-linear functions of measured values. No torch here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.keys import MEASURED
+from lightning_gengap.feature import Feature
 
-FORMAT = 1
-FARTHEST_TRAIN_SAMPLES = 20.0
-TRANSFORMS = ("identity", "log", "logit")
 FORMS = ("product_of_powers", "additive")
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One term: coefficient x (transform(value) - centre).
-
-    Attributes:
-        name: the measured key.
-        floor: smallest raw value before the log; for the logit, the distance kept from 0 and 1.
-        centre, low, high, deviation: mean, range and standard deviation in the zoo, in transformed units.
-    """
-
-    name: str
-    transform: str
-    coefficient: float
-    centre: float
-    low: float
-    high: float
-    deviation: float
-    floor: float
-
-    def transformed(self, value: float) -> float:
-        """The value on the feature's scale."""
-        if self.transform == "log":
-            return math.log(max(value, self.floor))
-        if self.transform == "logit":
-            inside = min(max(value, self.floor), 1 - self.floor)
-            return math.log(inside / (1 - inside))
-        return value
-
-    def distance(self, value: float) -> float:
-        """How far outside the zoo: 0 inside its range, 1 at the end of the near region, more beyond."""
-        position = self.transformed(value)
-        beyond = max(self.low - position, position - self.high, 0.0)
-        if self.name == "train_samples" and position > self.high:
-            return beyond / math.log(FARTHEST_TRAIN_SAMPLES)
-        return beyond / self.deviation if self.deviation > 0 else (math.inf if beyond > 1e-9 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -74,10 +29,54 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class LossHead:
+    """The loss gap (test minus train, nats): its log is linear in features.
+
+    Attributes:
+        below, above: quantiles over held-out tasks of log actual minus log predicted, at the interval's level.
+    """
+
+    intercept: float
+    features: tuple[Feature, ...]
+    below: float
+    above: float
+
+    @property
+    def prior(self) -> tuple[float, float, float]:
+        """What is said while abstaining: the centre of the zoo, and an interval from zero on."""
+        return math.exp(self.intercept), 0.0, math.exp(self.intercept + self.above)
+
+    def predict(self, values: Mapping[str, float]) -> tuple[float, float, float] | None:
+        """Loss gap with lower and upper end, or None where a feature is missing."""
+        if any(not math.isfinite(values.get(f.name, math.nan)) for f in self.features):
+            return None
+        terms = (f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in self.features)
+        gap = math.exp(min(self.intercept + math.fsum(terms), 5.0))
+        return gap, gap * math.exp(self.below), gap * math.exp(self.above)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What the user's own observed gaps changed: (gap + offset) is multiplied, and the interval narrowed.
+
+    Attributes:
+        factor: 1 changes nothing; shrunken towards it the more, the fewer pairs there were.
+        width: of the interval, over the width without.
+        pairs: how many observed gaps.
+    """
+
+    factor: float
+    width: float
+    pairs: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a predictor says of one model; gap, lower and upper in accuracy fractions.
 
     Attributes:
+        loss_gap: test minus train loss in nats, with its interval; None without a loss head, or where
+            a feature of it is missing; the zoo's centre while abstaining.
         in_support: every feature lies within the zoo's range.
         abstained: the gap is only the prior mean and the interval says nothing.
         outside: features beyond the zoo's range, features that are missing, and flags.
@@ -91,6 +90,7 @@ class Prediction:
     abstained: bool
     outside: tuple[str, ...]
     contributions: dict[str, float]
+    loss_gap: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ class Predictor:
         prior_gap: the mean gap in the zoo.
         scores: held-out scores as measured.
         provenance: recipe, table and its hash.
+        loss_head: predicts the loss gap from the same measures.
+        correction: from the user's own observed gaps, see `recalibrate`.
     """
 
     name: str
@@ -117,6 +119,8 @@ class Predictor:
     target: str = "accuracy_gap"
     unit: str = "fraction"
     license: str = "Apache-2.0"
+    loss_head: LossHead | None = None
+    correction: Correction | None = None
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
         """Predict the gap from measured values.
@@ -148,12 +152,24 @@ class Predictor:
             return self._abstention(accuracy, outside)
         terms = {f.name: f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in self.features}
         raw, contributions = self._combined(terms)
+        width = 1 + farthest + len(doubts)
+        if self.correction is not None:
+            contributions["recalibration"] = (self.correction.factor - 1) * (raw + self.interval.offset)
+            raw += contributions["recalibration"]
+            width *= self.correction.width
         gap = min(max(raw, 0.0), accuracy)
         contributions["limits"] = gap - math.fsum(contributions.values())
-        width = (1 + farthest + len(doubts)) * (gap + self.interval.offset)
+        width *= gap + self.interval.offset
         lower, upper = gap + self.interval.below * width, gap + self.interval.above * width
         return Prediction(
-            gap, min(lower, gap), max(min(upper, accuracy), gap), not outside, False, outside, contributions
+            gap,
+            min(lower, gap),
+            max(min(upper, accuracy), gap),
+            not outside,
+            False,
+            outside,
+            contributions,
+            None if self.loss_head is None else self.loss_head.predict(values),
         )
 
     def _combined(self, terms: dict[str, float]) -> tuple[float, dict[str, float]]:
@@ -173,119 +189,5 @@ class Predictor:
     def _abstention(self, accuracy: float, outside: tuple[str, ...]) -> Prediction:
         gap = min(self.prior_gap, accuracy)
         contributions = {"intercept": self.prior_gap, "limits": gap - self.prior_gap}
-        return Prediction(gap, 0.0, accuracy, False, True, outside, contributions)
-
-
-def available_predictors() -> list[str]:
-    """Names of the bundled predictors, the alias `default` first."""
-    names = sorted(
-        (path.name.removesuffix(".json") for path in _folder().iterdir() if path.name.endswith(".json")), key=_version
-    )
-    return (["default"] if any(name.startswith("default_v") for name in names) else []) + names
-
-
-def load_predictor(name_or_path: str | Path) -> Predictor:
-    """Load a bundled predictor by name (`default`: the newest of that name) or any predictor file by path.
-
-    Raises:
-        PredictorError: no such predictor (the message lists the bundled ones), or a damaged or foreign file.
-    """
-    text, names = str(name_or_path), available_predictors()
-    if isinstance(name_or_path, str) and text in names:
-        newest = [name for name in names if name.startswith("default_v")][-1:] if text == "default" else [text]
-        return loads((_folder() / f"{newest[0]}.json").read_text(encoding="utf-8"), newest[0])
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise PredictorError(
-            "predictor",
-            got=repr(text),
-            expected=f"one of {', '.join(names)}, or the path of a predictor file",
-            remedy="List the bundled ones with `gengap predictors`.",
-        )
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise _damaged(text, "bytes that are not UTF-8 text") from None
-    return loads(content, text)
-
-
-def dumps(predictor: Predictor) -> str:
-    """The predictor as JSON text, with a SHA-256 over its canonical form."""
-    content: dict[str, Any] = {"format": FORMAT, **asdict(predictor)}
-    content["sha256"] = _digest(content)
-    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def loads(text: str, origin: str) -> Predictor:
-    """Parse a predictor file strictly.
-
-    Raises:
-        PredictorError: not JSON, another format, unknown or missing fields, a wrong hash, non-finite numbers,
-            or features that this version does not measure.
-    """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _damaged(origin, f"text that is not JSON ({error.msg}, line {error.lineno})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise _damaged(origin, f"format {got!r}, expected {FORMAT}")
-    recorded = content.pop("sha256", None)
-    if recorded != _digest(content):
-        raise _damaged(origin, "a SHA-256 that does not match the content")
-    content.pop("format")
-    try:
-        content["features"] = tuple(_strict(Feature, feature) for feature in content["features"])
-        content["interval"] = _strict(Interval, content["interval"])
-        predictor: Predictor = _strict(Predictor, content)
-        _check(predictor)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(origin, str(error)) from None
-    return predictor
-
-
-def _strict(kind: Any, content: Any) -> Any:
-    if not isinstance(content, dict) or set(content) != {f.name for f in fields(kind)}:
-        got = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"fields {got} for a {kind.__name__}")
-    return kind(**content)
-
-
-def _check(predictor: Predictor) -> None:
-    numbers = [predictor.intercept, predictor.prior_gap, *asdict(predictor.interval).values()]
-    for feature in predictor.features:
-        numbers += [value for value in asdict(feature).values() if not isinstance(value, str)]
-        if feature.name not in MEASURED:
-            raise ValueError(f"feature {feature.name!r}, which this version does not measure")
-        if feature.transform not in TRANSFORMS:
-            raise ValueError(f"transform {feature.transform!r}")
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
-        raise ValueError("numbers that are not finite")
-    if predictor.form not in FORMS:
-        raise ValueError(f"form {predictor.form!r}")
-    unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
-    if unknown:
-        raise ValueError(f"measures {sorted(unknown)}, which this version does not have")
-
-
-def _damaged(origin: str, got: str) -> PredictorError:
-    return PredictorError(
-        f"predictor file {origin}",
-        got=got,
-        expected="a predictor written by this version of lightning-gengap, unchanged",
-        remedy="Fit it again with `gengap zoo fit`, or use a bundled one (`gengap predictors`).",
-    )
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _folder() -> Any:
-    return resources.files("lightning_gengap.pretrained_predictors")
-
-
-def _version(name: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(.+)_v(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, 0)
+        loss_gap = None if self.loss_head is None else self.loss_head.prior
+        return Prediction(gap, 0.0, accuracy, False, True, outside, contributions, loss_gap)

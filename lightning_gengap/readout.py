@@ -32,6 +32,7 @@ class Readout:
     shown: dict[str, float] = field(default_factory=dict)
     last_gap: float | None = None
     last_test_accuracy: float | None = None
+    last_loss_gap: float | None = None
     abstaining: bool = False
 
     def show(self, values: Mapping[str, float], prediction: Prediction | None) -> dict[str, float]:
@@ -58,6 +59,13 @@ class Readout:
                 "predicted_test_accuracy": test_accuracy,
                 "in_support": float(prediction.in_support),
             }
+            if prediction.loss_gap is not None:
+                loss_gap = prediction.loss_gap[0]
+                if prediction.abstained:
+                    loss_gap = max(loss_gap, self.last_loss_gap or 0.0)
+                else:
+                    self.last_loss_gap = loss_gap
+                shown["predicted_loss_gap"] = loss_gap
         self.shown = shown
         return dict(self.shown)
 
@@ -72,5 +80,6 @@ class Readout:
             "shown": dict(self.shown),
             "last_gap": self.last_gap,
             "last_test_accuracy": self.last_test_accuracy,
+            "last_loss_gap": self.last_loss_gap,
             "abstaining": self.abstaining,
         }

@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.keys import PREDICTED
-from lightning_gengap.predictor import Feature, Interval, Predictor
+from lightning_gengap.feature import Feature
+from lightning_gengap.predictor import Interval, Predictor
 
 ALWAYS = {f"gengap/{key}" for key in PREDICTED} - {"gengap/actual_gap"} | {"gengap/train_accuracy", "gengap/train_loss"}
 

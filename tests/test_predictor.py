@@ -7,7 +7,9 @@ import pytest
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictor import Feature, Interval, Predictor, dumps, loads
+from lightning_gengap.feature import Feature
+from lightning_gengap.predictor import Interval, Predictor
+from lightning_gengap.predictor_files import dumps, loads
 
 
 def feature(name: str = "train_loss", transform: str = "log", coefficient: float = -0.5) -> Feature:

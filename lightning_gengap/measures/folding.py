@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.bound import called_at
 from lightning_gengap.layers import Ran
 from lightning_gengap.measures.norm import BATCH_NORMS, NotFoldableError, folded_weights
 from lightning_gengap.probe import Probe, State
@@ -27,7 +28,7 @@ class Folded:
 
     Attributes:
         state: parameters and buffers by the model's own names.
-        free: names of the parameters that are left, those that the logits depend on.
+        free: names of the parameters that are left, those that the logits depend on; integers are constants.
     """
 
     state: dict[str, Tensor]
@@ -50,12 +51,14 @@ def folded(probe: Probe) -> Folded:
     A network without batch norm is given as it is, whatever its layers. Cost: a forward and backward of one batch.
 
     Raises:
-        NotFoldableError: a batch norm does not directly follow a layer of its own, or the network depends on no
-            parameter; the message says which.
+        NotFoldableError: a batch norm does not directly follow a layer of its own, a parameter is complex, or the
+            network depends on no parameter; the message says which.
     """
     network = fold(probe.model, probe.layout.ran)
     batch = probe.batches[0]
-    leaves = {name: value.clone().requires_grad_() for name, value in network.parameters.items()}
+    leaves = {name: value.clone() for name, value in network.parameters.items() if value.is_floating_point()}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
     logits = probe.logits_on(batch.content, len(batch.targets), network.state | leaves)
     with torch.no_grad():
         plain = probe.logits_on(batch.content, len(batch.targets))
@@ -83,7 +86,7 @@ def read_at(model: nn.Module, state: State, read: Callable[[nn.Module], Quantity
     """What `read` gives while the model's parameters and buffers are exchanged for `state`, on their devices."""
     devices = {name: value.device for name, value in [*model.named_parameters(), *model.named_buffers()]}
     bound = {f"model.{name}": value.to(devices[name]) for name, value in state.items() if name in devices}
-    return torch.func.functional_call(_Reader(model, read), bound, ())
+    return called_at(_Reader(model, read), bound)
 
 
 def folded_weights_of(model: nn.Module, ran: tuple[Ran, ...]) -> dict[str, Tensor]:
@@ -102,6 +105,9 @@ def fold(model: nn.Module, ran: tuple[Ran, ...]) -> Folded:
         NotFoldableError: as `folded`.
     """
     modules = {clean_name(name): module for name, module in model.named_modules()}
+    complex_valued = [name for name, value in model.named_parameters() if value.is_complex()]
+    if complex_valued:
+        raise NotFoldableError(f"the parameter {complex_valued[0]!r} is complex")
     state = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     free = dict.fromkeys(name for name, _ in model.named_parameters())
     norms = [met for met in ran if isinstance(modules[met.module], BATCH_NORMS)]

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,10 +32,20 @@ class Fit:
 
 @dataclass(frozen=True)
 class Level:
-    """Where a search ended: the noise level, and the accuracy drop that it costs."""
+    """Where a search ended: the noise level, and the accuracy drop that it costs.
+
+    Attributes:
+        censored: whether no level that was tried costs the target: the one that does is beyond `value`.
+    """
 
     value: float
     drop: float
+    censored: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether the drop is the target within the tolerance."""
+        return abs(self.drop - TARGET_DROP) <= TOLERANCE
 
 
 def absolute(sigma: float) -> Deviation:
@@ -66,15 +77,21 @@ def draws(seed: int, count: int) -> list[int]:
     return torch.randint(2**31, (count,), generator=generator).tolist()
 
 
-def noisy(parameters: Mapping[str, Tensor], deviation: Deviation, seed: int) -> dict[str, Tensor]:
-    """Copies of the parameters plus Gaussian noise of the given standard deviation, drawn on their device."""
+def noisy(
+    parameters: Mapping[str, Tensor], deviation: Deviation, seed: int, kind: Literal["normal", "uniform"] = "normal"
+) -> dict[str, Tensor]:
+    """Copies of the parameters plus noise, drawn on their device.
+
+    Normal noise has the standard deviation `deviation(weight)`, uniform noise lies within `deviation(weight)`.
+    """
     generators: dict[torch.device, torch.Generator] = {}
     copies = {}
     for name, weight in parameters.items():
         if weight.device not in generators:
             generators[weight.device] = torch.Generator(weight.device).manual_seed(seed)
-        unit = torch.randn(weight.shape, generator=generators[weight.device], device=weight.device, dtype=weight.dtype)
-        copies[name] = weight + deviation(weight) * unit
+        draw = torch.randn if kind == "normal" else torch.rand
+        unit = draw(weight.shape, generator=generators[weight.device], device=weight.device, dtype=weight.dtype)
+        copies[name] = weight + deviation(weight) * (unit if kind == "normal" else 2 * unit - 1)
     return copies
 
 
@@ -126,8 +143,10 @@ def find_level(drop: Callable[[float], float], start: float | None = None) -> Le
     level = Level(min(max(start or HIGHEST / 2, HIGHEST / 2**STEPS), HIGHEST), math.nan)
     for trial in range(STEPS):
         level = Level(level.value, drop(level.value))
-        if abs(level.drop - TARGET_DROP) <= TOLERANCE or trial == STEPS - 1:
+        if level.found:
             break
+        if trial == STEPS - 1:
+            return Level(level.value, level.drop, censored=high == HIGHEST and level.drop < TARGET_DROP)
         if level.drop > TARGET_DROP:
             high = level.value
         else:

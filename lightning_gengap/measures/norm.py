@@ -62,6 +62,8 @@ class NotFoldableError(Exception):
 
 def folded_weights(modules: dict[str, nn.Module], ran: tuple[Ran, ...]) -> dict[str, Tensor]:
     """Weights of linear and convolutional layers, each scaled by the batch norm that reads its output."""
+    if "" in modules and any(p is not None and p.is_floating_point() for p in modules[""]._parameters.values()):
+        raise NotFoldableError(f"{type(modules['']).__name__} has parameters outside its layers")
     weights: dict[str, Tensor] = {}
     unfolded = {met.module for met in ran if met.calls == 1}
     for met in ran:

@@ -1,4 +1,4 @@
-"""The path norm: the sum over all paths from inputs to logits of the product of squared weights (Neyshabur 2015)."""
+"""Path norms: the sum over all paths from inputs to logits of the product of powers of weights (Neyshabur 2015)."""
 
 from __future__ import annotations
 
@@ -7,44 +7,58 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.folding import fold, folded_weights_of
-from lightning_gengap.measures.margin import logit_gap, margin_signature
+from lightning_gengap.measures.folding import Folded, fold, folded_weights_of
+from lightning_gengap.measures.layer_norms import log_margin
 from lightning_gengap.measures.norm import NotFoldableError
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
 
-MARGIN_QUANTILE = 0.1
+POWERS = {"log": 2.0, "log_1": 1.0, "log_1.5": 1.5}
 TOLERANCE = 1e-9
 
 
 def path_norm(probe: Probe) -> dict[str, float]:
-    """The l2 path norm, alone and over the margin.
+    """The path norms for powers 1, 1.5 and 2 of the weights, alone and over the margin.
 
-    Keys `path_norm/log`: log of the summed logits of the network with every folded parameter squared, biases
-    included, for an input of ones; `path_norm/log_over_margin`: that minus 2 log of the 10 % quantile of the output
-    margin, absent where the quantile is not positive. Averaging and shortcuts enter unsquared, as published. Unit:
-    log of squared weights, unbounded. Invariant to ReLU rescaling and, folded, to rescaling before batch norm; over
-    the margin also to a scaling of the last layer. Absent, with one note, where the network of squares is not
-    additive on positive inputs, so that it does not sum over paths: max pooling, attention, layer norm, smooth
-    activations. Cost: one forward of one batch, in float64. Reference: rows 43 and 44 of Jiang et al. 2020
-    (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036).
+    The sum over paths is that of the logits of the network with every folded parameter w, biases included, replaced
+    by |w|^p, for an input of ones. Averaging and shortcuts enter as they are, as published.
+
+    Keys `path_norm/log`: log of the sum for p = 2; `path_norm/log_over_margin`: that minus 2 log of the 10 % quantile
+    of the output margin, absent where the quantile is not positive. `path_norm/log_<p>`, p in 1, 1.5: the log of the
+    l_p path norm, log of the sum over p; `path_norm/log_<p>_over_margin`: that minus the log of the quantile. (The l_2
+    path norm's are half of the first two.) Unit: log of weights, squared for the first two; unbounded. Invariant to
+    ReLU rescaling and, folded, to rescaling before batch norm; over the margin also to a scaling of the last layer.
+    Absent, with one note, where the network of powers is not additive on positive inputs, so that it does not sum over
+    paths: max pooling, attention, layer norm, smooth activations. Cost: three forwards of one batch, in float64.
+    Reference: rows 43 and 44 of Jiang et al. 2020 (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036) and
+    2017 (arXiv 1706.08947).
     """
-    try:
-        value = log_path_norm(probe)
-    except NotFoldableError as reason:
-        probe.notes.append(f"path_norm/* is absent: {reason}")
+    sums: dict[str, float] = {}
+    refusals: dict[str, list[str]] = {}
+    for name, power in POWERS.items():
+        try:
+            sums[name] = log_path_norm(probe, power)
+        except NotFoldableError as refusal:
+            refusals.setdefault(str(refusal), []).append(f"path_norm/{name}")
+    for reason, names in refusals.items():
+        absent = "path_norm/* is" if len(names) == len(POWERS) else f"{', '.join(names)} and over_margin are"
+        probe.notes.append(f"{absent} absent: {reason}")
+    if not sums:
         return {}
-    values = {"path_norm/log": value}
-    margin = logit_gap(probe.once(margin_signature).logits, probe.targets).quantile(MARGIN_QUANTILE)
-    if margin > 0:
-        values["path_norm/log_over_margin"] = value - 2 * math.log(margin)
-    else:
-        probe.notes.append("path_norm/log_over_margin is absent: the 10 % quantile of the margin is not positive")
+    margin = log_margin(probe)
+    if margin is None:
+        probe.notes.append("path_norm/*_over_margin is absent: the 10 % quantile of the margin is not positive")
+    values: dict[str, float] = {}
+    for name, total in sums.items():
+        root = 1.0 if name == "log" else POWERS[name]
+        values[f"path_norm/{name}"] = total / root
+        if margin is not None:
+            values[f"path_norm/{name}_over_margin"] = total / root - POWERS[name] / root * margin
     return values
 
 
-def log_path_norm(probe: Probe) -> float:
-    """Log of the sum over paths of squared weights, through batch norms folded.
+def log_path_norm(probe: Probe, power: float = 2.0) -> float:
+    """Log of the sum over paths of weights to the `power`, through batch norms folded.
 
     Raises:
         NotFoldableError: it is not defined for this network; the message says why.
@@ -52,26 +66,38 @@ def log_path_norm(probe: Probe) -> float:
     inputs = probe.batches[0].inputs
     if inputs is None:
         raise NotFoldableError("the inputs are not floats")
-    modules = {clean_name(name): module for name, module in probe.model.named_modules()}
-    for name in folded_weights_of(probe.model, probe.layout.ran):  # refuses layers that are not linear
-        if modules[name]._parameters.get("weight") is None:
-            raise NotFoldableError(f"the weight of {name!r} is computed from other parameters")
-    network = fold(probe.model, probe.layout.ran)
+    network = probe.once(foldable)
     precise = torch.float32 if inputs.device.type == "mps" else torch.float64
     state = {name: value.to(precise) if value.is_floating_point() else value for name, value in network.state.items()}
-    parameters = dict(probe.model.named_parameters())
-    state |= {name: state[name].square() for name in parameters}
+    parameters = [name for name, value in probe.model.named_parameters() if value.is_floating_point()]
+    state |= {name: state[name].abs().pow(power) for name in parameters}
     generator = torch.Generator().manual_seed(probe.seed)
     shape = inputs.shape[1:]
     first, second = torch.rand(2, *shape, generator=generator).to(inputs.device, precise)
     ones, zeros = torch.ones_like(first), torch.zeros_like(first)
-    sums = _summed_logits(probe, state, torch.stack([ones, zeros, first, second, first + second]))
-    total, at_zero, at_first, at_second, at_both = sums.double().tolist()
+    points = torch.stack([ones, zeros, first, second, first + second, ones - first])
+    total, at_zero, at_first, at_second, at_both, at_rest = _summed_logits(probe, state, points).double().tolist()
     if not math.isfinite(total) or total <= 0:
         raise NotFoldableError("the sum over paths is zero or not finite")
-    if not abs(at_both - at_first - at_second + at_zero) <= TOLERANCE * abs(at_both):
-        raise NotFoldableError("the network of squared weights is not additive: max pooling, softmax, tanh or similar")
+    apart = abs(at_both - at_first - at_second + at_zero), abs(total - at_first - at_rest + at_zero)
+    if not max(apart) <= TOLERANCE * max(abs(at_both), abs(total)):
+        raise NotFoldableError(
+            "the network of powers of weights is not additive: max pooling, softmax, tanh or similar"
+        )
     return math.log(total)
+
+
+def foldable(probe: Probe) -> Folded:
+    """The network folded, every layer linear with weights of its own; take it through `probe.once`.
+
+    Raises:
+        NotFoldableError: a layer is not linear, or its weights are computed; the message says which.
+    """
+    modules = {clean_name(name): module for name, module in probe.model.named_modules()}
+    for name in folded_weights_of(probe.model, probe.layout.ran):  # refuses layers that are not linear
+        if modules[name]._parameters.get("weight") is None:
+            raise NotFoldableError(f"the weight of {name!r} is computed from other parameters")
+    return fold(probe.model, probe.layout.ran)
 
 
 def _summed_logits(probe: Probe, state: dict[str, Tensor], points: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ def sharpness(probe: Probe) -> dict[str, float]:
     All parameters of the folded network are perturbed, on copies, with the same draws at every measurement.
 
     Keys `sharpness/expected_<a>`, E_v L(w + v) - L(w) for v_i of standard deviation s_i = a (10 |w_i| + 1), a in
-    0.001, 0.003, 0.01; `sharpness/kl_<a>`, the KL of that posterior from the prior of the same deviations at zero,
-    sum w_i^2 / (2 s_i^2); `sharpness/kl_initial_<a>`, the same from a prior at the initial weights (absent where they
-    are unknown). Read as pairs: sharpness alone depends on the weights' scale. `sharpness/adaptive_<r>` and
-    `sharpness/adaptive_<r>_drop`, rise of the loss and drop of the accuracy for s_i = r |w_i|, r in 0.05, 0.1, 0.2:
-    no KL is paired with these, as from zero it would be the constant P / (2 r^2).
+    0.001, 0.003, 0.01, and `sharpness/expected_<a>_drop`, the drop of the accuracy; `sharpness/kl_<a>`, the KL of that
+    posterior from the prior of the same deviations at zero, sum w_i^2 / (2 s_i^2); `sharpness/kl_initial_<a>`, the
+    same from a prior at the initial weights (absent where they are unknown). Read as pairs: sharpness alone depends on
+    the weights' scale. `sharpness/adaptive_<r>` and `sharpness/adaptive_<r>_drop`, rise of the loss and drop of the
+    accuracy for s_i = r |w_i|, r in 0.05, 0.1, 0.2: no KL is paired with these, as from zero it would be the constant
+    P / (2 r^2). More levels, draws and forms of them: `adaptive_sharpness`.
 
     Losses in nats (slightly negative by noise at times), accuracies as fractions, KL in nats. The adaptive forms are
     invariant to ReLU rescaling and to rescaling before batch norm, the accuracy drop also to a scaling of the
@@ -43,6 +44,7 @@ def sharpness(probe: Probe) -> dict[str, float]:
     for alpha in ALPHAS:
         under_noise = fit_under_noise(probe, network, affine(alpha), seeds)
         values[f"sharpness/expected_{alpha}"] = under_noise.loss - clean.loss
+        values[f"sharpness/expected_{alpha}_drop"] = clean.accuracy - under_noise.accuracy
         values[f"sharpness/kl_{alpha}"] = divergence(network.parameters, origin, affine(alpha))
         if initial is not None:
             values[f"sharpness/kl_initial_{alpha}"] = divergence(network.parameters, initial.state, affine(alpha))

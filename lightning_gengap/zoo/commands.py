@@ -165,7 +165,7 @@ def _backend(name: str) -> Iterator[None]:
 def _table(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.table import collect, joined, read, rows_of, write
 
-    _refuse_overwriting(options.out)
+    refuse_overwriting(options.out)
     write(joined(*(collect(part) if part.is_dir() else rows_of(read(part)) for part in options.runs)), options.out)
     table = read(options.out)
     runs, tasks = len(set(table.columns["run"])), len(set(table.columns["task"]))
@@ -173,15 +173,18 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor import dumps
+    from lightning_gengap.predictor_files import dumps
     from lightning_gengap.zoo.card import card
     from lightning_gengap.zoo.evaluation import scores
-    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit
+    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit, usable
+    from lightning_gengap.zoo.loss_head import fit_loss_head
     from lightning_gengap.zoo.table import read
 
-    _refuse_overwriting(options.out)
+    refuse_overwriting(options.out)
     table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT), name=options.name)
     predictor = fit(table, specification)
+    if specification.loss_head:
+        predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
     if not options.no_scores:
         predictor = replace(predictor, scores=scores(table, specification))
     options.out.write_text(dumps(predictor), encoding="utf-8")
@@ -212,7 +215,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Written: {options.out}")
 
 
-def _refuse_overwriting(path: Path) -> None:
+def refuse_overwriting(path: Path) -> None:
+    """Raise ConfigurationError where `path` exists."""
     if path.exists():
         raise ConfigurationError(
             f"--out {path}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
+from lightning_gengap.feature import Feature
 from lightning_gengap.keys import MEASURED
-from lightning_gengap.predictor import Feature, Interval, Predictor
+from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
 from lightning_gengap.zoo.table import Floats, Table
 
@@ -50,11 +51,13 @@ class Specification:
 
     Attributes:
         form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
+        loss_head: whether the loss gap is predicted too.
     """
 
     name: str
     features: tuple[Term, ...]
     form: str = "product_of_powers"
+    loss_head: bool = False
 
 
 DEFAULT = Specification(
@@ -101,31 +104,56 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
         )
     strength = _best_strength(table, specification, rows)
     predictor = _fitted(table, specification, rows, strength)
-    return replace(predictor, interval=_interval(table, specification, rows, strength))
+    interval, share = _interval(table, specification, rows, strength)
+    return replace(predictor, interval=interval, provenance=predictor.provenance | {"shared_by_task": share})
 
 
 def predicted(predictor: Predictor, table: Table, rows: Mask) -> tuple[Floats, Floats, Floats, Mask]:
-    """Gap, lower, upper and abstention for some rows, through the predictor itself as a user would call it."""
-    keys = [key for key in MEASURED if f"measure.{key}" in table.columns]
-    columns = np.stack([table.numbers(f"measure.{key}")[rows] for key in keys])
-    results = [predictor.predict(_present(keys, column)) for column in columns.T]
-    gap, lower, upper = (np.array([getattr(r, name) for r in results]) for name in ("gap", "lower", "upper"))
-    return gap, lower, upper, np.array([r.abstained for r in results], dtype=bool)
+    """Gap, lower, upper and abstention for some rows: exactly `Predictor.predict`, column by column.
 
-
-def _present(keys: Iterable[str], column: Floats) -> dict[str, float]:
-    return {key: float(value) for key, value in zip(keys, column, strict=True) if math.isfinite(value)}
+    Raises:
+        PredictorError: a row without `train_accuracy` or `classes`.
+    """
+    accuracy, classes = (table.numbers(f"measure.{name}")[rows] for name in ("train_accuracy", "classes"))
+    if not np.isfinite([accuracy, classes]).all():
+        predictor.predict({})  # raises as it would for that row
+    farthest, terms = np.zeros(len(accuracy)), [np.zeros(len(accuracy))]
+    for feature in predictor.features:
+        raw = table.numbers(f"measure.{feature.name}")[rows]
+        finite = np.isfinite(raw)
+        # Scalars, for the logarithms of `math` and NumPy differ in the last digit.
+        scaled = np.array([feature.transformed(v) if f else 0.0 for v, f in zip(raw.tolist(), finite, strict=True)])
+        distance = np.array([feature.distance(v) if f else math.inf for v, f in zip(raw.tolist(), finite, strict=True)])
+        farthest = np.maximum(farthest, distance)
+        terms.append(feature.coefficient * (scaled - feature.centre))
+    total = np.array([math.fsum(row) for row in np.stack(terms, axis=1).tolist()])
+    gap = predictor.intercept + total
+    if predictor.form == "product_of_powers":
+        gap = np.array([math.exp(min(value, 5.0)) for value in gap.tolist()])
+    correction = predictor.correction or Correction(1.0, 1.0, 0)
+    gap = gap + (correction.factor - 1) * (gap + predictor.interval.offset)
+    gap = np.minimum(np.maximum(gap, 0.0), accuracy)
+    chance = 1 / classes
+    abstained = (farthest > 1) | (accuracy < chance + 0.25 * (1 - chance))
+    width = (1 + np.where(abstained, 0, farthest)) * correction.width * (gap + predictor.interval.offset)
+    lower, upper = gap + predictor.interval.below * width, gap + predictor.interval.above * width
+    return (
+        np.where(abstained, np.minimum(predictor.prior_gap, accuracy), gap),
+        np.where(abstained, 0.0, np.minimum(lower, gap)),
+        np.where(abstained, accuracy, np.maximum(np.minimum(upper, accuracy), gap)),
+        abstained,
+    )
 
 
 def _fitted(table: Table, specification: Specification, rows: Mask, strength: float) -> Predictor:
-    features, design = _design(table, specification, rows)
+    features, columns = design(table, specification, rows)
     gaps = table.numbers("gap.accuracy")[rows]
     target = np.log(np.maximum(gaps, GAP_FLOOR)) if specification.form == "product_of_powers" else gaps
     intercept = float(target.mean())
-    penalty = strength * len(design) * np.eye(design.shape[1])
-    standard = np.linalg.solve(design.T @ design + penalty, design.T @ (target - intercept))
+    penalty = strength * len(columns) * np.eye(columns.shape[1])
+    standard = np.linalg.solve(columns.T @ columns + penalty, columns.T @ (target - intercept))
     scaled = [
-        replace(feature, coefficient=_round(coefficient / feature.deviation))
+        replace(feature, coefficient=rounded(coefficient / feature.deviation))
         for feature, coefficient in zip(features, standard, strict=True)
     ]
     measures = {MEASURED[feature.name].measure for feature in features} - {""}
@@ -133,10 +161,10 @@ def _fitted(table: Table, specification: Specification, rows: Mask, strength: fl
         name=specification.name,
         form=specification.form,
         measures={name: {} for name in sorted(measures | {"fit"})},
-        intercept=_round(intercept),
+        intercept=rounded(intercept),
         features=tuple(scaled),
         interval=Interval(LEVEL, OFFSET, 0.0, 0.0),
-        prior_gap=_round(float(gaps.mean())),
+        prior_gap=rounded(float(gaps.mean())),
         provenance={
             "table_sha256": table.sha256,
             "package_version": __version__,
@@ -149,21 +177,21 @@ def _fitted(table: Table, specification: Specification, rows: Mask, strength: fl
     )
 
 
-def _design(table: Table, specification: Specification, rows: Mask) -> tuple[list[Feature], NDArray[np.float64]]:
+def design(table: Table, specification: Specification, rows: Mask) -> tuple[list[Feature], NDArray[np.float64]]:
     """Features with centre, range and deviation on these rows, and their standardised values."""
     features, columns = [], []
     for name, transform, chosen_floor in specification.features:
         raw = table.numbers(f"measure.{name}")[rows]
         floor = {"log": 1e-4 * float(np.median(raw)), "logit": 1e-3}.get(transform, 0.0)
         floor = floor if chosen_floor is None else chosen_floor
-        bare = Feature(name, transform, 0.0, 0.0, 0.0, 0.0, 0.0, _round(floor))
+        bare = Feature(name, transform, 0.0, 0.0, 0.0, 0.0, 0.0, rounded(floor))
         values = transformed(bare, raw)
         feature = replace(
             bare,
-            centre=_round(float(values.mean())),
-            low=_round(float(values.min())),
-            high=_round(float(values.max())),
-            deviation=_round(float(values.std())),
+            centre=rounded(float(values.mean())),
+            low=rounded(float(values.min())),
+            high=rounded(float(values.max())),
+            deviation=rounded(float(values.std())),
         )
         if feature.deviation <= 0:
             raise TableError(
@@ -190,13 +218,25 @@ def _best_strength(table: Table, specification: Specification, rows: Mask) -> fl
     return STRENGTHS[int(np.argmin([np.abs(error).mean() for error in errors]))]
 
 
-def _interval(table: Table, specification: Specification, rows: Mask, strength: float) -> Interval:
-    """Quantiles of the scaled residuals of held-out tasks, each task weighing the same (conformal by task)."""
+def _interval(table: Table, specification: Specification, rows: Mask, strength: float) -> tuple[Interval, float]:
+    """Quantiles of the scaled residuals of held-out tasks, each task weighing the same (conformal by task).
+
+    And the share of the residuals' variance that the rows of one task have in common, which recalibration can remove.
+    """
     residuals, gaps, tasks = _held_out(table, specification, rows, strength, by_task)
     scaled = residuals / (gaps + OFFSET)
     tail = (1 - LEVEL) / 2
     below, above = weighted_quantile(-scaled, tasks, 1 - tail), weighted_quantile(scaled, tasks, 1 - tail)
-    return Interval(LEVEL, OFFSET, _round(-below), _round(above))
+    return Interval(LEVEL, OFFSET, rounded(-below), rounded(above)), rounded(shared_variance(scaled, tasks))
+
+
+def shared_variance(values: Floats, groups: NDArray[Any]) -> float:
+    """The intraclass correlation of a one-way random-effects model, in [0, 1]."""
+    names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, values) / counts
+    within = float(((values - means[inverse]) ** 2).sum() / max(len(values) - len(names), 1))
+    between = float(means.var(ddof=1)) - within * float((1 / counts).mean()) if len(names) > 1 else 0.0
+    return max(between, 0.0) / (max(between, 0.0) + within) if within + between > 0 else 0.0
 
 
 def weighted_quantile(values: Floats, groups: NDArray[Any], level: float) -> float:
@@ -240,6 +280,6 @@ def _raw(predictor: Predictor, table: Table, rows: Mask) -> Floats:
     return limited
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Eight significant digits, as written."""
     return float(f"{value:.8g}")

@@ -172,7 +172,11 @@ class NormOverRows(nn.Module):
 
 
 ABSENT: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "layer norm": (networks.VisionTransformer, r"LayerNorm 'blocks.0.norm1' cannot be folded"),
+    "layer norm": (
+        lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 4)),
+        r"LayerNorm '1' cannot be folded",
+    ),
+    "parameters of its own": (networks.VisionTransformer, r"VisionTransformer has parameters outside its layers"),
     "recurrent": (networks.Recurrent, r"LSTM 'lstm' cannot be folded"),
     "before": (lambda: nn.Sequential(nn.BatchNorm2d(3), networks.cnn()), r"batch norm '0' does not directly follow"),
     "after relu": (

@@ -299,10 +299,13 @@ def test_what_is_undefined_is_absent_with_one_note() -> None:
     model, images, targets = separate()
     with probing(model, images, targets.roll(1), train_samples=10) as probe:
         assert pac_bayes(probe) == {}
-        assert list(worst_case(probe)) == ["worst_case/sharpness"]
+        assert list(worst_case(probe)) == ["worst_case/sharpness", "worst_case/sharpness_0.0005"]
         assert [note.split(" is absent")[0] for note in probe.notes] == ["pac_bayes/*", "worst_case/alpha"]
     with probing(model, images, targets) as probe:
         assert set(chosen(pac_bayes(probe), "origin", "initial", "bound")) == set()
+        assert len(probe.notes) == 1
+    with probing(model, images, targets, train_samples=10) as probe:
+        assert set(chosen(pac_bayes(probe), "origin", "initial", "bound")) == {"pac_bayes/origin"}
         assert len(probe.notes) == 1
     robust = nn.Linear(1, 2).double()  # its inputs are zero and its bias too large for any noise in reach
     with torch.no_grad():
@@ -313,6 +316,8 @@ def test_what_is_undefined_is_absent_with_one_note() -> None:
     with probing(robust, mixed, torch.cat([torch.zeros(60), torch.ones(40)]).long(), train_samples=10) as probe:
         values = pac_bayes(probe)
         assert values["pac_bayes/sigma_drop"] == 0
+        assert values["pac_bayes/sigma"] == pytest.approx(2, rel=1e-3)
+        assert values["pac_bayes/sigma_censored"] == 1
         assert "pac_bayes/flatness" not in values
         assert any(note.startswith("pac_bayes/flatness is absent") for note in probe.notes)
 
@@ -331,5 +336,5 @@ def test_other_architectures_have_finite_values(factory: Callable[[], nn.Module]
     model, images = networks.made(factory), networks.images(12)
     with probing(model, images, torch.arange(12) % 4) as probe:
         values = sharpness(probe)
-    assert len(values) == 12
+    assert len(values) == 15
     assert all(map(math.isfinite, values.values()))

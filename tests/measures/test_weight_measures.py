@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.keys import MEASURED
+from lightning_gengap.measures.adaptive_sharpness import adaptive_sharpness
 from lightning_gengap.measures.bartlett import bartlett
 from lightning_gengap.measures.calibration import calibration
+from lightning_gengap.measures.complexity import complexity
 from lightning_gengap.measures.distance import distance
 from lightning_gengap.measures.gradient_noise import gradient_noise
 from lightning_gengap.measures.k_variance import k_variance
+from lightning_gengap.measures.norm_product import norm_product
 from lightning_gengap.measures.pac_bayes import pac_bayes
 from lightning_gengap.measures.path_norm import path_norm
 from lightning_gengap.measures.separability import separability
@@ -26,8 +29,8 @@ from tests.probes import probing
 
 COUNT = 24
 FUNCTIONS = (
-    *(path_norm, distance, bartlett, calibration, k_variance, separability),
-    *(gradient_noise, sharpness, pac_bayes, worst_case),
+    *(path_norm, distance, bartlett, complexity, norm_product, calibration, k_variance, separability),
+    *(gradient_noise, sharpness, adaptive_sharpness, pac_bayes, worst_case),
 )
 NETWORKS = (networks.cnn_with_batch_norm, networks.ResNet, networks.VisionTransformer, networks.Tokens)
 every_measure = pytest.mark.parametrize("measure", FUNCTIONS, ids=lambda measure: measure.__name__)
