@@ -1,11 +1,11 @@
-"""Training speed: the running mean of the steps' cross-entropy, where the loss provably is the cross-entropy."""
+"""Training speed: means of the steps' cross-entropy, where the loss provably is the cross-entropy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,77 +46,181 @@ class RunningLoss(Metric):
         return self.total / self.count
 
 
+class Sums(NamedTuple):
+    """Summed losses of some steps, and how many; tensors or numbers."""
+
+    total: Tensor | float
+    steps: Tensor | float
+
+    def since(self, earlier: Sums) -> Sums:
+        """The part that came after `earlier`."""
+        return Sums(self.total - earlier.total, self.steps - earlier.steps)
+
+    def mean(self) -> float | None:
+        """None without steps or where it is not finite."""
+        mean = float(self.total) / float(self.steps) if self.steps else math.nan
+        return mean if math.isfinite(mean) else None
+
+
+_NOTHING = Sums(0.0, 0.0)
+
+
+@dataclass
+class Hits:
+    """Right answers of the steps' logits; `counting` ends for good where logits or labels cannot be found."""
+
+    correct: Tensor | float = 0.0
+    seen: int = 0
+    counting: bool = True
+
+    def add(self, logits: list[Tensor], labels: Tensor | None) -> None:
+        """Add a step whose only logits these are, one row per label; no synchronisation with the device."""
+        self.counting = self.counting and labels is not None and len(logits) == 1 and len(logits[0]) == len(labels)
+        if self.counting and labels is not None:
+            right = (logits[0].argmax(1) == labels.to(logits[0].device)).sum()
+            self.correct = right + (self.correct.to(right) if isinstance(self.correct, Tensor) else int(self.correct))
+            self.seen += len(labels)
+
+
 @dataclass
 class TrainingSpeed:
     """Follows the steps' loss, and checks on the first step of each epoch that it is the plain cross-entropy.
 
     The check compares the loss with the cross-entropy of every output of shape (batch, classes) that some module
     returned in that step. A loss with label smoothing, mixed labels, weights or further terms does not match; then,
-    and for compiled models, which hide their modules' outputs, there is no training speed. In a distributed run it
-    is this rank's own: ranks may disagree on whether it is valid, so none may wait for the others.
+    and for compiled models, which hide their modules' outputs, there is no training speed. In the first epoch the
+    module whose output matched is watched in every step, so that its accuracy on samples not yet trained on is known;
+    that needs no forward of its own. In a distributed run all this is this rank's own: ranks may disagree on whether
+    it is valid, so none may wait for the others.
 
     Attributes:
         valid: whether the loss has passed every check so far.
         checked: whether there was one.
+        epoch: of the present steps; None if its first step was not seen.
     """
 
     loss: RunningLoss = field(default_factory=RunningLoss)
     valid: bool = True
     checked: bool = False
-    _outputs: list[Tensor] = field(default_factory=list)
+    epoch: int | None = None
+    _start: Sums = _NOTHING  # before the present epoch
+    _first: Sums = _NOTHING  # of the first epoch, once it has ended
+    _hits: Hits = field(default_factory=Hits)
+    _head: str | None = None  # the module that returned the logits at the last check
+    _checking: bool = False
+    _outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     _handles: list[Any] = field(default_factory=list)
+
+    def begin_step(self, model: nn.Module, classes: int, epoch: int, batch: int) -> None:
+        """Watch the step that follows as far as it is needed."""
+        if batch == 0:
+            if self.epoch == 0 and epoch > 0:
+                self._first = self._sums().since(self._start)
+            self.epoch, self._start = epoch, self._sums()
+        counting = self.valid and self.epoch == 0 and self._hits.counting
+        if batch == 0 or not self.checked or (counting and self._head is None):
+            self.begin_check(model, classes)
+        elif counting and self._head is not None:
+            self._watch({self._head: model.get_submodule(self._head)}, classes)
 
     def begin_check(self, model: nn.Module, classes: int) -> None:
         """Watch the step that follows with temporary hooks; they return nothing."""
+        self.valid = self.valid and not _is_compiled(model)
+        self._watch(dict(model.named_modules()) if self.valid else {}, classes)
+        self._checking = bool(self._handles)
 
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
+    def _watch(self, modules: Mapping[str, nn.Module], classes: int) -> None:
+        def keep(name: str, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == classes:
-                self._outputs.append(output.detach())
+                self._outputs.append((name, output.detach()))
 
         self.close()
-        self.valid = self.valid and not _is_compiled(model)
-        if self.valid:
-            self._handles = [module.register_forward_hook(keep) for module in model.modules()]
+        self._handles = [
+            module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
+            for name, module in modules.items()
+        ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
-        """Add a step's mean loss (None: it reported none); `targets` is asked only when a check is pending."""
+        """Add a step's mean loss (None: it reported none); `targets` is asked only where logits were watched."""
         if self._handles:
-            self.checked, self.valid = True, loss is not None and self._passes(loss, targets)
+            labels = _read(targets)
+            if self._checking:
+                self._head = None if loss is None or labels is None else self._source(loss, labels)
+                self.checked, self.valid = True, self._head is not None
+            if self.valid and self.epoch == 0:
+                self._hits.add([output for name, output in self._outputs if name == self._head], labels)
         self.close()
         if self.valid and loss is not None:
             self.loss.update(loss)
 
-    def _passes(self, loss: Tensor, targets: Callable[[], Tensor]) -> bool:
-        try:
-            labels = targets()
-        except GapError:  # probe_data was given and the batches of training hold mixed or no labels
-            return False
-        return any(_is_cross_entropy(loss, output, labels) for output in self._outputs)
+    def _source(self, loss: Tensor, labels: Tensor) -> str | None:
+        """The module whose output the loss is the cross-entropy of."""
+        return next((name for name, output in self._outputs if _is_cross_entropy(loss, output, labels)), None)
 
     def close(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._outputs = [], []
+        self._handles, self._outputs, self._checking = [], [], False
+
+    def _sums(self) -> Sums:
+        return Sums(self.loss.total, self.loss.count)  # not compute(), which would wait for other ranks
 
     def value(self) -> float | None:
         """The running mean in nats; None before the first step or where it is not defined."""
-        if not self.valid or not self.checked or self.loss.count == 0:
-            return None
-        mean = float(self.loss.total / self.loss.count)  # not compute(), which would wait for other ranks
-        return mean if math.isfinite(mean) else None
+        return self._sums().mean() if self.valid and self.checked else None
+
+    def values(self) -> dict[str, float]:
+        """What is defined of the running mean, the first and the present epoch's mean and the first one's accuracy."""
+        if self.value() is None:
+            return {}
+        present = _NOTHING if self.epoch is None else self._sums().since(self._start)
+        means = {
+            "speed/train_loss_mean": self._sums().mean(),
+            "speed/recent_loss": present.mean(),
+            "speed/first_epoch_loss": (present if self.epoch == 0 else self._first).mean(),
+            "speed/first_epoch_accuracy": float(self._hits.correct) / self._hits.seen if self._complete() else None,
+        }
+        return {key: mean for key, mean in means.items() if mean is not None}
+
+    def _complete(self) -> bool:
+        return self._hits.counting and self._hits.seen > 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        total, count = float(self.loss.total), float(self.loss.count)
-        return {"valid": self.valid, "checked": self.checked, "total": total, "count": count}
+        return {
+            "valid": self.valid,
+            "checked": self.checked,
+            "counting": self._hits.counting,
+            "correct": float(self._hits.correct),
+            "seen": float(self._hits.seen),
+            "epoch": -1.0 if self.epoch is None else float(self.epoch),
+            "total": float(self.loss.total),
+            "count": float(self.loss.count),
+            "start_total": float(self._start.total),
+            "start_count": float(self._start.steps),
+            "first_total": float(self._first.total),
+            "first_count": float(self._first.steps),
+        }
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> TrainingSpeed:
-        """Go on from `state()`."""
+        """Go on from `state()`; what an older checkpoint does not have stays absent."""
         speed = cls(valid=state["valid"], checked=state["checked"])
         speed.loss.total, speed.loss.count = speed.loss.total + state["total"], speed.loss.count + state["count"]
+        if state.get("epoch", -1.0) >= 0:
+            speed.epoch = int(state["epoch"])
+            speed._start = Sums(state["start_total"], state["start_count"])
+            speed._first = Sums(state["first_total"], state["first_count"])
+            speed._hits = Hits(state["correct"], int(state["seen"]), state["counting"])
         return speed
+
+
+def _read(targets: Callable[[], Tensor]) -> Tensor | None:
+    try:
+        return targets()
+    except GapError:  # probe_data was given and the batches of training hold mixed or no labels
+        return None
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -11,12 +11,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from lightning_gengap import GapMonitor
 from lightning_gengap.errors import TargetError
 from lightning_gengap.training_speed import RunningLoss, TrainingSpeed
 from tests.lightning_models import ManualModel, TinyModel, blobs, fitted, loader
 from tests.predictors import tiny_monitor
 
 KEY = "speed/train_loss_mean"
+EVERY = {KEY, "speed/recent_loss", "speed/first_epoch_loss", "speed/first_epoch_accuracy"}
+
+
+def speeds(monitor: GapMonitor) -> dict[str, float]:
+    return {key: value for key, value in monitor.values.items() if key.startswith("speed/")}
 
 
 class StepLosses(Callback):
@@ -35,6 +41,58 @@ def test_the_running_mean_is_that_of_the_steps_cross_entropy(accumulated: int):
     fitted(monitor, steps, accumulate_grad_batches=accumulated)
     assert len(steps.losses) == 8
     assert monitor.values[KEY] == pytest.approx(accumulated * sum(steps.losses) / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_first_and_the_last_epoch_have_means_of_their_own(accumulated: int):
+    monitor, steps = tiny_monitor(), StepLosses()
+    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=3)
+    assert set(speeds(monitor)) == EVERY
+    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(accumulated * sum(steps.losses[:4]) / 4, rel=1e-6)
+    assert monitor.values["speed/recent_loss"] == pytest.approx(accumulated * sum(steps.losses[8:]) / 4, rel=1e-6)
+
+
+def test_in_the_first_epoch_both_means_are_the_same():
+    monitor = tiny_monitor()
+    fitted(monitor, max_epochs=1)
+    values = speeds(monitor)
+    assert values["speed/first_epoch_loss"] == values["speed/recent_loss"] == values[KEY]
+
+
+class Scored(TinyModel):
+    """Keeps how many of each step's own logits were right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right: list[int] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self(batch[0])
+        self.right.append(int((logits.argmax(1) == batch[1]).sum()))
+        return cross_entropy(logits, batch[1])
+
+
+def test_the_first_epochs_accuracy_is_that_of_the_steps_own_logits():
+    monitor, model = tiny_monitor(), Scored()
+    fitted(monitor, model=model, max_epochs=3)
+    assert sum(model.right[:4]) != sum(model.right[4:8])
+    assert monitor.values["speed/first_epoch_accuracy"] == sum(model.right[:4]) / 64
+
+
+class Twice(Scored):
+    """Its head is called a second time, but not in the first step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx > 0:
+            self(batch[0])
+        return loss
+
+
+def test_logits_that_are_not_the_only_ones_leave_the_accuracy_out():
+    monitor = tiny_monitor()
+    fitted(monitor, model=Twice())
+    assert set(speeds(monitor)) == EVERY - {"speed/first_epoch_accuracy"}
 
 
 class Changed(TinyModel):
@@ -67,7 +125,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def test_another_loss_has_no_training_speed(name: str):
     monitor = tiny_monitor()
     fitted(monitor, model=Changed(LOSSES[name]))
-    assert KEY not in monitor.values
+    assert speeds(monitor) == {}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +153,7 @@ def test_a_step_without_loss_ends_it():
 def test_manual_optimisation_has_no_training_speed():
     monitor = tiny_monitor()
     fitted(monitor, model=ManualModel())
-    assert KEY not in monitor.values
+    assert speeds(monitor) == {}
 
 
 def test_labels_that_only_probe_data_can_tell_end_it_without_an_error():
@@ -184,6 +242,58 @@ def test_state_continues_the_mean():
     again.step(torch.tensor(9.0), lambda: TARGETS)
     assert again.value() == pytest.approx((float(cross_entropy(LOGITS, TARGETS)) + 9) / 2)
     assert set(map(type, speed.state().values())) <= {bool, float}
+
+
+def steps_of(speed: TrainingSpeed, epoch: int, batches: range, per_epoch: int = 3) -> TrainingSpeed:
+    """The steps of an epoch; losses and hits differ between all of them."""
+    model = nn.Identity()
+    for batch in batches:
+        generator = torch.Generator().manual_seed(per_epoch * epoch + batch)
+        logits = torch.randn(8, 4, generator=generator)
+        speed.begin_step(model, 4, epoch, batch)
+        model(logits)
+        speed.step(cross_entropy(logits, TARGETS), lambda: TARGETS)
+    return speed
+
+
+@pytest.mark.parametrize("stop", [(0, 1), (0, 3), (1, 1), (1, 3)])
+def test_state_continues_every_value_wherever_it_is_taken(stop: tuple[int, int]):
+    whole, parts = TrainingSpeed(), TrainingSpeed()
+    for epoch in range(3):
+        steps_of(whole, epoch, range(3))
+        cut = stop[1] if epoch == stop[0] else 3
+        steps_of(parts, epoch, range(cut))
+        if epoch == stop[0]:
+            parts = TrainingSpeed.restored(parts.state())
+            assert set(map(type, parts.state().values())) <= {bool, float}
+        steps_of(parts, epoch, range(cut, 3))
+        assert set(whole.values()) == EVERY
+        assert parts.values() == pytest.approx(whole.values())
+
+
+def test_what_an_older_checkpoint_does_not_have_comes_with_the_next_epoch():
+    old = {"valid": True, "checked": True, "total": 6.0, "count": 3.0}
+    speed = TrainingSpeed.restored(old)
+    assert speed.values() == {KEY: 2.0}
+    assert set(steps_of(speed, 4, range(1, 3)).values()) == {KEY}  # its epoch's first step was not seen
+    assert set(steps_of(speed, 5, range(3)).values()) == {KEY, "speed/recent_loss"}
+
+
+def test_one_module_is_watched_in_the_first_epoch_and_none_later():
+    model, speed = nn.Sequential(nn.Identity(), nn.Identity()), TrainingSpeed()
+
+    def hooks() -> int:
+        return sum(len(module._forward_hooks) for module in model.modules())
+
+    found = []
+    for epoch in range(2):
+        for batch in range(3):
+            speed.begin_step(model, 4, epoch, batch)
+            found.append(hooks())
+            model(LOGITS)
+            speed.step(cross_entropy(LOGITS, TARGETS), lambda: TARGETS)
+            assert hooks() == 0
+    assert found == [3, 1, 1, 3, 0, 0]
 
 
 def test_running_loss_is_a_metric_of_its_own():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
-from lightning_gengap.probe import Probe
+from lightning_gengap.probe import Probe, State
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 FEWEST_PER_CLASS = 5
@@ -22,9 +22,7 @@ def difficulty(probe: Probe) -> dict[str, float]:
     initial weights or hidden layers. Measured once per training. Cost: one forward pass and an
     eigendecomposition of an (examples x examples) matrix.
     """
-    present = int(probe.targets.unique().numel())
-    if len(probe.targets) < FEWEST_PER_CLASS * present:
-        probe.notes.append(f"difficulty/* is absent: {len(probe.targets)} samples of {present} classes are too few")
+    if not enough_samples(probe, "difficulty/*"):
         return {}
     values: dict[str, float] = {}
     if probe.initial_state is None or not probe.layout.taps:
@@ -41,48 +39,86 @@ def difficulty(probe: Probe) -> dict[str, float]:
     return values
 
 
+def enough_samples(probe: Probe, keys: str) -> bool:
+    """Whether there are five samples per class present; a note that `keys` are absent if not."""
+    present = int(probe.targets.unique().numel())
+    if len(probe.targets) >= FEWEST_PER_CLASS * present:
+        return True
+    probe.notes.append(f"{keys} is absent: {len(probe.targets)} samples of {present} classes are too few")
+    return False
+
+
 def initial_features(probe: Probe) -> Tensor:
     """Hidden representations at the initial weights, pooled to 4 x 4 (tokens: averaged) and concatenated.
 
     Shape (examples, features), float64, on the CPU.
     """
-    rows = []
+    return torch.cat(list(pooled_features(probe, probe.initial_state).values()), dim=1)
+
+
+def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tensor]:
+    """Pooled hidden representations by layer, optionally at other weights; (examples, features), float64, CPU."""
+    rows: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for batch in probe.batches:
             with probe.tapped() as caught:
-                probe.logits_on(batch.content, len(batch.targets), probe.initial_state)
-            pooled = [_pooled(caught[tap.layer]) for tap in probe.layout.taps if tap.layer in caught]
-            rows.append(torch.cat(pooled, dim=1).double().cpu())
-    return torch.cat(rows)
+                probe.logits_on(batch.content, len(batch.targets), state)
+            for tap in probe.layout.taps:
+                if tap.layer in caught:
+                    rows.setdefault(tap.layer, []).append(_pooled(caught[tap.layer]).double().cpu())
+    return {layer: torch.cat(parts) for layer, parts in rows.items()}
 
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
     """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths.
 
-    With G = H H^T / D over D standardised features and S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised), the
-    prediction for a left-out point is (S Y - S_ii Y) / (1 - S_ii), exactly that of a refit without it; Y is +-1 one
-    against the rest. Without the free mean, centred features would give the left-out label away: in balanced classes
-    the others' labels sum to its complement.
-
     Args:
         features: shape (examples, features).
         targets: class indices, shape (examples,).
     """
+    return leave_one_out_accuracy(left_out_scores(standardised_gram(features), targets), targets)
+
+
+def standardised_gram(features: Tensor) -> Tensor:
+    """G = H H^T / D over the D features that vary, standardised; centred, its diagonal one on average."""
     deviation = features.std(dim=0, correction=0)
     varying = deviation > 0
     standard = (features[:, varying] - features[:, varying].mean(dim=0)) / deviation[varying]
-    gram = standard @ standard.T / max(standard.shape[1], 1)
+    return standard @ standard.T / max(standard.shape[1], 1)
+
+
+def left_out_scores(gram: Tensor, targets: Tensor) -> list[Tensor]:
+    """Scores of kernel ridge for every point, fitted without it, for each of four strengths; shape (examples, classes).
+
+    With S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised), the prediction for a left-out point is
+    (S Y - S_ii Y) / (1 - S_ii), exactly that of a refit without it; Y is +-1 one against the rest. Without the free
+    mean, centred features would give the left-out label away: in balanced classes the others' labels sum to its
+    complement.
+
+    Args:
+        gram: G, centred, shape (examples, examples).
+        targets: class indices, shape (examples,).
+    """
     eigenvalues, vectors = torch.linalg.eigh(gram)
-    signs = 2.0 * one_hot(targets).to(features) - 1.0
+    signs = signed_labels(targets, gram)
     projected = vectors.T @ signs
-    best = 0.0
+    scores = []
     for ridge in RIDGES:
         shrink = (eigenvalues / (eigenvalues + ridge)).clamp(min=0)[:, None]
         fitted = vectors @ (shrink * projected) + signs.mean(dim=0)
         leverage = vectors.square() @ shrink + 1 / len(targets)
-        left_out = (fitted - leverage * signs) / (1 - leverage)
-        best = max(best, float((left_out.argmax(1) == targets).double().mean()))
-    return best
+        scores.append((fitted - leverage * signs) / (1 - leverage))
+    return scores
+
+
+def signed_labels(targets: Tensor, like: Tensor) -> Tensor:
+    """+1 for the own class and -1 for the others; shape (examples, classes), of the type of `like`."""
+    return 2.0 * one_hot(targets).to(like) - 1.0
+
+
+def leave_one_out_accuracy(scores: list[Tensor], targets: Tensor) -> float:
+    """The largest accuracy over the strengths."""
+    return max(float((left_out.argmax(1) == targets).double().mean()) for left_out in scores)
 
 
 def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:

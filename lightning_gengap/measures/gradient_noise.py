@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_utilities import apply_to_collection
@@ -13,6 +14,7 @@ from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
 from lightning_gengap.batches import ProbeBatch, exchange
+from lightning_gengap.curvature import refuse_complex
 from lightning_gengap.probe import Probe
 
 MOST_NUMBERS = 2**26
@@ -86,6 +88,7 @@ def summed_gradients(probe: Probe) -> Sums:
     parameters = {name: value.detach() for name, value in probe.model.named_parameters() if value.requires_grad}
     if not parameters:
         raise RuntimeError("no parameter is trainable")
+    refuse_complex(parameters)
     precise = {
         name: torch.float32 if value.device.type == "mps" else torch.float64 for name, value in parameters.items()
     }
@@ -103,7 +106,7 @@ def summed_gradients(probe: Probe) -> Sums:
         mapped = vmap(function, in_dims=(None, 0, 0, 0), randomness="error")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # layers without a batching rule
-            for rows in _chunks(examples, size):
+            for rows in chunks(examples, size):
                 gradients, curvatures = mapped(parameters, labels[rows], signs[rows], [piece[rows] for piece in pieces])
                 sums.add(gradients, curvatures, len(labels[rows]))
     return sums
@@ -111,16 +114,12 @@ def summed_gradients(probe: Probe) -> Sums:
 
 def _per_sample(probe: Probe, batch: ProbeBatch) -> tuple[list[Tensor], Callable[..., tuple[Parameters, Parameters]]]:
     """The tensors of the batch that hold one row per sample, and the two pull-backs of one sample given its rows."""
-    pieces: list[Tensor] = []
-    apply_to_collection(batch.content, Tensor, pieces.append)
-    pieces = [piece for piece in pieces if piece.ndim > 0 and len(piece) == len(batch.targets)]
+    pieces = pieces_of(batch)
 
     def pulled_back(
         parameters: Parameters, label: Tensor, signs: Tensor, rows: list[Tensor]
     ) -> tuple[Parameters, Parameters]:
-        content = batch.content
-        for piece, row in zip(pieces, rows, strict=True):
-            content = exchange(content, piece, row[None])
+        content = one_sample(batch, pieces, rows)
 
         def logits_at(weights: Parameters) -> Tensor:
             return probe.logits_on(content, 1, weights)[0]
@@ -135,5 +134,21 @@ def _per_sample(probe: Probe, batch: ProbeBatch) -> tuple[list[Tensor], Callable
     return pieces, pulled_back
 
 
-def _chunks(examples: int, size: int) -> Iterator[slice]:
+def pieces_of(batch: ProbeBatch) -> list[Tensor]:
+    """The tensors of the batch's content that hold one row per sample."""
+    pieces: list[Tensor] = []
+    apply_to_collection(batch.content, Tensor, pieces.append)
+    return [piece for piece in pieces if piece.ndim > 0 and len(piece) == len(batch.targets)]
+
+
+def one_sample(batch: ProbeBatch, pieces: list[Tensor], rows: list[Tensor]) -> Any:
+    """The content of a batch of one sample, given its row of every piece."""
+    content = batch.content
+    for piece, row in zip(pieces, rows, strict=True):
+        content = exchange(content, piece, row[None])
+    return content
+
+
+def chunks(examples: int, size: int) -> Iterator[slice]:
+    """Consecutive rows, `size` at a time."""
     return (slice(start, min(start + size, examples)) for start in range(0, examples, size))

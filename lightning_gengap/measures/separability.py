@@ -26,7 +26,7 @@ def separability(probe: Probe) -> dict[str, float]:
     Absent, with one note, for inputs that are not images. Compares within one architecture. Cost: two forward
     passes. Reference: Natekar and Sharma 2020 (arXiv 2012.02775); the published index is averaged over subsets.
     """
-    images, first = probe.inputs, _first_layer(probe)
+    images, first = probe.inputs, first_layer(probe)
     if images is None or images.ndim != 4 or first is None:
         probe.notes.append("separability/* is absent: it needs image inputs and a linear or convolutional layer")
         return {}
@@ -56,6 +56,7 @@ def pooled_features(probe: Probe, layer: Ran) -> Tensor:
     return torch.cat(rows)
 
 
-def _first_layer(probe: Probe) -> Ran | None:
+def first_layer(probe: Probe) -> Ran | None:
+    """The first linear or convolutional layer that the forward calls."""
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
     return next((met for met in probe.layout.ran if isinstance(modules[met.module], _FIRST_LAYERS)), None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassCalibrationError
 
 from lightning_gengap.measures.calibration import calibration, expected_calibration_error, mean_entropy
 from lightning_gengap.measures.k_variance import k_variance, mean_class_spread, wasserstein
@@ -28,6 +29,20 @@ def test_calibration_error_against_a_loop() -> None:
     )
     expected = measure_oracles.expected_calibration_error(logits.softmax(1).numpy(), targets.numpy(), 15)
     assert expected_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_calibration_error_is_that_of_the_streaming_metric(scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = scale * torch.randn(300, 7, generator=generator).double()
+    targets = torch.randint(7, (300,), generator=generator)
+    metric = MulticlassCalibrationError(num_classes=7, n_bins=15, norm="l1")
+    for rows, labels in zip(logits.split(64), targets.split(64), strict=True):
+        metric.update(rows, labels)
+    found = expected_calibration_error(logits, targets)
+    assert found == pytest.approx(float(metric.compute()), rel=1e-5)
+    exact = measure_oracles.expected_calibration_error(logits.softmax(1).numpy(), targets.numpy(), 15)
+    assert found == pytest.approx(exact, rel=1e-5)
 
 
 def test_calibration_of_certain_and_of_uniform_predictions() -> None:
