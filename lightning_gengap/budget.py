@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-_RECENT = 5
+RECENT = 5
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Budget:
         start_up: seconds of the measurement before the first step, reported apart.
         spent: seconds of all later measurements.
         trained: seconds of training outside the monitor.
-        recent: seconds of the last measurements.
+        recent: seconds of the last measurements, without their dear measures.
     """
 
     share: float | None
@@ -30,14 +30,15 @@ class Budget:
     trained: float = 0.0
     recent: list[float] = field(default_factory=list)
 
-    def allows(self) -> bool:
-        """Whether one more measurement, as dear as the recent ones, keeps the share.
+    def allows(self, reserved: float = 0.0) -> bool:
+        """Whether one more measurement, as dear as the recent ones, keeps the share and leaves the reserved seconds.
 
-        The first is always allowed: nothing is known of its cost, and monitored keys need a value.
+        The first is always allowed: nothing is known of its cost, and monitored keys need a value. What it takes
+        beyond the share, `overhead` shows until training has gone on for long enough.
         """
         if self.share is None or not self.recent:
             return True
-        return self.spent + median(self.recent) <= self.share * self.trained
+        return self.spent + median(self.recent) + reserved <= self.share * self.trained
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -51,7 +52,11 @@ class Budget:
     def record(self, seconds: float) -> None:
         """Add a measurement."""
         self.spent += seconds
-        self.recent = [*self.recent, seconds][-_RECENT:]
+        self.recent = [*self.recent, seconds][-RECENT:]
+
+    def set_apart(self, seconds: float) -> None:
+        """Say that so many seconds of the last measurement do not recur in each one; they stay spent."""
+        self.recent[-1] -= seconds
 
     @property
     def overhead(self) -> float:

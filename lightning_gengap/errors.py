@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Error = TypeVar("Error", bound=BaseException)
+
 
 class GapError(ValueError):
     """A clear refusal: every message names its subject, what was got, what was expected and a remedy."""
@@ -45,3 +49,9 @@ class ConfigurationError(GapError):
 
 class TableError(GapError):
     """A table of measured runs that cannot be used for fitting."""
+
+
+def frameless(error: Error) -> Error:
+    """The error without its cause and the frames it passed, which keep alive whatever they had allocated."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

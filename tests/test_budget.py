@@ -79,3 +79,30 @@ def test_state_continues_the_account():
     assert not again.allows()
     again.record(1.0)
     assert len(budget.recent) == 1
+
+
+def test_what_is_reserved_is_left():
+    budget = Budget(0.05, trained=100.0)
+    budget.record(1.0)
+    assert budget.allows(3.0)
+    assert not budget.allows(3.1)
+    assert Budget(None, spent=9.0, recent=[9.0]).allows(100.0)
+
+
+def test_what_does_not_recur_is_spent_and_not_expected_again():
+    budget = Budget(0.05, trained=100.0)
+    budget.record(4.0)
+    assert not budget.allows()
+    budget.set_apart(3.5)
+    assert budget.spent == 4.0
+    assert budget.allows()
+    assert not budget.allows(0.6)
+
+
+def test_a_first_measurement_beyond_the_share_shows_in_the_overhead():
+    budget = Budget(0.05, trained=1.0)
+    assert budget.allows()
+    budget.record(0.5)
+    assert budget.overhead == 0.5
+    budget.trained = 20.0
+    assert budget.overhead == 0.025

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,13 +15,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_gengap import GapMonitor, measure
+from lightning_gengap.errors import MeasureError
 from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.probe import Probe
 from tests.lightning_models import Iterated, Stream, TinyModel, blobs, fitted, loader, watched
-from tests.predictors import tiny_monitor
+from tests.predictors import tiny_monitor, tiny_predictor
 
 
 def broken(probe: object) -> dict[str, float]:
     raise RuntimeError("broken measure")
+
+
+def needing_norm(**changes: Any) -> GapMonitor:
+    return tiny_monitor(predictor=tiny_predictor(measures={"difficulty": {}, "norm": {}}), **changes)
 
 
 class BreaksLater:
@@ -35,24 +44,108 @@ class BreaksLater:
         return {}
 
 
-def test_a_measure_that_breaks_later_holds_the_values_and_is_switched_off(monkeypatch: pytest.MonkeyPatch):
+def test_a_needed_measure_that_breaks_later_holds_the_values_and_is_switched_off(monkeypatch: pytest.MonkeyPatch):
     measure = BreaksLater(lambda call: call > 2)
     monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1))
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=7)
+    values, said = watched(needing_norm(), max_epochs=7)
     assert values("gengap/status") == [0, 0, 2, 2, 2, 4, 4]
     assert len(set(values("gengap/predicted_gap")[1:])) == 1
     assert all(math.isfinite(value) for row in values.rows for value in row.values())
     assert measure.calls == 5
     (message,) = said
-    assert "could not measure in epoch 2: RuntimeError: broken in call 3" in message
+    assert "could not measure in epoch 2: MeasureError: measure 'norm': got RuntimeError: broken in call 3;" in message
     assert "GapMonitor(on_error='raise')" in message
 
 
 def test_failures_that_are_not_in_a_row_do_not_switch_off(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(MEASURES, "norm", Measure(BreaksLater(lambda call: call % 2 == 0), 1))
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=8)
+    values, said = watched(needing_norm(), max_epochs=8)
     assert values("gengap/status") == [0, 2] * 4
     assert len(said) == 4
+
+
+class Odd:
+    """A further measure with a key of its own: the number of the call, which fails in some calls."""
+
+    def __init__(self, fails: Callable[[int], bool] = lambda call: False, error: Exception | None = None) -> None:
+        self.fails, self.calls, self.error = fails, 0, error or RuntimeError("odd")
+
+    def __call__(self, probe: object) -> dict[str, float]:
+        self.calls += 1
+        if self.fails(self.calls):
+            raise self.error
+        return {"norm/log_product_spectral": float(self.calls)}
+
+
+ODD = "gengap/norm/log_product_spectral"
+ERRORS = [
+    (RuntimeError("odd"), "RuntimeError: odd"),
+    (MemoryError("64 TiB"), "MemoryError: 64 TiB; expected its values. Use fewer samples."),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory; expected its values. Use fewer samples."),
+    (ArithmeticError("odd"), "ArithmeticError: odd"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), ERRORS)
+def test_a_further_measure_that_always_fails_is_absent_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+):
+    measure = Odd(lambda call: True, error)
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1))
+    expected = fitted(tiny_monitor(measures=["path_norm"]), max_epochs=5)
+    values, said = watched(tiny_monitor(measures=["norm", "path_norm"]), max_epochs=5)
+    for now, then in zip(values.rows, expected.rows, strict=True):
+        assert now | {"gengap/overhead": 0.0} == then | {"gengap/overhead": 0.0}
+    assert "gengap/path_norm/log" in values.rows[0]
+    assert measure.calls == 3
+    (message,) = said
+    assert "GapMonitor could not measure norm in epoch 0: measure 'norm': got " in message
+    assert words in message
+    assert "after 3 failures in a row it is no longer tried" in message
+
+
+def test_a_further_measure_that_fails_later_holds_its_values(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: call in (2, 3, 5)), 1))
+    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=7)
+    assert values("gengap/status") == [0] * 7
+    assert values(ODD) == [1, 1, 1, 4, 4, 6, 7]
+    assert len(said) == 1
+    assert len(set(values("gengap/predicted_gap"))) > 1
+
+
+def test_a_further_measure_of_the_task_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch):
+    measure = Odd(lambda call: True)
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1, once=True))
+    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=4)
+    assert values("gengap/status") == [0] * 4
+    assert measure.calls == 3
+    assert len(said) == 1
+
+
+def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkeypatch: pytest.MonkeyPatch):
+    kept: list[weakref.ref[Tensor]] = []
+
+    def greedy(probe: Probe) -> dict[str, float]:
+        block = torch.ones(64)
+        kept.append(weakref.ref(block))
+        probe.once(lambda shared: kept.append(weakref.ref(tensor := torch.ones(8))) or tensor)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    class Alive(TinyModel):
+        def on_train_epoch_start(self) -> None:
+            alive.append(sum(reference() is not None for reference in kept))
+
+    for monitor in (tiny_monitor(measures=["norm"]), needing_norm()):
+        kept.clear()
+        alive: list[int] = []
+        monkeypatch.setitem(MEASURES, "norm", Measure(greedy, 1))
+        gc.disable()
+        try:
+            watched(monitor, model=Alive(), max_epochs=3)
+        finally:
+            gc.enable()
+        assert len(kept) == 6
+        assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize("data", [loader, lambda: DataLoader(Stream(), batch_size=16)], ids=["indexed", "stream"])
@@ -64,16 +157,32 @@ def test_a_difficulty_that_fails_is_said_once_and_training_completes(
     assert values("gengap/status") == [2, 2, 2, 4, 4]
     assert all(math.isfinite(value) for row in values.rows for value in row.values())
     (message,) = said
-    assert "could not measure the difficulty of the task: RuntimeError: broken measure" in message
+    expected = "the difficulty of the task: MeasureError: measure 'difficulty': got RuntimeError: broken measure;"
+    assert f"could not measure {expected}" in message
 
 
-def test_on_error_raise_shows_the_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1))
-    with pytest.raises(RuntimeError, match="broken measure"):
-        fitted(tiny_monitor(measures=["norm"], on_error="raise"))
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1, once=True))
-    with pytest.raises(RuntimeError, match="broken measure"):
-        fitted(tiny_monitor(measures=["norm"], on_error="raise"))
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("needed", [False, True])
+def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.MonkeyPatch, once: bool, needed: bool):
+    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1, once=once))
+    monitor = needing_norm(on_error="raise") if needed else tiny_monitor(measures=["norm"], on_error="raise")
+    with pytest.raises(MeasureError, match="measure 'norm': got RuntimeError: broken measure") as caught:
+        fitted(monitor)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(("error", "words"), ERRORS)
+def test_without_a_trainer_a_measure_that_fails_is_raised_by_name(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+):
+    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: True, error), 1))
+    model = TinyModel().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(MeasureError, match=f"measure 'norm': got .*{words}") as caught:
+        measure(model, loader(), ["fit", "norm"])
+    assert caught.value.__cause__ is error
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 class Diverging(TinyModel):

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LayerError, LogitsError, MeasureError, TargetError
+from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.observer import Observer
-from lightning_gengap.probe import copy_state
+from lightning_gengap.probe import Probe, copy_state
 from lightning_gengap.samples import Samples
 from tests import networks
 from tests.probes import read
@@ -53,7 +54,7 @@ def test_measures_of_the_task_are_taken_once_and_repeated(model: nn.Module) -> N
 
 def test_a_failed_measure_of_the_task_is_tried_again(model: nn.Module) -> None:
     observer = Observer.of(model, samples(model), initial_state={"0.weight": torch.zeros(1)})
-    with pytest.raises(RuntimeError):
+    with pytest.raises(MeasureError, match="measure 'difficulty': got RuntimeError"):
         observer.observe(model, ["difficulty"])
     observer.initial_state = copy_state(model)
     assert "difficulty/ridge_accuracy" in observer.observe(model, ["difficulty"]).values
@@ -92,6 +93,54 @@ def test_an_unknown_measure_is_refused_before_anything_is_measured(model: nn.Mod
     observer = Observer.of(model, samples(model))
     with pytest.raises(MeasureError, match="'norms'"):
         observer.observe(model, ["fit", "norms"])
+
+
+def spoiled(probe: Probe) -> dict[str, float]:
+    """Fails after it has done what a careless measure might do."""
+    probe.model.train()
+    probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
+    raise MemoryError("too large")
+
+
+def test_a_further_measure_that_fails_leaves_the_others_as_they_are(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Observer.of(model, samples(model)).observe(model, ["margin", "fit", "norm", "perturbation"])
+    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, 1))
+    observer = Observer.of(model, samples(model))
+    observation = observer.observe(model, ["margin", "fit"], ["norm", "spoiled", "perturbation"])
+    assert set(observation.extras) == {"norm", "perturbation"}
+    together = observation.values | observation.extras["norm"] | observation.extras["perturbation"]
+    assert together == pytest.approx(expected.values, rel=1e-4)  # warm starts differ
+    assert str(observation.failures["spoiled"]).startswith("measure 'spoiled': got MemoryError: too large;")
+    assert observation.failures["spoiled"].__cause__ is None
+    assert set(observation.seconds) == {"norm", "spoiled", "perturbation"}
+
+
+def test_a_further_measure_that_fails_can_be_raised_with_its_cause(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, 1))
+    observer = Observer.of(model, samples(model))
+    observer.raises = True
+    with pytest.raises(MeasureError, match="'spoiled': got MemoryError: too large") as caught:
+        observer.observe(model, ["fit"], ["spoiled"])
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_further_measures_of_the_task_are_taken_once(model: nn.Module) -> None:
+    observer = Observer.of(model, samples(model), initial_state=copy_state(model))
+    first = observer.observe(model, ["fit"], ["difficulty"])
+    later = observer.observe(model, ["fit"], ["difficulty"])
+    assert first.extras["difficulty"].items() <= later.values.items()
+    assert later.extras == later.seconds == {}
+
+
+def test_what_has_diverged_is_not_measured_further(model: nn.Module) -> None:
+    observer = Observer.of(model, samples(model))
+    with torch.no_grad():
+        model[-1].bias.fill_(torch.nan)
+    assert observer.observe(model, ["fit"], ["perturbation"]).seconds == {}
 
 
 class Constant(nn.Module):

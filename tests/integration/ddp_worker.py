@@ -68,6 +68,30 @@ def failing(rank: int) -> dict[str, Any]:
     return outcome | {"said": said}
 
 
+def failing_further() -> dict[str, Any]:
+    """Measures that the predictor does not need fail, each on another rank; one of a third kind does not."""
+
+    def fails_on(rank: int) -> Measure:
+        def fail(probe: object) -> dict[str, float]:
+            if rank == RANK:
+                raise RuntimeError("broken on one rank")
+            return {"norm/spectral_change": 0.5}
+
+        return Measure(fail, 1)
+
+    before = dict(MEASURES)
+    MEASURES["norm"], MEASURES["perturbation"] = fails_on(0), fails_on(1)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            monitor = tiny_monitor(measures=["norm", "perturbation", "calibration"])
+            outcome = trained(monitor, max_epochs=5)
+    finally:
+        MEASURES.update(before)
+    said = [str(warning.message) for warning in caught if "GapMonitor could not measure" in str(warning.message)]
+    return outcome | {"said": said, "failures": monitor._session.schedule.failures if monitor._session else {}}
+
+
 class SlowRank(Callback):
     """One rank has a clock of its own: the budget would decide differently there."""
 
@@ -85,6 +109,8 @@ SETTINGS = {
     "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
     "subset": subset,
     "budget": lambda: trained(tiny_monitor(budget=0.01), SlowRank(), max_epochs=4),
+    "dear": lambda: trained(tiny_monitor(budget=0.5, measures=["gradient_noise"]), SlowRank(), max_epochs=4),
+    "further": failing_further,
     "fails on rank 0": lambda: failing(0),
     "fails on rank 1": lambda: failing(1),
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
