@@ -1,4 +1,4 @@
-"""The console command `gengap`: demo, predictors, measure, and the stages of the zoo."""
+"""The console command `gengap`: demo, predictors, measures, measure, and the stages of the zoo."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     predictors.add_argument("name", nargs="?", help="a bundled name or the path of a predictor file")
     predictors.set_defaults(verb=_predictors)
 
+    listing = verbs.add_parser("measures", help="list all measures and keys, as docs/measures.md")
+    listing.set_defaults(verb=_measures)
+
     measuring = verbs.add_parser("measure", help="measure a model on training samples, and predict its gap")
     measuring.add_argument("--model", required=True, help="module:callable that returns the torch module")
     measuring.add_argument("--data", required=True, type=Path, help=".npz with `images` (or `inputs`) and `labels`")
@@ -48,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     measuring.set_defaults(verb=_measure)
 
     recalibrating = verbs.add_parser("recalibrate", help="move a predictor towards gaps that you observed")
-    recalibrating.add_argument(
-        "pairs", type=Path, help='JSON list of {"values": from `gengap measure`, "gap": ...}'
-    )
+    recalibrating.add_argument("pairs", type=Path, help='JSON list of {"values": from `gengap measure`, "gap": ...}')
     recalibrating.add_argument("--predictor", default="default")
     recalibrating.add_argument("--out", type=Path, required=True, help="the new predictor's .json file")
     recalibrating.set_defaults(verb=_recalibrate)
@@ -78,6 +79,12 @@ def _predictors(options: argparse.Namespace) -> None:
             f"{name:16} {predictor.target}, {len(predictor.features)} features, fitted on {facts['runs']} runs", end=""
         )
         print(f" of {facts['tasks']} tasks{f' (= {predictor.name})' if name != predictor.name else ''}")
+
+
+def _measures(options: argparse.Namespace) -> None:
+    from lightning_gengap.catalogue import catalogue
+
+    print(catalogue(), end="")
 
 
 def _measure(options: argparse.Namespace) -> None:

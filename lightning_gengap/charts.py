@@ -1,4 +1,4 @@
-"""What a logger can show beyond scalars: margin histograms and the gap's band; one function per logger type."""
+"""What a logger can show beyond scalars: histograms and the gap's band; one function per logger type."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from lightning_gengap.keys import PREFIX
 
 BINS = 64
+DECADES = 8  # below the top eigenvalue: further down is round-off of float32 products
+SPECTRUM = "curvature/spectrum"
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Panels:
         contributions: accuracy fractions by feature.
         step: where the scalars of the same epoch stand.
         prefix: of every key.
+        spectrum: eigenvalues of the curvature and how many directions each stands for, if it was measured.
     """
 
     margins: Mapping[str, Tensor]
     contributions: Mapping[str, float]
     step: int
     prefix: str = PREFIX
+    spectrum: tuple[Tensor, Tensor] | None = None
 
 
 @singledispatch
@@ -41,7 +45,7 @@ def lay_out(logger: Logger, prefix: str = PREFIX) -> None:
 
 @singledispatch
 def draw(logger: Logger, panels: Panels) -> None:
-    """Show margin histograms by layer and the prediction's contributions; nothing by default."""
+    """Show margin histograms by layer, the curvature's spectrum and the contributions; nothing by default."""
 
 
 @lay_out.register
@@ -71,6 +75,21 @@ def _(logger: TensorBoardLogger, panels: Panels) -> None:
                 bucket_counts=counts.tolist(),
                 global_step=panels.step,
             )
+    binned = spectral_histogram(panels.spectrum)
+    if binned is not None:
+        directions, edges = binned
+        centres = (edges[1:] + edges[:-1]) / 2
+        logger.experiment.add_histogram_raw(
+            _tag(logger, f"{panels.prefix}{SPECTRUM}"),
+            min=float(edges[0]),
+            max=float(edges[-1]),
+            num=float(directions.sum()),
+            sum=float(directions @ centres),
+            sum_squares=float(directions @ centres**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=directions.tolist(),
+            global_step=panels.step,
+        )
     if panels.contributions:
         table = "\n".join(["| feature | accuracy points |", "|---|---|", *_rows(panels.contributions)])
         logger.experiment.add_text(_tag(logger, f"{panels.prefix}contributions"), table, global_step=panels.step)
@@ -90,6 +109,9 @@ def _(logger: WandbLogger, panels: Panels) -> None:
         counted = histogram(values)
         if counted is not None:
             content[f"margin/{layer}"] = Histogram(np_histogram=(counted[0], counted[1]))
+    binned = spectral_histogram(panels.spectrum)
+    if binned is not None:
+        content[SPECTRUM] = Histogram(np_histogram=binned)
     content |= {f"contributions/{name}": value for name, value in panels.contributions.items()}
     if content:
         tagged = {_tag(logger, f"{panels.prefix}{name}"): value for name, value in content.items()}
@@ -111,6 +133,22 @@ def histogram(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
         low, high = low - reach, high + reach
     counts, edges = np.histogram(finite.clamp(low, high).numpy(), bins=BINS, range=(low, high))
     return counts, edges, finite
+
+
+def spectral_histogram(
+    spectrum: tuple[Tensor, Tensor] | None,
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """Directions by log10 of the eigenvalue, and the bin edges; None without a positive eigenvalue.
+
+    At most 64 bins over the 8 decades below the top eigenvalue; what lies below is counted in the lowest.
+    """
+    if spectrum is None or not len(spectrum[0]) or not float(spectrum[0].max()) > 0:
+        return None
+    eigenvalues, directions = (part.double().numpy() for part in spectrum)
+    top = float(np.log10(eigenvalues.max()))
+    logs = np.log10(np.clip(eigenvalues, 10 ** (top - DECADES), None))
+    counts, edges = np.histogram(logs.clip(top - DECADES, top), BINS, (top - DECADES, top), weights=directions)
+    return counts, edges
 
 
 def _rows(contributions: Mapping[str, float]) -> list[str]:

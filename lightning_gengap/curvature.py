@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,12 @@ from lightning_gengap.jacobian import (
     differentiable_attention,
     gradients,
     leaves_of,
+    out_of_memory,
     shortly,
 )
 from lightning_gengap.probe import Probe
+from lightning_gengap.subsample import CHUNK, rows_of, subsample
 
-CHUNK = 256
 SAMPLES = 512  # the soft rank grows with them: only values from equally many compare
 
 
@@ -31,7 +32,8 @@ class Curvature:
     """K = B^T J J^T B / n, whose non-zero eigenvalues are those of the Gauss-Newton matrix J^T Lambda J / n.
 
     J is the Jacobian of the logits; Lambda = diag(p) - p p^T = B B^T per sample, B = diag(sqrt p) - p sqrt(p)^T.
-    Vectors are flat, float64, on the CPU, of length samples x classes; J is applied in the model's own precision.
+    Vectors are flat, float64, on the CPU, of length samples x classes; J is applied in the model's own precision. With
+    a metric D on the weights, K = B^T J D^-1 J^T B / n, and its eigenvalues are those of D^-1/2 G D^-1/2.
 
     Attributes:
         probabilities: p, shape (samples, classes), float64.
@@ -39,6 +41,7 @@ class Curvature:
         chunks: the Jacobian, chunk by chunk; sizes: samples in each.
         parameters: the number of weights that are differentiated.
         rung: how: 1 kept linearisation, 2 kept double-backward graph, 3 graphs rebuilt for every product.
+        metric: the diagonal of D, positive, parameter by parameter, 0-d where it is constant; None for the identity.
     """
 
     probabilities: Tensor
@@ -49,6 +52,11 @@ class Curvature:
     rung: int
     device: torch.device
     dtype: torch.dtype
+    metric: Weights | None = None
+
+    def within(self, metric: Weights | None) -> Curvature:
+        """The same matrix in another metric."""
+        return replace(self, metric=metric)
 
     @property
     def residuals(self) -> Tensor:
@@ -65,7 +73,11 @@ class Curvature:
         return self.probabilities.sqrt() * (vectors - (self.probabilities * vectors).sum(dim=1, keepdim=True))
 
     def product(self, vector: Tensor) -> Tensor:
-        """K times a vector; per chunk one product with J^T and one with J."""
+        """K times a vector; per chunk one product with J^T and one with J.
+
+        Raises:
+            ArithmeticError: it is not finite.
+        """
         shape = self.probabilities.shape
         logits = self.factor(vector.reshape(shape))
         scale = float(logits.abs().max())
@@ -77,7 +89,11 @@ class Curvature:
             for chunk, piece in zip(self.chunks[1:], pieces[1:], strict=True):
                 for total, part in zip(direction, chunk.transposed(piece), strict=True):
                     total += part
+            if self.metric is not None:
+                direction = [(part / by).to(part) for part, by in zip(direction, self.metric, strict=True)]
             moved = torch.cat([chunk.applied(tuple(direction)).detach().cpu().double() for chunk in self.chunks])
+        if not bool(moved.isfinite().all()):
+            raise ArithmeticError("a product with the curvature is not finite")
         return self.factor_transposed(moved).flatten() * (scale / shape[0])
 
     def random_signs(self, generator: torch.Generator) -> Tensor:
@@ -103,27 +119,38 @@ class Curvature:
         return (signs * self.residuals / self.probabilities.sqrt()).flatten()
 
 
-def dual_curvature(probe: Probe) -> Curvature | None:
-    """The curvature at the probe's weights, on at most `SAMPLES` of its samples drawn by its seed.
+def dual_curvature(probe: Probe, most: int = SAMPLES, chunk: int = CHUNK, first_rung: int = 1) -> Curvature | None:
+    """The curvature at the probe's weights, on at most `most` of its samples drawn by its seed.
 
     With respect to the parameters that require gradients, shared ones once; frozen ones and buffers as they are. None,
     with a note, where nothing can be differentiated twice.
+
+    Args:
+        probe: the model and its samples.
+        most: the largest number of samples.
+        chunk: samples that are differentiated at once; fewer take less memory and more time.
+        first_rung: see `climb`.
+
+    Raises:
+        RuntimeError, MemoryError: out of memory.
     """
     names, weights = trained(probe)
     if not names:
         probe.notes.append("curvature/* is absent: no parameter requires a gradient")
         return None
-    contents, targets, sizes = subsample(probe, SAMPLES)
+    contents, targets, sizes = subsample(probe, most, chunk)
     maps = [partial(_logits_at, probe, names, content, size) for content, size in zip(contents, sizes, strict=True)]
     try:
         with torch.no_grad(), differentiable_attention():
             logits = torch.cat([logits_at(weights) for logits_at in maps])
     except Exception as error:
+        if out_of_memory(error):
+            raise
         probe.notes.append(f"curvature/* is absent: {shortly(error)}")
         return None
     # Float64 softmax of what the network gave; the floor keeps sqrt(p) invertible and changes nothing else.
     probabilities = logits.cpu().double().softmax(dim=1).clamp(min=1e-60)
-    climbed = climb(maps, weights, logits, sizes, probe.notes)
+    climbed = climb(maps, weights, logits, sizes, probe.notes, first_rung)
     if climbed is None:
         return None
     chunks, rung = climbed
@@ -132,9 +159,21 @@ def dual_curvature(probe: Probe) -> Curvature | None:
 
 
 def trained(probe: Probe) -> tuple[list[str], Weights]:
-    """Names and values of the parameters that require gradients, shared ones once."""
+    """Names and values of the parameters that require gradients, shared ones once.
+
+    Raises:
+        NotImplementedError: one is complex: products with its conjugates are nowhere accounted for.
+    """
     found = {name: value.detach() for name, value in probe.model.named_parameters() if value.requires_grad}
+    refuse_complex(found)
     return list(found), tuple(found.values())
+
+
+def refuse_complex(parameters: Mapping[str, Tensor]) -> None:
+    """Raise NotImplementedError, with its name, for a complex parameter."""
+    name = next((name for name, value in parameters.items() if value.is_complex()), None)
+    if name is not None:
+        raise NotImplementedError(f"the parameter {name!r} is complex")
 
 
 def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,73 +195,6 @@ def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
                 parts = gradients(output, leaves, cotangent, retain_graph=True)
                 rows.append(torch.cat([part.flatten() for part in parts]).cpu())
     return torch.stack(rows), torch.cat(logits), targets
-
-
-def subsample(probe: Probe, most: int) -> tuple[list[Any], Tensor, tuple[int, ...]]:
-    """At most `most` samples of the probe: batch contents, class indices and sizes; the same for the same seed.
-
-    Drawn at random, never the first ones: data may come sorted by class. Put together to chunks of up to `CHUNK`
-    where their shapes allow, for each chunk is linearised on its own.
-    """
-    total = len(probe.targets)
-    chosen = torch.arange(total)
-    if total > most:
-        generator = torch.Generator().manual_seed(probe.seed)
-        chosen = torch.randperm(total, generator=generator)[:most].sort().values
-    contents: list[Any] = []
-    sizes: list[int] = []
-    start = 0
-    for batch in probe.batches:
-        count = len(batch.targets)
-        rows = chosen[(chosen >= start) & (chosen < start + count)] - start
-        start += count
-        if not len(rows):
-            continue
-        content = batch.content if len(rows) == count else rows_of(batch.content, rows, count)
-        if sizes and sizes[-1] + len(rows) <= CHUNK:
-            try:
-                contents[-1] = joined(contents[-1], content, sizes[-1], len(rows))
-                sizes[-1] += len(rows)
-                continue
-            except (RuntimeError, TypeError, ValueError, KeyError):  # ragged contents stay apart
-                pass
-        contents.append(content)
-        sizes.append(len(rows))
-    return contents, probe.targets[chosen], tuple(sizes)
-
-
-def joined(first: Any, second: Any, examples: int, more: int) -> Any:
-    """Two nested contents of equal structure in one: tensors with the examples on their first axis put together.
-
-    Raises:
-        ValueError: anything else differs between them.
-    """
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first.ndim and second.ndim and len(first) == examples and len(second) == more:
-            return torch.cat([first, second])
-        if first.shape == second.shape and torch.equal(first, second):
-            return first
-    elif isinstance(first, Mapping) and first.keys() == second.keys():
-        return {key: joined(first[key], second[key], examples, more) for key in first}
-    elif isinstance(first, list | tuple) and len(first) == len(second):
-        parts = [joined(one, other, examples, more) for one, other in zip(first, second, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    elif not isinstance(first, Tensor) and type(first) is type(second) and first == second:
-        return first
-    raise ValueError("contents that differ beyond their examples")
-
-
-def rows_of(content: Any, rows: Tensor, examples: int) -> Any:
-    """Nested `content` with every tensor that has the examples on its first axis reduced to `rows`."""
-    if isinstance(content, Tensor):
-        return content[rows.to(content.device)] if content.ndim and len(content) == examples else content
-    if isinstance(content, Mapping):
-        return {key: rows_of(value, rows, examples) for key, value in content.items()}
-    if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(rows_of(value, rows, examples) for value in content))
-    if isinstance(content, list | tuple):
-        return type(content)(rows_of(value, rows, examples) for value in content)
-    return content
 
 
 def _logits_at(probe: Probe, names: Sequence[str], content: Any, examples: int, weights: Weights) -> Tensor:

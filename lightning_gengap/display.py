@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gengap.charts import Panels, draw, lay_out
-from lightning_gengap.keys import MEASURED, PREDICTED, PREFIX
+from lightning_gengap.keys import AGES, MEASURED, PREDICTED, PREFIX
 from lightning_gengap.observer import Observation
 from lightning_gengap.session import Session
 from lightning_gengap.wiring import find_validation_accuracy, scalar_step
@@ -26,6 +26,7 @@ class Display:
         predicts: whether there is a predictor.
         validation_accuracy: the logged key that `actual_gap` compares with; None for the one that looks like it.
         raises: whether a chart that fails is an error.
+        sparse: names of measures that are not taken in the first epoch.
         prefix: of every key.
     """
 
@@ -34,6 +35,7 @@ class Display:
     predicts: bool
     validation_accuracy: str | None
     raises: bool
+    sparse: tuple[str, ...] = ()
     prefix: str = PREFIX
     noticed: bool = False
 
@@ -44,6 +46,8 @@ class Display:
             return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
         if name in PREDICTED:
             return self.predicts or name in ("status", "overhead")
+        if name in AGES or (name in MEASURED and MEASURED[name].measure in self.sparse):
+            return False  # not before the budget has paid for the measure
         return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
 
     def scalars(self, session: Session, trainer: Trainer, validated: bool) -> dict[str, float]:
@@ -59,6 +63,8 @@ class Display:
         for key, value in session.values.items():
             if key in MEASURED and key not in shown and self._shows(key):
                 shown[key] = value
+        for measure, age in session.schedule.ages(trainer.current_epoch).items():
+            shown[f"age/{measure}"] = age
         return {f"{self.prefix}{key}": value for key, value in shown.items()}
 
     def lay_out(self, trainer: Trainer) -> None:
@@ -66,9 +72,9 @@ class Display:
         self._decorate(trainer, lambda logger: lay_out(logger, self.prefix))
 
     def draw(self, trainer: Trainer, observation: Observation, session: Session) -> None:
-        """Margin histograms and contributions, on the step axis of this epoch's scalars."""
+        """Histograms and contributions, on the step axis of this epoch's scalars."""
         contributions = {} if session.prediction is None else session.prediction.contributions
-        panels = Panels(observation.margins, contributions, scalar_step(trainer), self.prefix)
+        panels = Panels(observation.margins, contributions, scalar_step(trainer), self.prefix, observation.spectrum)
         self._decorate(trainer, lambda logger: draw(logger, panels))
 
     def _shows(self, name: str) -> bool:

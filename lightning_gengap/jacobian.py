@@ -23,7 +23,12 @@ class Jacobian(NamedTuple):
 
 
 def climb(
-    maps: Sequence[LogitsAt], weights: Weights, logits: Tensor, sizes: Sequence[int], notes: list[str]
+    maps: Sequence[LogitsAt],
+    weights: Weights,
+    logits: Tensor,
+    sizes: Sequence[int],
+    notes: list[str],
+    first_rung: int = 1,
 ) -> tuple[tuple[Jacobian, ...], int] | None:
     """The Jacobian by the first rung that works and whose two maps are each other's transpose, and that rung's number.
 
@@ -36,14 +41,23 @@ def climb(
         logits: the logits there, of all chunks.
         sizes: samples in each chunk.
         notes: takes what failed.
+        first_rung: those before it are not tried.
+
+    Raises:
+        RuntimeError, MemoryError: the last rung ran out of memory.
     """
     failures = []
     for rung, (name, build) in enumerate(RUNGS.items(), start=1):
+        if rung < first_rung:
+            continue
+        chunks: tuple[Jacobian, ...] = ()  # frees the graphs of the rung before
         try:
             with differentiable_attention():
                 chunks = tuple(build(logits_at, weights) for logits_at in maps)
                 _check_transposed(chunks, weights, logits, sizes)
         except Exception as error:
+            if rung == len(RUNGS) and out_of_memory(error):
+                raise
             failures.append(f"{name}: {shortly(error)}")
             continue
         if failures:
@@ -145,3 +159,10 @@ def shortly(error: Exception) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: torch has a type of its own only for some devices."""
+    words = str(error).lower()
+    texts = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in words for text in texts))

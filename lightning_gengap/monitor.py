@@ -19,11 +19,12 @@ from lightning_gengap.display import Display
 from lightning_gengap.errors import ConfigurationError, GapError
 from lightning_gengap.keys import PREFIX
 from lightning_gengap.measures import MEASURES, known
-from lightning_gengap.observer import Observation
-from lightning_gengap.predictor import Prediction, Predictor, load_predictor
+from lightning_gengap.measuring import account, measure_together, say_failure
+from lightning_gengap.predictor import Prediction, Predictor
+from lightning_gengap.predictor_files import load_predictor
 from lightning_gengap.probe import copy_state
-from lightning_gengap.readout import Status
 from lightning_gengap.samples import FirstBatches, Reading, Samples, draw_samples
+from lightning_gengap.schedule import DEAR, Schedule
 from lightning_gengap.session import Session
 from lightning_gengap.wiring import (
     check_readers,
@@ -31,8 +32,6 @@ from lightning_gengap.wiring import (
     placed_as_in_training,
     planned_share,
 )
-
-MOST_FAILURES = 3
 
 
 class GapMonitor(Callback):
@@ -48,12 +47,15 @@ class GapMonitor(Callback):
         predictor: name of a bundled predictor, path of a predictor file, a `Predictor`, or None to only measure.
         every_n_epochs: measure at the end of the first and of every n-th epoch.
         samples: how many training samples to monitor.
-        budget: largest share of the training time that measuring may take; None measures whenever due.
+        budget: largest share of the training time that measuring may take; None measures everything whenever due.
+            Dear measures that the predictor does not need are taken more rarely, as what the others leave pays for
+            them; their keys hold the last value, `age/<measure>` says for how many epochs.
         probe_data: an un-augmented view of the training set: a dataset, a DataLoader or batches.
         layers: up to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with; by default the one like `val_acc`.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training and the last values when a measurement fails; `raise` is for debugging.
+        on_error: `warn` keeps training and the last values when a measurement fails, of all keys or of one measure that
+            the predictor does not need; `raise` is for debugging.
         measures: names of further measures to take and log.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -97,15 +99,18 @@ class GapMonitor(Callback):
         needed = () if self.predictor is None else self.predictor.measures
         names = ("margin", "fit", *needed, *measures, *(MEASURES if verbosity == "full" else ()))
         self.measures = tuple(name for name in dict.fromkeys(names) if known(name))
+        self._needed = tuple(dict.fromkeys(("margin", "fit", *needed)))
         self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
         self._forward, self._target = forward, target
         self._display = Display(
             verbosity, tuple(measures), self.predictor is not None, validation_accuracy, raises=on_error == "raise"
         )
+        if budget is not None:
+            self._display.sparse = tuple(self._schedule().dear)
         self._session: Session | None = None
         self._restored: dict[str, Any] | None = None
         self._first_batches: FirstBatches | None = None
-        self._validated = self._warned = False
+        self._validated = False
         self._clock = 0.0
 
     @property
@@ -138,7 +143,7 @@ class GapMonitor(Callback):
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
         self._first_batches = None
-        self._validated = self._warned = self._display.noticed = False
+        self._validated = self._display.noticed = False
         self._session = session = self._begin(trainer, pl_module)
         if session is None:
             return
@@ -158,7 +163,7 @@ class GapMonitor(Callback):
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return None
-        session = Session(self.predictor, Budget(self.budget))
+        session = Session(self.predictor, Budget(self.budget), self._schedule(), raises=self.on_error == "raise")
         if trainer.ckpt_path is None and trainer.global_step == 0:
             session.initial_state, self._restored = copy_state(module), None
             return session
@@ -173,6 +178,12 @@ class GapMonitor(Callback):
             )
         return session
 
+    def _schedule(self) -> Schedule:
+        """What is measured once per training belongs to its start-up, which the budget does not count."""
+        costs = {name: 0.0 if known(name).once else known(name).forwards for name in self.measures}
+        extras = {name: forwards for name, forwards in costs.items() if name not in self._needed}
+        return Schedule(extras, sum(forwards for name, forwards in costs.items() if extras.get(name, 0.0) <= DEAR))
+
     def _start(self, trainer: Trainer, module: LightningModule, session: Session, samples: Samples) -> None:
         """Watch the samples, and measure what describes the task: once per training."""
         observer = session.watch(module, samples, self._forward, self._layers, self._seed)
@@ -185,24 +196,28 @@ class GapMonitor(Callback):
                 "Pass probe_data=<the same training set without augmentation>; until then intervals are wider."
             )
         missing = [name for name in self.measures if known(name).once and name not in session.taken]
+        needed = [name for name in missing if name in self._needed]
         try:
             if missing:
-                session.show(session.observe(module, ["fit", *missing]), planned_share(trainer, trainer.current_epoch))
+                extras = [name for name in missing if name not in needed]
+                observation = session.observe(module, ["fit", *needed], extras)
+                account(session, observation, list(observation.failures), trainer.current_epoch)
+                session.show(observation, planned_share(trainer, trainer.current_epoch))
         except Exception as error:
-            self._say_failure(error, "the difficulty of the task")
+            say_failure(session, error, "the difficulty of the task")
 
     # During training: nothing raises, whatever fails is said once.
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Copy the first batches where the data cannot be indexed; check one step's loss per epoch."""
+        """Copy the first batches where the data cannot be indexed; watch the step's logits where they are needed."""
         session = self._session
         if session is None:
             return
         if self._first_batches is not None:
             self._copy(self._first_batches, batch, pl_module, session)
-        if (batch_idx == 0 or not session.speed.checked) and session.observer is not None:
-            session.speed.begin_check(pl_module, session.observer.classes)
+        if session.observer is not None:
+            session.speed.begin_step(pl_module, session.observer.classes, trainer.current_epoch, batch_idx)
 
     def _copy(self, first_batches: FirstBatches, batch: Any, module: LightningModule, session: Session) -> None:
         if session.observer is None:  # before the first step: a batch that cannot be watched is raised
@@ -212,8 +227,8 @@ class GapMonitor(Callback):
         try:
             first_batches.add(batch)
         except GapError as error:
-            if not self._warned:
-                self._say_failure(error, "while copying the first batches")
+            if not session.warned:
+                say_failure(session, error, "while copying the first batches")
 
     @override
     def on_train_batch_end(
@@ -242,7 +257,8 @@ class GapMonitor(Callback):
             return
         now = time.perf_counter()
         session.budget.trained += now - self._clock
-        observation = self._measure_if_due(trainer, pl_module, session)
+        due = not session.measured or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        observation = measure_together(trainer, pl_module, session, self._needed, due, self._end_copying)
         # Copied batches and training speed differ between ranks, and so may the keys: rank 0 speaks for all.
         shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, self._validated))
         pl_module.log_dict(shown, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
@@ -253,36 +269,6 @@ class GapMonitor(Callback):
         self._validated = False
         self._clock = time.perf_counter()
 
-    def _measure_if_due(self, trainer: Trainer, module: LightningModule, session: Session) -> Observation | None:
-        if session.failures >= MOST_FAILURES:
-            session.readout.hold(Status.OFF)
-            return None
-        due = not session.measured or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        # The clock differs between ranks: rank 0 decides for all.
-        if not (due and trainer.strategy.broadcast(session.budget.allows())):
-            session.readout.hold(Status.HELD)
-            return None
-        session.budget.trained += _waited_for(module.device)
-        observation, failure = None, None
-        try:
-            self._end_copying(trainer, module, session)
-            with session.budget.measuring():
-                observation = session.observe(module, self.measures)
-        except Exception as error:
-            failure = error
-        # Ranks agree on failure before anything else, so that all show, hold and switch off together.
-        all_measured = trainer.strategy.reduce_boolean_decision(observation is not None, all=True)
-        if observation is None or not all_measured:
-            session.failures += 1
-            session.readout.hold(Status.FAILED)
-            self._say_failure(failure or RuntimeError("another rank failed."), f"in epoch {trainer.current_epoch}")
-            return None
-        session.show(observation, planned_share(trainer, trainer.current_epoch + 1))
-        session.measured, session.failures, self._warned = True, 0, False
-        while session.notes:
-            rank_zero_warn(f"GapMonitor: {session.notes.pop(0)}.")
-        return observation
-
     def _end_copying(self, trainer: Trainer, module: LightningModule, session: Session) -> None:
         """Watch the copied batches, all of them, once the first epoch has ended."""
         if self._first_batches is not None:
@@ -291,16 +277,15 @@ class GapMonitor(Callback):
             self._first_batches = None
             session.budget.start_up += time.perf_counter() - started
 
-    def _say_failure(self, error: Exception, when: str) -> None:
-        if self.on_error == "raise":
-            raise error
-        if not self._warned:
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say which measures were asked for and never paid for."""
+        unpaid = [] if self._session is None or self.budget is None else self._session.schedule.unpaid()
+        if unpaid:
             rank_zero_warn(
-                f"GapMonitor could not measure {when}: {type(error).__name__}: {error} Training goes on and the last "
-                f"values are held; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
-                "GapMonitor(on_error='raise') shows the traceback."
+                f"GapMonitor never measured {', '.join(unpaid)}: {self.budget:.2g} of the time of this training did "
+                "not pay for it. Pass a larger budget, or budget=None."
             )
-        self._warned = True
 
     # State: tensors and primitives; nothing stays registered between measurements.
 
@@ -340,11 +325,3 @@ class GapMonitor(Callback):
 def _require(argument: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise ConfigurationError(f"GapMonitor({argument}=)", got=repr(value), expected=expected, remedy="See its docs.")
-
-
-def _waited_for(device: torch.device) -> float:
-    """Seconds until the device has done what training queued, which are no cost of measuring."""
-    started = time.perf_counter()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gengap.batches import Forward, check_logits, default_forward
 from lightning_gengap.derived import derived
+from lightning_gengap.errors import frameless
 from lightning_gengap.layers import Layout
 from lightning_gengap.measures import compute, known
 from lightning_gengap.measures.margin import margin_signature
+from lightning_gengap.measures.soft_rank import density_of
 from lightning_gengap.probe import Probe, State
 from lightning_gengap.samples import Samples
 from lightning_gengap.undisturbed import undisturbed
@@ -24,12 +28,20 @@ class Observation:
 
     Attributes:
         values: floats by key, without the `gengap/` prefix; undefined ones are absent.
+        extras: the same of each further measure that was taken now and succeeded.
+        failures: why a further measure has none.
+        seconds: what each further measure took.
         margins: signed normalized margins by layer, for histograms; shape (examples,).
+        spectrum: eigenvalues of the curvature and how many directions each stands for; None where not measured now.
         notes: why something is absent; each only the first time.
     """
 
     values: dict[str, float]
+    extras: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     margins: dict[str, Tensor] = field(default_factory=dict)
+    spectrum: tuple[Tensor, Tensor] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -41,6 +53,8 @@ class Observer:
         once: values of the measures that are taken once per training, so far.
         taken: names of those measures.
         memory: warm starts; said: notes already passed on.
+        raises: whether a further measure that fails is raised.
+        ridge: the weight decay, where it is stated and not read from the optimizers.
     """
 
     samples: Samples
@@ -53,6 +67,8 @@ class Observer:
     taken: list[str] = field(default_factory=list)
     memory: dict[str, Tensor] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
+    raises: bool = False
+    ridge: float | None = None
 
     @classmethod
     def of(
@@ -92,13 +108,21 @@ class Observer:
         }
         return facts if known_samples is None else facts | {"train_samples": float(known_samples)}
 
-    def observe(self, model: nn.Module, names: Iterable[str]) -> Observation:
+    def observe(
+        self, model: nn.Module, names: Iterable[str], extras: Iterable[str] = (), optimizers: Sequence[Any] = ()
+    ) -> Observation:
         """Measure the model now; measures of the task itself are taken at the first request only.
 
+        Args:
+            model: the watched module.
+            names: measures that must succeed.
+            extras: further measures; one that fails, also for want of memory, is only listed with its cause.
+            optimizers: what trains the model, for the weight decay; they are only read.
+
         Raises:
-            MeasureError: an unknown measure.
+            MeasureError: an unknown measure, or one that must succeed and failed.
         """
-        names = list(names)
+        names, further = list(names), [name for name in extras if not (known(name).once and name in self.taken)]
         repeated = [name for name in names if not known(name).once]
         first = [name for name in names if known(name).once and name not in self.taken]
         with undisturbed(model):
@@ -111,6 +135,8 @@ class Observer:
                 self.initial_state,
                 self.memory,
                 self.seed,
+                self.ridge,
+                optimizers,
             )
             values = compute(probe, repeated)
             if first:
@@ -120,10 +146,37 @@ class Observer:
             if "margin" in repeated:
                 layers = probe.once(margin_signature).layers
                 margins = {layer: metric.margins().cpu() for layer, metric in layers.items()}
+            spectrum = density_of(probe) if "soft_rank" in repeated else None
+            diverged = "fit" in repeated and "train_loss" not in values
+            taken = self._further(probe, () if diverged else further)
         notes = tuple(note for note in dict.fromkeys(probe.notes) if note not in self.said)
         self.said.update(notes)
         values = values | self.once | self.task()
-        return Observation(values | derived(values), margins, notes)
+        spectrum = spectrum or taken.spectrum
+        return replace(taken, values=values | derived(values), margins=margins, spectrum=spectrum, notes=notes)
+
+    def _further(self, probe: Probe, names: Iterable[str]) -> Observation:
+        """Take measures one by one, each in a guard of its own, so that one that fails leaves nothing to the next."""
+        taken = Observation({})
+        for name in names:
+            started = time.perf_counter()
+            try:
+                with undisturbed(probe.model):
+                    values = compute(probe, [name])
+                    spectrum = density_of(probe) if name == "soft_rank" else taken.spectrum
+            except Exception as error:
+                if self.raises:
+                    raise
+                taken.failures[name] = frameless(error)
+                probe.forget()
+            else:
+                if known(name).once:
+                    self.once |= values
+                    self.taken.append(name)
+                taken.extras[name] = values
+                taken = replace(taken, spectrum=spectrum)
+            taken.seconds[name] = time.perf_counter() - started
+        return taken
 
     def chance(self) -> float:
         """The largest class's share of the samples."""

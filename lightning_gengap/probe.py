@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.batches import Forward, ProbeBatch, default_forward, exchange, logits_of
+from lightning_gengap.bound import called_at
 from lightning_gengap.layers import Layout, Tap
 from lightning_gengap.trace import clean_name, first_float_tensor
 
@@ -32,7 +33,9 @@ class Probe:
         initial_state: parameters and buffers at the start of training; None if unknown.
         memory: warm starts that measures carry from one measurement to the next.
         seed: for the fixed pairs, shifts and noise of the perturbation measures.
-        ridge: the optimizer's weight decay, a ridge on the mean loss; None if unknown.
+        ridge: the weight decay as a ridge on the mean loss: one number, or by parameter name a tensor that is 0-d or
+            of its shape; None for that of the optimizers.
+        optimizers: what trains the model; none if unknown.
         notes: why something is absent, one sentence each; whoever measures says it to the user once.
     """
 
@@ -44,7 +47,8 @@ class Probe:
     initial_state: State | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
-    ridge: float | None = None
+    ridge: float | State | None = None
+    optimizers: Sequence[Any] = ()
     notes: list[str] = field(default_factory=list)
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -53,6 +57,10 @@ class Probe:
         if quantity not in self._shared:
             self._shared[quantity] = quantity(self)
         return self._shared[quantity]
+
+    def forget(self) -> None:
+        """Drop what is shared between measures, and free its memory; later requests compute it again."""
+        self._shared.clear()
 
     @cached_property
     def targets(self) -> Tensor:
@@ -74,7 +82,7 @@ class Probe:
         else:
             device = next((parameter.device for parameter in self.model.parameters()), None)
             bound = {f"model.{name}": value.to(device) for name, value in state.items()}
-            output = torch.func.functional_call(_Bound(self.model, self.forward), bound, (content,))
+            output = called_at(_Bound(self.model, self.forward), bound, content)
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning_gengap.observer import Observation, Observer
 from lightning_gengap.predictor import Prediction, Predictor
 from lightning_gengap.readout import Readout
 from lightning_gengap.samples import Samples
+from lightning_gengap.schedule import Schedule
 from lightning_gengap.training_speed import TrainingSpeed
 
 
@@ -24,19 +25,23 @@ class Session:
     """The state of one training under observation; knows no Lightning.
 
     Attributes:
+        schedule: which of the measures that no prediction needs are taken when.
         initial_state: parameters and buffers before the first step; None if unknown.
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
         notes: why something is absent, not yet said to the user.
         speed: the running training loss.
         once: values of the measures that are taken once per training, and `taken`, their names.
         memory: where iterative measures start the next time.
+        extras: the last values of measures that no prediction needs, by measure and key.
+        raises: whether one of them that fails is raised.
         values: the last measured values by key.
         measured: whether a measurement has succeeded since training began.
-        failures: failed measurements in a row.
+        failures: failed measurements in a row, and `warned`, whether the user knows of them.
     """
 
     predictor: Predictor | None
     budget: Budget
+    schedule: Schedule = field(default_factory=Schedule)
     initial_state: dict[str, Tensor] | None = None
     flags: list[str] = field(default_factory=list)
     readout: Readout = field(default_factory=Readout)
@@ -44,11 +49,14 @@ class Session:
     once: dict[str, float] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
     memory: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, dict[str, float]] = field(default_factory=dict)
+    raises: bool = False
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
     observer: Observer | None = None
     measured: bool = False
     failures: int = 0
+    warned: bool = False
     notes: list[str] = field(default_factory=list)
 
     def watch(
@@ -62,7 +70,7 @@ class Session:
         said = set() if self.observer is None else self.observer.said
         self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
         self.observer.once, self.observer.taken = self.once, self.taken
-        self.observer.memory, self.observer.said = self.memory, said
+        self.observer.memory, self.observer.said, self.observer.raises = self.memory, said, self.raises
         if samples.augmented and "augmented_probe" not in self.flags:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
@@ -74,15 +82,24 @@ class Session:
             self.show(observation, progress=None)
         return self.observer
 
-    def observe(self, model: nn.Module, names: Sequence[str]) -> Observation:
+    def plan(self, last: bool) -> tuple[str, ...] | None:
+        """The further measures of this epoch; None if the budget allows no measurement. `last`: training ends here."""
+        if not self.budget.allows(0.0 if last else self.schedule.reserved(self.budget)):
+            return None
+        return self.schedule.choose(self.budget, first=not self.measured, last=last)
+
+    def observe(
+        self, model: nn.Module, names: Sequence[str], extras: Sequence[str] = (), optimizers: Sequence[Any] = ()
+    ) -> Observation:
         """Measure now; nothing is shown yet, because in a distributed run another rank may have failed.
 
         Raises:
             LogitsError: the model's outputs are no longer finite.
+            MeasureError: one of `names` failed.
         """
         if self.observer is None:
             raise RuntimeError("observe() before watch()")
-        observation = self.observer.observe(model, names)
+        observation = self.observer.observe(model, names, extras, optimizers)
         self.notes += observation.notes
         if "train_loss" not in observation.values:
             raise LogitsError(
@@ -93,17 +110,31 @@ class Session:
             )
         return observation
 
+    def account(self, observation: Observation, epoch: int, failed: Collection[str]) -> None:
+        """Keep what further measures gave and cost; one that failed on any rank has failed here."""
+        for name, seconds in observation.seconds.items():
+            self.schedule.record(name, epoch, seconds, succeeded=name not in failed)
+            if name in failed:
+                observation.extras.pop(name, None)
+        self.extras |= observation.extras
+        apart = sum(seconds for name, seconds in observation.seconds.items() if self.schedule.is_dear(name))
+        if apart:
+            self.budget.set_apart(apart)
+
     def show(self, observation: Observation, progress: float | None) -> None:
-        """Predict from a measurement, and update what is shown."""
+        """Predict from what was measured now, and update what is shown: further measures show their last values."""
         values = dict(observation.values)
+        for extra in observation.extras.values():
+            values |= extra
         if progress is not None:
             values["progress"] = progress
-        speed = self.speed.value()
-        if speed is not None:
-            values["speed/train_loss_mean"] = speed
-        self.values = values
+        values |= self.speed.values()
+        self.values = self._last_extras() | values
         self.prediction = None if self.predictor is None else self.predictor.predict(values, self.flags)
         self.readout.show(values, self.prediction)
+
+    def _last_extras(self) -> dict[str, float]:
+        return {key: value for values in self.extras.values() for key, value in values.items()}
 
     def state(self) -> dict[str, Any]:
         """Tensors and primitives that continue this session."""
@@ -117,6 +148,8 @@ class Session:
             "readout": self.readout.state(),
             "speed": self.speed.state(),
             "measured": self.measured,
+            "schedule": self.schedule.state(),
+            "extras": {name: dict(values) for name, values in self.extras.items()},
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -127,3 +160,6 @@ class Session:
         self.budget = Budget(self.budget.share, **state["budget"])
         self.readout = Readout(**state["readout"])
         self.speed = TrainingSpeed.restored(state["speed"])
+        self.schedule.resume(state["schedule"])
+        self.extras = {name: dict(values) for name, values in state["extras"].items()}
+        self.values = self._last_extras()

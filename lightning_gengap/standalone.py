@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from lightning_utilities import apply_to_collection
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.batches import Forward, Target
@@ -31,6 +33,7 @@ def measure(
     forward: Forward | None = None,
     target: Target | None = None,
     seed: int = 0,
+    weight_decay: float | Optimizer | None = None,
 ) -> dict[str, float]:
     """Measure a model on training samples: every sample given, in eval mode; nothing is changed.
 
@@ -43,6 +46,8 @@ def measure(
         forward: maps (model, batch) to logits, for unusual batches.
         target: maps a batch to class indices, for unusual batches.
         seed: of the perturbation measures.
+        weight_decay: of the training, for the soft rank, TIC and leave-one-out: the coefficient of an L2 penalty that
+            is added to the gradient of the mean loss, or the optimizer itself, which AdamW's needs.
 
     Returns:
         Floats by key as logged, without `gengap/`. What is undefined is absent, with one warning. The number of
@@ -51,6 +56,13 @@ def measure(
     Raises:
         GapError: data, targets, outputs or names that cannot be used; the message says what to do.
     """
+    if isinstance(weight_decay, float | int) and not 0 <= weight_decay < math.inf:
+        raise ConfigurationError(
+            "weight_decay",
+            got=repr(weight_decay),
+            expected="a finite number that is not negative",
+            remedy="Pass the optimizer's own.",
+        )
     if initial_state is not None:
         initial_state = _fitting(initial_state, model)
     device = next((parameter.device for parameter in model.parameters()), "cpu")
@@ -62,7 +74,9 @@ def measure(
     count = sum(len(batch.targets) for batch in batches)
     samples = Samples(batches, count, augmented=False, source="probe_data")
     observer = Observer.of(model, samples, forward, layers, initial_state, seed)
-    observation = observer.observe(model, MEASURES if measures is None else measures)
+    optimizers = (weight_decay,) if isinstance(weight_decay, Optimizer) else ()
+    observer.ridge = None if isinstance(weight_decay, Optimizer) else weight_decay
+    observation = observer.observe(model, MEASURES if measures is None else measures, optimizers=optimizers)
     for note in observation.notes:
         warnings.warn(note, stacklevel=2)
     return observation.values

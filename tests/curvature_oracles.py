@@ -53,6 +53,16 @@ def soft_rank(matrix: Tensor, ridge: float) -> float:
     return float((eigenvalues / (eigenvalues + ridge)).sum())
 
 
+def diagonal(ridge: float | Tensor, like: Tensor) -> Tensor:
+    """The matrix of a uniform ridge, or of one ridge per parameter."""
+    return (ridge * torch.ones(len(like)).to(like)).diag()
+
+
+def soft_rank_at(matrix: Tensor, ridge: float | Tensor) -> float:
+    """Tr G (G + R)^-1 by a solve."""
+    return float(torch.linalg.solve(matrix + diagonal(ridge, matrix), matrix).trace())
+
+
 def loss_gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Every sample's gradient of the cross-entropy; shape (samples, parameters)."""
     logits = model(inputs).detach()
@@ -60,20 +70,18 @@ def loss_gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return torch.einsum("nkp,nk->np", jacobian(model, inputs), residuals)
 
 
-def tic(model: nn.Module, inputs: Tensor, targets: Tensor, ridge: float) -> float:
-    """Tr C (G + ridge)^-1 / n."""
+def tic(model: nn.Module, inputs: Tensor, targets: Tensor, ridge: float | Tensor) -> float:
+    """Tr C (G + R)^-1 / n."""
     gradients = loss_gradients(model, inputs, targets)
     covariance = gradients.T @ gradients / len(gradients)
     matrix = gauss_newton(model, inputs)
-    return float(torch.linalg.solve(matrix + ridge * torch.eye(len(matrix)).to(matrix), covariance).trace()) / len(
-        inputs
-    )
+    return float(torch.linalg.solve(matrix + diagonal(ridge, matrix), covariance).trace()) / len(inputs)
 
 
-def leverage_blocks(model: nn.Module, inputs: Tensor, ridge: float) -> Tensor:
-    """Q_i = J_i (G + ridge)^-1 J_i^T / n; shape (samples, classes, classes)."""
+def leverage_blocks(model: nn.Module, inputs: Tensor, ridge: float | Tensor) -> Tensor:
+    """Q_i = J_i (G + R)^-1 J_i^T / n; shape (samples, classes, classes)."""
     rows, matrix = jacobian(model, inputs), gauss_newton(model, inputs)
-    inverse = torch.linalg.inv(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+    inverse = torch.linalg.inv(matrix + diagonal(ridge, matrix))
     return torch.stack([j @ inverse @ j.T for j in rows]) / len(rows)
 
 

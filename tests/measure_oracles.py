@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 
-def path_norm(layers: Sequence[nn.Linear]) -> float:
-    """Sum over all paths through dense layers of the product of squared weights; biases start paths of their own."""
+def path_norm(layers: Sequence[nn.Linear], power: float = 2) -> float:
+    """Sum over all paths through dense layers of the product of |weight|^power; biases start paths of their own."""
     total = 0.0
     for start in range(len(layers) + 1):  # at the inputs, or at the bias of layer `start` - 1
         rest = layers[start:]
@@ -20,9 +20,9 @@ def path_norm(layers: Sequence[nn.Linear]) -> float:
         else:
             widths = [layer.out_features for layer in layers[start - 1 :]]
         for path in itertools.product(*map(range, widths)):
-            product = 1.0 if start == 0 else layers[start - 1].bias[path[0]].item() ** 2
+            product = 1.0 if start == 0 else abs(layers[start - 1].bias[path[0]].item()) ** power
             for layer, (inner, outer) in zip(rest, itertools.pairwise(path), strict=True):
-                product *= layer.weight[outer, inner].item() ** 2
+                product *= abs(layer.weight[outer, inner].item()) ** power
             total += product
     return total
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_gengap import GapMonitor
-from lightning_gengap.keys import PREDICTED
 from lightning_gengap.feature import Feature
+from lightning_gengap.keys import PREDICTED
 from lightning_gengap.predictor import Interval, Predictor
 
-ALWAYS = {f"gengap/{key}" for key in PREDICTED} - {"gengap/actual_gap"} | {"gengap/train_accuracy", "gengap/train_loss"}
+SOMETIMES = {"actual_gap", "recalibrated_gap", "predicted_loss_gap"}  # with a validation; with a loss head
+ALWAYS = {f"gengap/{key}" for key in (*PREDICTED, "train_accuracy", "train_loss") if key not in SOMETIMES}
 
 
 def wide_feature(name: str, transform: str, coefficient: float, **changes: float) -> Feature:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from lightning_gengap.charts import BINS, Panels, draw, histogram, lay_out
+from lightning_gengap.charts import BINS, DECADES, Panels, draw, histogram, lay_out, spectral_histogram
 from tests.lightning_models import MemoryLogger
 
 
@@ -92,3 +92,51 @@ def test_without_contributions_no_text_is_written(tmp_path: Path):
     logger._experiment = spy  # type: ignore[assignment]
     draw(logger, Panels({}, {}, 0))
     assert spy.calls == []
+
+
+def test_a_spectrum_is_counted_by_decade_with_everything_far_below_in_the_lowest_bin():
+    eigenvalues = torch.tensor([100.0, 1.0, 1e-3, 1e-30, 0.0], dtype=torch.float64)
+    directions = torch.tensor([1.0, 2.5, 4.0, 8.0, 16.0], dtype=torch.float64)
+    counted = spectral_histogram((eigenvalues, directions))
+    assert counted is not None
+    counts, edges = counted
+    assert len(counts) == BINS == len(edges) - 1
+    assert (edges[0], edges[-1]) == pytest.approx((2 - DECADES, 2))
+    assert counts.sum() == pytest.approx(31.5)
+    assert (counts[0], counts[-1]) == (24, 1)
+    for place, count in ((0.0, 2.5), (-3.0, 4.0)):
+        assert counts[np.searchsorted(edges, place + 1e-9) - 1] == count
+
+
+@pytest.mark.parametrize("eigenvalues", [[], [0.0, 0.0]])
+def test_a_spectrum_without_a_positive_eigenvalue_has_no_histogram(eigenvalues: list[float]):
+    assert spectral_histogram((torch.tensor(eigenvalues), torch.ones(len(eigenvalues)))) is None
+    assert spectral_histogram(None) is None
+
+
+def test_a_measured_spectrum_is_drawn_under_the_prefix(tmp_path: Path):
+    logger = TensorBoardLogger(tmp_path, prefix="run")
+    spy = Spy()
+    logger._experiment = spy  # type: ignore[assignment]
+    spectrum = (torch.tensor([1.0, 1e-3]).double(), torch.tensor([2.0, 6.0]).double())
+    draw(logger, Panels({}, {}, step=5, prefix="gengap/mine/", spectrum=spectrum))
+    ((name, args, kwargs),) = spy.calls
+    assert (name, args[0], kwargs["global_step"]) == (
+        "add_histogram_raw",
+        "run-gengap/mine/curvature/spectrum",
+        5,
+    )
+    assert kwargs["num"] == sum(kwargs["bucket_counts"]) == 8
+    assert len(kwargs["bucket_limits"]) == BINS
+
+
+def test_wandb_gets_the_spectrum_as_a_histogram(tmp_path: Path):
+    wandb = pytest.importorskip("wandb")
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    spy = Spy()
+    logger._experiment = spy  # type: ignore[assignment]
+    draw(logger, Panels({}, {}, step=5, spectrum=(torch.tensor([1.0, 1e-3]), torch.tensor([2.0, 6.0]))))
+    (sent,) = [args[0] for name, args, _ in spy.calls if name == "log"]
+    assert sent["trainer/global_step"] == 5
+    assert isinstance(sent["gengap/curvature/spectrum"], wandb.Histogram)
+    assert sum(sent["gengap/curvature/spectrum"].histogram) == 8

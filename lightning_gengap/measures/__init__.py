@@ -7,22 +7,34 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lightning_gengap.errors import MeasureError
+from lightning_gengap.jacobian import out_of_memory, shortly
+from lightning_gengap.measures.adaptive_sharpness import adaptive_sharpness
+from lightning_gengap.measures.augmentation import augmentation
 from lightning_gengap.measures.bartlett import bartlett
 from lightning_gengap.measures.calibration import calibration
+from lightning_gengap.measures.complexity import complexity
+from lightning_gengap.measures.diagonal_curvature import diagonal_curvature
 from lightning_gengap.measures.difficulty import difficulty
 from lightning_gengap.measures.distance import distance
 from lightning_gengap.measures.fit import fit
 from lightning_gengap.measures.gradient_noise import gradient_noise
+from lightning_gengap.measures.hessian import hessian
+from lightning_gengap.measures.input_difficulty import input_difficulty
 from lightning_gengap.measures.k_variance import k_variance
+from lightning_gengap.measures.kernel_difficulty import kernel_difficulty
+from lightning_gengap.measures.kronecker_curvature import kronecker_curvature
 from lightning_gengap.measures.leave_one_out import leave_one_out, network_leave_one_out
 from lightning_gengap.measures.margin import margin
 from lightning_gengap.measures.norm import norm
+from lightning_gengap.measures.norm_product import norm_product
 from lightning_gengap.measures.pac_bayes import pac_bayes
 from lightning_gengap.measures.path_norm import path_norm
 from lightning_gengap.measures.perturbation import perturbation
+from lightning_gengap.measures.perturbed_margin import perturbed_margin
+from lightning_gengap.measures.representation import representation
 from lightning_gengap.measures.separability import separability
 from lightning_gengap.measures.sharpness import sharpness
-from lightning_gengap.measures.soft_rank import soft_rank
+from lightning_gengap.measures.soft_rank import full_soft_rank, soft_rank
 from lightning_gengap.measures.tic import tic
 from lightning_gengap.measures.worst_case import worst_case
 from lightning_gengap.probe import Probe
@@ -34,38 +46,79 @@ class Measure:
 
     Attributes:
         function: from a probe to values by key.
-        forwards: its cost in forward passes over the probe.
+        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples: the multiplications
+            of the network's layers, where a backward pass through the activations alone counts as one and a full one
+            as two. Right within 30 % on the tests' network; the time of what `besides` names is in it as a guess. The
+            margins, which are always taken, count only for themselves.
+        at_most: the upper bound of that where it depends on the model, as that of a search does.
+        besides: what else takes time, in words.
         once: whether it describes the task and the initial weights, so that it is measured once per training.
+        drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe: the
+            same at every measurement of a run, but another order of the samples is another draw.
     """
 
     function: Callable[[Probe], dict[str, float]]
     forwards: float
     once: bool = False
+    drawn_by_place: bool = False
+    at_most: float | None = None
+    besides: str = ""
 
 
 MEASURES = {
     "margin": Measure(margin, forwards=2.0),
     "fit": Measure(fit, forwards=0.0),
-    "norm": Measure(norm, forwards=0.1),
-    "perturbation": Measure(perturbation, forwards=5.0),
-    "difficulty": Measure(difficulty, forwards=1.0, once=True),
+    "norm": Measure(norm, forwards=0.1, besides="singular values of dense layers"),
+    "perturbation": Measure(perturbation, forwards=5.0, drawn_by_place=True),
+    "difficulty": Measure(difficulty, forwards=1.0, once=True, besides="an eigendecomposition (examples x examples)"),
     "calibration": Measure(calibration, forwards=0.0),
 }
 # Dear, or defined for fewer networks: taken only where they are asked for by name.
 ON_REQUEST = {
-    "path_norm": Measure(path_norm, forwards=0.2),
-    "distance": Measure(distance, forwards=0.1),
-    "bartlett": Measure(bartlett, forwards=0.1),
-    "k_variance": Measure(k_variance, forwards=3.0),
-    "separability": Measure(separability, forwards=2.0),
-    "gradient_noise": Measure(gradient_noise, forwards=6.0),
+    "path_norm": Measure(path_norm, forwards=0.4),
+    "distance": Measure(distance, forwards=0.1, besides="singular values of dense layers"),
+    "bartlett": Measure(bartlett, forwards=0.1, besides="singular values of dense layers"),
+    "complexity": Measure(
+        complexity, forwards=1.0, besides="singular values of the kernels and of their Fourier transforms"
+    ),
+    "norm_product": Measure(norm_product, forwards=0.5, besides="singular values of the kernels"),
+    "k_variance": Measure(
+        k_variance, forwards=3.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
+    ),
+    "separability": Measure(separability, forwards=2.0, drawn_by_place=True),
+    "gradient_noise": Measure(gradient_noise, forwards=6.0, drawn_by_place=True),
     "sharpness": Measure(sharpness, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes, forwards=60.0),
-    "worst_case": Measure(worst_case, forwards=240.0),
-    "soft_rank": Measure(soft_rank, forwards=100.0),
-    "tic": Measure(tic, forwards=100.0),
-    "leave_one_out": Measure(leave_one_out, forwards=1.0),
-    "network_leave_one_out": Measure(network_leave_one_out, forwards=200.0),
+    "pac_bayes": Measure(pac_bayes, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness, forwards=161.0),
+    "worst_case": Measure(worst_case, forwards=300.0, at_most=1040.0),
+    "soft_rank": Measure(soft_rank, forwards=100.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(full_soft_rank, forwards=200.0, drawn_by_place=True, at_most=980.0),
+    "tic": Measure(tic, forwards=100.0, drawn_by_place=True, at_most=250.0),
+    "diagonal_curvature": Measure(diagonal_curvature, forwards=20.0, besides="every sample's gradients written out"),
+    "kronecker_curvature": Measure(kronecker_curvature, forwards=30.0, besides="eigendecompositions of the factors"),
+    "hessian": Measure(hessian, forwards=270.0, at_most=290.0),
+    "leave_one_out": Measure(leave_one_out, forwards=1.0, besides="a solve with the last layer's weights"),
+    "network_leave_one_out": Measure(
+        network_leave_one_out,
+        forwards=200.0,
+        besides="classes backwards one by one, and a solve with samples x classes unknowns",
+    ),
+    "augmentation": Measure(augmentation, forwards=10.0, drawn_by_place=True),
+    "perturbed_margin": Measure(perturbed_margin, forwards=4.0, drawn_by_place=True),
+    "representation": Measure(representation, forwards=2.0, besides="three eigendecompositions (examples x examples)"),
+    "input_difficulty": Measure(
+        input_difficulty,
+        forwards=0.0,
+        once=True,
+        drawn_by_place=True,
+        besides="two convolutions of the images, three eigendecompositions (examples x examples)",
+    ),
+    "kernel_difficulty": Measure(
+        kernel_difficulty,
+        forwards=30.0,
+        once=True,
+        besides="every sample's gradient written out: on a CPU the time of 10 to 100 forwards",
+    ),
 }
 
 
@@ -75,12 +128,27 @@ def compute(probe: Probe, names: Iterable[str]) -> dict[str, float]:
     Call inside `undisturbed(probe.model)`.
 
     Raises:
-        MeasureError: an unknown name; the message lists those that are known.
+        MeasureError: an unknown name, where the message lists those that are known; or a measure that failed, where
+            it names the measure and the cause.
     """
     values: dict[str, float] = {}
     for name in names:
-        values |= known(name).function(probe)
-    return {key: value for key, value in values.items() if math.isfinite(value)}
+        entry = known(name)
+        try:
+            found = entry.function(probe)
+        except Exception as error:
+            raise _failed(name, error) from error
+        finite = {key: value for key, value in found.items() if math.isfinite(value)}
+        if found and not finite:
+            probe.notes.append(f"{name} is absent: its values are not finite")
+        values |= finite
+    return values
+
+
+def _failed(name: str, error: Exception) -> MeasureError:
+    report = "Please report it if it should be defined for this model; the other measures can be taken without it."
+    remedy = "Use fewer samples." if out_of_memory(error) else report
+    return MeasureError(f"measure {name!r}", got=shortly(error), expected="its values", remedy=remedy)
 
 
 def known(name: str) -> Measure:

@@ -6,12 +6,23 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, nll_loss, one_hot
+from torch.nn.functional import log_softmax, nll_loss
 
 from lightning_gengap.curvature import jacobian_of, trained
-from lightning_gengap.measures.soft_rank import ridge_of
+from lightning_gengap.frugal import unless_out_of_memory
+from lightning_gengap.jacobian import shortly
+from lightning_gengap.leverage import (
+    LeftOut,
+    dense_blocks,
+    dual_blocks,
+    gram_of,
+    kronecker_blocks,
+    left_out,
+    output_curvature,
+)
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
+from lightning_gengap.weight_decay import Ridge, ridge_of
 
 DENSE_WEIGHTS = 1500  # of the last layer; above, its curvature is taken as a Kronecker product
 DENSE_ROWS = 2000  # samples x classes of the whole network
@@ -28,38 +39,37 @@ class LastLayer(NamedTuple):
     Attributes:
         features: shape (samples, inputs), a 1 appended where the layer has a bias.
         logits: shape (samples, classes).
+        parameters: names of the layer's weight and, where it has one, bias.
     """
 
     features: Tensor
     logits: Tensor
-
-
-class LeftOut(NamedTuple):
-    """Logits as if each sample had been left out, and the largest leverage of each, in [0, 1)."""
-
-    logits: Tensor
-    leverage: Tensor
+    parameters: tuple[str, ...] = ()
 
 
 def leave_one_out(probe: Probe) -> dict[str, float]:
     """Leave-one-out gaps of the last layer's weights, all others held, by one Newton step with exact leverage.
 
-    f_i without i = f_i + Q_i (I - Lambda_i Q_i)^-1 (p_i - y_i), Q_i = (1/n) J_i (G + l)^-1 J_i^T, with G the
-    Gauss-Newton matrix of the mean cross-entropy on the probe's n samples, and l as for the soft rank. Keys:
+    f_i without i = f_i + Q_i (I - Lambda_i Q_i)^-1 (p_i - y_i), Q_i = (1/n) J_i (G + R)^-1 J_i^T, with G the
+    Gauss-Newton matrix of the mean cross-entropy on the probe's n samples, and R as for the soft rank. Keys:
     `loo/last_layer/accuracy_gap` (fraction, train minus left out), `loo/last_layer/loss_gap` (nats, left out minus
     train, probabilities at least 1e-10), `loo/last_layer/leverage` (share of samples whose leverage exceeds 0.99:
     there the step is not to be trusted) and `loo/last_layer/exact` (0: G by its Kronecker approximation, for layers
-    of more than 1500 weights).
+    of more than 1500 weights, and a ridge that varies by the nearest product of one factor per input and class).
 
     The features were fitted to the sample too, so that this is a lower bound in spirit, and away from a minimum only
     a sensitivity. Invariant to rescaling before a batch norm. Absent, with a note, where the logits are not the
     output of a trained linear layer. Cost: one forward and a solve with the layer's weights. Reference: Nickl et al.
     2023 (arXiv 2310.19273), with the leverage correction.
     """
+    return unless_out_of_memory(probe, "loo/last_layer/*", lambda: _last_layer_values(probe)) or {}
+
+
+def _last_layer_values(probe: Probe) -> dict[str, float]:
     layer = last_layer(probe)
     if layer is None:
         return {}
-    ridge = ridge_of(probe).value
+    ridge = layer_ridge(probe, layer)
     exact = layer.features.shape[1] * layer.logits.shape[1] <= DENSE_WEIGHTS
     probabilities = layer.logits.softmax(dim=1)
     blocks = (dense_blocks if exact else kronecker_blocks)(layer.features, output_curvature(probabilities), ridge)
@@ -75,6 +85,10 @@ def network_leave_one_out(probe: Probe) -> dict[str, float]:
     part of the value, as they are for the soft rank. Cost: classes backwards over those samples, n x classes squared
     times parameters multiplications and a solve. Absent, with a note, where fewer than 20 samples are affordable.
     """
+    return unless_out_of_memory(probe, "loo/network/*", lambda: _network_values(probe)) or {}
+
+
+def _network_values(probe: Probe) -> dict[str, float]:
     parameters = sum(weight.numel() for weight in trained(probe)[1])
     with torch.no_grad():
         classes = probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).shape[1]
@@ -85,11 +99,23 @@ def network_leave_one_out(probe: Probe) -> dict[str, float]:
     try:
         jacobian, logits, targets = jacobian_of(probe, count)
     except Exception as error:
-        probe.notes.append(f"loo/network/* is absent: {type(error).__name__}: {error}")
+        probe.notes.append(f"loo/network/* is absent: {shortly(error)}")
         return {}
-    blocks = dual_blocks(gram_of(jacobian), logits.softmax(dim=1), ridge_of(probe).value)
+    ridge = probe.once(ridge_of)
+    blocks = dual_blocks(gram_of(in_metric(jacobian, probe, ridge)), logits.softmax(dim=1), ridge.value)
     values = _gaps("network", logits, left_out(logits, targets, blocks), targets)
     return values | {"loo/network/samples": float(count)}
+
+
+def in_metric(jacobian: Tensor, probe: Probe, ridge: Ridge) -> Tensor:
+    """J D^-1/2 in place: with it, G and a uniform ridge stand for G and the ridge R = value x D."""
+    if ridge.metric is not None:
+        start = 0
+        for weight, by in zip(trained(probe)[1], ridge.metric, strict=True):
+            stop = start + weight.numel()
+            jacobian[:, start:stop] /= by.expand(weight.shape).flatten().sqrt().to(jacobian)
+            start = stop
+    return jacobian
 
 
 def last_layer(probe: Probe) -> LastLayer | None:
@@ -122,45 +148,28 @@ def last_layer(probe: Probe) -> LastLayer | None:
     rows = torch.cat(features)
     if module.bias is not None:
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-    return LastLayer(rows, torch.cat(logits))
+    names = {id(parameter): name for name, parameter in probe.model.named_parameters()}
+    own = (module.weight,) if module.bias is None else (module.weight, module.bias)
+    return LastLayer(rows, torch.cat(logits), tuple(names.get(id(parameter), "") for parameter in own))
 
 
-def output_curvature(probabilities: Tensor) -> Tensor:
-    """Lambda = diag(p) - p p^T per sample; shape (samples, classes, classes)."""
-    return torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
+def layer_ridge(probe: Probe, layer: LastLayer) -> float | Tensor:
+    """The ridge on the layer's weights; shape (classes, inputs), a column for the bias, where it varies.
 
-
-def dense_blocks(features: Tensor, curvature: Tensor, ridge: float) -> Tensor:
-    """Q_i = (1/n) J_i (G + ridge)^-1 J_i^T for J_i = I (x) phi_i^T; shape (samples, classes, classes).
-
-    Args:
-        features: phi, shape (samples, inputs).
-        curvature: Lambda, shape (samples, classes, classes).
-        ridge: on the mean loss.
+    A weight that is no trained parameter, frozen or computed from others, has the network's geometric mean.
     """
-    count, inputs = features.shape
-    classes = curvature.shape[1]
-    hessian = features.new_zeros(classes, inputs, classes, inputs)
-    for row in range(classes):
-        for column in range(row, classes):
-            block = features.T @ (curvature[:, row, column, None] * features) / count
-            hessian[row, :, column] = block
-            hessian[column, :, row] = block
-    hessian = hessian.reshape(classes * inputs, -1)
-    hessian.diagonal().add_(ridge)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).reshape(classes, inputs, classes, inputs)
-    rows = [[((features @ inverse[k, :, j]) * features).sum(1) for j in range(classes)] for k in range(classes)]
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1) / count
-
-
-def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float) -> Tensor:
-    """The same with G taken as mean(phi phi^T) (x) mean(Lambda), by two small eigendecompositions."""
-    count = len(features)
-    inner, inner_vectors = torch.linalg.eigh(features.T @ features / count)
-    outer, outer_vectors = torch.linalg.eigh(curvature.mean(dim=0))
-    weights = 1 / (inner.clamp(min=0)[:, None] * outer.clamp(min=0) + ridge)
-    diagonal = (features @ inner_vectors).square() @ weights
-    return torch.einsum("kb,nb,jb->nkj", outer_vectors, diagonal, outer_vectors) / count
+    ridge = probe.once(ridge_of)
+    if ridge.metric is None:
+        return ridge.value
+    classes, inputs = layer.logits.shape[1], layer.features.shape[1]
+    by_name = dict(zip(trained(probe)[0], ridge.metric, strict=True))
+    widths = (inputs,) if len(layer.parameters) == 1 else (inputs - 1, 1)
+    parts = []
+    for name, width in zip(layer.parameters, widths, strict=True):
+        relative = by_name.get(name, torch.ones(())).cpu().double()
+        parts.append(relative.reshape(classes, width) if relative.ndim else relative.expand(classes, width))
+    found = ridge.value * torch.cat(parts, dim=1)
+    return float(found[0, 0]) if bool((found == found[0, 0]).all()) else found
 
 
 def affordable(parameters: int, classes: int) -> int:
@@ -168,65 +177,6 @@ def affordable(parameters: int, classes: int) -> int:
     parameters = max(parameters, 1)
     rows = min(DENSE_ROWS, DENSE_JACOBIAN / parameters, (DENSE_WORK / parameters) ** 0.5)
     return int(rows) // classes
-
-
-def gram_of(jacobian: Tensor) -> Tensor:
-    """J J^T, accumulated in float64."""
-    gram = torch.zeros(len(jacobian), len(jacobian), dtype=torch.float64)
-    for block in jacobian.split(2**14, dim=1):
-        wide = block.double()
-        gram += wide @ wide.T
-    return gram
-
-
-def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
-    """Q_i for the whole network from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii.
-
-    Args:
-        gram: Theta, shape (samples x classes, samples x classes).
-        probabilities: shape (samples, classes).
-        ridge: l, on the mean loss.
-
-    Returns:
-        Shape (samples, classes, classes).
-    """
-    count, classes = probabilities.shape
-    size = count * classes
-    p = probabilities[:, :, None]
-
-    def half(matrix: Tensor) -> Tensor:
-        """B^T from the left, column by column."""
-        columns = matrix.reshape(count, classes, -1)
-        return (p.sqrt() * (columns - (p * columns).sum(dim=1, keepdim=True))).reshape(size, -1)
-
-    right = half(gram)  # B^T Theta
-    kernel = half(right.T)  # B^T Theta B
-    kernel = 0.5 * (kernel + kernel.T)
-    kernel.diagonal().add_(count * ridge)
-    solved = torch.linalg.solve_triangular(torch.linalg.cholesky(kernel), right, upper=False)
-    solved = solved.reshape(size, count, classes)
-    explained = torch.einsum("xnk,xnj->nkj", solved, solved)
-    own = gram.reshape(count, classes, count, classes).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    return (own - explained) / (count * ridge)
-
-
-def left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
-    """The step f + Q (I - Lambda Q)^-1 (p - y) for every sample.
-
-    Args:
-        logits: f, shape (samples, classes).
-        targets: class indices, shape (samples,).
-        blocks: Q, shape (samples, classes, classes).
-    """
-    probabilities = logits.softmax(dim=1)
-    curvature = output_curvature(probabilities)
-    residuals = probabilities - one_hot(targets, logits.shape[1])
-    identity = torch.eye(logits.shape[1], dtype=logits.dtype)
-    amplified = torch.linalg.solve(identity - curvature @ blocks, residuals[:, :, None])
-    roots = probabilities.sqrt()
-    factor = torch.diag_embed(roots) - probabilities[:, :, None] * roots[:, None, :]
-    leverage = torch.linalg.eigvalsh(factor.mT @ blocks @ factor)[:, -1]
-    return LeftOut(logits + (blocks @ amplified)[:, :, 0], leverage)
 
 
 def _gaps(name: str, logits: Tensor, left: LeftOut, targets: Tensor) -> dict[str, float]:

@@ -195,7 +195,7 @@ def margin(probe: Probe) -> dict[str, float]:
 
     Keys `margin/<layer>/<statistic>`, `margin/<layer>/total_variation`, `margin/output/<quantile>` and
     `margin/correct_fraction`. Cost: two forward passes' worth of arithmetic (one forward, one activation-only
-    backward) for all layers.
+    backward) for all layers. References: Jiang et al. 2019 (arXiv 1810.00113), Bartlett et al. 2017 (arXiv 1706.08498).
     """
     signature = probe.once(margin_signature)
     values: dict[str, float] = {}

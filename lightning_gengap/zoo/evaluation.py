@@ -1,32 +1,35 @@
-"""Held-out scores of a specification against baselines, under the protocol, with bootstrap intervals over tasks."""
+"""Held-out scores of a specification against baselines, under the protocol, each with a bootstrap interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
+from lightning_gengap.errors import TableError
+from lightning_gengap.zoo.abilities import ranking, turn
 from lightning_gengap.zoo.fit import JIANG, TRIVIAL, Specification, Term, fit, predicted, usable
 from lightning_gengap.zoo.protocol import Mask, Split, development, locked_parts, splits
+from lightning_gengap.zoo.regressors import Codes
+from lightning_gengap.zoo.resampling import Resampling, rounded
 from lightning_gengap.zoo.table import Floats, Table
 
+TRIVIAL_BASELINE = Specification("trivial", (*TRIVIAL, Term("progress", "identity")))
 BASELINES = (
     Specification("constant", ()),
-    Specification("trivial", (*TRIVIAL, Term("progress", "identity"))),
-    Specification("trivial, additive", (*TRIVIAL, Term("progress", "identity")), "additive"),
+    TRIVIAL_BASELINE,
+    Specification("trivial, additive", TRIVIAL_BASELINE.features, "additive"),
     Specification("Jiang's 20 margin features", JIANG, "additive"),
 )
-_BOOTSTRAPS = 1000
-_FEWEST_TEST_SAMPLES = 1000
+FEWEST_SHARE = 0.5  # a baseline that would cost more rows than this is left out instead
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions for held-out rows; abstentions carry the prior mean."""
+    """Predictions for held-out rows, in the table's order; abstentions carry the prior mean."""
 
     rows: NDArray[np.int64]
     gap: Floats
@@ -35,8 +38,57 @@ class HeldOut:
     abstained: Mask
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is compared with what, on which rows.
+
+    Attributes:
+        contenders: the specification first, then the baselines.
+        among: the rows that take part, the same for all contenders.
+        left_out: baselines that are missing in too many rows.
+    """
+
+    table: Table
+    contenders: tuple[Specification, ...]
+    among: Mask
+    left_out: tuple[str, ...]
+    resampling: Resampling
+    codes: Codes
+
+    @staticmethod
+    def of(table: Table, specification: Specification, locked: bool) -> Setting:
+        """Rows with all features of all contenders, and only the development part unless `locked`.
+
+        Raises:
+            TableError: no rows have the features of the specification and of the trivial baseline.
+        """
+        allowed = np.ones(len(table), bool) if locked else development(table)
+        among = allowed & usable(table, specification) & usable(table, TRIVIAL_BASELINE)
+        if not among.any():
+            raise TableError(
+                "table",
+                got=f"no row with all features of {specification.name} and of the trivial baseline",
+                expected="measured rows of the development part",
+                remedy="Train more with `gengap zoo run`.",
+            )
+        present = {b.name: among & usable(table, b) for b in BASELINES}
+        kept = [b for b in BASELINES if present[b.name].sum() >= FEWEST_SHARE * among.sum()]
+        left_out = tuple(b.name for b in BASELINES if b not in kept)
+        among = np.logical_and.reduce([present[b.name] for b in kept])
+        return Setting(table, (specification, *kept), among, left_out, Resampling.of(table), Codes.of(table))
+
+    @property
+    def specification(self) -> Specification:
+        """The one that is evaluated."""
+        return self.contenders[0]
+
+
 def hold_out(table: Table, specification: Specification, split: Iterable[Split], among: Mask) -> HeldOut:
-    """Fit on each split's rows and predict its held-out rows, both within `among`."""
+    """Fit on each split's rows and predict its held-out rows, both within `among`.
+
+    Raises:
+        TableError: a fold leaves too little to fit on.
+    """
     parts = []
     for _, fitted, held in split:
         rows = np.flatnonzero(held & among)
@@ -48,155 +100,117 @@ def hold_out(table: Table, specification: Specification, split: Iterable[Split],
             continue
         predictor = fit(table, specification, fitted & among)
         parts.append(HeldOut(rows, *predicted(predictor, table, held & among)))
-    return HeldOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in HeldOut.__annotations__))
+    return _joined(parts)
 
 
-def scores(table: Table, specification: Specification) -> dict[str, Any]:
-    """The whole report: every split, specification and baselines on the same rows, and the locked parts.
-
-    Errors are in accuracy points. Rows below the train accuracy at which every predictor abstains, or without a
-    feature of one of the contenders, take no part; abstentions of the specification are counted.
-    """
-    contenders = (specification, *BASELINES)
-    among = np.logical_and.reduce([usable(table, contender) for contender in contenders])
-    report: dict[str, Any] = {"rows": int(among.sum()), "runs": len(set(table.words("run")[among])), "splits": {}}
-    for name, split in splits(table).items():
-        held = {contender.name: hold_out(table, contender, split, among) for contender in contenders}
-        report["splits"][name] = _compared(table, specification.name, held)
-        if name.startswith("leave"):
-            report["splits"][name]["groups"] = _listed(table, specification.name, held, split)
-        if name == "by task":
-            report["ranking"] = ranking(table, held)
-            report["turn"] = turn(table, held[specification.name])
-    report["locked"] = {
-        name: _compared(
-            table,
-            specification.name,
-            {c.name: hold_out(table, c, [(name, development(table), part)], among) for c in contenders},
-        )
-        for name, part in locked_parts(table).items()
-        if (part & among).any()
-    }
-    return report
-
-
-def _compared(table: Table, main: str, held: dict[str, HeldOut]) -> dict[str, Any]:
-    actual, tasks = table.numbers("gap.accuracy"), table.words("task")
-    errors = {name: np.abs(h.gap - actual[h.rows]) for name, h in held.items()}
-    own, trivial = held[main], held["trivial"]
-    inside = (actual[own.rows] >= own.lower) & (actual[own.rows] <= own.upper)
-    kept = ~own.abstained
-    groups = tasks[own.rows]
-    return {
-        "rows": len(own.rows),
-        "mae": {name: bootstrap(100 * error, tasks[held[name].rows]) for name, error in errors.items()},
-        "r2": {name: _rounded(_r2(h.gap, actual[h.rows])) for name, h in held.items()},
-        "skill": _skill(errors[main], errors["trivial"], tasks[trivial.rows]),
-        "coverage": {"kept": bootstrap(inside[kept].astype(float), groups[kept]), "all": _rounded(inside.mean())},
-        "abstained": _rounded(own.abstained.mean()),
-    }
-
-
-def _listed(table: Table, main: str, held: dict[str, HeldOut], split: list[Split]) -> dict[str, Any]:
-    """Per held-out group: error of the specification and of the trivial baseline, coverage, rows."""
-    actual = table.numbers("gap.accuracy")
-    listed = {}
-    for name, _, group in split:
-        chosen = {key: np.isin(h.rows, np.flatnonzero(group)) for key, h in held.items()}
-        if not chosen[main].any():
+def hold_out_all(setting: Setting, split: Iterable[Split]) -> tuple[dict[str, HeldOut], dict[str, str]]:
+    """All contenders on the same rows: a fold that one of them cannot fit is skipped by all, with the reason."""
+    folds: dict[str, list[HeldOut]] = {contender.name: [] for contender in setting.contenders}
+    skipped = {}
+    for name, fitted, held in split:
+        if not (held & setting.among).any():
             continue
-        mae = {
-            key: _rounded(100 * np.abs(h.gap - actual[h.rows])[chosen[key]].mean())
-            for key, h in held.items()
-            if key in (main, "trivial", "constant")
-        }
-        own, mask = held[main], chosen[main] & ~held[main].abstained
-        inside = (actual[own.rows] >= own.lower) & (actual[own.rows] <= own.upper)
-        listed[name] = {
-            "rows": int(chosen[main].sum()),
-            "mae": mae,
-            "coverage": _rounded(inside[mask].mean()) if mask.any() else None,
-            "abstained": _rounded(own.abstained[chosen[main]].mean()),
-        }
+        try:
+            fold = [hold_out(setting.table, c, [(name, fitted, held)], setting.among) for c in setting.contenders]
+        except TableError as error:
+            skipped[name] = str(error)
+            continue
+        for contender, part in zip(setting.contenders, fold, strict=True):
+            folds[contender.name].append(part)
+    return {name: _joined(parts) for name, parts in folds.items()}, skipped
+
+
+def scores(table: Table, specification: Specification, locked: bool = True) -> dict[str, Any]:
+    """Every split, specification and baselines on the same rows; ranking and turn; with `locked`, the locked parts too.
+
+    Errors are in accuracy points; a score is [value, low, high] with a 95 % interval, over tasks and then runs.
+    Rows below the train accuracy at which every predictor abstains take no part; abstentions of the specification are
+    counted.
+    """
+    return split_scores(Setting.of(table, specification, locked), locked)[0]
+
+
+def split_scores(setting: Setting, locked: bool) -> tuple[dict[str, Any], dict[str, dict[str, HeldOut]]]:
+    """The report of `scores`, and the predictions behind it by split and contender."""
+    table, among, main = setting.table, setting.among, setting.specification.name
+    report: dict[str, Any] = {
+        "rows": int(among.sum()),
+        "runs": len(set(table.words("run")[among])),
+        "tasks": len(set(table.words("task")[among])),
+        "left_out": list(setting.left_out),
+        "splits": {},
+    }
+    predictions = {}
+    for name, split in splits(table).items():
+        held, skipped = hold_out_all(setting, split)
+        if len(held[main].rows) == 0:
+            report["splits"][name] = {"rows": 0, "skipped": skipped}
+            continue
+        predictions[name] = held
+        report["splits"][name] = _compared(setting, held) | {"skipped": skipped}
+        if name.startswith("leave"):
+            report["splits"][name]["groups"] = _listed(setting, held, split)
+        if name == "by task":
+            rows, gaps = held[main].rows, {key: h.gap for key, h in held.items()}
+            report["ranking"], report["turn"] = ranking(table, rows, gaps), turn(table, rows, gaps)
+    report["locked"] = locked_scores(setting) if locked else {}
+    return report, predictions
+
+
+def locked_scores(setting: Setting) -> dict[str, Any]:
+    """Fitted on the development part, scored on each locked part."""
+    known, listed = development(setting.table), {}
+    for name, part in locked_parts(setting.table).items():
+        held, skipped = hold_out_all(setting, [(name, known, part)])
+        if len(held[setting.specification.name].rows):
+            listed[name] = _compared(setting, held)
+        elif skipped:
+            listed[name] = {"rows": 0, "skipped": skipped}
     return listed
 
 
-def ranking(table: Table, held: dict[str, HeldOut]) -> dict[str, Any]:
-    """Kendall's tau of predicted and actual test accuracy within held-out tasks, over all their snapshots.
-
-    Tasks with at least 1,000 test samples, eight runs and eight scored snapshots; `train accuracy` ranks by that alone.
-    """
-    train, test = table.numbers("measure.train_accuracy"), table.numbers("gap.test_accuracy")
-    tasks, runs = table.words("task"), table.words("run")
-    ranked = {name: (h.rows, train[h.rows] - h.gap) for name, h in held.items() if name != "constant"}
-    any_rows = next(iter(held.values())).rows
-    ranked["train accuracy"] = (any_rows, train[any_rows])
-    serving = [
-        task
-        for task in sorted(set(tasks[any_rows]))
-        if table.numbers("gap.test_samples")[tasks == task].max() >= _FEWEST_TEST_SAMPLES
-        and len(set(runs[tasks == task])) >= 8
-        and (tasks[any_rows] == task).sum() >= 8
-    ]
-    taus = {
-        name: np.array([kendalltau(score[tasks[rows] == t], test[rows[tasks[rows] == t]]).statistic for t in serving])
-        for name, (rows, score) in ranked.items()
-    }
-    return {"tasks": len(serving)} | {
-        name: bootstrap(np.nan_to_num(values), np.array(serving)) for name, values in taus.items()
-    }
-
-
-def turn(table: Table, held: HeldOut) -> dict[str, Any]:
-    """Regret, in test points, of the snapshot with the highest predicted test accuracy, and of the last one."""
-    train, test = table.numbers("measure.train_accuracy")[held.rows], table.numbers("gap.test_accuracy")[held.rows]
-    runs, tasks = table.words("run")[held.rows], table.words("task")[held.rows]
-    epochs = table.numbers("epoch")[held.rows]
-    regrets, last_regrets, groups = [], [], []
-    for run in sorted(set(runs)):
-        of = np.flatnonzero(runs == run)
-        if len(of) < 4:
-            continue
-        of = of[np.argsort(epochs[of])]
-        best = test[of].max()
-        chosen = of[int(np.argmax(train[of] - held.gap[of]))]
-        regrets.append(100 * (best - test[chosen]))
-        last_regrets.append(100 * (best - test[of[-1]]))
-        groups.append(tasks[of[0]])
+def _compared(setting: Setting, held: dict[str, HeldOut]) -> dict[str, Any]:
+    main, draws, actual = setting.specification.name, setting.resampling, setting.table.numbers("gap.accuracy")
+    own, rows = held[main], held[main].rows
+    errors = {name: 100 * np.abs(h.gap - actual[h.rows]) for name, h in held.items()}
+    inside = ((actual[rows] >= own.lower) & (actual[rows] <= own.upper)).astype(float)
+    kept = ~own.abstained
     return {
-        "runs": len(regrets),
-        "chosen": bootstrap(np.array(regrets), np.array(groups)),
-        "last": bootstrap(np.array(last_regrets), np.array(groups)),
+        "rows": len(rows),
+        "mae": {name: draws.mean(error, rows).listed() for name, error in errors.items()},
+        "r2": {name: draws.r2(h.gap, actual[rows], rows).listed() for name, h in held.items()},
+        "skill": draws.skill(errors[main], errors["trivial"], rows).listed(),
+        "coverage": {
+            "kept": draws.mean(inside[kept], rows[kept]).listed(),
+            "all": draws.mean(inside, rows).listed(),
+            "counts": [int(inside[kept].sum()), int(kept.sum())],
+        },
+        "abstained": rounded(own.abstained.mean()),
     }
 
 
-def bootstrap(values: Floats, groups: NDArray[Any]) -> list[float]:
-    """Mean and its 95 % interval by resampling whole groups: [mean, low, high]."""
-    if len(values) == 0:
-        return [float("nan")] * 3
-    sums, counts = _by_group(values, groups)
-    drawn = np.random.default_rng(0).integers(0, len(sums), (_BOOTSTRAPS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    return [_rounded(values.mean()), *map(_rounded, np.quantile(means, [0.025, 0.975]))]
+def _listed(setting: Setting, held: dict[str, HeldOut], split: list[Split]) -> dict[str, Any]:
+    """Per held-out group: error of the specification and of the simplest baselines, skill, coverage, abstentions."""
+    main, shown = setting.specification.name, (setting.specification.name, "trivial", "constant")
+    listed = {}
+    for name, _, group in split:
+        chosen = np.isin(held[main].rows, np.flatnonzero(group))
+        if chosen.any():
+            part = {key: _part(h, chosen) for key, h in held.items()}
+            compared = _compared(setting, part)
+            mae = {key: value for key, value in compared["mae"].items() if key in shown}
+            listed[name] = {key: compared[key] for key in ("rows", "skill", "coverage", "abstained")} | {"mae": mae}
+    return listed
 
 
-def _skill(errors: Floats, trivial: Floats, groups: NDArray[Any]) -> list[float]:
-    """1 - error / trivial error, with its 95 % interval by resampling whole tasks."""
-    own, counts = _by_group(errors, groups)
-    other, _ = _by_group(trivial, groups)
-    drawn = np.random.default_rng(0).integers(0, len(counts), (_BOOTSTRAPS, len(counts)))
-    skills = 1 - own[drawn].sum(axis=1) / other[drawn].sum(axis=1)
-    return [_rounded(1 - errors.mean() / trivial.mean()), *map(_rounded, np.quantile(skills, [0.025, 0.975]))]
+def _part(held: HeldOut, chosen: Mask) -> HeldOut:
+    return HeldOut(*(getattr(held, name)[chosen] for name in HeldOut.__annotations__))
 
 
-def _by_group(values: Floats, groups: NDArray[Any]) -> tuple[Floats, Floats]:
-    _, inverse = np.unique(groups, return_inverse=True)
-    return np.bincount(inverse, values).astype(float), np.bincount(inverse).astype(float)
-
-
-def _r2(prediction: Floats, actual: Floats) -> float:
-    return float(1 - ((actual - prediction) ** 2).sum() / ((actual - actual.mean()) ** 2).sum())
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 4)
+def _joined(parts: Sequence[HeldOut]) -> HeldOut:
+    if not parts:
+        empty = np.zeros(0)
+        return HeldOut(np.zeros(0, np.int64), empty, empty, empty, np.zeros(0, bool))
+    whole = HeldOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in HeldOut.__annotations__))
+    order = np.argsort(whole.rows, kind="stable")
+    return HeldOut(*(getattr(whole, name)[order] for name in HeldOut.__annotations__))

@@ -73,6 +73,14 @@ def _folds(groups: NDArray[np.str_], folds: int = FOLDS) -> Iterator[Split]:
         yield f"fold {fold + 1}", ~held, held
 
 
+def fold_of(groups: NDArray[np.str_], folds: int = FOLDS) -> NDArray[np.int64]:
+    """For every row, the number of its fold of whole groups, as in `by_run` and `by_task`."""
+    names, inverse = np.unique(groups, return_inverse=True)
+    rank = np.argsort(np.argsort([_share(str(name)) for name in names], kind="stable"), kind="stable")
+    numbers: NDArray[np.int64] = (rank % folds)[inverse]
+    return numbers
+
+
 def _kin(table: Table) -> dict[str, set[str]]:
     """For each task, the tasks of the same source that share over half of its classes."""
     described = {

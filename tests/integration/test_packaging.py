@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_gengap.keys import PREDICTED, PREFIX
-from lightning_gengap.predictor import available_predictors, loads
+from lightning_gengap.predictor_files import available_predictors, loads
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss, one_hot
 
-from lightning_gengap.measures.leave_one_out import (
-    affordable,
+from lightning_gengap.leverage import (
     dense_blocks,
     dual_blocks,
     gram_of,
     kronecker_blocks,
-    last_layer,
-    leave_one_out,
     left_out,
-    network_leave_one_out,
     output_curvature,
 )
+from lightning_gengap.measures.leave_one_out import affordable, last_layer, leave_one_out, network_leave_one_out
 from tests import curvature_oracles as oracles
 from tests import networks
 from tests.probes import probing

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap import curvature as curvature_module
+from lightning_gengap import frugal
 from lightning_gengap.curvature import Curvature, dual_curvature
 from lightning_gengap.jacobian import Jacobian
 from lightning_gengap.krylov import lanczos, shrinkage
-from lightning_gengap.measures.soft_rank import RIDGES, Spectrum, estimated, one_run, soft_rank
+from lightning_gengap.measures.soft_rank import RIDGES, Spectrum, density_of, estimated, one_run, soft_rank
 from tests import curvature_oracles as oracles
 from tests import networks
 from tests.probes import probing
@@ -160,7 +160,8 @@ def test_ridge_regression_gives_the_trace_of_its_hat_matrix() -> None:
 def test_a_zero_jacobian_has_rank_zero_and_nothing_undefined() -> None:
     spectrum = estimated(of_matrix(torch.zeros(8, 3).double(), 4, 2), 1e-3, seed=0)
     assert spectrum.soft_rank(1e-3).middle == 0
-    assert spectrum.trace == spectrum.top == 0
+    assert spectrum.trace == 0
+    assert spectrum.largest(3) == [0]
 
 
 def test_primal_dual_and_leverage_forms_agree_and_block_diagonals_lie_above() -> None:
@@ -228,7 +229,7 @@ def test_the_same_seed_gives_the_same_value_another_one_within_its_spread() -> N
 
 
 def test_at_most_the_stated_samples_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curvature_module, "SAMPLES", 6)
+    monkeypatch.setattr(frugal, "SAMPLES", 6)
     assert measured(*task(small_mlp), chunk=7)["curvature/samples"] == 6
 
 
@@ -254,3 +255,44 @@ def test_a_run_stops_at_the_tolerance() -> None:
     run = one_run(curvature, curvature.random_signs(torch.Generator().manual_seed(0)), 1e-2)
     assert Spectrum((run,)).soft_rank(1e-2).half_width <= 0.02
     assert len(run) < 60
+
+
+def test_the_largest_ritz_values_are_the_largest_eigenvalues_from_below() -> None:
+    model, images, targets = task(small_mlp, scale=3.0)
+    exact = torch.linalg.eigvalsh(oracles.dual(model, images)).flip(0).tolist()
+    values = measured(model, images, targets)
+    found = [values["curvature/top_eigenvalue"], *(values[f"curvature/top_eigenvalue_{rank}"] for rank in (2, 3))]
+    assert found[0] == pytest.approx(exact[0], rel=1e-3)
+    assert all(0.9 * above <= below <= above * (1 + 1e-9) for below, above in zip(found, exact[:3], strict=True))
+    curvature = curvature_of(model, images, targets)
+    start = curvature.random_signs(torch.Generator().manual_seed(0))
+    few = Spectrum((lanczos(curvature.product, start, 4), lanczos(curvature.product, start, 2)))
+    assert all(below <= above * (1 + 1e-9) for below, above in zip(few.largest(4), exact[:4], strict=True))
+    assert len(few.largest(9)) == 4
+    assert len(few.largest(3)) == 3
+
+
+def test_the_density_counts_directions_and_integrates_to_trace_and_soft_rank() -> None:
+    model, images, targets = task(small_mlp, scale=3.0)
+    spectrum = estimated(curvature_of(model, images, targets), 1e-2, seed=0)
+    eigenvalues, directions = spectrum.density()
+    assert float(directions.sum()) == pytest.approx(COUNT * (networks.CLASSES - 1), rel=1e-9)
+    assert float(directions @ eigenvalues) == pytest.approx(spectrum.trace, rel=1e-9)
+    shrunk = float(directions @ (eigenvalues / (eigenvalues + 1e-2)))
+    assert shrunk == pytest.approx(spectrum.soft_rank(1e-2).upper, rel=1e-6)
+    exact = torch.linalg.eigvalsh(oracles.dual(model, images))
+    for threshold in (1e-3, 1e-2, 1e-1):
+        count = float(directions[eigenvalues > threshold].sum())
+        assert count == pytest.approx(float((exact > threshold).sum()), rel=0.35, abs=3)
+
+
+def test_the_density_takes_no_further_products() -> None:
+    model, images, targets = task(small_mlp)
+    with probing(model, images, targets) as probe:
+        values = soft_rank(probe)
+        first = density_of(probe)
+        probe.forget()
+        model.requires_grad_(False)
+        assert density_of(probe) is None
+    assert first is not None
+    assert float(first[0].max()) == values["curvature/top_eigenvalue"]

@@ -1,0 +1,122 @@
+"""Each sample's leverage Q_i = (1/n) J_i (G + R)^-1 J_i^T on its own logits, and the logits without it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+
+class LeftOut(NamedTuple):
+    """Logits as if each sample had been left out, and the largest leverage of each, in [0, 1)."""
+
+    logits: Tensor
+    leverage: Tensor
+
+
+def output_curvature(probabilities: Tensor) -> Tensor:
+    """Lambda = diag(p) - p p^T per sample; shape (samples, classes, classes)."""
+    return torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
+
+
+def dense_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> Tensor:
+    """Q_i = (1/n) J_i (G + ridge)^-1 J_i^T for J_i = I (x) phi_i^T; shape (samples, classes, classes).
+
+    Args:
+        features: phi, shape (samples, inputs).
+        curvature: Lambda, shape (samples, classes, classes).
+        ridge: on the mean loss; one number, or shape (classes, inputs).
+    """
+    count, inputs = features.shape
+    classes = curvature.shape[1]
+    hessian = features.new_zeros(classes, inputs, classes, inputs)
+    for row in range(classes):
+        for column in range(row, classes):
+            block = features.T @ (curvature[:, row, column, None] * features) / count
+            hessian[row, :, column] = block
+            hessian[column, :, row] = block
+    hessian = hessian.reshape(classes * inputs, -1)
+    hessian.diagonal().add_(ridge.flatten() if isinstance(ridge, Tensor) else ridge)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).reshape(classes, inputs, classes, inputs)
+    rows = [[((features @ inverse[k, :, j]) * features).sum(1) for j in range(classes)] for k in range(classes)]
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1) / count
+
+
+def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> Tensor:
+    """The same with G taken as mean(phi phi^T) (x) mean(Lambda), by two small eigendecompositions.
+
+    A ridge by weight is taken as the product of a factor per class and one per input that is nearest to its logarithm.
+    """
+    if isinstance(ridge, Tensor):
+        logs = ridge.log()
+        per_class, per_input = (logs.mean(dim=1) - logs.mean()).exp().sqrt(), logs.mean(dim=0).exp().sqrt()
+        scaled = curvature / (per_class[:, None] * per_class)
+        blocks = kronecker_blocks(features / per_input, scaled, 1.0)
+        return blocks / (per_class[:, None] * per_class)
+    count = len(features)
+    inner, inner_vectors = torch.linalg.eigh(features.T @ features / count)
+    outer, outer_vectors = torch.linalg.eigh(curvature.mean(dim=0))
+    weights = 1 / (inner.clamp(min=0)[:, None] * outer.clamp(min=0) + ridge)
+    diagonal = (features @ inner_vectors).square() @ weights
+    return torch.einsum("kb,nb,jb->nkj", outer_vectors, diagonal, outer_vectors) / count
+
+
+def gram_of(jacobian: Tensor) -> Tensor:
+    """J J^T, accumulated in float64."""
+    gram = torch.zeros(len(jacobian), len(jacobian), dtype=torch.float64)
+    for block in jacobian.split(2**14, dim=1):
+        wide = block.double()
+        gram += wide @ wide.T
+    return gram
+
+
+def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
+    """Q_i for the whole network from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii.
+
+    Args:
+        gram: Theta, shape (samples x classes, samples x classes).
+        probabilities: shape (samples, classes).
+        ridge: l, on the mean loss.
+
+    Returns:
+        Shape (samples, classes, classes).
+    """
+    count, classes = probabilities.shape
+    size = count * classes
+    p = probabilities[:, :, None]
+
+    def half(matrix: Tensor) -> Tensor:
+        """B^T from the left, column by column."""
+        columns = matrix.reshape(count, classes, -1)
+        return (p.sqrt() * (columns - (p * columns).sum(dim=1, keepdim=True))).reshape(size, -1)
+
+    right = half(gram)  # B^T Theta
+    kernel = half(right.T)  # B^T Theta B
+    kernel = 0.5 * (kernel + kernel.T)
+    kernel.diagonal().add_(count * ridge)
+    solved = torch.linalg.solve_triangular(torch.linalg.cholesky(kernel), right, upper=False)
+    solved = solved.reshape(size, count, classes)
+    explained = torch.einsum("xnk,xnj->nkj", solved, solved)
+    own = gram.reshape(count, classes, count, classes).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    return (own - explained) / (count * ridge)
+
+
+def left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
+    """The step f + Q (I - Lambda Q)^-1 (p - y) for every sample.
+
+    Args:
+        logits: f, shape (samples, classes).
+        targets: class indices, shape (samples,).
+        blocks: Q, shape (samples, classes, classes).
+    """
+    probabilities = logits.softmax(dim=1)
+    curvature = output_curvature(probabilities)
+    residuals = probabilities - one_hot(targets, logits.shape[1])
+    identity = torch.eye(logits.shape[1], dtype=logits.dtype)
+    amplified = torch.linalg.solve(identity - curvature @ blocks, residuals[:, :, None])
+    roots = probabilities.sqrt()
+    factor = torch.diag_embed(roots) - probabilities[:, :, None] * roots[:, None, :]
+    leverage = torch.linalg.eigvalsh(factor.mT @ blocks @ factor)[:, -1]
+    return LeftOut(logits + (blocks @ amplified)[:, :, 0], leverage)

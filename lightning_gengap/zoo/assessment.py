@@ -1,0 +1,111 @@
+"""The whole evaluation of a specification: all scores, baselines, ablations and curves in one dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_gengap import __version__
+from lightning_gengap.predictor_files import load_predictor
+from lightning_gengap.zoo import ablation, curves
+from lightning_gengap.zoo.abilities import by_stage
+from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, HeldOut, Setting, split_scores
+from lightning_gengap.zoo.fit import SPECIFICATIONS, Specification, Term, fit, usable
+from lightning_gengap.zoo.grids import grid_scores
+from lightning_gengap.zoo.protocol import development, splits
+from lightning_gengap.zoo.table import Table
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Everything that the written report and its figures show.
+
+    Attributes:
+        report: plain numbers; a score is [value, low, high] with its 95 % interval, None where undefined.
+        predictions: held-out predictions by split and contender.
+    """
+
+    setting: Setting
+    report: dict[str, Any]
+    predictions: Mapping[str, Mapping[str, HeldOut]]
+
+
+def specification_of(name_or_path: str) -> Specification:
+    """A specification by name, or the features and the form of a predictor by name or path.
+
+    Raises:
+        PredictorError: neither is known, or the file is damaged.
+    """
+    if name_or_path in SPECIFICATIONS:
+        return SPECIFICATIONS[name_or_path]
+    predictor = load_predictor(name_or_path)
+    if predictor.name in SPECIFICATIONS and SPECIFICATIONS[predictor.name].form == predictor.form:
+        known = SPECIFICATIONS[predictor.name]
+        if [(t.name, t.transform) for t in known.features] == [(f.name, f.transform) for f in predictor.features]:
+            return known  # the same, with floors still to be chosen from the fitted rows
+    terms = tuple(Term(feature.name, feature.transform, feature.floor) for feature in predictor.features)
+    return Specification(predictor.name, terms, predictor.form)
+
+
+def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:
+    """Re-fit in every fold and score; about a minute of one core for 700 snapshots with 45 measures.
+
+    Args:
+        table: measured runs; cells may be empty, and each comparison says on how many rows it was made.
+        specification: what is fitted.
+        locked: use the locked part too. Without it, not one of its rows is read.
+
+    Raises:
+        TableError: too few rows.
+    """
+    setting = Setting.of(table, specification, locked)
+    scored, predictions = split_scores(setting, locked)
+    split_of = splits(table)
+    allowed = np.ones(len(table), bool) if locked else development(table)
+    allowed &= usable(table, specification) & usable(table, TRIVIAL_BASELINE)
+    report: dict[str, Any] = {
+        "specification": {
+            "name": specification.name,
+            "form": specification.form,
+            "features": [[term.name, term.transform] for term in specification.features],
+        },
+        "table_sha256": table.sha256,
+        "package_version": __version__,
+        "locked_part_used": locked,
+        **scored,
+        "forms": ablation.forms(setting, split_of),
+        "linearity": ablation.linearity(setting, split_of),
+        "groups": ablation.groups(setting, split_of, allowed),
+        "singles": ablation.singles(setting, split_of, allowed),
+        "fitted stage": curves.fitted_stage(setting, split_of),
+        "learning curve": curves.learning_curve(setting, split_of),
+        "in family": curves.in_family(setting, allowed),
+        "contributions": _contributions(setting),
+    }
+    held = predictions.get("by task", {})
+    if held:
+        rows, gaps = held[specification.name].rows, {name: h.gap for name, h in held.items()}
+        report["stages"] = by_stage(table, rows, gaps, specification.name, setting.resampling)
+        ranked = {name: (rows, gap) for name, gap in gaps.items() if name != "constant"}
+        report["grids"] = grid_scores(table, setting.among, ranked, ablation.measures_of(table, setting.among))
+    return Assessment(setting, report, predictions)
+
+
+def _contributions(setting: Setting) -> dict[str, Any]:
+    """Mean and mean size, in accuracy points, of what each feature adds to the gap, fitted and averaged on all rows."""
+    table, rows, draws = setting.table, np.flatnonzero(setting.among), setting.resampling
+    predictor = fit(table, setting.specification, setting.among)
+    needed = ("train_accuracy", "classes", *(feature.name for feature in predictor.features))
+    columns = {name: table.numbers(f"measure.{name}")[rows] for name in needed}
+    made = [
+        predictor.predict({name: float(column[place]) for name, column in columns.items()}).contributions
+        for place in range(len(rows))
+    ]
+    listed = {}
+    for name in ("intercept", *(feature.name for feature in predictor.features), "limits"):
+        values = 100 * np.array([one.get(name, 0.0) for one in made])
+        listed[name] = {"mean": draws.mean(values, rows).listed(), "size": draws.mean(np.abs(values), rows).listed()}
+    return listed

@@ -1,0 +1,197 @@
+"""Held-out point predictions of many contenders: fast log-linear ridge, and a boosted and a neural regressor beside it.
+
+`fit` makes the predictors that are shipped, with interval and abstention. These here are for comparisons by the
+hundred: no interval, no abstention; a value farther outside the fitted range than a predictor would accept counts as
+the end.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gengap.feature import Feature
+from lightning_gengap.zoo.fit import GAP_FLOOR, STRENGTHS, Specification, Term, transformed
+from lightning_gengap.zoo.protocol import Mask, Split, fold_of
+from lightning_gengap.zoo.table import Floats, Table
+
+FEWEST_RUNS, FEWEST_TASKS = 20, 5  # as `fit` asks
+Folds = NDArray[np.int64]
+Regressor = Callable[[Floats, Floats, Folds], Callable[[Floats], Floats]]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Predicted gaps of held-out rows, in the table's order."""
+
+    rows: NDArray[np.int64]
+    gap: Floats
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Run, task and inner fold (of whole runs) of every row, as numbers: text is slow to compare by the thousand."""
+
+    run: NDArray[np.int64]
+    task: NDArray[np.int64]
+    fold: Folds
+
+    @staticmethod
+    def of(table: Table) -> Codes:
+        """The codes of a table's rows."""
+        run, task = (np.unique(table.words(name), return_inverse=True)[1].astype(np.int64) for name in ("run", "task"))
+        return Codes(run, task, fold_of(table.words("run")))
+
+    def enough(self, rows: Mask) -> bool:
+        """Whether `fit` would accept so few runs and tasks."""
+        return len(np.unique(self.run[rows])) >= FEWEST_RUNS and len(np.unique(self.task[rows])) >= FEWEST_TASKS
+
+
+def hold_out_points(
+    table: Table,
+    specification: Specification,
+    split: Iterable[Split],
+    among: Mask,
+    regressor: Regressor | None = None,
+    codes: Codes | None = None,
+) -> Points:
+    """Fit on each split's rows and predict its held-out rows, both within `among`; too small folds are skipped."""
+    codes = codes or Codes.of(table)
+    rows, gaps = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for _, fitted, held in split:
+        if codes.enough(fitted & among) and (held & among).any():
+            rows.append(np.flatnonzero(held & among))
+            gaps.append(predicted_points(table, specification, fitted & among, held & among, regressor, codes))
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return Points(np.concatenate(rows)[order], np.concatenate(gaps)[order])
+
+
+def predicted_points(
+    table: Table,
+    specification: Specification,
+    fitted: Mask,
+    held: Mask,
+    regressor: Regressor | None = None,
+    codes: Codes | None = None,
+) -> Floats:
+    """Gaps of the held rows, limited to [0, train accuracy], from a regressor fitted to the others (default: ridge)."""
+    gaps, accuracy = table.numbers("gap.accuracy")[fitted], table.numbers("measure.train_accuracy")[held]
+    if not specification.features:
+        return np.minimum(np.full(int(held.sum()), gaps.mean()), accuracy)
+    powers = specification.form == "product_of_powers"
+    target = np.log(np.maximum(gaps, GAP_FLOOR)) if powers else gaps
+    known, asked = design(table, specification.features, fitted, held)
+    predicted = (regressor or ridge)(known, target, (codes or Codes.of(table)).fold[fitted])(asked)
+    limited: Floats = np.clip(np.exp(np.minimum(predicted, 5.0)) if powers else predicted, 0, accuracy)
+    return limited
+
+
+def design(table: Table, terms: Sequence[Term], fitted: Mask, held: Mask) -> tuple[Floats, Floats]:
+    """Standardised features of fitted and held rows, (rows, features); constant ones are zero."""
+    known, asked = [], []
+    for name, transform, chosen in terms:
+        raw = table.numbers(f"measure.{name}")
+        floor = {"log": 1e-4 * float(np.median(raw[fitted])), "logit": 1e-3}.get(transform, 0.0)
+        floor = max(floor if chosen is None else chosen, np.finfo(float).tiny)
+        feature = Feature(name, transform, 0.0, 0.0, 0.0, 0.0, 0.0, floor)
+        inside, outside = transformed(feature, raw[fitted]), transformed(feature, raw[held])
+        centre, deviation = inside.mean(), inside.std()
+        scale = deviation if deviation > 1e-12 * max(1.0, abs(centre)) else np.inf
+        limited = np.clip(outside, inside.min() - deviation, inside.max() + deviation)
+        if name == "train_samples":  # more data is what a predictor is asked to reach for
+            limited = np.maximum(outside, inside.min() - deviation)
+        known.append((inside - centre) / scale)
+        asked.append((limited - centre) / scale)
+    return np.stack(known, axis=1), np.stack(asked, axis=1)
+
+
+def ridge(x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
+    """Ridge regression; of the strengths of `fit`, the one with the smallest mean absolute error over folds."""
+    errors = np.zeros(len(STRENGTHS))
+    for kept, left in _inner(folds):
+        for number, model in enumerate(_ridges(x[kept], y[kept], STRENGTHS)):
+            errors[number] += np.abs(y[left] - model(x[left])).sum()
+    return next(_ridges(x, y, (STRENGTHS[int(errors.argmin())],)))
+
+
+def boosted(x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
+    """Gradient-boosted trees (scikit-learn's histogram version, 150 rounds), with 3, 6 or 12 leaves as folds prefer."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    def trees(leaves: int) -> Any:
+        return HistGradientBoostingRegressor(
+            learning_rate=0.07,
+            max_iter=150,
+            max_leaf_nodes=leaves,
+            l2_regularization=1.0,
+            early_stopping=False,
+            random_state=0,
+        )
+
+    return _best([lambda: trees(3), lambda: trees(6), lambda: trees(12)], x, y, folds)
+
+
+def neural(x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
+    """Three networks of 16 hidden units averaged, by L-BFGS, with the weight decay that folds prefer."""
+    from sklearn.neural_network import MLPRegressor
+
+    scale = y.std() or 1.0
+
+    def network(decay: float, seed: int) -> Any:
+        return MLPRegressor(hidden_layer_sizes=(16,), solver="lbfgs", alpha=decay, max_iter=150, random_state=seed)
+
+    decays = (0.1, 1.0, 10.0)
+    chosen = _chosen([lambda d=d: network(d, 0) for d in decays], x, y / scale, folds)  # type: ignore[misc]
+    members = [_trained(network(decays[chosen], seed), x, y / scale) for seed in range(3)]
+    return lambda asked: scale * np.mean([member.predict(asked) for member in members], axis=0)
+
+
+def _best(makers: Sequence[Callable[[], Any]], x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
+    model = _trained(makers[_chosen(makers, x, y, folds)](), x, y)
+    return lambda asked: np.asarray(model.predict(asked), float)
+
+
+def _chosen(makers: Sequence[Callable[[], Any]], x: Floats, y: Floats, folds: Folds) -> int:
+    """The candidate with the smallest mean absolute error over three coarse folds."""
+    errors = [
+        sum(
+            np.abs(y[left] - _trained(make(), x[kept], y[kept]).predict(x[left])).sum()
+            for kept, left in _inner(folds % 3)
+        )
+        for make in makers
+    ]
+    return int(np.argmin(errors))
+
+
+def _trained(model: Any, x: Floats, y: Floats) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of steps is part of the definition
+        return model.fit(x, y)
+
+
+def _inner(folds: Folds) -> Iterator[tuple[Mask, Mask]]:
+    for fold in np.unique(folds):
+        if 0 < (folds == fold).sum() < len(folds):
+            yield folds != fold, folds == fold
+
+
+def _ridges(x: Floats, y: Floats, strengths: Sequence[float]) -> Iterator[Callable[[Floats], Floats]]:
+    """One model per strength, from one eigendecomposition; the intercept is free."""
+    centre, mean = x.mean(axis=0), float(y.mean())
+    values, vectors = np.linalg.eigh((x - centre).T @ (x - centre) / len(x))
+    moment = vectors.T @ ((x - centre).T @ (y - mean)) / len(x)
+    for strength in strengths:
+        coefficients = vectors @ (moment / (np.maximum(values, 0) + strength))
+
+        def model(asked: Floats, coefficients: Floats = coefficients) -> Floats:
+            predicted: Floats = mean + (asked - centre) @ coefficients
+            return predicted
+
+        yield model

@@ -1,0 +1,92 @@
+"""The cost that a measure declares, against the multiplications of the network's layers that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap.measures.margin import margin_signature
+from lightning_gengap.probe import Probe, copy_state
+from tests import networks
+from tests.probes import probing
+
+SAMPLES, CHUNK, SIDE, CLASSES = 1024, 128, 4, 10  # the monitor's own numbers of samples
+EVERY = MEASURES | ON_REQUEST
+
+
+class Multiplications(TorchDispatchMode):
+    """Counts those of convolutions, below autograd and functorch: every pass of the network, nothing else."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:  # by the input, by the weights
+            self.total += args[0].numel() * args[2][0].numel() * sum(args[10][:2])
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.total += output.numel() * args[1][0].numel()
+        return output
+
+
+def network() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inner in (networks.CHANNELS, 4, 4):
+        layers += [nn.Conv2d(inner, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+def task() -> tuple[nn.Module, Tensor, Tensor]:
+    model = networks.made(network).eval()
+    images = torch.randn(SAMPLES, networks.CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model[-1].bias -= model(images).mean(dim=0)  # all classes are predicted
+    return model, images, networks.mostly_right_targets(model, images)
+
+
+def forward(probe: Probe) -> None:
+    with torch.no_grad():
+        for batch in probe.batches:
+            probe.logits_on(batch.content, len(batch.targets))
+
+
+def test_a_full_backward_counts_twice_and_one_through_the_activations_once() -> None:
+    with probing(*task(), chunk=CHUNK) as probe:
+        with Multiplications() as one:
+            forward(probe)
+        with Multiplications() as both:
+            margin_signature(probe)
+        images = probe.batches[0].inputs.requires_grad_()
+        with Multiplications() as full:
+            probe.model(images).sum().backward()
+    assert one.total == SAMPLES * SIDE**2 * 9 * 4 * (3 + 4 + 4)
+    assert both.total == 2 * one.total
+    assert full.total == 3 * one.total * CHUNK / SAMPLES
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_measure_costs_what_it_declares(name: str) -> None:
+    model, images, targets = task()
+    initial = {key: value + 0.1 for key, value in copy_state(model).items() if value.is_floating_point()}
+    entry = EVERY[name]
+    with probing(model, images, targets, chunk=CHUNK, initial_state=initial, train_samples=SAMPLES) as probe:
+        with Multiplications() as one:
+            forward(probe)
+        if name != "margin":
+            probe.once(margin_signature)
+        with Multiplications() as counted:
+            values = entry.function(probe)
+    forwards = counted.total / one.total
+    assert values
+    assert forwards <= (entry.at_most or 1.3 * entry.forwards + 0.05)
+    if not (entry.at_most or entry.besides):
+        assert entry.forwards <= 1.3 * forwards + 0.05, "declare less"
+    if entry.at_most:
+        assert entry.forwards <= entry.at_most

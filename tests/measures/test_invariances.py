@@ -1,0 +1,114 @@
+"""Every cell that is declared: what does not change a value does not, and what is said to change it does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
+from lightning_gengap.keys import MEASURED
+from lightning_gengap.measures import MEASURES, ON_REQUEST, noise
+from lightning_gengap.probe import copy_state
+from tests import networks
+from tests.probes import probing
+
+EVERY = MEASURES | ON_REQUEST
+DEAR, FEW, COUNT = 30.0, 20, 48  # the dear ones on few samples
+DERIVED = {"difficulty/excess_accuracy"}
+KEYS = {name: [key for key, entry in MEASURED.items() if entry.measure == name] for name in EVERY}
+
+
+@torch.no_grad()
+def scale_logits(model: nn.Sequential) -> None:
+    model[-1].weight.mul_(3.0)
+    model[-1].bias.mul_(3.0)
+
+
+@torch.no_grad()
+def rescale_relu_layers(model: nn.Sequential) -> None:
+    layers = [module for module in model if isinstance(module, nn.Linear)]
+    reached = 1.0
+    for layer, factor in zip(layers, (3.0, 0.5, 2.0, 1 / 3), strict=True):
+        reached *= factor
+        layer.weight.mul_(factor)
+        layer.bias.mul_(reached)
+    assert reached == pytest.approx(1.0)
+
+
+@torch.no_grad()
+def rescale_before_batch_norm(model: nn.Sequential) -> None:
+    pairs = [(layer, norm) for layer, norm in pairwise(model) if isinstance(norm, nn.BatchNorm2d)]
+    for (layer, norm), factor in zip(pairs, (3.0, 0.25, 5.0), strict=True):
+        layer.weight.mul_(factor)
+        layer.bias.mul_(factor)
+        norm.running_mean.mul_(factor)
+        norm.running_var.copy_(factor**2 * (norm.running_var + norm.eps) - norm.eps)
+
+
+CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Sequential], None]]] = {
+    "logits": (networks.mlp, scale_logits),
+    "relu": (networks.mlp, rescale_relu_layers),
+    "batch_norm": (networks.cnn_with_batch_norm, rescale_before_batch_norm),
+}
+
+
+def task(factory: Callable[[], nn.Module], name: str) -> tuple[nn.Sequential, Tensor]:
+    """A network that predicts all classes: constant guesses leave some measures undefined."""
+    count = FEW if EVERY[name].forwards >= DEAR else COUNT
+    model, images = networks.made(factory).double().eval(), networks.images(count).double()
+    assert isinstance(model, nn.Sequential)
+    with torch.no_grad():
+        model[-1].bias -= model(images).mean(dim=0)
+    return model, images
+
+
+def measured(name: str, model: nn.Sequential, images: Tensor, targets: Tensor) -> Mapping[str, float]:
+    start = networks.made(networks.mlp if isinstance(model[0], nn.Flatten) else networks.cnn_with_batch_norm)
+    initial = {key: value + 0.1 for key, value in copy_state(start.double()).items() if value.is_floating_point()}
+    with probing(model, images, targets, initial_state=initial, train_samples=len(targets), chunk=20) as probe:
+        return EVERY[name].function(probe)
+
+
+def before_and_after(name: str, change: str) -> list[tuple[Mapping[str, float], Mapping[str, float]]]:
+    """The values with a fifth of the labels wrong and, where some keys need it, with none."""
+    factory, apply = CHANGES[change]
+    model, images = task(factory, name)
+    changed = copy.deepcopy(model)
+    apply(changed)
+    logits = model(images).detach()
+    torch.testing.assert_close(changed(images), (3 if change == "logits" else 1) * logits)
+    pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
+    for targets in (networks.mostly_right_targets(model, images), logits.argmax(1)):
+        pairs.append((measured(name, model, images, targets), measured(name, changed, images, targets)))
+        if pairs[0][0].keys() == pairs[0][1].keys() == set(KEYS[name]):
+            break
+    return pairs
+
+
+def test_every_key_of_a_measure_has_a_declaration_and_no_pattern_is_idle() -> None:
+    undeclared = [key for keys in KEYS.values() for key in keys if invariance_of(key) is None]
+    assert not undeclared, "declare them in lightning_gengap.invariances"
+    assert {cell for cells in INVARIANCES.values() for cell in cells} <= set(CELLS)
+    declared = [invariance_of(key) for key in MEASURED]
+    assert not [pattern for pattern, cells in INVARIANCES.items() if not any(cells is found for found in declared)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", EVERY)
+def test_values_change_exactly_where_it_is_declared(name: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "FLOOR", 0.0)  # "but for a small constant": without it
+    pairs = before_and_after(name, change)
+    for key in KEYS[name]:
+        both = [(before[key], after[key]) for before, after in pairs if key in before and key in after]
+        cell = getattr(invariance_of(key), change)
+        assert both or key in DERIVED, f"{key} is given for neither"
+        for before, after in both:
+            if cell in (YES, NEARLY):
+                assert after == pytest.approx(before, rel=1e-6 if cell == YES else 0.02, abs=1e-9), key
+        if cell == NO and both:
+            assert any(after != pytest.approx(before, rel=1e-5, abs=1e-9) for before, after in both), key
