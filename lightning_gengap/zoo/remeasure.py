@@ -1,4 +1,7 @@
-"""Further measures of finished runs, from the weights kept at their snapshots: a new measure needs no new training."""
+"""Further measures of finished runs, from the weights kept at their snapshots: a new measure needs no new training.
+
+Measures of the task and the initial weights alone (`once`) need no weights: the recipe's seed gives them again.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from typing import Any
 
 import torch
 
+from lightning_gengap.measures import known
 from lightning_gengap.observer import Observer
+from lightning_gengap.probe import copy_state
 from lightning_gengap.quiet import quiet
 from lightning_gengap.samples import Reading, draw_samples
 from lightning_gengap.zoo.recipe import Recipe, recipe_of
 from lightning_gengap.zoo.task import prepare
-from lightning_gengap.zoo.train import MONITORED, ZooModel, loader, write_whole
+from lightning_gengap.zoo.train import MONITORED, fresh_model, loader, write_whole
 from lightning_gengap.zoo.weights import Weights
 
 
@@ -35,7 +40,8 @@ def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_
         return False
     torch.set_num_threads(1)
     recipe = recipe_of(content["recipe"])
-    weights = Weights.read(path.with_suffix(".npz"))
+    of_task = all(known(name).once for name in measures)  # they need the initial weights alone, which the seed gives
+    weights = None if of_task else Weights.read(path.with_suffix(".npz"))
     with quiet():
         for row, values in zip(missing, _values(recipe, weights, missing, measures, directory), strict=True):
             row |= {f"measure.{key}": value for key, value in values.items() if f"measure.{key}" not in row}
@@ -45,18 +51,23 @@ def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_
 
 
 def _values(
-    recipe: Recipe, weights: Weights, rows: Sequence[dict[str, Any]], measures: Sequence[str], directory: Path | None
+    recipe: Recipe,
+    weights: Weights | None,
+    rows: Sequence[dict[str, Any]],
+    measures: Sequence[str],
+    directory: Path | None,
 ) -> list[dict[str, float]]:
-    """Measured values at each row's weights."""
+    """Measured values at each row's weights, or at the initial ones where none are kept."""
     data = prepare(recipe.task, directory)
     samples = draw_samples(loader(data, recipe.batch_size), Reading(MONITORED))
     assert samples is not None, "a map-style data set can always be read"
-    model = ZooModel(recipe, data.train_images.shape[1])
-    initial = weights.at(0)
+    model = fresh_model(recipe, data, directory)
+    initial = copy_state(model) if weights is None else weights.at(0)
     model.load_state_dict(initial)
     observer = Observer.of(model, samples, initial_state=initial)
     found = []
     for row in rows:
-        model.load_state_dict(weights.at(int(row["epoch"])))
+        if weights is not None:
+            model.load_state_dict(weights.at(int(row["epoch"])))
         found.append(observer.observe(model, measures).values)
     return found

@@ -124,10 +124,7 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
 def train(recipe: Recipe, directory: Path | None, kept: Weights | None = None) -> list[dict[str, float]]:
     """Train the recipe and return its snapshots; `kept` collects the weights before and at them."""
     data = prepare(recipe.task, directory)
-    seed_everything(recipe.seed, verbose=False)
-    model = ZooModel(recipe, data.train_images.shape[1])
-    if recipe.pretrained:
-        pretrain(model, directory)
+    model = fresh_model(recipe, data, directory)
     monitor = GapMonitor(
         predictor=None,
         every_n_epochs=recipe.snapshot_every,
@@ -142,6 +139,15 @@ def train(recipe: Recipe, directory: Path | None, kept: Weights | None = None) -
         kept.add(0, model)
     _trainer(recipe.epochs, [monitor, snapshots]).fit(model, loader(data, recipe.batch_size))
     return snapshots.rows
+
+
+def fresh_model(recipe: Recipe, data: TaskData, directory: Path | None) -> ZooModel:
+    """The recipe's model before the first step; seeds all random streams, so that training follows from it."""
+    seed_everything(recipe.seed, verbose=False)
+    model = ZooModel(recipe, data.train_images.shape[1])
+    if recipe.pretrained:
+        pretrain(model, directory)
+    return model
 
 
 def pretrain(model: ZooModel, directory: Path | None) -> None:

@@ -55,6 +55,18 @@ def test_a_run_without_weights_says_how_to_keep_them(tmp_path: Path):
         remeasure(tmp_path / f"{small(1).key}.json", ["distance"], None)
 
 
+def test_measures_of_the_task_need_no_weights(tmp_path: Path):
+    stage.run(small(), None, tmp_path)
+    path = tmp_path / f"{small().key}.json"
+    content = json.loads(path.read_text())
+    before = [row.pop("measure.difficulty/ridge_accuracy") for row in content["rows"]]
+    path.write_text(json.dumps(content))
+    assert remeasure(path, ["difficulty", "input_difficulty"], None)
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["measure.difficulty/ridge_accuracy"] for row in rows] == before
+    assert all(0 < row["measure.input_difficulty/ridge_accuracy"] <= 1 for row in rows)
+
+
 def test_unknown_measures_leave_the_run_as_it_was(run: Path):
     before = run.read_text()
     with pytest.raises(MeasureError, match="'distanse'"):
