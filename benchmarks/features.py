@@ -13,8 +13,9 @@ import numpy as np
 
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.evaluation import hold_out
-from lightning_gengap.zoo.fit import DEFAULT, TRIVIAL, Specification, Term, usable
+from lightning_gengap.zoo.fit import usable
 from lightning_gengap.zoo.protocol import Split, development, splits
+from lightning_gengap.zoo.specifications import DEFAULT, TRIVIAL, Specification, Term
 from lightning_gengap.zoo.table import Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v1.csv.gz"

@@ -156,7 +156,7 @@ def test_all_layers_are_measured(factory: Callable[[], nn.Module]) -> None:
 def test_what_is_undefined_is_absent_with_a_warning() -> None:
     model, images = networks.made(networks.VisionTransformer), networks.images(40)
     targets = networks.mostly_right_targets(model, images)
-    with pytest.warns(UserWarning, match=r"norm/\* is absent: LayerNorm"):
+    with pytest.warns(UserWarning, match=r"norm/\* is absent: VisionTransformer has parameters outside its layers"):
         values = measure(model, [(images, targets)], ["margin", "norm"])
     assert not any(key.startswith("norm/") for key in values)
     assert "margin/h3/median" in values

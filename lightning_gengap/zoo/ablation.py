@@ -11,11 +11,11 @@ import numpy as np
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.zoo.abilities import Rows, last_snapshots, serving
 from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.fit import Specification, Term
 from lightning_gengap.zoo.protocol import Mask, Split
 from lightning_gengap.zoo.ranking import kendall, kendall_pool
 from lightning_gengap.zoo.regressors import Regressor, boosted, hold_out_points, neural
 from lightning_gengap.zoo.resampling import Score, over_groups
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 
 COMPARED = ("by task", "leave one family out", "leave one source out")

@@ -13,9 +13,10 @@ from lightning_gengap.predictor_files import load_predictor
 from lightning_gengap.zoo import ablation, curves
 from lightning_gengap.zoo.abilities import by_stage
 from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, HeldOut, Setting, split_scores
-from lightning_gengap.zoo.fit import SPECIFICATIONS, Specification, Term, fit, usable
+from lightning_gengap.zoo.fit import fit, usable
 from lightning_gengap.zoo.grids import grid_scores
 from lightning_gengap.zoo.protocol import development, splits
+from lightning_gengap.zoo.specifications import SPECIFICATIONS, Specification, Term
 from lightning_gengap.zoo.table import Table
 
 

@@ -176,8 +176,9 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictor_files import dumps
     from lightning_gengap.zoo.card import card
     from lightning_gengap.zoo.evaluation import scores
-    from lightning_gengap.zoo.fit import DEFAULT, SPECIFICATIONS, fit, usable
+    from lightning_gengap.zoo.fit import fit, usable
     from lightning_gengap.zoo.loss_head import fit_loss_head
+    from lightning_gengap.zoo.specifications import DEFAULT, SPECIFICATIONS
     from lightning_gengap.zoo.table import read
 
     refuse_overwriting(options.out)

@@ -9,10 +9,11 @@ import numpy as np
 
 from lightning_gengap.zoo.abilities import CONVERGED, last_snapshots
 from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.fit import JIANG, Specification, usable
+from lightning_gengap.zoo.fit import usable
 from lightning_gengap.zoo.protocol import Mask, Split, by_run
 from lightning_gengap.zoo.regressors import hold_out_points, predicted_points
 from lightning_gengap.zoo.resampling import rounded
+from lightning_gengap.zoo.specifications import JIANG, Specification
 
 SIZES = (25, 50, 100, 200, 400, 800, 1600)
 REPEATS = 5

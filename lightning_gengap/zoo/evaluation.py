@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.abilities import ranking, turn
-from lightning_gengap.zoo.fit import JIANG, TRIVIAL, Specification, Term, fit, predicted, usable
+from lightning_gengap.zoo.fit import fit, predicted, usable
 from lightning_gengap.zoo.protocol import Mask, Split, development, locked_parts, splits
 from lightning_gengap.zoo.regressors import Codes
 from lightning_gengap.zoo.resampling import Resampling, rounded
+from lightning_gengap.zoo.specifications import JIANG, TRIVIAL, Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 
 TRIVIAL_BASELINE = Specification("trivial", (*TRIVIAL, Term("progress", "identity")))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,67 +16,12 @@ from lightning_gengap.feature import Feature
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
+from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
 
 GAP_FLOOR = 0.01
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 LEVEL, OFFSET = 0.9, 0.05
-LAYERS = ("input", "h1", "h2", "h3")
-
-
-class Term(NamedTuple):
-    """A measured key, its transform, and the smallest raw value before the log (default 1e-4 x its median)."""
-
-    name: str
-    transform: str
-    floor: float | None = None
-
-
-TRIVIAL = (
-    Term("train_accuracy", "identity"),
-    Term("train_loss", "log"),
-    Term("train_samples", "log"),
-    Term("classes", "log"),
-)
-JIANG = tuple(
-    Term(f"margin/{layer}/{statistic}", "log")
-    for layer in LAYERS
-    for statistic in ("lower_whisker", "q1", "median", "q3", "upper_whisker")
-)
-
-
-@dataclass(frozen=True)
-class Specification:
-    """What is fitted: features with their transforms, and the form.
-
-    Attributes:
-        form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
-        loss_head: whether the loss gap is predicted too.
-    """
-
-    name: str
-    features: tuple[Term, ...]
-    form: str = "product_of_powers"
-    loss_head: bool = False
-
-
-DEFAULT = Specification(
-    "default_v1",
-    (
-        Term("train_accuracy", "identity"),
-        Term("train_loss", "log"),
-        Term("train_samples", "log"),
-        Term("difficulty/ridge_accuracy", "identity"),
-        Term("difficulty/excess_accuracy", "log", 0.02),
-        Term("margin/input/median", "log"),
-    ),
-    "additive",
-)
-
-
-# For images: accuracy on flipped and shifted copies tells apart models trained with and without augmentation.
-IMAGES = Specification("images_v1", (*DEFAULT.features, Term("perturbation/augment_accuracy", "identity")), "additive")
-SPECIFICATIONS = {specification.name: specification for specification in (DEFAULT, IMAGES)}
 
 
 def usable(table: Table, specification: Specification) -> Mask:
@@ -150,8 +95,13 @@ def _fitted(table: Table, specification: Specification, rows: Mask, strength: fl
     gaps = table.numbers("gap.accuracy")[rows]
     target = np.log(np.maximum(gaps, GAP_FLOOR)) if specification.form == "product_of_powers" else gaps
     intercept = float(target.mean())
-    penalty = strength * len(columns) * np.eye(columns.shape[1])
-    standard = np.linalg.solve(columns.T @ columns + penalty, columns.T @ (target - intercept))
+    given = np.zeros(0)
+    if specification.test_accuracy:  # train accuracy has coefficient one, the others fit what is left
+        given = np.array([features[0].deviation])
+    known, free = columns[:, : len(given)], columns[:, len(given) :]
+    penalty = strength * len(free) * np.eye(free.shape[1])
+    fitted = np.linalg.solve(free.T @ free + penalty, free.T @ (target - intercept - known @ given))
+    standard = np.concatenate([given, fitted])
     scaled = [
         replace(feature, coefficient=rounded(coefficient / feature.deviation))
         for feature, coefficient in zip(features, standard, strict=True)

@@ -69,12 +69,15 @@ def grid_scores(
     columns = {name: _spread(table, *gap) for name, gap in gaps.items()}
     columns |= {key: table.numbers(f"measure.{key}") for key in keys}
     listed: dict[str, Any] = {"grids": {}, "mean": {}}
+    tendencies = {key: _tendencies(table, among, columns[key]) for key in keys} if found else {}
     for name, rows, axes in found:
+        task = table.columns["task"][rows[0]]
         scored = {}
         for contender, values in columns.items():
             if not np.isfinite(values[rows]).all():
                 continue
-            direction = 1.0 if contender in gaps else _direction(table, among, values, table.columns["task"][rows[0]])
+            others = sum(tau for other, tau in tendencies.get(contender, {}).items() if other != task)
+            direction = -1.0 if others < 0 else 1.0
             scored[contender] = _scored(table, rows, direction * values[rows], list(axes.values()))
         scored["random order"] = _chance(table, rows, list(axes.values()))
         levels = {axis: int(level.max()) + 1 for axis, level in axes.items()}
@@ -102,13 +105,12 @@ def _chance(table: Table, rows: Rows, axes: Sequence[Labels]) -> dict[str, float
     return {name: round(float(np.mean([one[name] for one in drawn])), 4) for name in drawn[0]}
 
 
-def _direction(table: Table, among: Mask, values: Floats, task: str) -> float:
-    """The sign of the mean tau between a measure and the gap within the other tasks; + without any."""
-    tasks, gap = table.words("task"), table.numbers("gap.accuracy")
-    rows = among & last_snapshots(table) & np.isfinite(values)
-    parts = [rows & (tasks == other) for other in sorted(set(tasks[rows])) if other != task]
-    total = sum(kendall(values[part], gap[part]) for part in parts)
-    return -1.0 if total < 0 else 1.0
+def _tendencies(table: Table, among: Mask, values: Floats) -> dict[str, float]:
+    """By task, tau between a measure and the gap on last snapshots."""
+    rows = np.flatnonzero(among & last_snapshots(table) & np.isfinite(values))
+    tasks, gap = table.words("task")[rows], table.numbers("gap.accuracy")[rows]
+    names, which = np.unique(tasks, return_inverse=True)
+    return {str(name): kendall(values[rows][which == n], gap[which == n]) for n, name in enumerate(names)}
 
 
 def _spread(table: Table, rows: Rows, gap: Floats) -> Floats:

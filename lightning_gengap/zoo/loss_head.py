@@ -10,19 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.predictor import LossHead
-from lightning_gengap.zoo.fit import LEVEL, Specification, design, rounded, transformed, weighted_quantile
+from lightning_gengap.zoo.fit import LEVEL, design, rounded, transformed, weighted_quantile
 from lightning_gengap.zoo.protocol import Mask, by_task
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 
 FLOOR = 0.02  # nats; gaps below it, negative ones too, count as this
 STRENGTH = 1e-3
+LOSS = Term("train_loss", "log")
 
 
 def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> LossHead | None:
-    """Ridge on the log of the loss gap, with the quantiles of residuals on held-out tasks; None without the column."""
+    """Ridge on the log of the loss gap, with the quantiles of residuals on held-out tasks; None without the column.
+
+    The train loss is a feature whether the accuracy gap has it or not.
+    """
     rows = rows & np.isfinite(table.numbers("gap.loss"))
     if not rows.any():
         return None
+    if LOSS not in specification.features:
+        specification = replace(specification, features=(*specification.features, LOSS))
     residuals, tasks = held_out(table, specification, rows, by_task)
     tail = (1 - LEVEL) / 2
     below = -weighted_quantile(-residuals, tasks, 1 - tail)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.feature import Feature
-from lightning_gengap.zoo.fit import GAP_FLOOR, STRENGTHS, Specification, Term, transformed
+from lightning_gengap.zoo.fit import GAP_FLOOR, STRENGTHS, transformed
 from lightning_gengap.zoo.protocol import Mask, Split, fold_of
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 
 FEWEST_RUNS, FEWEST_TASKS = 20, 5  # as `fit` asks
@@ -85,8 +86,13 @@ def predicted_points(
         return np.minimum(np.full(int(held.sum()), gaps.mean()), accuracy)
     powers = specification.form == "product_of_powers"
     target = np.log(np.maximum(gaps, GAP_FLOOR)) if powers else gaps
-    known, asked = design(table, specification.features, fitted, held)
-    predicted = (regressor or ridge)(known, target, (codes or Codes.of(table)).fold[fitted])(asked)
+    base = np.zeros(len(table))
+    if specification.test_accuracy:  # train accuracy comes with coefficient one
+        base = table.numbers("measure.train_accuracy")
+    free = specification.features[1:] if specification.test_accuracy else specification.features
+    target = target - base[fitted]
+    known, asked = design(table, free, fitted, held)
+    predicted = base[held] + (regressor or ridge)(known, target, (codes or Codes.of(table)).fold[fitted])(asked)
     limited: Floats = np.clip(np.exp(np.minimum(predicted, 5.0)) if powers else predicted, 0, accuracy)
     return limited
 

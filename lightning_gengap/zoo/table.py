@@ -45,7 +45,10 @@ class Table:
 
     def words(self, column: str) -> NDArray[np.str_]:
         """A column as text."""
-        return np.array(self.columns[column])
+        key = f"words of {column}"
+        if key not in self._cache:
+            self._cache[key] = np.array(self.columns[column])
+        return self._cache[key]
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:

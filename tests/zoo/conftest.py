@@ -6,8 +6,8 @@ import pytest
 
 from lightning_gengap.zoo import ablation
 from lightning_gengap.zoo.assessment import Assessment, assess
-from lightning_gengap.zoo.fit import Specification, Term
 from lightning_gengap.zoo.regressors import ridge
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.tables import rows
 

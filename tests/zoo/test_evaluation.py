@@ -9,11 +9,12 @@ from lightning_gengap.errors import PredictorError, TableError
 from lightning_gengap.zoo.ablation import measures_of, term_of
 from lightning_gengap.zoo.assessment import Assessment, specification_of
 from lightning_gengap.zoo.evaluation import Setting, hold_out, hold_out_all, locked_scores
-from lightning_gengap.zoo.fit import DEFAULT, Specification, Term, fit, predicted
+from lightning_gengap.zoo.fit import fit, predicted
 from lightning_gengap.zoo.grids import axes_of, grids
 from lightning_gengap.zoo.protocol import by_run, by_task, development, fold_of, locked_parts
 from lightning_gengap.zoo.regressors import boosted, design, hold_out_points, neural, predicted_points, ridge
 from lightning_gengap.zoo.resampling import Resampling, bootstrap
+from lightning_gengap.zoo.specifications import DEFAULT, Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows, table

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lightning_gengap.predictor_files import dumps, loads
-from lightning_gengap.zoo.fit import Specification, Term, fit, shared_variance
+from lightning_gengap.zoo.fit import fit, shared_variance
 from lightning_gengap.zoo.loss_head import fit_loss_head, held_out
 from lightning_gengap.zoo.protocol import by_task
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.tables import rows
 

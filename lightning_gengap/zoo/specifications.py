@@ -1,0 +1,82 @@
+"""What is fitted: features, their transforms and the form, of the bundled predictors and of their baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+LAYERS = ("input", "h1", "h2", "h3")
+
+
+class Term(NamedTuple):
+    """A measured key, its transform, and the smallest raw value before the log (default 1e-4 x its median)."""
+
+    name: str
+    transform: str
+    floor: float | None = None
+
+
+TRIVIAL = (
+    Term("train_accuracy", "identity"),
+    Term("train_loss", "log"),
+    Term("train_samples", "log"),
+    Term("classes", "log"),
+)
+JIANG = tuple(
+    Term(f"margin/{layer}/{statistic}", "log")
+    for layer in LAYERS
+    for statistic in ("lower_whisker", "q1", "median", "q3", "upper_whisker")
+)
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What is fitted: features with their transforms, and the form.
+
+    Attributes:
+        form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
+        loss_head: whether the loss gap is predicted too.
+        test_accuracy: fit the test accuracy on the features, so that train accuracy, the first feature, enters the
+            gap with coefficient one: within a run and a task the order of models is then that of the other features.
+    """
+
+    name: str
+    features: tuple[Term, ...]
+    form: str = "product_of_powers"
+    loss_head: bool = False
+    test_accuracy: bool = False
+
+
+DEFAULT = Specification(
+    "default_v1",
+    (
+        Term("train_accuracy", "identity"),
+        Term("train_loss", "log"),
+        Term("train_samples", "log"),
+        Term("difficulty/ridge_accuracy", "identity"),
+        Term("difficulty/excess_accuracy", "log", 0.02),
+        Term("margin/input/median", "log"),
+    ),
+    "additive",
+)
+
+
+# For images: accuracy on flipped and shifted copies tells apart models trained with and without augmentation.
+IMAGES = Specification("images_v1", (*DEFAULT.features, Term("perturbation/augment_accuracy", "identity")), "additive")
+DEFAULT_2 = replace(DEFAULT, name="default_v2", loss_head=True)
+# Level from the data alone, the same for all models of a task; order from the accuracy on augmented copies.
+IMAGES_2 = Specification(
+    "images_v2",
+    (
+        Term("train_accuracy", "identity"),
+        Term("perturbation/augment_accuracy", "identity"),
+        Term("input_difficulty/patch_accuracy", "identity"),
+        Term("difficulty/neighbour_10_accuracy", "identity"),
+        Term("train_samples", "log"),
+    ),
+    "additive",
+    loss_head=True,
+    test_accuracy=True,
+)
+MARGINS = Specification("margins_v1", JIANG, "additive")
+SPECIFICATIONS = {one.name: one for one in (DEFAULT, IMAGES, DEFAULT_2, IMAGES_2, MARGINS)}
