@@ -38,10 +38,11 @@ class GapMonitor(Callback):
     """Log the predicted generalization gap of the model in training, from its training data alone.
 
     Keys, all under `gengap/`: `predicted_gap` with `_lower` and `_upper`, `predicted_test_accuracy`, `in_support`,
-    `train_accuracy`, `train_loss`, `actual_gap` (epochs with validation), `status` and `overhead`; their units and
-    ranges are in `lightning_gengap.keys`. Training is bit-identical with and without it. The weights measured are
-    the raw ones, also where another callback averages them. A second monitor in one Trainer, with another predictor,
-    logs under `gengap/<name of its predictor>/`.
+    `train_accuracy`, `train_loss`, `actual_gap` (epochs with validation), `status` and `overhead`; `predicted_loss_gap`
+    where the predictor has a loss head; `recalibrated_gap` once a validation could be compared with a prediction, which
+    it never alters. Units and ranges are in `lightning_gengap.keys`. Training is bit-identical with and without it. The
+    weights measured are the raw ones, also where another callback averages them. A second monitor in one Trainer, with
+    another predictor, logs under `gengap/<name of its predictor>/`.
 
     Args:
         predictor: name of a bundled predictor, path of a predictor file, a `Predictor`, or None to only measure.
@@ -100,11 +101,14 @@ class GapMonitor(Callback):
         names = ("margin", "fit", *needed, *measures, *(MEASURES if verbosity == "full" else ()))
         self.measures = tuple(name for name in dict.fromkeys(names) if known(name))
         self._needed = tuple(dict.fromkeys(("margin", "fit", *needed)))
+        named = "perturbation" in measures or verbosity == "full" or self.predictor is None
+        self._wanted = None if named or self.predictor is None else frozenset(self.predictor.needs)
         self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
         self._forward, self._target = forward, target
         self._display = Display(
             verbosity, tuple(measures), self.predictor is not None, validation_accuracy, raises=on_error == "raise"
         )
+        self._display.predicts_loss = self.predictor is not None and self.predictor.loss_head is not None
         if budget is not None:
             self._display.sparse = tuple(self._schedule().dear)
         self._session: Session | None = None
@@ -164,6 +168,7 @@ class GapMonitor(Callback):
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return None
         session = Session(self.predictor, Budget(self.budget), self._schedule(), raises=self.on_error == "raise")
+        session.wanted = self._wanted
         if trainer.ckpt_path is None and trainer.global_step == 0:
             session.initial_state, self._restored = copy_state(module), None
             return session

@@ -55,6 +55,7 @@ class Observer:
         memory: warm starts; said: notes already passed on.
         raises: whether a further measure that fails is raised.
         ridge: the weight decay, where it is stated and not read from the optimizers.
+        wanted: the only keys that are asked for, see `Probe`; None for all.
     """
 
     samples: Samples
@@ -69,6 +70,7 @@ class Observer:
     said: set[str] = field(default_factory=set)
     raises: bool = False
     ridge: float | None = None
+    wanted: frozenset[str] | None = None
 
     @classmethod
     def of(
@@ -137,6 +139,7 @@ class Observer:
                 self.seed,
                 self.ridge,
                 optimizers,
+                self.wanted,
             )
             values = compute(probe, repeated)
             if first:

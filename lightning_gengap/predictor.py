@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_gengap.errors import PredictorError
@@ -105,6 +105,7 @@ class Predictor:
         provenance: recipe, table and its hash.
         loss_head: predicts the loss gap from the same measures.
         correction: from the user's own observed gaps, see `recalibrate`.
+        preferred: predicts instead wherever all its features are measured, as `images_v2` on images; not in files.
     """
 
     name: str
@@ -121,6 +122,14 @@ class Predictor:
     license: str = "Apache-2.0"
     loss_head: LossHead | None = None
     correction: Correction | None = None
+    preferred: Predictor | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys of all features."""
+        heads = () if self.loss_head is None else self.loss_head.features
+        others = () if self.preferred is None else self.preferred.needs
+        return tuple(dict.fromkeys((*(f.name for f in (*self.features, *heads)), *others)))
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
         """Predict the gap from measured values.
@@ -140,6 +149,8 @@ class Predictor:
                     expected="at least train_accuracy and classes",
                     remedy="Pass the dictionary that measure() returns.",
                 )
+        if self.preferred is not None and all(math.isfinite(values.get(n, math.nan)) for n in self.preferred.needs):
+            return replace(self.preferred, correction=self.correction).predict(values, flags)
         accuracy = values["train_accuracy"]
         missing = [f.name for f in self.features if not math.isfinite(values.get(f.name, math.nan))]
         distances = {f.name: f.distance(values[f.name]) for f in self.features if f.name not in missing}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -29,15 +29,18 @@ def available_predictors() -> list[str]:
 
 
 def load_predictor(name_or_path: str | Path) -> Predictor:
-    """Load a bundled predictor by name (`default`: the newest of that name) or any predictor file by path.
+    """Load a bundled predictor by name, or any predictor file by path.
+
+    `default` is the newest of that name, and on images the newest `images` predictor in its place.
 
     Raises:
         PredictorError: no such predictor (the message lists the bundled ones), or a damaged or foreign file.
     """
     text, names = str(name_or_path), available_predictors()
+    if isinstance(name_or_path, str) and text == "default":
+        return _default(names)
     if isinstance(name_or_path, str) and text in names:
-        newest = [name for name in names if name.startswith("default_v")][-1:] if text == "default" else [text]
-        return loads((_folder() / f"{newest[0]}.json").read_text(encoding="utf-8"), newest[0])
+        return _bundled(text)
     path = Path(name_or_path)
     if not path.is_file():
         raise PredictorError(
@@ -53,9 +56,20 @@ def load_predictor(name_or_path: str | Path) -> Predictor:
     return loads(content, text)
 
 
+def _default(names: Sequence[str]) -> Predictor:
+    """The newest `default`, with the newest `images` preferred where images are measured."""
+    newest, images = ([name for name in names if name.startswith(kind)][-1] for kind in ("default_v", "images_v"))
+    default, preferred = _bundled(newest), _bundled(images)
+    return replace(default, measures=default.measures | preferred.measures, preferred=preferred)
+
+
+def _bundled(name: str) -> Predictor:
+    return loads((_folder() / f"{name}.json").read_text(encoding="utf-8"), name)
+
+
 def dumps(predictor: Predictor) -> str:
     """The predictor as JSON text, with a SHA-256 over its canonical form."""
-    content: dict[str, Any] = {"format": FORMAT, **asdict(predictor)}
+    content: dict[str, Any] = {"format": FORMAT, **asdict(replace(predictor, preferred=None))}
     content = {name: value for name, value in content.items() if value is not None}
     content["sha256"] = _digest(content)
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -85,7 +99,7 @@ def loads(text: str, origin: str) -> Predictor:
         content["loss_head"] = _loss_head(content.get("loss_head"))
         correction = content.get("correction")
         content["correction"] = None if correction is None else _strict(Correction, correction)
-        predictor: Predictor = _strict(Predictor, content)
+        predictor: Predictor = _strict(Predictor, {**content, "preferred": None})
         _check(predictor)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(origin, str(error)) from None

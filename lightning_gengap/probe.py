@@ -36,6 +36,7 @@ class Probe:
         ridge: the weight decay as a ridge on the mean loss: one number, or by parameter name a tensor that is 0-d or
             of its shape; None for that of the optimizers.
         optimizers: what trains the model; none if unknown.
+        wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
         notes: why something is absent, one sentence each; whoever measures says it to the user once.
     """
 
@@ -49,8 +50,13 @@ class Probe:
     seed: int = 0
     ridge: float | State | None = None
     optimizers: Sequence[Any] = ()
+    wanted: frozenset[str] | None = None
     notes: list[str] = field(default_factory=list)
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def wants(self, key: str) -> bool:
+        """Whether the value of this key is asked for."""
+        return self.wanted is None or key in self.wanted
 
     def once(self, quantity: Callable[[Probe], Quantity]) -> Quantity:
         """What `quantity` gives for this probe, computed at the first request and shared between measures."""

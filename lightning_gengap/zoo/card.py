@@ -45,8 +45,8 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
         "### Ranking within a task\n\n" + ranking_section(scores),
         "### Turn within a run\n\n" + turn_section(scores),
         *(["## Figures\n\n" + "\n\n".join(f"![{name}]({name})" for name in figures)] if figures else []),
-        "## When not to use it\n\nTabular data, text, regression, networks trained from pretrained weights, label "
-        "smoothing or mixed labels: the zoo holds no such runs. Train sizes beyond 20 times the largest above, and "
+        "## When not to use it\n\nText, regression, label smoothing or mixed labels: the zoo holds no such runs. "
+        "Tabular data and pretrained starts: it holds few. Train sizes beyond 20 times the largest above, and "
         "features more than one deviation beyond the zoo's range, make it abstain. It predicts the gap to a test set "
         "from the same distribution; a shift is invisible to it.",
     ]

@@ -45,7 +45,7 @@ def zoo_stages(stages: Any) -> None:
 
     fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
     fitting.add_argument("table", type=Path)
-    fitting.add_argument("--name", default="default_v1", help="images_v1 has its own features, others the default's")
+    fitting.add_argument("--name", default="default_v2", help="of zoo/specifications.py; others have its features")
     fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
     fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
     fitting.set_defaults(verb=_fit)
@@ -177,19 +177,23 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.card import card
     from lightning_gengap.zoo.evaluation import scores
     from lightning_gengap.zoo.fit import fit, usable
+    from lightning_gengap.zoo.group import group_card, run_scores
     from lightning_gengap.zoo.loss_head import fit_loss_head
-    from lightning_gengap.zoo.specifications import DEFAULT, SPECIFICATIONS
+    from lightning_gengap.zoo.specifications import DEFAULT_2, SPECIFICATIONS
     from lightning_gengap.zoo.table import read
 
     refuse_overwriting(options.out)
-    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT), name=options.name)
+    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT_2), name=options.name)
     predictor = fit(table, specification)
     if specification.loss_head:
         predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
     if not options.no_scores:
-        predictor = replace(predictor, scores=scores(table, specification))
+        scored = run_scores if specification.grid else scores
+        predictor = replace(predictor, scores=scored(table, specification))
     options.out.write_text(dumps(predictor), encoding="utf-8")
-    if not options.no_scores:
+    if not options.no_scores and specification.grid:
+        options.out.with_suffix(".md").write_text(group_card(predictor), encoding="utf-8")
+    elif not options.no_scores:
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.
         drawn = sorted(options.out.with_suffix("").glob("*.png"))
         figures = [path.relative_to(options.out.parent).as_posix() for path in drawn]

@@ -25,26 +25,35 @@ LEVEL, OFFSET = 0.9, 0.05
 
 
 def usable(table: Table, specification: Specification) -> Mask:
-    """Rows with every feature, and train accuracy above the threshold below which predictors abstain."""
+    """Rows with every feature, and train accuracy above the threshold below which predictors abstain.
+
+    With a `grid`, only rows of its runs.
+    """
     chance = 1 / table.numbers("measure.classes")
     fitted = table.numbers("measure.train_accuracy") >= chance + 0.25 * (1 - chance)
     present = [np.isfinite(table.numbers(f"measure.{term.name}")) for term in specification.features]
+    if specification.grid:
+        grids = table.columns.get("recipe.grid", [""] * len(table))
+        present.append(np.array([name.startswith(specification.grid) for name in grids]))
     return np.logical_and.reduce([fitted, *present])
 
 
 def fit(table: Table, specification: Specification, rows: Mask | None = None) -> Predictor:
     """Fit coefficients, ridge strength (by run, inside these rows) and interval (by task, inside these rows).
 
+    For a grid the interval is calibrated over runs.
+
     Raises:
         TableError: too few runs or tasks, or a feature that is constant.
     """
     rows = usable(table, specification) & (np.ones(len(table), bool) if rows is None else rows)
     runs, tasks = len(set(table.words("run")[rows])), len(set(table.words("task")[rows]))
-    if runs < 20 or tasks < 5:
+    fewest_tasks = 1 if specification.grid else 5
+    if runs < 20 or tasks < fewest_tasks:
         raise TableError(
             "table",
             got=f"{runs} usable runs in {tasks} tasks",
-            expected="at least 20 runs in 5 tasks",
+            expected=f"at least 20 runs in {fewest_tasks} tasks",
             remedy="Train more with `gengap zoo run`.",
         )
     strength = _best_strength(table, specification, rows)
@@ -173,7 +182,8 @@ def _interval(table: Table, specification: Specification, rows: Mask, strength: 
 
     And the share of the residuals' variance that the rows of one task have in common, which recalibration can remove.
     """
-    residuals, gaps, tasks = _held_out(table, specification, rows, strength, by_task)
+    split, column = (by_run, "run") if specification.grid else (by_task, "task")
+    residuals, gaps, tasks = _held_out(table, specification, rows, strength, split, column)
     scaled = residuals / (gaps + OFFSET)
     tail = (1 - LEVEL) / 2
     below, above = weighted_quantile(-scaled, tasks, 1 - tail), weighted_quantile(scaled, tasks, 1 - tail)
@@ -203,9 +213,14 @@ def weighted_quantile(values: Floats, groups: NDArray[Any], level: float) -> flo
 
 
 def _held_out(
-    table: Table, specification: Specification, rows: Mask, strength: float, split: Callable[[Table], Any]
+    table: Table,
+    specification: Specification,
+    rows: Mask,
+    strength: float,
+    split: Callable[[Table], Any],
+    column: str = "task",
 ) -> tuple[Floats, Floats, NDArray[np.str_]]:
-    """Residuals (actual minus predicted), predictions and tasks of held-out rows, by folds inside `rows`."""
+    """Residuals (actual minus predicted), predictions and tasks (or runs) of held-out rows, by folds inside `rows`."""
     residuals, gaps, tasks = [], [], []
     actual = table.numbers("gap.accuracy")
     for _, fitted, held in split(table):
@@ -215,7 +230,7 @@ def _held_out(
         gap = _raw(predictor, table, held & rows)
         residuals.append(actual[held & rows] - gap)
         gaps.append(gap)
-        tasks.append(table.words("task")[held & rows])
+        tasks.append(table.words(column)[held & rows])
     return np.concatenate(residuals), np.concatenate(gaps), np.concatenate(tasks)
 
 

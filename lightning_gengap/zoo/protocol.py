@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from lightning_gengap.zoo.table import Table
 
 LOCKED_SOURCE, LOCKED_FAMILY, LOCKED_SHARE = "fashion_mnist", "vit", 1 / 3
-SIBLINGS = {"cifar10": "cifar", "cifar100": "cifar"}
+_NO_IMAGES = "synthetic and tabular"
+SIBLINGS = {
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "gaussians": _NO_IMAGES,
+    "teacher": _NO_IMAGES,
+    "breast_cancer": _NO_IMAGES,
+}
 FOLDS = 10
 
 Mask = NDArray[np.bool_]

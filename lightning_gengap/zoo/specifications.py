@@ -35,6 +35,8 @@ class Specification:
 
     Attributes:
         form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
+        grid: fit only runs of the grids whose names begin so: one family on one data set; the interval is then
+            calibrated over runs, for there are too few tasks.
         loss_head: whether the loss gap is predicted too.
         test_accuracy: fit the test accuracy on the features, so that train accuracy, the first feature, enters the
             gap with coefficient one: within a run and a task the order of models is then that of the other features.
@@ -43,6 +45,7 @@ class Specification:
     name: str
     features: tuple[Term, ...]
     form: str = "product_of_powers"
+    grid: str = ""
     loss_head: bool = False
     test_accuracy: bool = False
 
@@ -78,5 +81,15 @@ IMAGES_2 = Specification(
     loss_head=True,
     test_accuracy=True,
 )
+_IN_FAMILY = (
+    Term("train_accuracy", "identity"),
+    Term("train_loss", "log"),
+    Term("perturbation/augment_accuracy", "identity"),
+    *(Term(f"margin/{layer}/median", "log") for layer in LAYERS),
+)
+GROUPS = tuple(
+    Specification(f"{group}_small_v1", _IN_FAMILY, "additive", grid=group)
+    for group in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
+)
 MARGINS = Specification("margins_v1", JIANG, "additive")
-SPECIFICATIONS = {one.name: one for one in (DEFAULT, IMAGES, DEFAULT_2, IMAGES_2, MARGINS)}
+SPECIFICATIONS = {one.name: one for one in (DEFAULT, IMAGES, DEFAULT_2, IMAGES_2, MARGINS, *GROUPS)}
