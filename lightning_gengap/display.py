@@ -27,6 +27,7 @@ class Display:
         validation_accuracy: the logged key that `actual_gap` compares with; None for the one that looks like it.
         raises: whether a chart that fails is an error.
         sparse: names of measures that are not taken in the first epoch.
+        predicts_loss: whether the predictor has a loss head.
         prefix: of every key.
     """
 
@@ -36,6 +37,7 @@ class Display:
     validation_accuracy: str | None
     raises: bool
     sparse: tuple[str, ...] = ()
+    predicts_loss: bool = False
     prefix: str = PREFIX
     noticed: bool = False
 
@@ -44,6 +46,10 @@ class Display:
         name = key.removeprefix(self.prefix)
         if name == "actual_gap":
             return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
+        if name == "recalibrated_gap":
+            return False  # not before a validation meets a prediction that is no abstention
+        if name == "predicted_loss_gap":
+            return self.predicts_loss
         if name in PREDICTED:
             return self.predicts or name in ("status", "overhead")
         if name in AGES or (name in MEASURED and MEASURED[name].measure in self.sparse):
@@ -51,15 +57,20 @@ class Display:
         return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
 
     def scalars(self, session: Session, trainer: Trainer, validated: bool) -> dict[str, float]:
-        """The epoch's values by full key, all finite; `validated`: whether this epoch had a validation."""
-        shown = dict(session.readout.shown) | {"overhead": session.budget.overhead}
+        """The epoch's values by full key, all finite; what a validation in it tells, the session learns from.
+
+        Args:
+            session: whose values are shown.
+            trainer: at the end of a training epoch.
+            validated: whether this epoch had a validation.
+        """
+        actual_gap = self._actual_gap(session, trainer) if validated else None
         if validated:
-            accuracy, notice = find_validation_accuracy(trainer.callback_metrics, self.validation_accuracy)
-            if accuracy is not None:
-                shown["actual_gap"] = shown["train_accuracy"] - accuracy
-            elif not self.noticed:
-                rank_zero_info(str(notice))
-                self.noticed = True
+            residual = None if actual_gap is None else session.residual(actual_gap)
+            session.learn(trainer.strategy.broadcast(residual))  # metrics and predictions may differ between ranks
+        shown = dict(session.readout.shown) | {"overhead": session.budget.overhead}
+        if actual_gap is not None:
+            shown["actual_gap"] = actual_gap
         for key, value in session.values.items():
             if key in MEASURED and key not in shown and self._shows(key):
                 shown[key] = value
@@ -76,6 +87,15 @@ class Display:
         contributions = {} if session.prediction is None else session.prediction.contributions
         panels = Panels(observation.margins, contributions, scalar_step(trainer), self.prefix, observation.spectrum)
         self._decorate(trainer, lambda logger: draw(logger, panels))
+
+    def _actual_gap(self, session: Session, trainer: Trainer) -> float | None:
+        accuracy, notice = find_validation_accuracy(trainer.callback_metrics, self.validation_accuracy)
+        if accuracy is not None:
+            return session.readout.shown["train_accuracy"] - accuracy
+        if not self.noticed:
+            rank_zero_info(str(notice))
+            self.noticed = True
+        return None
 
     def _shows(self, name: str) -> bool:
         return self.verbosity == "full" or MEASURED[name].measure in self.measures

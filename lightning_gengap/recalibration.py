@@ -8,10 +8,11 @@ from dataclasses import replace
 from statistics import fmean
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictor import Correction, Predictor
+from lightning_gengap.predictor import Correction, Prediction, Predictor
 
 Pair = tuple[Mapping[str, float], float]
-_ASSUMED_SHARE = 0.5
+_ASSUMED_SHARE = 0.2  # measured 0.14 to 0.30, docs/recalibration.md
+_LIVE_WEIGHT, _FADING = 0.8, 0.7
 
 
 def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
@@ -41,7 +42,7 @@ def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
             )
         prediction = plain.predict(values)
         if not prediction.abstained:
-            residuals.append((gap - prediction.gap) / (prediction.gap + plain.interval.offset))
+            residuals.append(scaled_residual(plain, prediction, gap))
     if not residuals:
         raise PredictorError(
             "recalibrate",
@@ -54,10 +55,48 @@ def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
     return replace(plain, name=name, correction=correction)
 
 
-def correction_of(predictor: Predictor, residuals: list[float]) -> Correction:
-    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width."""
+def scaled_residual(predictor: Predictor, prediction: Prediction, gap: float) -> float:
+    """(Observed - predicted) / (predicted + offset), as the interval scales it."""
+    return (gap - prediction.gap) / (prediction.gap + predictor.interval.offset)
+
+
+def correction_of(predictor: Predictor, residuals: list[float], effective: float | None = None) -> Correction:
+    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width.
+
+    Args:
+        predictor: its provenance gives the share of variance that residuals have in common.
+        residuals: at least one.
+        effective: as how many independent models they count; None for their number.
+    """
     share = float(predictor.provenance.get("shared_by_task", _ASSUMED_SHARE))
-    count = len(residuals)
+    count = len(residuals) if effective is None else effective
     weight = count * share / (count * share + 1 - share) if share > 0 else 0.0
     width = math.sqrt(1 - share + share * (1 - weight))
-    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=count)
+    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=len(residuals))
+
+
+def recalibrated(predictor: Predictor, prediction: Prediction, correction: Correction, accuracy: float) -> float:
+    """The gap of a prediction (no abstention) as the predictor gives it with a further correction, without measuring.
+
+    Args:
+        predictor: that made the prediction.
+        prediction: its contributions tell the gap before it was limited.
+        correction: multiplies (gap + offset).
+        accuracy: train accuracy as fraction; the gap lies in [0, accuracy].
+    """
+    offset = predictor.interval.offset
+    raw = prediction.gap - prediction.contributions["limits"]
+    return min(max(correction.factor * (raw + offset) - offset, 0.0), accuracy)
+
+
+def live_correction(residuals: list[float], age: int) -> Correction:
+    """What the epochs of one run say of the present one: much of the last residual, the less the older it is.
+
+    Residuals of one run are alike, but only while they are close in time, so that many are no more than one. The
+    weights are a compromise between the rules compared in `docs/recalibration.md`. The interval is left alone.
+
+    Args:
+        residuals: of one run, at least one, the latest last.
+        age: measurements since the latest.
+    """
+    return Correction(factor=1 + _LIVE_WEIGHT * _FADING**age * residuals[-1], width=1.0, pairs=len(residuals))

@@ -14,7 +14,8 @@ from lightning_gengap.budget import Budget
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.observer import Observation, Observer
 from lightning_gengap.predictor import Prediction, Predictor
-from lightning_gengap.readout import Readout
+from lightning_gengap.readout import Readout, Status
+from lightning_gengap.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples import Samples
 from lightning_gengap.schedule import Schedule
 from lightning_gengap.training_speed import TrainingSpeed
@@ -34,6 +35,9 @@ class Session:
         memory: where iterative measures start the next time.
         extras: the last values of measures that no prediction needs, by measure and key.
         raises: whether one of them that fails is raised.
+        wanted: the only keys that are asked for, see `Probe`; None for all.
+        residuals: scaled residuals of the predictions that this run's validations could be compared with, and
+            `residual_age`, the measurements since the latest.
         values: the last measured values by key.
         measured: whether a measurement has succeeded since training began.
         failures: failed measurements in a row, and `warned`, whether the user knows of them.
@@ -51,6 +55,9 @@ class Session:
     memory: dict[str, Tensor] = field(default_factory=dict)
     extras: dict[str, dict[str, float]] = field(default_factory=dict)
     raises: bool = False
+    wanted: frozenset[str] | None = None
+    residuals: list[float] = field(default_factory=list)
+    residual_age: int = 0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
     observer: Observer | None = None
@@ -71,6 +78,7 @@ class Session:
         self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
         self.observer.once, self.observer.taken = self.once, self.taken
         self.observer.memory, self.observer.said, self.observer.raises = self.memory, said, self.raises
+        self.observer.wanted = self.wanted
         if samples.augmented and "augmented_probe" not in self.flags:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
@@ -100,7 +108,7 @@ class Session:
         if self.observer is None:
             raise RuntimeError("observe() before watch()")
         observation = self.observer.observe(model, names, extras, optimizers)
-        self.notes += observation.notes
+        self.notes += [note for note in observation.notes if note.partition("/")[0] not in self._optional()]
         if "train_loss" not in observation.values:
             raise LogitsError(
                 "model output",
@@ -131,7 +139,40 @@ class Session:
         values |= self.speed.values()
         self.values = self._last_extras() | values
         self.prediction = None if self.predictor is None else self.predictor.predict(values, self.flags)
-        self.readout.show(values, self.prediction)
+        head = None if self.predictor is None else self.predictor.loss_head
+        self.readout.show(values, self.prediction, None if head is None else head.prior[0])
+        self.residual_age += 1
+        self._recalibrate()
+
+    def residual(self, actual_gap: float) -> float | None:
+        """How far an observed gap is from the prediction shown; None where that is held or an abstention."""
+        if self.predictor is None or self.prediction is None or self.readout.shown["status"] != Status.FRESH:
+            return None
+        return scaled_residual(self.predictor, self.prediction, actual_gap)
+
+    def learn(self, residual: float | None) -> None:
+        """Correct what is shown by one more residual, of this epoch; nothing is predicted anew."""
+        if residual is not None:
+            self.residuals.append(residual)
+            self.residual_age = 0
+            self._recalibrate()
+
+    def _recalibrate(self) -> None:
+        if self.predictor is None or self.prediction is None or not self.residuals:
+            return
+        gap = None
+        if not self.prediction.abstained:
+            correction = live_correction(self.residuals, self.residual_age)
+            accuracy = self.values["train_accuracy"]
+            gap = recalibrated(self.predictor, self.prediction, correction, accuracy)
+        self.readout.show_recalibrated(gap)
+
+    def _optional(self) -> set[str]:
+        """Kinds of keys that only the preferred predictor takes: where they are absent, the other one predicts."""
+        if self.wanted is None or self.predictor is None or self.predictor.preferred is None:
+            return set()
+        own = {feature.name.partition("/")[0] for feature in self.predictor.features}
+        return {name.partition("/")[0] for name in self.predictor.preferred.needs} - own
 
     def _last_extras(self) -> dict[str, float]:
         return {key: value for values in self.extras.values() for key, value in values.items()}
@@ -150,16 +191,20 @@ class Session:
             "measured": self.measured,
             "schedule": self.schedule.state(),
             "extras": {name: dict(values) for name, values in self.extras.items()},
+            "residuals": list(self.residuals),
+            "residual_age": self.residual_age,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Go on from `state()`; what an older checkpoint does not have starts anew."""
         self.initial_state, self.measured = state["initial_state"], state["measured"]
         self.flags, self.once, self.taken = list(state["flags"]), dict(state["once"]), list(state["taken"])
         self.memory = dict(state["memory"])
         self.budget = Budget(self.budget.share, **state["budget"])
-        self.readout = Readout(**state["readout"])
+        self.readout = Readout.restored(state["readout"])
         self.speed = TrainingSpeed.restored(state["speed"])
-        self.schedule.resume(state["schedule"])
-        self.extras = {name: dict(values) for name, values in state["extras"].items()}
+        if "schedule" in state:
+            self.schedule.resume(state["schedule"])
+        self.extras = {name: dict(values) for name, values in state.get("extras", {}).items()}
+        self.residuals, self.residual_age = list(state.get("residuals", [])), state.get("residual_age", 0)
         self.values = self._last_extras()

@@ -59,7 +59,8 @@ def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bo
             got="a key that GapMonitor does not log with these arguments",
             expected=f"for example {PREFIX}predicted_test_accuracy, {PREFIX}predicted_gap or {PREFIX}train_accuracy",
             remedy="Check the spelling; predictions need a predictor, single measures need measures=[...], and those "
-            "of more than five forward passes budget=None, to be there from the first epoch on.",
+            "of more than five forward passes budget=None, to be there from the first epoch on; recalibrated_gap only "
+            "begins once a validation could be compared with a prediction.",
         )
     if _reads_at_train_epoch_end(callback, trainer):
         return

@@ -173,3 +173,31 @@ def test_bundled_predictors_load_and_have_scores_and_a_card(name: str):
 def test_default_is_the_newest_default():
     assert available_predictors()[0] == "default"
     assert load_predictor("default").name.startswith("default_v")
+
+
+def test_default_prefers_the_image_predictor_where_its_features_are_measured():
+    default = load_predictor("default")
+    preferred = default.preferred
+    assert preferred is not None
+    assert preferred.name.startswith("images_v")
+    assert {"perturbation", "difficulty", "margin"} <= set(default.measures)
+    features = {feature.name: feature for feature in (*default.features, *preferred.features)}
+    values = {
+        name: math.exp(feature.centre) if feature.transform == "log" else feature.centre
+        for name, feature in features.items()
+    }
+    values |= {"classes": 10.0, "train_accuracy": 0.9}
+    for head in (default.loss_head, preferred.loss_head):
+        values |= {} if head is None else {f.name: values.get(f.name, 0.5) for f in head.features}
+    on_images = default.predict(values)
+    assert on_images == preferred.predict(values)
+    del values["perturbation/augment_accuracy"]
+    elsewhere = default.predict(values)
+    assert elsewhere == replace(default, preferred=None).predict(values)
+    assert elsewhere != on_images
+    assert not elsewhere.abstained
+
+
+def test_a_file_holds_one_predictor():
+    default = load_predictor("default")
+    assert loads(dumps(default), "here") == replace(default, preferred=None)

@@ -6,8 +6,9 @@ from lightning_gengap.predictor import Prediction
 from lightning_gengap.readout import Readout, Status
 
 
-def prediction(gap: float, abstained: bool = False) -> Prediction:
-    return Prediction(gap, gap - 0.05, gap + 0.05, not abstained, abstained, (), {"intercept": gap})
+def prediction(gap: float, abstained: bool = False, loss_gap: float | None = None) -> Prediction:
+    loss = None if loss_gap is None else (loss_gap, 0.0, 2 * loss_gap)
+    return Prediction(gap, gap - 0.05, gap + 0.05, not abstained, abstained, (), {"intercept": gap}, loss)
 
 
 def values(accuracy: float) -> dict[str, float]:
@@ -73,5 +74,47 @@ def test_what_is_returned_is_a_copy():
 def test_state_rebuilds_the_readout():
     readout = Readout()
     readout.show(values(0.9), prediction(0.2))
-    readout.show(values(0.9), prediction(0.2, abstained=True))
-    assert Readout(**readout.state()) == readout
+    readout.show_recalibrated(0.3)
+    readout.show(values(0.9), prediction(0.2, abstained=True, loss_gap=0.5))
+    readout.show_recalibrated(None)
+    assert Readout.restored(readout.state()) == readout
+
+
+def test_states_of_other_versions_rebuild_the_readout():
+    readout = Readout()
+    readout.show(values(0.9), prediction(0.2))
+    older = {key: readout.state()[key] for key in ("shown", "last_gap", "last_test_accuracy", "abstaining")}
+    assert Readout.restored(older | {"unknown": 1.0}) == readout
+
+
+def test_the_loss_gap_is_shown_and_held():
+    readout = Readout()
+    assert readout.show(values(0.9), prediction(0.2, loss_gap=0.7))["predicted_loss_gap"] == 0.7
+    assert readout.hold(Status.HELD)["predicted_loss_gap"] == 0.7
+    assert readout.show(values(0.9), prediction(0.2, loss_gap=0.4))["predicted_loss_gap"] == 0.4
+    assert "predicted_loss_gap" not in readout.show(values(0.9), prediction(0.2))
+
+
+def test_the_loss_gap_does_not_fall_while_abstaining():
+    readout = Readout()
+    assert readout.show(values(0.9), prediction(0.2, True, loss_gap=0.5))["predicted_loss_gap"] == 0.5
+    readout.show(values(0.9), prediction(0.2, loss_gap=0.7))
+    assert readout.show(values(0.9), prediction(0.2, True, loss_gap=0.5))["predicted_loss_gap"] == 0.7
+    assert readout.show(values(0.9), prediction(0.2), prior_loss_gap=0.5)["predicted_loss_gap"] == 0.7
+    assert readout.show(values(0.9), prediction(0.2), prior_loss_gap=0.8)["predicted_loss_gap"] == 0.8
+    assert readout.show(values(0.9), prediction(0.2, loss_gap=0.1), prior_loss_gap=0.8)["predicted_loss_gap"] == 0.1
+
+
+def test_the_recalibrated_gap_is_held_and_does_not_fall_while_abstaining():
+    readout = Readout()
+    readout.show(values(0.9), prediction(0.2))
+    readout.show_recalibrated(0.4)
+    assert readout.hold(Status.HELD)["recalibrated_gap"] == 0.4
+    assert readout.shown["predicted_gap"] == 0.2
+    for gap, accuracy, expected in ((0.1, 0.9, 0.4), (0.5, 0.9, 0.5), (0.1, 0.3, 0.3)):
+        readout.show(values(accuracy), prediction(gap, abstained=True))
+        readout.show_recalibrated(None)
+        assert readout.shown["recalibrated_gap"] == pytest.approx(expected)
+    readout.show(values(0.9), prediction(0.2))
+    readout.show_recalibrated(0.1)
+    assert readout.shown["recalibrated_gap"] == 0.1

@@ -7,7 +7,13 @@ import pytest
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictor import Correction
 from lightning_gengap.predictor_files import dumps, loads
-from lightning_gengap.recalibration import correction_of, recalibrate
+from lightning_gengap.recalibration import (
+    correction_of,
+    live_correction,
+    recalibrate,
+    recalibrated,
+    scaled_residual,
+)
 from tests.predictors import abstaining_predictor, tiny_predictor
 
 PREDICTOR = tiny_predictor(provenance={"shared_by_task": 0.5})
@@ -82,3 +88,45 @@ def test_without_a_usable_pair_it_says_what_to_do():
         recalibrate(abstaining_predictor(), [(values(), 0.1)])
     with pytest.raises(PredictorError, match="no pair"):
         recalibrate(PREDICTOR, [])
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.9, 1.3, 40.0])
+@pytest.mark.parametrize("loss", [0.01, 0.5])
+def test_a_prediction_can_be_corrected_without_its_values(factor: float, loss: float):
+    correction = Correction(factor, 0.9, 3)
+    corrected = replace(PREDICTOR, correction=correction).predict(values(loss))
+    again = recalibrated(PREDICTOR, PREDICTOR.predict(values(loss)), correction, 0.95)
+    assert again == pytest.approx(corrected.gap, abs=1e-12)
+    assert 0 <= again <= 0.95
+
+
+def test_corrections_compose():
+    once = recalibrate(PREDICTOR, [(values(), 0.3)])
+    assert once.correction is not None
+    both = replace(once.correction, factor=1.2 * once.correction.factor)
+    again = recalibrated(once, once.predict(values()), Correction(1.2, 1.0, 1), 0.95)
+    assert again == pytest.approx(replace(once, correction=both).predict(values()).gap)
+
+
+def test_a_residual_that_is_fully_believed_restores_the_observed_gap():
+    prediction = PREDICTOR.predict(values())
+    residual = scaled_residual(PREDICTOR, prediction, 0.3)
+    assert recalibrated(PREDICTOR, prediction, Correction(1 + residual, 1.0, 1), 0.95) == pytest.approx(0.3)
+
+
+def test_fifty_epochs_of_one_run_are_not_fifty_models():
+    epochs = live_correction([0.5] * 50, age=1)
+    assert 1 < epochs.factor < correction_of(PREDICTOR, [0.5] * 50).factor < 1.5
+    assert epochs.factor == live_correction([0.5], age=1).factor
+
+
+def test_the_latest_epoch_of_a_run_counts_the_less_the_older_it_is():
+    assert live_correction([-0.4, 0.5], age=0).factor > 1 > live_correction([0.5, -0.4], age=0).factor
+    factors = [live_correction([0.5], age).factor for age in (0, 1, 2, 40)]
+    assert 1.5 > factors[0] > factors[1] > factors[2] > factors[3] == pytest.approx(1.0, abs=1e-5)
+    assert live_correction([0.5], age=3).width == 1.0
+
+
+def test_residuals_that_count_as_fewer_models_are_shrunken_more():
+    factors = [correction_of(PREDICTOR, [0.5] * 4, effective).factor for effective in (1, 2, 4, None)]
+    assert 1 < factors[0] < factors[1] < factors[2] == factors[3] < 1.5

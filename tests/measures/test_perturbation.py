@@ -112,3 +112,14 @@ def test_the_images_themselves_are_untouched() -> None:
     before = images.clone()
     measured(networks.made(networks.cnn), images, torch.arange(20) % 4)
     assert torch.equal(images, before)
+
+
+def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measurement():
+    model = networks.made(networks.cnn_with_batch_norm)
+    inputs = networks.images(40)
+    targets = networks.mostly_right_targets(model, inputs)
+    with probing(model, inputs, targets) as probe:
+        everything = perturbation(probe)
+    for key in everything:
+        with probing(model, inputs, targets, wanted=frozenset({key})) as probe:
+            assert perturbation(probe) == {key: everything[key]}

@@ -1,0 +1,175 @@
+"""The recalibrated gap in training: it appears with the first comparison, is kept, and alters no prediction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+from lightning_gengap import GapEarlyStopping, GapMonitor
+from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.predictor import LossHead
+from lightning_gengap.recalibration import live_correction, recalibrated
+from tests.lightning_models import (
+    EpochValues,
+    TinyModel,
+    ValidatedModel,
+    fitted,
+    loader,
+    quiet_trainer,
+    validation_loader,
+)
+from tests.predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
+
+pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
+KEY = "gengap/recalibrated_gap"
+
+
+def with_loss_head(**changes: Any) -> GapMonitor:
+    head = LossHead(intercept=-1.0, features=(wide_feature("train_loss", "log", -0.5),), below=-1.0, above=1.0)
+    return tiny_monitor(predictor=tiny_predictor(loss_head=head), **changes)
+
+
+def test_each_validation_moves_the_recalibrated_gap_towards_what_it_saw():
+    monitor = tiny_monitor()
+    values = fitted(monitor, validate=True, max_epochs=4)
+    predicted, shown, actual = values("gengap/predicted_gap"), values(KEY), values("gengap/actual_gap")
+    for before, after, observed in zip(predicted, shown, actual, strict=True):
+        assert 0 <= after <= 1
+        assert abs(after - max(observed, 0.0)) <= abs(before - max(observed, 0.0))
+    assert monitor._session is not None
+    assert monitor.predictor is not None
+    assert monitor.prediction is not None
+    assert len(monitor._session.residuals) == 4
+    correction = live_correction(monitor._session.residuals, age=0)
+    accuracy = values("gengap/train_accuracy")[-1]
+    assert shown[-1] == pytest.approx(recalibrated(monitor.predictor, monitor.prediction, correction, accuracy))
+
+
+def test_the_prediction_is_the_same_whether_its_gap_is_observed_or_not():
+    blind = fitted(tiny_monitor(validation_accuracy="another"), validate=True, max_epochs=3)
+    seeing = fitted(tiny_monitor(), validate=True, max_epochs=3)
+    for key in ("predicted_gap", "predicted_gap_lower", "predicted_gap_upper", "predicted_test_accuracy", "status"):
+        assert seeing(f"gengap/{key}") == blind(f"gengap/{key}")
+    assert all(KEY not in row for row in blind.rows)
+
+
+def test_it_appears_with_the_first_validation_and_stays():
+    values = fitted(tiny_monitor(), validate=True, max_epochs=5, check_val_every_n_epoch=2)
+    assert [KEY in row for row in values.rows] == [False, True, True, True, True]
+    moved = [abs(row[KEY] / row["gengap/predicted_gap"] - 1) for row in values.rows[1:]]
+    assert moved[1] < moved[0]  # an old comparison counts less
+
+
+def test_a_validation_beside_a_held_prediction_teaches_nothing():
+    monitor = tiny_monitor(every_n_epochs=3)
+    values = fitted(monitor, validate=True, max_epochs=4)
+    assert values("gengap/status") == [0, 1, 0, 1]
+    assert monitor._session is not None
+    assert len(monitor._session.residuals) == 2
+    assert values(KEY)[1] == values(KEY)[0]
+    assert values(KEY)[3] == values(KEY)[2]
+
+
+def test_abstentions_teach_nothing():
+    monitor = tiny_monitor(predictor=abstaining_predictor())
+    values = fitted(monitor, validate=True)
+    assert values("gengap/status") == [3, 3]
+    assert all(KEY not in row for row in values.rows)
+    assert monitor.state_dict()["residuals"] == []
+
+
+def saved(folder: Path, monitor: GapMonitor, change: Any = None) -> Path:
+    torch.manual_seed(0)
+    trainer = quiet_trainer(monitor, max_epochs=2)
+    trainer.fit(ValidatedModel(), loader(shuffle=False), validation_loader())
+    trainer.save_checkpoint(folder / "saved.ckpt")
+    content = torch.load(folder / "saved.ckpt", weights_only=True)
+    if change is not None:
+        (state,) = [state for key, state in content["callbacks"].items() if key.startswith("GapMonitor")]
+        change(state)
+        torch.save(content, folder / "saved.ckpt")
+    return folder / "saved.ckpt"
+
+
+def resumed(path: Path, monitor: GapMonitor, validate: bool) -> EpochValues:
+    values = EpochValues()
+    trainer = quiet_trainer(monitor, values, max_epochs=3)
+    model = ValidatedModel() if validate else TinyModel()
+    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None, ckpt_path=path)
+    return values
+
+
+def test_what_was_learned_survives_a_resume(tmp_path: Path):
+    first, monitor = tiny_monitor(), tiny_monitor()
+    path = saved(tmp_path, first)
+    values = resumed(path, monitor, validate=False)
+    assert first._session is not None
+    assert monitor.state_dict()["residuals"] == first._session.residuals
+    assert len(first._session.residuals) == 2
+    assert values(KEY)[0] != values("gengap/predicted_gap")[0]
+
+
+def test_a_held_recalibrated_gap_survives_a_resume(tmp_path: Path):
+    first = tiny_monitor(every_n_epochs=4)
+    path = saved(tmp_path, first)
+    values = resumed(path, tiny_monitor(every_n_epochs=4), validate=True)
+    assert values("gengap/status") == [1]
+    assert first._session is not None
+    assert values(KEY) == [pytest.approx(first._session.readout.shown["recalibrated_gap"])]
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes(tmp_path: Path):
+    def as_before(state: dict[str, Any]) -> None:
+        for key in ("schedule", "extras", "residuals", "residual_age"):
+            del state[key]
+        for key in ("last_loss_gap", "last_recalibrated_gap"):
+            del state["readout"][key]
+        del state["readout"]["shown"]["recalibrated_gap"]
+        state["of_a_later_version"] = 1.0
+        state["readout"]["of_a_later_version"] = 1.0
+
+    path = saved(tmp_path, tiny_monitor(), as_before)
+    monitor = tiny_monitor(on_error="raise")
+    values = resumed(path, monitor, validate=True)
+    assert values("gengap/status") == [0]
+    assert len(monitor.state_dict()["residuals"]) == 1
+
+
+def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch):
+    monitor = tiny_monitor()
+    trainer = quiet_trainer(monitor, max_epochs=1)
+    own = trainer.strategy.broadcast
+    others = iter([0.25])  # the residual that rank 0 sends to this one
+
+    def from_first(obj: Any, src: int = 0) -> Any:
+        return next(others) if isinstance(obj, float) else own(obj, src)
+
+    monkeypatch.setattr(trainer.strategy, "broadcast", from_first)
+    trainer.fit(ValidatedModel(), loader(), validation_loader())
+    assert monitor.state_dict()["residuals"] == [0.25]
+
+
+@pytest.mark.parametrize("stopping", [EarlyStopping(KEY), GapEarlyStopping(KEY, mode="min")])
+def test_callbacks_that_need_it_in_every_epoch_are_refused(stopping: EarlyStopping):
+    with pytest.raises(ConfigurationError, match="recalibrated_gap only begins once a validation"):
+        fitted(tiny_monitor(), stopping, validate=True)
+
+
+def test_the_loss_gap_can_be_monitored_where_there_is_a_loss_head():
+    stopping = GapEarlyStopping("gengap/predicted_loss_gap", mode="min")
+    values = fitted(with_loss_head(), stopping)
+    assert float(stopping.best_score) == pytest.approx(min(values("gengap/predicted_loss_gap")))
+    with pytest.raises(ConfigurationError, match="does not log with these arguments"):
+        fitted(tiny_monitor(), GapEarlyStopping("gengap/predicted_loss_gap", mode="min"))
+
+
+def test_the_loss_gap_is_there_though_a_feature_of_its_head_is_missing():
+    head = LossHead(-1.0, (wide_feature("perturbation/mix_accuracy", "identity", 1.0),), below=-1.0, above=1.0)
+    values = fitted(tiny_monitor(predictor=replace(tiny_predictor(), loss_head=head)))
+    assert values("gengap/status") == [0, 0]
+    assert values("gengap/predicted_loss_gap") == [pytest.approx(head.prior[0])] * 2
