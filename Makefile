@@ -24,18 +24,29 @@ types: $(VENV)/ready
 
 check: test lint types
 
-# Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy.
+# Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table is of 50 small and 18 wide tasks.
 ZOO_TASKS ?= 50
+ZOO_WIDE ?= 18
+ZOO := $(RUN) -m lightning_gengap zoo
 predictor: $(VENV)/ready
-	$(RUN) -m lightning_gengap zoo run --tasks $(ZOO_TASKS) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	rm -f runs/zoo.csv.gz runs/default.json
-	$(RUN) -m lightning_gengap zoo table runs/zoo --out runs/zoo.csv.gz
-	$(RUN) -m lightning_gengap zoo fit runs/zoo.csv.gz --out runs/default.json
+	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
+	$(ZOO) run --plan wide --tasks $(ZOO_WIDE) --keep-weights $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
+	$(ZOO) run --plan grids --keep-weights $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
+	$(ZOO) remeasure runs/zoo --measures input_difficulty $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	rm -f runs/zoo.csv.gz runs/default_v2.json runs/images_v2.json
+	$(ZOO) table runs/zoo --out runs/zoo.csv.gz
+	$(ZOO) fit runs/zoo.csv.gz --name default_v2 --out runs/default_v2.json
+	$(ZOO) fit runs/zoo.csv.gz --name images_v2 --out runs/images_v2.json
+	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v2 --out runs/evaluation
 
 benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
 	$(RUN) benchmarks/overhead.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
 	$(RUN) benchmarks/features.py
+	$(RUN) benchmarks/soft_rank.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(RUN) benchmarks/soft_rank_growth.py
+	$(RUN) benchmarks/measures.py
+	$(RUN) benchmarks/random_labels.py --out runs/random_labels $(if $(ZOO_DATA),--data $(ZOO_DATA))
 
 # Debian ships venv without ensurepip: then virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml

@@ -1,0 +1,206 @@
+"""How cost and error of the soft rank grow with samples, classes and parameters, and what memory it takes.
+
+    python benchmarks/soft_rank_growth.py [--seeds 10] [--parts samples classes parameters memory]
+
+Random networks on faint class means under noise, one short training each. "rms" is the error over random starts against
+the explicit Jacobian, where that is affordable; "deviation" is what the starts differ among themselves. "product" is in
+training steps over the same samples, median and range of five interleaved rounds.
+"""
+
+import argparse
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from networks import dense, lenet, resnet_18, resnet_20
+from timing import machine, seconds, spread
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_gengap.batches import ProbeBatch, default_forward
+from lightning_gengap.curvature import Curvature, dual_curvature, jacobian_of
+from lightning_gengap.krylov import lanczos
+from lightning_gengap.layers import Layout
+from lightning_gengap.measures.soft_rank import MOST_PRODUCTS, estimated
+from lightning_gengap.probe import Probe
+from lightning_gengap.undisturbed import undisturbed
+
+RIDGE = 5e-4
+ROUNDS = 5
+AFFORDABLE = 4e11  # multiplications for the explicit Gram matrix and its factor
+MIB = 2**20
+
+
+class Case(NamedTuple):
+    """A network, its inputs, and how many values of the soft rank are taken."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    samples: int
+    classes: int = 10
+    seeds: int | None = None
+    steps: int = 30
+
+
+SAMPLES = [Case("MLP", dense, (64,), samples) for samples in (64, 128, 256, 512, 1024)]
+CLASSES = [
+    Case("MLP 64-32-C", lambda c=classes: dense_to(c), (64,), samples, classes)  # type: ignore[misc]
+    for classes, samples in ((10, 64), (100, 64), (1000, 64))
+]
+PARAMETERS = [
+    Case("MLP", dense, (64,), 64),
+    Case("LeNet", lenet, (3, 32, 32), 64),
+    Case("ResNet-20", resnet_20, (3, 32, 32), 64, seeds=2, steps=5),
+    Case("ResNet-18", resnet_18, (3, 32, 32), 16, seeds=0, steps=2),
+    Case("MLP, 4900 wide", lambda: dense(10, 4900), (64,), 64, seeds=1, steps=2),
+]
+
+
+def dense_to(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
+
+
+def subject(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = case.build()
+    labels = torch.arange(case.samples) % case.classes
+    images = torch.randn(case.samples, *case.shape) + 0.5 * torch.randn(case.classes, *case.shape)[labels]
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(case.steps):
+        step(model, optimizer, images, labels)
+    return model, images, labels
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    model.train()
+    optimizer.zero_grad()
+    cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+
+def exact(probe: Probe, curvature: Curvature) -> float | None:
+    """From the explicit Jacobian, on the smaller of its two sides; None where that is not affordable."""
+    count, classes = curvature.probabilities.shape
+    small, large = sorted((count * classes, curvature.parameters))
+    if small**2 * large > AFFORDABLE or small > 6000:
+        return None
+    rows = jacobian_of(probe, count)[0].double().reshape(count, classes, -1)
+    p = curvature.probabilities[:, :, None]
+    half = ((p / count).sqrt() * (rows - (p * rows).sum(dim=1, keepdim=True))).flatten(0, 1)
+    gram = half @ half.T if len(half) == small else half.T @ half
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)
+    return float((eigenvalues / (eigenvalues + RIDGE)).sum())
+
+
+def row(case: Case, seeds: int) -> str:
+    model, images, labels = subject(case)
+    training = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(training.parameters(), 1e-3)
+    batch = ProbeBatch((images, labels), labels, images)
+    with undisturbed(model):
+        probe = Probe(model, (batch,), Layout.of(model, batch, default_forward))
+        curvature = dual_curvature(probe, case.samples)
+        assert curvature is not None, probe.notes
+        start = curvature.random_signs(torch.Generator().manual_seed(0))
+        products = []
+        for number in range(ROUNDS + 1):
+            own = seconds(lambda: curvature.product(start))
+            plain = seconds(lambda: step(training, optimizer, images, labels))
+            if number:  # the first round warms up
+                products.append(own / plain)
+        spectra = [estimated(curvature, RIDGE, seed) for seed in range(seeds if case.seeds is None else case.seeds)]
+        reference = exact(probe, curvature) if len(spectra) > 1 else None
+    brackets = [spectrum.soft_rank(RIDGE) for spectrum in spectra]
+    values = [bracket.middle for bracket in brackets]
+    middle = statistics.fmean(values) if values else None
+    rms = None if reference is None else statistics.fmean((v / reference - 1) ** 2 for v in values) ** 0.5
+    counts = [sum(map(len, spectrum.runs)) for spectrum in spectra]
+    cells = [
+        case.name,
+        f"{curvature.parameters}",
+        f"{case.samples}",
+        f"{case.classes}",
+        "-" if middle is None else f"{middle:.1f}",
+        "-" if reference is None else f"{reference:.1f}",
+        "-" if rms is None else f"{100 * rms:.1f} %",
+        "-" if middle is None or len(values) < 2 else f"{100 * statistics.stdev(values) / middle:.1f} %",
+        "-" if not brackets else f"{100 * statistics.median(bracket.half_width for bracket in brackets):.1f} %",
+        "-" if not counts else f"{statistics.median(counts):.0f}",
+        spread(products),
+        f"{8 * MOST_PRODUCTS * case.samples * case.classes / MIB:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(case: Case) -> str:
+    """What 60 products add to the peak of a process that has taken two; run in a process of its own."""
+    model, images, labels = subject(case)
+    before = peak()
+    batch = ProbeBatch((images, labels), labels, images)
+    with undisturbed(model):
+        curvature = dual_curvature(Probe(model, (batch,), Layout.of(model, batch, default_forward)), case.samples)
+        assert curvature is not None
+        start = curvature.random_signs(torch.Generator().manual_seed(0))
+        built = peak()
+        lanczos(curvature.product, start, 2)
+        two = peak()
+        lanczos(curvature.product, start, MOST_PRODUCTS)
+    weights = 4 * curvature.parameters / MIB
+    return (
+        f"| {case.name} | {curvature.parameters} | {case.samples} | {weights:.1f} | {built - before:.0f} "
+        f"| {two - built:.0f} | {peak() - two:.1f} |"
+    )
+
+
+MEMORY = [
+    Case("MLP", dense, (64,), 1024),
+    Case("LeNet", lenet, (3, 32, 32), 1024, steps=2),
+    Case("MLP, 4900 wide", lambda: dense(10, 4900), (64,), 64, steps=1),
+]
+
+
+def table(part: str, seeds: int) -> Iterator[str]:
+    yield f"\ngrowth with {part}"
+    if part == "memory":
+        yield "| network | parameters | samples | weights (MiB) | set-up (MiB) | two products (MiB) | 58 more (MiB) |"
+        yield "|---" * 7 + "|"
+        for number in range(len(MEMORY)):
+            command = [sys.executable, __file__, "--memory-of", str(number)]
+            yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return
+    yield (
+        "| network | parameters | samples | classes | soft rank | exact | rms | deviation | half-width | products "
+        "| product / step | basis (MiB) |"
+    )
+    yield "|---" * 12 + "|"
+    for case in {"samples": SAMPLES, "classes": CLASSES, "parameters": PARAMETERS}[part]:
+        yield row(case, seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--parts", nargs="*", default=["samples", "classes", "parameters", "memory"])
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of is not None:
+        print(memory(MEMORY[options.memory_of]))
+        return
+    print(f"{machine()}, ridge {RIDGE:g}")
+    for part in options.parts:
+        for line in table(part, options.seeds):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
