@@ -50,28 +50,23 @@ class Tridiagonal:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Two values with the exact one between them."""
+    """Two values with the exact one between them, and the best guess of it."""
 
     lower: float
     upper: float
-
-    @property
-    def middle(self) -> float:
-        """The geometric mean: the two ends err by similar factors."""
-        return (self.lower * self.upper) ** 0.5
+    middle: float
 
     @property
     def half_width(self) -> float:
         """Half the distance of the ends, relative to the middle."""
-        middle = self.middle
-        return 0.5 * (self.upper - self.lower) / middle if middle > 0 else float(self.upper > 0)
+        return 0.5 * (self.upper - self.lower) / self.middle if self.middle > 0 else float(self.upper > 0)
 
     def __add__(self, other: Bracket) -> Bracket:
-        return Bracket(self.lower + other.lower, self.upper + other.upper)
+        return Bracket(self.lower + other.lower, self.upper + other.upper, self.middle + other.middle)
 
     def scaled(self, factor: float) -> Bracket:
-        """Both ends times a positive factor."""
-        return Bracket(self.lower * factor, self.upper * factor)
+        """All three times a positive factor."""
+        return Bracket(self.lower * factor, self.upper * factor, self.middle * factor)
 
 
 def lanczos(
@@ -124,22 +119,25 @@ def shrinkage(tridiagonal: Tridiagonal, ridge: float) -> Bracket:
     Gauss-Radau with a node at 0 is the lower end and Gauss the upper: all even derivatives of x / (x + ridge) are
     negative and all odd ones positive. Both come from the continued fraction of T, not from its eigenvalues: with
     T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11, which keeps its
-    relative accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue.
+    relative accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue. The
+    middle is at the geometric mean of both ends' c: like them it stays between 0 and the mass, where a mean of the ends
+    themselves is far too low once the form is close to the mass.
     """
     if not len(tridiagonal):
-        return Bracket(0.0, 0.0)
-    upper = _shrunk(tridiagonal.diagonal, tridiagonal.coupling, ridge)
-    lower = min(_shrunk(*_with_node_at_zero(tridiagonal), ridge), upper)
-    return Bracket(tridiagonal.mass * lower, tridiagonal.mass * upper)
+        return Bracket(0.0, 0.0, 0.0)
+    upper = _schur(tridiagonal.diagonal, tridiagonal.coupling, ridge)
+    lower = min(_schur(*_with_node_at_zero(tridiagonal), ridge), upper)
+    ends = (lower, upper, (lower * upper) ** 0.5)
+    return Bracket(*(tridiagonal.mass * c / (c + ridge) for c in ends))
 
 
-def _shrunk(diagonal: Tensor, coupling: Tensor, ridge: float) -> float:
-    """[T (T + ridge)^-1]_11."""
+def _schur(diagonal: Tensor, coupling: Tensor, ridge: float) -> float:
+    """The Schur complement c = a - b^2 [(S + ridge)^-1]_11."""
     entries, squares = diagonal.tolist(), coupling.square().tolist()
     schur = max(entries[-1], 0.0)
     for entry, square in zip(reversed(entries[:-1]), reversed(squares[: len(entries) - 1]), strict=True):
         schur = max(entry - square / (schur + ridge), 0.0)  # positive but for round-off
-    return schur / (schur + ridge)
+    return schur
 
 
 def _with_node_at_zero(tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def test_the_bracket_holds_the_exact_form_and_shrinks(eigenvalues: Tensor, ridge
     start = signs()
     exact = shrunk_exactly(eigenvalues, start, ridge)
     slack = 1e-9 * exact
-    before = Bracket(0.0, math.inf)
+    before = Bracket(0.0, math.inf, 1.0)
     for steps in (1, 2, 3, 5, 10, 20, SIZE):
         bracket = shrinkage(lanczos(lambda v: eigenvalues * v, start, steps), ridge)
         assert bracket.lower <= exact + slack
@@ -106,7 +106,7 @@ def test_float32_products_keep_the_bracket() -> None:
 def test_the_zero_matrix_breaks_down_to_zero() -> None:
     tridiagonal = lanczos(torch.zeros_like, signs(), 10)
     assert len(tridiagonal) == 1
-    assert shrinkage(tridiagonal, 1e-3) == Bracket(0.0, 0.0)
+    assert shrinkage(tridiagonal, 1e-3) == Bracket(0.0, 0.0, 0.0)
     assert shrinkage(tridiagonal, 1e-3).half_width == 0
 
 
@@ -114,7 +114,7 @@ def test_the_zero_vector_needs_no_product() -> None:
     tridiagonal = lanczos(lambda v: pytest.fail("a product"), torch.zeros(3, dtype=torch.float64), 10)
     assert len(tridiagonal) == 0
     assert tridiagonal.form == 0
-    assert shrinkage(tridiagonal, 1e-3) == Bracket(0.0, 0.0)
+    assert shrinkage(tridiagonal, 1e-3) == Bracket(0.0, 0.0, 0.0)
 
 
 def test_an_invariant_subspace_ends_the_run_with_a_closed_bracket() -> None:
@@ -144,3 +144,27 @@ def test_a_start_almost_in_the_null_space_keeps_its_relative_accuracy() -> None:
     start = torch.cat([torch.tensor([1e10]), torch.ones(11)]).double()
     bracket = shrinkage(lanczos(lambda v: eigenvalues * v, start, 12), 1e-3)
     assert bracket.middle == pytest.approx(shrunk_exactly(eigenvalues, start, 1e-3), rel=1e-3)
+
+
+def test_the_middle_has_the_geometric_mean_of_the_odds_of_the_ends():
+    tridiagonal, mass = some_tridiagonal(), some_tridiagonal().mass
+    bracket = shrinkage(tridiagonal, 0.05)
+    odds = [value / (mass - value) for value in (bracket.lower, bracket.middle, bracket.upper)]
+    assert odds[0] < odds[1] < odds[2]
+    assert odds[1] == pytest.approx((odds[0] * odds[2]) ** 0.5, rel=1e-9)
+
+
+def some_tridiagonal():
+    values = torch.logspace(-4, 1, 60, dtype=torch.float64)
+    start = torch.ones(60, dtype=torch.float64)
+    return lanczos(lambda vector: values * vector, start, 6)
+
+
+def test_the_middle_is_better_than_the_mean_of_the_ends_where_the_form_is_close_to_the_mass():
+    values = torch.logspace(-4, 1, 400, dtype=torch.float64)
+    start = torch.ones(400, dtype=torch.float64)
+    exact = float((values / (values + 1e-4)).sum())
+    assert exact > 0.85 * 400
+    bracket = shrinkage(lanczos(lambda vector: values * vector, start, 12), 1e-4)
+    assert bracket.lower < exact < bracket.upper
+    assert abs(bracket.middle - exact) < 0.5 * abs((bracket.lower * bracket.upper) ** 0.5 - exact)

@@ -165,7 +165,7 @@ def test_unknown_name_lists_the_bundled_ones(tmp_path: Path):
 @pytest.mark.parametrize("name", available_predictors())
 def test_bundled_predictors_load_and_have_scores_and_a_card(name: str):
     loaded = load_predictor(name)
-    assert loaded.scores["splits"]
+    assert loaded.scores.get("splits") or loaded.scores["by run"]  # a group's tasks are too few to hold out
     card = Path(__file__).parents[1] / "pretrained_predictors" / f"{loaded.name}.md"
     assert loaded.name in card.read_text()
 

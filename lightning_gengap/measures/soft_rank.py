@@ -30,7 +30,7 @@ class Spectrum:
 
     def soft_rank(self, ridge: float) -> Bracket:
         """Bracket of the mean over starts of u^T K (K + ridge)^-1 u."""
-        total = sum((shrinkage(run, ridge) for run in self.runs), Bracket(0.0, 0.0))
+        total = sum((shrinkage(run, ridge) for run in self.runs), Bracket(0.0, 0.0, 0.0))
         return total.scaled(1 / len(self.runs))
 
     @property
@@ -74,9 +74,10 @@ def soft_rank(probe: Probe) -> dict[str, float]:
 
     Keys: `curvature/soft_rank` at R, for a uniform R = l the sum of g_i / (g_i + l); `curvature/soft_rank_lower` and
     `..._upper`, Gauss-Radau and Gauss, which hold the random start's exact form (not its spread about the trace: 1 to
-    4 %) and whose geometric mean is the value. R is what the optimizer does, see `decay_of`: a uniform ridge, one per
-    group, or AdamW's metric. `curvature/lambda` is R, or its geometric mean over the trained parameters where
-    `curvature/lambda_varies` is 1; where it is unknown or zero it is 1e-3, and `curvature/lambda_assumed` is 1.
+    4 %); the value has the geometric mean of their odds (what they are over what they lack to the maximum). R is what
+    the optimizer does, see `decay_of`: a uniform ridge, one per group, or AdamW's metric. `curvature/lambda` is R, or
+    its geometric mean over the trained parameters where `curvature/lambda_varies` is 1; where it is unknown or zero it
+    is 1e-3, and `curvature/lambda_assumed` is 1.
 
     At uniform ridges, whatever R is: `curvature/soft_rank_1e-5` to `..._1e-1`; `curvature/trace` (of G, by the same
     start); `curvature/top_eigenvalue` and `..._2` and `..._3`, from below, in nats per squared parameter. Besides

@@ -48,7 +48,9 @@ def specification_of(name_or_path: str) -> Specification:
         if [(t.name, t.transform) for t in known.features] == [(f.name, f.transform) for f in predictor.features]:
             return known  # the same, with floors still to be chosen from the fitted rows
     terms = tuple(Term(feature.name, feature.transform, feature.floor) for feature in predictor.features)
-    return Specification(predictor.name, terms, predictor.form)
+    first = predictor.features[0]
+    of_test = predictor.form == "additive" and first.name == "train_accuracy" and abs(first.coefficient - 1) < 1e-6
+    return Specification(predictor.name, terms, predictor.form, test_accuracy=of_test)
 
 
 def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:

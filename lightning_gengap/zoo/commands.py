@@ -45,7 +45,8 @@ def zoo_stages(stages: Any) -> None:
 
     fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
     fitting.add_argument("table", type=Path)
-    fitting.add_argument("--name", default="default_v2", help="of zoo/specifications.py; others have its features")
+    fitting.add_argument("--name", default="default_v2", help="a bundled name has its own features")
+    fitting.add_argument("--like", help="whose features others have: a bundled name; the default is default_v2")
     fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
     fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
     fitting.set_defaults(verb=_fit)
@@ -183,7 +184,13 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.table import read
 
     refuse_overwriting(options.out)
-    table, specification = read(options.table), replace(SPECIFICATIONS.get(options.name, DEFAULT_2), name=options.name)
+    known = {"": DEFAULT_2, **SPECIFICATIONS}
+    like = options.like or (options.name if options.name in SPECIFICATIONS else "")
+    if like not in known:
+        raise ConfigurationError(
+            f"--like {like}", got="an unknown name", expected=f"one of {', '.join(SPECIFICATIONS)}", remedy="Check it."
+        )
+    table, specification = read(options.table), replace(known[like], name=options.name)
     predictor = fit(table, specification)
     if specification.loss_head:
         predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))

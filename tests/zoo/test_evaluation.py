@@ -14,7 +14,7 @@ from lightning_gengap.zoo.grids import axes_of, grids
 from lightning_gengap.zoo.protocol import by_run, by_task, development, fold_of, locked_parts
 from lightning_gengap.zoo.regressors import boosted, design, hold_out_points, neural, predicted_points, ridge
 from lightning_gengap.zoo.resampling import Resampling, bootstrap
-from lightning_gengap.zoo.specifications import DEFAULT, Specification, Term
+from lightning_gengap.zoo.specifications import DEFAULT, DEFAULT_2, IMAGES_2, Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows, table
@@ -272,7 +272,8 @@ def test_stages_and_contributions_add_up(assessment: Assessment):
 
 def test_specifications_come_from_names_and_predictor_files(tmp_path: Path):
     assert specification_of("default_v1") == DEFAULT
-    assert specification_of("default") == DEFAULT
+    assert specification_of("default") == DEFAULT_2
+    assert specification_of("images_v2") == IMAGES_2
     from lightning_gengap.predictor_files import dumps
 
     own = fit(table(tmp_path), PLANTED)
