@@ -151,7 +151,7 @@ def measured(model: nn.Module, train: Split, initial: dict[str, Tensor], row: di
                 continue
             # Facts of the task come with each: those of the larger probe stay.
             row["values"] |= {
-                key: value for key, value in observation.values.items() if table is MEASURES or "/" in key
+                key: value for key, value in observation.values.items() if table is tables[0][0] or "/" in key
             }
             row["notes"] += observation.notes
             row["measured"].append(name)
