@@ -26,8 +26,9 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
     whitened images; after Coates and Ng 2012), each followed by ReLU of both signs and the mean over a 4 x 4 grid.
     The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used. Fractions; higher is
     easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs, shapes that differ or
-    fewer than five samples per class present; the last two without images of such a size. Measured once per training.
-    Cost: no forward; two convolutions and three eigendecompositions of an (examples x examples) matrix.
+    fewer than five samples per class present; the last two without images of such a size. Measured once per training,
+    and only where wanted. Cost: no forward; two convolutions and three eigendecompositions of an (examples x examples)
+    matrix.
     """
     inputs = probe.inputs
     if inputs is None:
@@ -35,13 +36,17 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
         return {}
     if not enough_samples(probe, "input_difficulty/*"):
         return {}
-    flat = inputs.flatten(1).double().cpu()
-    values = {"input_difficulty/ridge_accuracy": leave_one_out_ridge(flat, probe.targets)}
+    values: dict[str, float] = {}
+    if probe.wants("input_difficulty/ridge_accuracy"):
+        flat = inputs.flatten(1).double().cpu()
+        values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
     kinds = {
         "convolution": (RANDOM_SIDE, convolution_features),
         "patch": (PATCH_SIDE, patch_features),
     }
     for name, (side, features) in kinds.items():
+        if not probe.wants(f"input_difficulty/{name}_accuracy"):
+            continue
         if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
             probe.notes.append(f"input_difficulty/{name}_accuracy is absent: no images of {side} x {side} or more")
             continue

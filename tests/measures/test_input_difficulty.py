@@ -153,3 +153,15 @@ def test_what_is_undefined_is_absent_with_a_note() -> None:
     with probing(model, small, targets) as probe:
         assert set(input_difficulty(probe)) == set(KEYS[:2])
         assert probe.notes == ["input_difficulty/patch_accuracy is absent: no images of 6 x 6 or more"]
+
+
+def test_only_wanted_scores_are_computed_and_equal_those_of_a_full_measurement() -> None:
+    images = networks.images(60)
+    targets = torch.arange(60) % 3
+    model = networks.made(networks.cnn_with_batch_norm)
+    with probing(model, images, targets) as probe:
+        everything = input_difficulty(probe)
+    assert len(everything) == 3
+    for key in everything:
+        with probing(model, images, targets, wanted=frozenset({key})) as probe:
+            assert input_difficulty(probe) == {key: everything[key]}
