@@ -17,7 +17,7 @@ from lightning_gengap.batches import Forward, Target, read_batch
 from lightning_gengap.budget import Budget
 from lightning_gengap.display import Display
 from lightning_gengap.errors import ConfigurationError, GapError
-from lightning_gengap.keys import PREFIX
+from lightning_gengap.keys import MEASURED, PREFIX
 from lightning_gengap.measures import MEASURES, known
 from lightning_gengap.measuring import account, measure_together, say_failure
 from lightning_gengap.predictor import Prediction, Predictor
@@ -46,6 +46,7 @@ class GapMonitor(Callback):
 
     Args:
         predictor: name of a bundled predictor, path of a predictor file, a `Predictor`, or None to only measure.
+            `default` takes the image predictor wherever the inputs are images.
         every_n_epochs: measure at the end of the first and of every n-th epoch.
         samples: how many training samples to monitor.
         budget: largest share of the training time that measuring may take; None measures everything whenever due.
@@ -101,8 +102,10 @@ class GapMonitor(Callback):
         names = ("margin", "fit", *needed, *measures, *(MEASURES if verbosity == "full" else ()))
         self.measures = tuple(name for name in dict.fromkeys(names) if known(name))
         self._needed = tuple(dict.fromkeys(("margin", "fit", *needed)))
-        named = "perturbation" in measures or verbosity == "full" or self.predictor is None
-        self._wanted = None if named or self.predictor is None else frozenset(self.predictor.needs)
+        self._wanted: frozenset[str] | None = None
+        if self.predictor is not None and verbosity != "full":
+            named = (key for key, declared in MEASURED.items() if declared.measure in measures)
+            self._wanted = frozenset((*self.predictor.needs, *named))
         self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
         self._forward, self._target = forward, target
         self._display = Display(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from lightning_gengap.keys import MEASURED
 from lightning_gengap.measures import MEASURES, Measure
 from tests.lightning_models import (
     EpochValues,
@@ -210,3 +211,16 @@ def test_a_purely_linear_model_has_no_hidden_layer():
 
     values = fitted(tiny_monitor(), model=Linear())
     assert values("gengap/status") == [3, 3]  # no features to measure the difficulty on
+
+
+def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():
+    needed = tiny_predictor(
+        measures={"perturbation": {}}, features=(wide_feature("perturbation/augment_accuracy", "identity", 0.1),)
+    )
+    taken = {}
+    for measures in ((), ("perturbation",)):
+        monitor = tiny_monitor(predictor=needed, measures=measures)
+        fitted(monitor)
+        taken[measures] = {key for key in monitor.values if key.startswith("perturbation/")}
+    assert taken[()] == {"perturbation/augment_accuracy"}
+    assert taken[("perturbation",)] == {key for key in MEASURED if key.startswith("perturbation/")}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,30 +18,33 @@ def perturbation(probe: Probe) -> dict[str, float]:
     horizontal flip and zero-padded shift up to an eighth of the side) and `.../noise_<s>_accuracy` (Gaussian noise
     of s times each feature's standard deviation over the probe, s in 0.1, 0.3, 0.6). Fractions. Pairs, shifts and
     noise are drawn from the probe's seed, the same at every measurement. Invariant to a scaling of the logits and
-    to ReLU rescaling. Cost: five forward passes, one for
-    each key that is wanted. Reference: Natekar and Sharma 2020 (arXiv 2012.02775).
+    to ReLU rescaling. Cost: five forward passes, one for each key that is wanted. Reference: Natekar and Sharma 2020
+    (arXiv 2012.02775).
     """
     images = probe.inputs
     if images is None or images.ndim != 4:
         probe.notes.append("perturbation/* is absent: the inputs are not images of one size")
         return {}
     generator = torch.Generator().manual_seed(probe.seed)
-    values: dict[str, float] = {}
+    # Mixes and copies are always drawn, in this order: what is drawn later depends on it.
+    changed = {
+        "mix": same_class_mixes(images, probe.targets, generator),
+        "augment": flipped_and_shifted(images, generator),
+    }
+    noises = {f"noise_{level}": level for level in NOISE_LEVELS}
+    if any(probe.wants(_key(name)) for name in noises):
+        deviation = images.std(dim=0, correction=0)
+        noise = torch.randn(images.shape, generator=generator).to(images)
+        changed |= {name: images + level * deviation * noise for name, level in noises.items()}
+    return {
+        _key(name): probe.accuracy_on(inputs, probe.targets)
+        for name, inputs in changed.items()
+        if probe.wants(_key(name))
+    }
 
-    def score(name: str, changed: Callable[[], Tensor]) -> None:
-        key = f"perturbation/{name}_accuracy"
-        if probe.wants(key):
-            values[key] = probe.accuracy_on(changed(), probe.targets)
 
-    mixes = same_class_mixes(images, probe.targets, generator)  # always drawn: what follows depends on it
-    score("mix", lambda: mixes)
-    augmented = flipped_and_shifted(images, generator)
-    score("augment", lambda: augmented)
-    deviation = images.std(dim=0, correction=0)
-    noise = torch.randn(images.shape, generator=generator).to(images)
-    for level in NOISE_LEVELS:
-        score(f"noise_{level}", lambda level=level: images + level * deviation * noise)  # type: ignore[misc]
-    return values
+def _key(name: str) -> str:
+    return f"perturbation/{name}_accuracy"
 
 
 def same_class_mixes(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:

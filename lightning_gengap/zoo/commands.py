@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -114,7 +115,10 @@ def _remeasure(options: argparse.Namespace) -> None:
     paths = [path for path in sorted(options.runs.glob("*.json")) if finished(path)]
     if not paths:
         raise DataError(
-            "runs", got=f"no finished run in {options.runs}", expected="files <key>.json", remedy="`zoo run`"
+            "runs",
+            got=f"no finished run in {options.runs}",
+            expected="files <key>.json",
+            remedy="`gengap zoo run` first.",
         )
     measured = _in_parallel(
         [delayed(remeasure)(path, names, options.data, options.last_only) for path in paths], options, "run"
@@ -141,19 +145,7 @@ def _backend(name: str) -> Iterator[None]:
         yield
         return
     try:
-        if name == "dask":
-            from distributed import Client
-
-            with Client(), parallel_config(backend="dask"):  # DASK_SCHEDULER_ADDRESS, or a local cluster
-                yield
-        else:
-            import ray
-            from ray.util.joblib import register_ray
-
-            register_ray()
-            ray.init(ignore_reinit_error=True)  # RAY_ADDRESS, or a local cluster
-            with parallel_config(backend="ray"):
-                yield
+        module = importlib.import_module("distributed" if name == "dask" else "ray.util.joblib")
     except ImportError as error:
         raise ConfigurationError(
             f"--backend {name}",
@@ -161,6 +153,11 @@ def _backend(name: str) -> Iterator[None]:
             expected=f"{name} in this environment",
             remedy=f"pip install {'dask distributed' if name == 'dask' else 'ray'}, or use --backend loky.",
         ) from None
+    if name == "ray":
+        module.register_ray()  # joblib then finds RAY_ADDRESS, or starts a local cluster
+    client = module.Client() if name == "dask" else nullcontext()  # DASK_SCHEDULER_ADDRESS, or a local cluster
+    with client, parallel_config(backend=name):
+        yield
 
 
 def _table(options: argparse.Namespace) -> None:
