@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_gengap.batches import Forward, Target, read_batch
 from lightning_gengap.budget import Budget
+from lightning_gengap.derived import with_ingredients
 from lightning_gengap.display import Display
 from lightning_gengap.errors import ConfigurationError, GapError
 from lightning_gengap.keys import MEASURED, PREFIX
@@ -105,7 +106,7 @@ class GapMonitor(Callback):
         self._wanted: frozenset[str] | None = None
         if self.predictor is not None and verbosity != "full":
             named = (key for key, declared in MEASURED.items() if declared.measure in measures)
-            self._wanted = frozenset((*self.predictor.needs, *named))
+            self._wanted = with_ingredients((*self.predictor.needs, *named))
         self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
         self._forward, self._target = forward, target
         self._display = Display(

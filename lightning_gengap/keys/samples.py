@@ -83,6 +83,9 @@ SAMPLES: dict[str, Key] = {
     **_augmentation(),
     "perturbation/mix_accuracy": Key("fraction", 0, 1, "accuracy on same-class half-half mixes", "perturbation"),
     "perturbation/augment_accuracy": Key("fraction", 0, 1, "accuracy on flipped and shifted images", "perturbation"),
+    "perturbation/discounted_accuracy": Key(
+        "fraction", -1, 1, "that accuracy, less where hardly anything is lost on such images", "perturbation"
+    ),
     **{
         f"perturbation/noise_{level}_accuracy": Key(
             "fraction", 0, 1, f"accuracy under Gaussian input noise of {level} deviations", "perturbation"

@@ -22,9 +22,9 @@ def zoo_stages(stages: Any) -> None:
     run.add_argument("--data", type=Path, help="folder of <source>_<split>_{images,labels}.npy")
     run.add_argument(
         "--plan",
-        choices=("small", "grids", "wide", "whole", "digits"),
+        choices=("small", "grids", "wide", "long", "whole", "digits"),
         default="small",
-        help="which recipes; see zoo/plans.py",
+        help="which recipes; see zoo/plans.py, grid_plans.py and long_plans.py",
     )
     run.add_argument("--tasks", type=int, help="so many tasks of the plan; the default is 50, or all grids")
     run.add_argument("--keep-weights", action="store_true", help="keep the weights of snapshots, for `zoo remeasure`")
@@ -89,16 +89,17 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
-    from lightning_gengap.zoo import plans
+    from lightning_gengap.zoo import long_plans, plans
     from lightning_gengap.zoo.grid_plans import GRIDS, grid_zoo
 
     if plan == "grids":
         return grid_zoo(len(GRIDS) if tasks is None else tasks)
     if plan == "whole":
-        return islice(plans.whole_zoo(), None if tasks is None else 4 * tasks)
+        return islice(long_plans.whole_zoo(), None if tasks is None else 4 * tasks)
     of_tasks: dict[str, Callable[[int], Iterator[Any]]] = {
         "small": plans.small_zoo,
         "wide": plans.wide_zoo,
+        "long": long_plans.long_zoo,
         "digits": plans.digits_zoo,
     }
     return of_tasks[plan](50 if tasks is None else tasks)

@@ -18,9 +18,11 @@ from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.weighting import row_weights
 
 GAP_FLOOR = 0.01
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out
 LEVEL, OFFSET = 0.9, 0.05
 
 
@@ -103,13 +105,19 @@ def _fitted(table: Table, specification: Specification, rows: Mask, strength: fl
     features, columns = design(table, specification, rows)
     gaps = table.numbers("gap.accuracy")[rows]
     target = np.log(np.maximum(gaps, GAP_FLOOR)) if specification.form == "product_of_powers" else gaps
-    intercept = float(target.mean())
+    weights = row_weights(table, specification, rows)
     given = np.zeros(0)
     if specification.test_accuracy:  # train accuracy has coefficient one, the others fit what is left
         given = np.array([features[0].deviation])
     known, free = columns[:, : len(given)], columns[:, len(given) :]
+    remaining = target - known @ given
+    # Unweighted columns have mean zero already, but for the rounding of `centre`.
+    centre = np.average(free, axis=0, weights=weights) if specification.balanced else np.zeros(free.shape[1])
+    mean = float(np.average(remaining, weights=weights) if specification.balanced else target.mean())
+    weighted = (free - centre) * weights[:, None]
     penalty = strength * len(free) * np.eye(free.shape[1])
-    fitted = np.linalg.solve(free.T @ free + penalty, free.T @ (target - intercept - known @ given))
+    fitted = np.linalg.solve(weighted.T @ (free - centre) + penalty, weighted.T @ (remaining - mean))
+    intercept = mean - float(centre @ fitted)
     standard = np.concatenate([given, fitted])
     scaled = [
         replace(feature, coefficient=rounded(coefficient / feature.deviation))
@@ -172,9 +180,15 @@ def transformed(feature: Feature, raw: Floats) -> Floats:
 
 
 def _best_strength(table: Table, specification: Specification, rows: Mask) -> float:
-    """The strength with the smallest mean absolute error on held-out runs of these rows."""
-    errors = [_held_out(table, specification, rows, strength, by_run)[0] for strength in STRENGTHS]
-    return STRENGTHS[int(np.argmin([np.abs(error).mean() for error in errors]))]
+    """The strength with the smallest mean absolute error on held-out runs of these rows; if balanced, on tasks."""
+    if not specification.balanced:
+        errors = [_held_out(table, specification, rows, strength, by_run)[0] for strength in STRENGTHS]
+        return STRENGTHS[int(np.argmin([np.abs(error).mean() for error in errors]))]
+    means = []
+    for strength in BALANCED_STRENGTHS:
+        residuals, _, tasks = _held_out(table, specification, rows, strength, by_task)
+        means.append(np.mean([np.abs(residuals[tasks == task]).mean() for task in np.unique(tasks)]))
+    return BALANCED_STRENGTHS[int(np.argmin(means))]
 
 
 def _interval(table: Table, specification: Specification, rows: Mask, strength: float) -> tuple[Interval, float]:

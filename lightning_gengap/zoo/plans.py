@@ -24,7 +24,7 @@ def small_zoo(tasks: int, seed: int = 0) -> Iterator[Recipe]:
     """
     for number in range(tasks):
         rng = np.random.default_rng([seed, number])
-        task = _large_task(rng, number) if number % 12 == 11 else _small_task(rng, number)
+        task = _large_task(rng, number) if number % 12 == 11 else small_task(rng, number)
         for run in range(RUNS_PER_TASK):
             yield _run(task, rng, run)
 
@@ -33,12 +33,13 @@ def digits_zoo(tasks: int, seed: int = 1) -> Iterator[Recipe]:
     """A small zoo on the embedded digits alone."""
     for number in range(tasks):
         rng = np.random.default_rng([seed, number])
-        task = _small_task(rng, number, source="digits")
+        task = small_task(rng, number, source="digits")
         for run in range(RUNS_PER_TASK):
             yield _run(task, rng, run)
 
 
-def _small_task(rng: np.random.Generator, number: int, source: str | None = None) -> Task:
+def small_task(rng: np.random.Generator, number: int, source: str | None = None) -> Task:
+    """Random classes of one source, 300 to 3,000 training images, a rendering and a noise level."""
     source = source or str(rng.choice(list(CLASS_COUNTS), p=[0.35, 0.3, 0.2, 0.15]))
     available = CLASS_COUNTS[source]
     counts = {"cifar100": (5, 10, 20), "digits": (3, 5, 10)}.get(source, (2, 4, 10))
@@ -93,7 +94,7 @@ def wide_zoo(tasks: int, seed: int = 5) -> Iterator[Recipe]:
     """Tasks unlike the small zoo's, eight runs each, one kind after the other in turn.
 
     Imbalanced classes, superclasses, coarse and rotated images, tabular and synthetic data, pretrained starts, many
-    classes, mostly random labels, and whole data sets.
+    classes, and mostly random labels.
     """
     for number in range(tasks):
         rng = np.random.default_rng([seed, number])
@@ -124,7 +125,7 @@ def _wide_run(task: Task, rng: np.random.Generator, run: int, family: str, chang
 
 def _imbalanced(rng: np.random.Generator, number: int) -> Task:
     source = str(rng.choice(["cifar10", "cifar100", "fashion_mnist", "digits"]))
-    task = _small_task(rng, number, source)
+    task = small_task(rng, number, source)
     return replace(task, imbalance=float(rng.choice([5.0, 10.0])), noise=float(rng.choice([0.0, 0.0, 0.2])))
 
 
@@ -137,11 +138,11 @@ def _superclasses(rng: np.random.Generator, number: int) -> Task:
 
 
 def _coarse(rng: np.random.Generator, number: int) -> Task:
-    return replace(_small_task(rng, number, str(rng.choice(["cifar10", "fashion_mnist"]))), side=16, coarse=5)
+    return replace(small_task(rng, number, str(rng.choice(["cifar10", "fashion_mnist"]))), side=16, coarse=5)
 
 
 def _rotated(rng: np.random.Generator, number: int) -> Task:
-    return replace(_small_task(rng, number, str(rng.choice(["cifar10", "fashion_mnist"]))), rotated=True)
+    return replace(small_task(rng, number, str(rng.choice(["cifar10", "fashion_mnist"]))), rotated=True)
 
 
 def _tabular(rng: np.random.Generator, number: int) -> Task:
@@ -170,7 +171,7 @@ def _many_classes(rng: np.random.Generator, number: int) -> Task:
 
 def _random_labels(rng: np.random.Generator, number: int) -> Task:
     source = str(rng.choice(["cifar10", "fashion_mnist", "digits"]))
-    task = _small_task(rng, number, source)
+    task = small_task(rng, number, source)
     return replace(task, train_samples=min(task.train_samples, 800), noise=float(rng.choice([0.8, 1.0])))
 
 
@@ -193,14 +194,3 @@ _KINDS: tuple[_Kind, ...] = (
     _IMBALANCED,
     (_many_classes, ("mobilenet", "cnn", "resnet", "vgg"), {"epochs": 24, "snapshot_every": 4}),
 )
-
-
-def whole_zoo() -> Iterator[Recipe]:
-    """All training images of CIFAR-10 and Fashion-MNIST, four runs each: minutes per run on one core."""
-    for number, source in enumerate(("cifar10", "fashion_mnist")):
-        samples = {"cifar10": 50_000, "fashion_mnist": 60_000}[source]
-        task = Task(source, tuple(range(10)), 16, source == "fashion_mnist", samples, 0.0, seed=3000 + number)
-        rng = np.random.default_rng([6, number])
-        for run, family in enumerate(("resnet", "cnn", "mobilenet", "vgg")):
-            recipe = replace(_run(task, rng, run), family=family, width=12, depth=1, augment=run % 2 == 0)
-            yield replace(recipe, optimizer="adamw", learning_rate=2e-3, epochs=6, snapshot_every=1, batch_size=128)

@@ -40,6 +40,7 @@ class Specification:
         loss_head: whether the loss gap is predicted too.
         test_accuracy: fit the test accuracy on the features, so that train accuracy, the first feature, enters the
             gap with coefficient one: within a run and a task the order of models is then that of the other features.
+        balanced: each task counts the same in the fit, and later snapshots more, see `weighting`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Specification:
     grid: str = ""
     loss_head: bool = False
     test_accuracy: bool = False
+    balanced: bool = False
 
 
 DEFAULT = Specification(
@@ -81,6 +83,22 @@ IMAGES_2 = Specification(
     loss_head=True,
     test_accuracy=True,
 )
+# As before, balanced; copies on which hardly anything is lost were trained on, and are discounted.
+DEFAULT_3 = replace(DEFAULT_2, name="default_v3", balanced=True)
+IMAGES_3 = Specification(
+    "images_v3",
+    (
+        Term("train_accuracy", "identity"),
+        Term("perturbation/discounted_accuracy", "identity"),
+        Term("input_difficulty/patch_accuracy", "identity"),
+        Term("difficulty/neighbour_10_accuracy", "identity"),
+        Term("train_samples", "log"),
+    ),
+    "additive",
+    loss_head=True,
+    test_accuracy=True,
+    balanced=True,
+)
 _IN_FAMILY = (
     Term("train_accuracy", "identity"),
     Term("train_loss", "log"),
@@ -92,4 +110,6 @@ GROUPS = tuple(
     for group in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
 )
 MARGINS = Specification("margins_v1", JIANG, "additive")
-SPECIFICATIONS = {one.name: one for one in (DEFAULT, IMAGES, DEFAULT_2, IMAGES_2, MARGINS, *GROUPS)}
+SPECIFICATIONS = {
+    one.name: one for one in (DEFAULT, IMAGES, DEFAULT_2, IMAGES_2, DEFAULT_3, IMAGES_3, MARGINS, *GROUPS)
+}

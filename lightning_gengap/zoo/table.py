@@ -78,6 +78,8 @@ def collect(runs: Path) -> list[dict[str, Any]]:
 def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of several tables or folders in one, ordered by task, run and snapshot; a snapshot that agrees once.
 
+    Derived measures that a row lacks are added.
+
     Raises:
         TableError: one snapshot of one run has two values for a column.
     """
@@ -94,6 +96,10 @@ def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     remedy="Leave out one of the sources, or train the run again.",
                 )
             known[column] = value
+    for row in found.values():  # what this version derives and an older table lacks
+        measured = {name.removeprefix("measure."): cell for name, cell in row.items() if name.startswith("measure.")}
+        values = derived({name: float(cell) for name, cell in measured.items()})
+        row |= {f"measure.{name}": value for name, value in values.items() if name not in measured}
     return [found[key] for key in sorted(found, key=lambda key: (str(found[key]["task"]), *key))]
 
 

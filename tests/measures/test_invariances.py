@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.derived import INGREDIENTS
 from lightning_gengap.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.measures import MEASURES, ON_REQUEST, noise
@@ -19,7 +20,6 @@ from tests.probes import probing
 
 EVERY = MEASURES | ON_REQUEST
 DEAR, FEW, COUNT = 30.0, 20, 48  # the dear ones on few samples
-DERIVED = {"difficulty/excess_accuracy"}
 KEYS = {name: [key for key, entry in MEASURED.items() if entry.measure == name] for name in EVERY}
 
 
@@ -106,7 +106,7 @@ def test_values_change_exactly_where_it_is_declared(name: str, change: str, monk
     for key in KEYS[name]:
         both = [(before[key], after[key]) for before, after in pairs if key in before and key in after]
         cell = getattr(invariance_of(key), change)
-        assert both or key in DERIVED, f"{key} is given for neither"
+        assert both or key in INGREDIENTS, f"{key} is given for neither"
         for before, after in both:
             if cell in (YES, NEARLY):
                 assert after == pytest.approx(before, rel=1e-6 if cell == YES else 0.02, abs=1e-9), key

@@ -3,7 +3,8 @@ from itertools import islice
 
 from lightning_gengap.zoo.architectures import ALL_FAMILIES, FAMILIES
 from lightning_gengap.zoo.grid_plans import COPIES, GRIDS, grid_zoo
-from lightning_gengap.zoo.plans import RUNS_PER_TASK, digits_zoo, small_zoo, whole_zoo, wide_zoo
+from lightning_gengap.zoo.long_plans import SNAPSHOTS, long_zoo, whole_zoo
+from lightning_gengap.zoo.plans import RUNS_PER_TASK, digits_zoo, small_zoo, wide_zoo
 
 
 def test_longer_zoo_begins_like_a_shorter_one():
@@ -21,7 +22,7 @@ def test_every_small_task_has_eight_runs_in_all_its_families_and_some_tasks_are_
 
 
 def test_every_run_has_at_least_six_snapshots_and_in_the_wide_zoo_a_third_has_twelve():
-    for recipe in (*small_zoo(24), *wide_zoo(14), *whole_zoo(), *grid_zoo()):
+    for recipe in (*small_zoo(24), *wide_zoo(14), *long_zoo(8), *whole_zoo(), *grid_zoo()):
         assert recipe.epochs % recipe.snapshot_every == 0
         assert recipe.epochs // recipe.snapshot_every >= 6
     long = [recipe.epochs // recipe.snapshot_every >= 10 for recipe in wide_zoo(14)]
@@ -45,6 +46,28 @@ def test_wide_zoo_holds_what_the_small_one_lacks():
     assert {recipe.family for recipe in recipes} == set(ALL_FAMILIES)
     assert {"breast_cancer"} <= {task.source for task in tasks}
     assert len({recipe.key for recipe in recipes}) == len(recipes)
+
+
+def test_long_runs_go_far_beyond_convergence_in_two_families_per_task():
+    recipes = list(long_zoo(8))
+    assert recipes[: 2 * RUNS_PER_TASK] == list(long_zoo(2))
+    assert {recipe.task.source for recipe in recipes} == {"cifar10", "cifar100", "fashion_mnist", "digits"}
+    assert {recipe.family for recipe in recipes} == set(ALL_FAMILIES)
+    for start in range(0, len(recipes), RUNS_PER_TASK):
+        runs = recipes[start : start + RUNS_PER_TASK]
+        assert len({run.task for run in runs}) == 1
+        assert len({run.family for run in runs}) == 2
+    for recipe in recipes:
+        assert recipe.epochs // recipe.snapshot_every == SNAPSHOTS
+        assert 0.75 * 90_000 <= recipe.epochs * recipe.task.train_samples <= 90_000
+    assert len({recipe.key for recipe in recipes}) == len(recipes)
+
+
+def test_whole_data_sets_are_whole():
+    recipes = list(whole_zoo())
+    assert {(r.task.source, r.task.train_samples) for r in recipes} == {("cifar10", 50_000), ("fashion_mnist", 60_000)}
+    assert all(len(recipe.task.classes) == 10 and recipe.task.noise == 0 for recipe in recipes)
+    assert any(recipe.family == "resnet" and recipe.augment for recipe in recipes)
 
 
 def test_grids_are_full_in_two_copies():
