@@ -20,6 +20,7 @@ SIBLINGS = {
     "breast_cancer": _NO_IMAGES,
 }
 FOLDS = 10
+LARGE_SIZES = (16_000, 50_000)
 
 Mask = NDArray[np.bool_]
 Split = tuple[str, Mask, Mask]  # name, rows to fit on, rows held out
@@ -60,6 +61,13 @@ def by_group(table: Table, column: str, siblings: dict[str, str] | None = None) 
         yield str(value), values != value, values == value
 
 
+def by_size(table: Table) -> Iterator[Split]:
+    """Tasks of at least five times as many training images as any that is fitted."""
+    samples = table.numbers("recipe.train_samples")
+    for fewest in LARGE_SIZES:
+        yield f"{fewest} images and more", samples <= fewest / 5, samples >= fewest
+
+
 def splits(table: Table) -> dict[str, list[Split]]:
     """All splits of the protocol by name."""
     return {
@@ -69,6 +77,7 @@ def splits(table: Table) -> dict[str, list[Split]]:
         "leave one data set out": list(by_group(table, "recipe.source")),
         "leave one source out": list(by_group(table, "recipe.source", SIBLINGS)),
         "leave one noise level out": list(by_group(table, "recipe.noise")),
+        "leave large sizes out": list(by_size(table)),
     }
 
 

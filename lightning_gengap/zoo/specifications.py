@@ -91,6 +91,7 @@ IMAGES_3 = Specification(
         Term("train_accuracy", "identity"),
         Term("perturbation/discounted_accuracy", "identity"),
         Term("input_difficulty/patch_accuracy", "identity"),
+        Term("input_difficulty/convolution_accuracy", "identity"),
         Term("difficulty/neighbour_10_accuracy", "identity"),
         Term("train_samples", "log"),
     ),

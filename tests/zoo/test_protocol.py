@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gengap.zoo.protocol import by_group, by_run, by_task, development, locked_parts, splits
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.protocol import by_group, by_run, by_size, by_task, development, locked_parts, splits
+from lightning_gengap.zoo.table import Table, read, write
+from tests.zoo.tables import rows
 from tests.zoo.tables import table as planted
 
 
@@ -44,6 +45,18 @@ def test_a_held_out_task_takes_its_kin_along(table: Table):
 def test_cifar_siblings_leave_together(table: Table):
     names = [name for name, _, _ in by_group(table, "recipe.source", {"cifar10": "cifar", "cifar100": "cifar"})]
     assert names == ["cifar", "digits", "fashion_mnist"]
+
+
+def test_large_sizes_are_five_times_beyond_all_that_is_fitted(tmp_path: Path):
+    sizes = [300, 3200, 3300, 10_000, 16_000, 50_000, 60_000]
+    made = [row | {"recipe.train_samples": size} for size, row in zip(sizes, rows(1), strict=False)]
+    write(made, tmp_path / "t.csv.gz")
+    found = {name: (fitted, held) for name, fitted, held in by_size(read(tmp_path / "t.csv.gz"))}
+    samples = np.array(sizes)
+    assert list(found) == ["16000 images and more", "50000 images and more"]
+    for least, (fitted, held) in zip((16_000, 50_000), found.values(), strict=True):
+        assert samples[held].tolist() == [size for size in sizes if size >= least]
+        assert samples[fitted].tolist() == [size for size in sizes if 5 * size <= least]
 
 
 def test_development_sees_nothing_of_the_locked_part(table: Table):
