@@ -86,6 +86,13 @@ SAMPLES: dict[str, Key] = {
     "perturbation/discounted_accuracy": Key(
         "fraction", -1, 1, "that accuracy, less where hardly anything is lost on such images", "perturbation"
     ),
+    "perturbation/excess_by_size": Key(
+        "none",
+        -math.inf,
+        math.inf,
+        "what discounted accuracy exceeds the ten-neighbour one by, times the log of the train size in thousands",
+        "perturbation",
+    ),
     **{
         f"perturbation/noise_{level}_accuracy": Key(
             "fraction", 0, 1, f"accuracy under Gaussian input noise of {level} deviations", "perturbation"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lightning_gengap.zoo.fit import fit, usable
-from lightning_gengap.zoo.specifications import IMAGES_3, Specification, Term
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table, read, write
 from lightning_gengap.zoo.weighting import row_weights
 from tests.zoo.tables import rows
@@ -80,9 +80,3 @@ def test_balanced_fit_is_weighted_ridge(tmp_path: Path):
     solved = np.linalg.lstsq(left, right, rcond=None)[0]
     assert [f.coefficient * f.deviation for f in predictor.features] == pytest.approx(list(solved[1:]), abs=1e-6)
     assert predictor.intercept == pytest.approx(solved[0], abs=1e-6)
-
-
-def test_a_balanced_predictor_keeps_the_order_of_its_one_feature_that_moves():
-    moving = [term.name for term in IMAGES_3.features if term.name.startswith("perturbation/")]
-    assert moving == ["perturbation/discounted_accuracy"]
-    assert IMAGES_3.test_accuracy
