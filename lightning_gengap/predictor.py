@@ -28,9 +28,12 @@ class Interval:
     above: float
 
 
+PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor says
+
+
 @dataclass(frozen=True)
 class LossHead:
-    """The loss gap (test minus train, nats): its log is linear in features.
+    """The loss gap (test minus train, nats): its log is linear in features, `PREDICTED_GAP` maybe one.
 
     Attributes:
         below, above: quantiles over held-out tasks of log actual minus log predicted, at the interval's level.
@@ -129,7 +132,8 @@ class Predictor:
         """The keys of all features."""
         heads = () if self.loss_head is None else self.loss_head.features
         others = () if self.preferred is None else self.preferred.needs
-        return tuple(dict.fromkeys((*(f.name for f in (*self.features, *heads)), *others)))
+        named = (f.name for f in (*self.features, *heads) if f.name != PREDICTED_GAP)
+        return tuple(dict.fromkeys((*named, *others)))
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
         """Predict the gap from measured values.
@@ -180,7 +184,7 @@ class Predictor:
             False,
             outside,
             contributions,
-            None if self.loss_head is None else self.loss_head.predict(values),
+            None if self.loss_head is None else self.loss_head.predict({**values, PREDICTED_GAP: gap}),
         )
 
     def _combined(self, terms: dict[str, float]) -> tuple[float, dict[str, float]]:

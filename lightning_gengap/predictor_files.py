@@ -15,7 +15,7 @@ from typing import Any
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.feature import TRANSFORMS, Feature
 from lightning_gengap.keys import MEASURED
-from lightning_gengap.predictor import FORMS, Correction, Interval, LossHead, Predictor
+from lightning_gengap.predictor import FORMS, PREDICTED_GAP, Correction, Interval, LossHead, Predictor
 
 FORMAT = 1
 
@@ -127,9 +127,11 @@ def _check(predictor: Predictor) -> None:
         numbers += [head.intercept, head.below, head.above]
     if predictor.correction is not None:
         numbers += asdict(predictor.correction).values()
-    for feature in (*predictor.features, *(() if head is None else head.features)):
+    of_head = () if head is None else head.features
+    for feature in (*predictor.features, *of_head):
         numbers += [value for value in asdict(feature).values() if not isinstance(value, str)]
-        if feature.name not in MEASURED:
+        own = feature.name == PREDICTED_GAP and feature in of_head
+        if feature.name not in MEASURED and not own:
             raise ValueError(f"feature {feature.name!r}, which this version does not measure")
         if feature.transform not in TRANSFORMS:
             raise ValueError(f"transform {feature.transform!r}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gengap import __version__
 from lightning_gengap.predictor_files import load_predictor
-from lightning_gengap.zoo import ablation, curves
+from lightning_gengap.zoo import ablation, curves, group_ablation, single_measures
 from lightning_gengap.zoo.abilities import by_stage
 from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, HeldOut, Setting, split_scores
 from lightning_gengap.zoo.fit import fit, usable
@@ -18,6 +18,7 @@ from lightning_gengap.zoo.grids import grid_scores
 from lightning_gengap.zoo.protocol import development, splits
 from lightning_gengap.zoo.specifications import SPECIFICATIONS, Specification, Term
 from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.worst_runs import by_kind, failures
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def specification_of(name_or_path: str) -> Specification:
     terms = tuple(Term(feature.name, feature.transform, feature.floor) for feature in predictor.features)
     first = predictor.features[0]
     of_test = predictor.form == "additive" and first.name == "train_accuracy" and abs(first.coefficient - 1) < 1e-6
-    return Specification(predictor.name, terms, predictor.form, test_accuracy=of_test)
+    head = predictor.loss_head is not None
+    return Specification(predictor.name, terms, predictor.form, loss_head=head, test_accuracy=of_test)
 
 
 def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:
@@ -81,8 +83,8 @@ def assess(table: Table, specification: Specification, locked: bool = False) -> 
         **scored,
         "forms": ablation.forms(setting, split_of),
         "linearity": ablation.linearity(setting, split_of),
-        "groups": ablation.groups(setting, split_of, allowed),
-        "singles": ablation.singles(setting, split_of, allowed),
+        "groups": group_ablation.groups(setting, split_of, allowed),
+        "singles": single_measures.singles(setting, split_of, allowed),
         "fitted stage": curves.fitted_stage(setting, split_of),
         "learning curve": curves.learning_curve(setting, split_of),
         "in family": curves.in_family(setting, allowed),
@@ -91,6 +93,9 @@ def assess(table: Table, specification: Specification, locked: bool = False) -> 
     held = predictions.get("by task", {})
     if held:
         rows, gaps = held[specification.name].rows, {name: h.gap for name, h in held.items()}
+        report["kinds"] = by_kind(setting, held)
+        report["worst runs"] = failures(setting, split_of["by task"], held[specification.name])
+        report["scarce"] = single_measures.scarce_orders(setting, held[specification.name])
         report["stages"] = by_stage(table, rows, gaps, specification.name, setting.resampling)
         ranked = {name: (rows, gap) for name, gap in gaps.items() if name != "constant"}
         report["grids"] = grid_scores(table, setting.among, ranked, ablation.measures_of(table, setting.among))

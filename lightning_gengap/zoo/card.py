@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lightning_gengap.predictor import Predictor
+from lightning_gengap.zoo.fit import usable
+from lightning_gengap.zoo.markdown import table as markdown_table
+from lightning_gengap.zoo.protocol import Mask
 from lightning_gengap.zoo.report import (
     coverage_table,
     groups_table,
@@ -13,6 +18,8 @@ from lightning_gengap.zoo.report import (
     splits_table,
     turn_section,
 )
+from lightning_gengap.zoo.report_loss import loss_section
+from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table
 
 _COMPOSITION = ("recipe.source", "recipe.family", "recipe.noise", "recipe.optimizer", "recipe.augment")
@@ -23,7 +30,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
 
     Args:
         predictor: with the scores of `evaluation.scores`.
-        table: what it was fitted to.
+        table: what it was fitted to, with the rows that the fit had to leave out.
         figures: paths, relative to the card, of figures to show.
     """
     facts, scores = predictor.provenance, predictor.scores
@@ -32,7 +39,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
         f"Predicts train minus test accuracy (fraction) of an image classifier from its training data. Form: "
         f"{predictor.form.replace('_', ' ')}; ridge strength {facts['ridge_strength']}; fitted on "
         f"{facts['snapshots']} snapshots of {facts['runs']} runs in {facts['tasks']} tasks. Written by `zoo fit`.",
-        "## Fitted on\n\n" + _composition(table),
+        "## Fitted on\n\n" + _composition(table, predictor),
         "## Features\n\n" + _features(predictor),
         "## Held-out scores\n\nErrors in accuracy points, 95 % intervals by resampling tasks, then runs. All "
         f"contenders on the same {scores['rows']} rows of {scores['runs']} runs: those with train accuracy above the "
@@ -42,6 +49,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
         + splits_table(scores["locked"]),
         "### Held-out groups one by one\n\n" + groups_table(scores["splits"], predictor.name),
         "### Interval and abstention\n\n" + coverage_table({**scores["splits"], **prefixed(scores["locked"])}),
+        *_loss_head(predictor),
         "### Ranking within a task\n\n" + ranking_section(scores),
         "### Turn within a run\n\n" + turn_section(scores),
         *(["## Figures\n\n" + "\n\n".join(f"![{name}]({name})" for name in figures)] if figures else []),
@@ -53,20 +61,69 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def _composition(table: Table) -> str:
-    runs = dict(zip(table.columns["run"], range(len(table)), strict=True))
-    rows = ["| " + " | ".join(("what", "runs")) + " |", "|---|---|"]
+def _composition(table: Table, predictor: Predictor) -> str:
+    """What the fitted rows are made of, and what was left out of the table and why."""
+    terms = tuple(Term(feature.name, feature.transform) for feature in predictor.features)
+    fitted = usable(table, Specification(predictor.name, terms))
+    runs, tasks = table.words("run"), table.words("task")
+    counts = (fitted.sum(), len(set(runs[fitted])), len(set(tasks[fitted])))
+    rows = []
     for column in _COMPOSITION:
-        if column not in table.columns:
-            continue
-        counts: dict[str, int] = {}
-        for row in runs.values():
-            counts[table.columns[column][row]] = counts.get(table.columns[column][row], 0) + 1
-        listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        rows.append(f"| {column.removeprefix('recipe.')} | {listed} |")
-    sizes = [int(float(table.columns["measure.train_samples"][row])) for row in runs.values()]
-    rows.append(f"| train samples | {min(sizes)} to {max(sizes)} |")
-    return "\n".join(rows)
+        if column in table.columns:
+            values = table.words(column)
+            kinds = {value: len(set(runs[fitted & (values == value)])) for value in sorted(set(values[fitted]))}
+            listed = ", ".join(f"{value or 'none'} {count}" for value, count in kinds.items())
+            rows.append([column.removeprefix("recipe."), listed])
+    sources = table.words("recipe.source")
+    listed = ", ".join(f"{s} {len(set(tasks[fitted & (sources == s)]))}" for s in sorted(set(sources[fitted])))
+    rows.append(["tasks by source", listed])
+    places = np.flatnonzero(fitted)
+    first = places[np.unique(runs[places], return_index=True)[1]]
+    samples = table.numbers("measure.train_samples")[first]
+    quarters = np.quantile(samples, [0, 0.25, 0.5, 0.75, 1])
+    rows.append(["train samples (least, quartiles, most)", ", ".join(f"{quarter:.0f}" for quarter in quarters)])
+    return (
+        f"Of the table's {len(table)} snapshots of {len(set(runs))} runs, {counts[0]} snapshots of {counts[1]} runs in "
+        f"{counts[2]} tasks; what they are made of is counted in runs.\n\n"
+        + markdown_table(["what", "runs"], rows)
+        + "\n\n"
+        + _left_out(table, terms, fitted)
+    )
+
+
+def _left_out(table: Table, terms: Sequence[Term], fitted: Mask) -> str:
+    runs = table.words("run")
+    missing = {term.name: ~np.isfinite(table.numbers(f"measure.{term.name}")) for term in terms}
+    lacking = np.logical_or.reduce([np.zeros(len(table), bool), *missing.values()])
+    gone = set(runs[~fitted]) - set(runs[fitted])
+    if fitted.all():
+        return "Nothing was left out."
+    # A run of which some snapshots lack a feature and the others are too early counts as too early.
+    early = {run for run in set(runs[~fitted & ~lacking]) if run in gone}
+    without = gone - early
+    names = ", ".join(
+        f"{name} {count}" for name, absent in missing.items() if (count := len(without & set(runs[absent])))
+    )
+    return (
+        f"Left out: {len(gone)} runs wholly, {len(without)} for want of a feature"
+        + (f" ({names})" if names else "")
+        + f" and {len(early)} whose train accuracy stays below the level at which the predictor abstains; in "
+        f"snapshots, {int((~fitted & lacking).sum())} and {int((~fitted & ~lacking).sum())}."
+    )
+
+
+def _loss_head(predictor: Predictor) -> list[str]:
+    """The head's coefficients and its held-out scores."""
+    if predictor.loss_head is None:
+        return []
+    rows = [
+        [f.name, f.transform, f"{f.coefficient * f.deviation:+.3f}", f"{f.low:.3g} to {f.high:.3g}"]
+        for f in predictor.loss_head.features
+    ]
+    header = ["feature of the log of the loss gap", "transform", "coefficient x deviation", "zoo's range (transformed)"]
+    found = predictor.scores.get("loss head")
+    scores = loss_section(found, predictor.name) if found else "Not scored."
+    return [f"### Loss gap\n\n{markdown_table(header, rows)}\n\n{scores}"]
 
 
 def _features(predictor: Predictor) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.abilities import ranking, turn
 from lightning_gengap.zoo.fit import fit, predicted, usable
+from lightning_gengap.zoo.loss_scores import SCORED, loss_scores
 from lightning_gengap.zoo.protocol import Mask, Split, development, locked_parts, splits
 from lightning_gengap.zoo.regressors import Codes
 from lightning_gengap.zoo.resampling import Resampling, rounded
@@ -141,8 +142,8 @@ def split_scores(setting: Setting, locked: bool) -> tuple[dict[str, Any], dict[s
         "left_out": list(setting.left_out),
         "splits": {},
     }
-    predictions = {}
-    for name, split in splits(table).items():
+    predictions, split_of = {}, splits(table)
+    for name, split in split_of.items():
         held, skipped = hold_out_all(setting, split)
         if len(held[main].rows) == 0:
             report["splits"][name] = {"rows": 0, "skipped": skipped}
@@ -154,20 +155,24 @@ def split_scores(setting: Setting, locked: bool) -> tuple[dict[str, Any], dict[s
         if name == "by task":
             rows, gaps = held[main].rows, {key: h.gap for key, h in held.items()}
             report["ranking"], report["turn"] = ranking(table, rows, gaps), turn(table, rows, gaps)
-    report["locked"] = locked_scores(setting) if locked else {}
+    report["locked"], locked_predictions = locked_scores(setting) if locked else ({}, {})
+    parts = {name: (split_of[name], predictions[name]) for name in SCORED if name in predictions}
+    for name, held in locked_predictions.items():
+        parts[f"locked {name}"] = ([(name, development(table), locked_parts(table)[name])], held)
+    report["loss head"] = loss_scores(setting, parts)
     return report, predictions
 
 
-def locked_scores(setting: Setting) -> dict[str, Any]:
-    """Fitted on the development part, scored on each locked part."""
-    known, listed = development(setting.table), {}
+def locked_scores(setting: Setting) -> tuple[dict[str, Any], dict[str, dict[str, HeldOut]]]:
+    """Fitted on the development part, scored on each locked part; and the predictions behind the scores."""
+    known, listed, predictions = development(setting.table), {}, {}
     for name, part in locked_parts(setting.table).items():
         held, skipped = hold_out_all(setting, [(name, known, part)])
         if len(held[setting.specification.name].rows):
-            listed[name] = _compared(setting, held)
+            listed[name], predictions[name] = _compared(setting, held), held
         elif skipped:
             listed[name] = {"rows": 0, "skipped": skipped}
-    return listed
+    return listed, predictions
 
 
 def _compared(setting: Setting, held: dict[str, HeldOut]) -> dict[str, Any]:
@@ -197,14 +202,15 @@ def _listed(setting: Setting, held: dict[str, HeldOut], split: list[Split]) -> d
     for name, _, group in split:
         chosen = np.isin(held[main].rows, np.flatnonzero(group))
         if chosen.any():
-            part = {key: _part(h, chosen) for key, h in held.items()}
+            part = {key: part_of(h, chosen) for key, h in held.items()}
             compared = _compared(setting, part)
             mae = {key: value for key, value in compared["mae"].items() if key in shown}
             listed[name] = {key: compared[key] for key in ("rows", "skill", "coverage", "abstained")} | {"mae": mae}
     return listed
 
 
-def _part(held: HeldOut, chosen: Mask) -> HeldOut:
+def part_of(held: HeldOut, chosen: Mask) -> HeldOut:
+    """Some of the held-out rows."""
     return HeldOut(*(getattr(held, name)[chosen] for name in HeldOut.__annotations__))
 
 

@@ -248,6 +248,17 @@ def _held_out(
     return np.concatenate(residuals), np.concatenate(gaps), np.concatenate(tasks)
 
 
+def held_out_gaps(table: Table, specification: Specification, rows: Mask) -> Floats:
+    """For each of these rows the gap that a predictor says which has not seen its task; NaN elsewhere."""
+    gaps = np.full(len(table), np.nan)
+    strength = _best_strength(table, specification, rows)
+    for _, fitted, held in by_task(table):
+        if (fitted & rows).sum() >= 10 and (held & rows).any():
+            predictor = _fitted(table, specification, fitted & rows, strength)
+            gaps[held & rows] = _raw(predictor, table, held & rows)
+    return gaps
+
+
 def _raw(predictor: Predictor, table: Table, rows: Mask) -> Floats:
     """Predictions without abstention, limited to [0, train accuracy]; for tuning inside the fit."""
     total = np.full(int(rows.sum()), predictor.intercept)

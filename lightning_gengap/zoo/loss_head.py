@@ -1,7 +1,12 @@
-"""The loss-gap head of a predictor: the log of test minus train loss, linear in the features of the accuracy gap."""
+"""The loss-gap head of a predictor: the log of test minus train loss, linear in few features.
+
+These are the features of the accuracy gap and the train loss; or, where the specification says so, the accuracy gap
+that the predictor itself says, which in the fit is that of predictors that have not seen the task, and the train loss.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.predictor import LossHead
-from lightning_gengap.zoo.fit import LEVEL, design, rounded, transformed, weighted_quantile
+from lightning_gengap.predictor import PREDICTED_GAP, LossHead
+from lightning_gengap.zoo.fit import LEVEL, design, held_out_gaps, rounded, transformed, weighted_quantile
 from lightning_gengap.zoo.protocol import Mask, by_task
 from lightning_gengap.zoo.specifications import Specification, Term
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.table import Floats, Table, with_numbers
+from lightning_gengap.zoo.weighting import row_weights
 
 FLOOR = 0.02  # nats; gaps below it, negative ones too, count as this
 STRENGTH = 1e-3
 LOSS = Term("train_loss", "log")
+GAP = Term(PREDICTED_GAP, "log", 0.005)
 
 
 def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> LossHead | None:
@@ -28,8 +35,10 @@ def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> Los
     rows = rows & np.isfinite(table.numbers("gap.loss"))
     if not rows.any():
         return None
-    if LOSS not in specification.features:
-        specification = replace(specification, features=(*specification.features, LOSS))
+    if specification.loss_of_gap:
+        gaps = held_out_gaps(table, specification, rows)
+        table, rows = with_gaps(table, gaps), rows & np.isfinite(gaps)
+    specification = with_loss(specification)
     residuals, tasks = held_out(table, specification, rows, by_task)
     tail = (1 - LEVEL) / 2
     below = -weighted_quantile(-residuals, tasks, 1 - tail)
@@ -38,6 +47,36 @@ def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> Los
         below=rounded(below),
         above=rounded(weighted_quantile(residuals, tasks, 1 - tail)),
     )
+
+
+def with_loss(specification: Specification) -> Specification:
+    """The specification with the head's features: those of the accuracy gap, or that gap itself, and the train loss."""
+    if specification.loss_of_gap:
+        return replace(specification, features=(GAP, LOSS))
+    if LOSS in specification.features:
+        return specification
+    return replace(specification, features=(*specification.features, LOSS))
+
+
+def with_gaps(table: Table, gaps: Floats) -> Table:
+    """The table with the accuracy gap that was predicted for each row, for heads that start from it."""
+    return with_numbers(table, f"measure.{GAP.name}", gaps)
+
+
+def fit_loss_point(table: Table, specification: Specification, rows: Mask) -> LossHead:
+    """The same ridge without an interval, as for baselines; without features the geometric mean of the loss gaps."""
+    if not specification.features:
+        target = np.log(np.maximum(table.numbers("gap.loss")[rows], FLOOR))
+        return LossHead(rounded(float(target.mean())), (), 0.0, 0.0)
+    return _fitted(table, with_loss(specification), rows)
+
+
+def predicted_losses(head: LossHead, table: Table, rows: Mask, abstained: Mask) -> tuple[Floats, Floats, Floats]:
+    """Loss gap, lower and upper end for some rows, as `LossHead.predict`; the prior where the predictor abstains."""
+    gap = np.exp(np.minimum(_log_gap(head, table, rows), 5.0))
+    ends = (gap, gap * math.exp(head.below), gap * math.exp(head.above))
+    said = [np.where(abstained, prior, end) for prior, end in zip(head.prior, ends, strict=True)]
+    return said[0], said[1], said[2]
 
 
 def held_out(
@@ -58,9 +97,14 @@ def held_out(
 def _fitted(table: Table, specification: Specification, rows: Mask) -> LossHead:
     features, columns = design(table, specification, rows)
     target = np.log(np.maximum(table.numbers("gap.loss")[rows], FLOOR))
-    intercept = float(target.mean())
+    weights = row_weights(table, specification, rows)
+    # Unweighted columns have mean zero already, but for the rounding of their centres.
+    centre = np.average(columns, axis=0, weights=weights) if specification.balanced else np.zeros(columns.shape[1])
+    mean = float(np.average(target, weights=weights)) if specification.balanced else float(target.mean())
+    weighted = (columns - centre) * weights[:, None]
     penalty = STRENGTH * len(columns) * np.eye(columns.shape[1])
-    standard = np.linalg.solve(columns.T @ columns + penalty, columns.T @ (target - intercept))
+    standard = np.linalg.solve(weighted.T @ (columns - centre) + penalty, weighted.T @ (target - mean))
+    intercept = mean - float(centre @ standard)
     scaled = [
         replace(feature, coefficient=rounded(coefficient / feature.deviation))
         for feature, coefficient in zip(features, standard, strict=True)

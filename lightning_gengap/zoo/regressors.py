@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.feature import Feature
-from lightning_gengap.zoo.fit import GAP_FLOOR, STRENGTHS, transformed
+from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, GAP_FLOOR, STRENGTHS, transformed
 from lightning_gengap.zoo.protocol import Mask, Split, fold_of
 from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.weighting import row_weights
 
 FEWEST_RUNS, FEWEST_TASKS = 20, 5  # as `fit` asks
 Folds = NDArray[np.int64]
@@ -36,21 +37,22 @@ class Points:
 
 @dataclass(frozen=True)
 class Codes:
-    """Run, task and inner fold (of whole runs) of every row, as numbers: text is slow to compare by the thousand."""
+    """Run, task and inner folds (of whole runs, of whole tasks) as numbers: text is slow to compare by the thousand."""
 
     run: NDArray[np.int64]
     task: NDArray[np.int64]
     fold: Folds
+    task_fold: Folds
 
     @staticmethod
     def of(table: Table) -> Codes:
         """The codes of a table's rows."""
         run, task = (np.unique(table.words(name), return_inverse=True)[1].astype(np.int64) for name in ("run", "task"))
-        return Codes(run, task, fold_of(table.words("run")))
+        return Codes(run, task, fold_of(table.words("run")), fold_of(table.words("task")))
 
-    def enough(self, rows: Mask) -> bool:
-        """Whether `fit` would accept so few runs and tasks."""
-        return len(np.unique(self.run[rows])) >= FEWEST_RUNS and len(np.unique(self.task[rows])) >= FEWEST_TASKS
+    def enough(self, rows: Mask, tasks: int = FEWEST_TASKS) -> bool:
+        """Whether there are so many runs and tasks as `fit` asks for, or as many tasks as are given."""
+        return len(np.unique(self.run[rows])) >= FEWEST_RUNS and len(np.unique(self.task[rows])) >= tasks
 
 
 def hold_out_points(
@@ -60,12 +62,13 @@ def hold_out_points(
     among: Mask,
     regressor: Regressor | None = None,
     codes: Codes | None = None,
+    fewest_tasks: int = FEWEST_TASKS,
 ) -> Points:
     """Fit on each split's rows and predict its held-out rows, both within `among`; too small folds are skipped."""
     codes = codes or Codes.of(table)
     rows, gaps = [np.zeros(0, np.int64)], [np.zeros(0)]
     for _, fitted, held in split:
-        if codes.enough(fitted & among) and (held & among).any():
+        if codes.enough(fitted & among, fewest_tasks) and (held & among).any():
             rows.append(np.flatnonzero(held & among))
             gaps.append(predicted_points(table, specification, fitted & among, held & among, regressor, codes))
     order = np.argsort(np.concatenate(rows), kind="stable")
@@ -80,7 +83,11 @@ def predicted_points(
     regressor: Regressor | None = None,
     codes: Codes | None = None,
 ) -> Floats:
-    """Gaps of the held rows, limited to [0, train accuracy], from a regressor fitted to the others (default: ridge)."""
+    """Gaps of the held rows, limited to [0, train accuracy], from a regressor fitted to the others (default: ridge).
+
+    Ridge weighs the rows of a balanced specification as `fit` does; another regressor has all alike.
+    """
+    codes = codes or Codes.of(table)
     gaps, accuracy = table.numbers("gap.accuracy")[fitted], table.numbers("measure.train_accuracy")[held]
     if not specification.features:
         return np.minimum(np.full(int(held.sum()), gaps.mean()), accuracy)
@@ -92,7 +99,12 @@ def predicted_points(
     free = specification.features[1:] if specification.test_accuracy else specification.features
     target = target - base[fitted]
     known, asked = design(table, free, fitted, held)
-    predicted = base[held] + (regressor or ridge)(known, target, (codes or Codes.of(table)).fold[fitted])(asked)
+    if regressor is None and specification.balanced:
+        weights = row_weights(table, specification, fitted)
+        model = balanced_ridge(known, target, codes.task[fitted], codes.task_fold[fitted], weights)
+    else:
+        model = (regressor or ridge)(known, target, codes.fold[fitted])
+    predicted = base[held] + model(asked)
     limited: Floats = np.clip(np.exp(np.minimum(predicted, 5.0)) if powers else predicted, 0, accuracy)
     return limited
 
@@ -123,6 +135,17 @@ def ridge(x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
         for number, model in enumerate(_ridges(x[kept], y[kept], STRENGTHS)):
             errors[number] += np.abs(y[left] - model(x[left])).sum()
     return next(_ridges(x, y, (STRENGTHS[int(errors.argmin())],)))
+
+
+def balanced_ridge(x: Floats, y: Floats, tasks: Folds, folds: Folds, weights: Floats) -> Callable[[Floats], Floats]:
+    """Weighted ridge regression; the strength has the smallest mean over tasks of the error on held-out tasks."""
+    _, task = np.unique(tasks, return_inverse=True)
+    share = 1 / np.bincount(task)[task]
+    errors = np.zeros(len(BALANCED_STRENGTHS))
+    for kept, left in _inner(folds):
+        for number, model in enumerate(_ridges(x[kept], y[kept], BALANCED_STRENGTHS, weights[kept])):
+            errors[number] += (share[left] * np.abs(y[left] - model(x[left]))).sum()
+    return next(_ridges(x, y, (BALANCED_STRENGTHS[int(errors.argmin())],), weights))
 
 
 def boosted(x: Floats, y: Floats, folds: Folds) -> Callable[[Floats], Floats]:
@@ -188,11 +211,15 @@ def _inner(folds: Folds) -> Iterator[tuple[Mask, Mask]]:
             yield folds != fold, folds == fold
 
 
-def _ridges(x: Floats, y: Floats, strengths: Sequence[float]) -> Iterator[Callable[[Floats], Floats]]:
+def _ridges(
+    x: Floats, y: Floats, strengths: Sequence[float], weights: Floats | None = None
+) -> Iterator[Callable[[Floats], Floats]]:
     """One model per strength, from one eigendecomposition; the intercept is free."""
-    centre, mean = x.mean(axis=0), float(y.mean())
-    values, vectors = np.linalg.eigh((x - centre).T @ (x - centre) / len(x))
-    moment = vectors.T @ ((x - centre).T @ (y - mean)) / len(x)
+    shares = np.full(len(x), 1 / len(x)) if weights is None else weights / weights.sum()
+    centre, mean = shares @ x, float(shares @ y)
+    weighted = (x - centre) * shares[:, None]
+    values, vectors = np.linalg.eigh(weighted.T @ (x - centre))
+    moment = vectors.T @ (weighted.T @ (y - mean))
     for strength in strengths:
         coefficients = vectors @ (moment / (np.maximum(values, 0) + strength))
 

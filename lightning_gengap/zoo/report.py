@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lightning_gengap.zoo.markdown import ranged, table
+from lightning_gengap.zoo.report_ablation import contest_table, groups_section, scarce_section, singles_section
+from lightning_gengap.zoo.report_failures import kinds_section, worst_section
+from lightning_gengap.zoo.report_loss import loss_section
 
 Scores = Mapping[str, Any]
 
@@ -23,16 +28,20 @@ def report(numbers: Scores, figures: Sequence[str] = ()) -> str:
         "Locked part": splits_table(numbers["locked"]) if numbers["locked"] else "Not scored: needs `--locked`.",
         "Held-out groups one by one": groups_table(numbers["splits"], main),
         "Interval and abstention": coverage_table(numbers["splits"] | prefixed(numbers["locked"])),
+        "Loss gap": loss_section(numbers.get("loss head", {}), main),
         "Ranking within a task": ranking_section(numbers),
         "Turn within a run": turn_section(numbers),
         "Rank scores on full grids": _grids(numbers.get("grids", {})),
         "Stage of training": _stages(numbers),
+        "Kinds of runs": kinds_section(numbers.get("kinds", {})),
+        "Worst runs": worst_section(numbers.get("worst runs", {})),
         "Both readings of log-linear": "Without abstention, as all comparisons below. Larger train sizes: fitted up to "
         f"{numbers['forms']['sizes']['fitted up to']:.0f} samples, held out above "
-        f"{numbers['forms']['sizes']['held out above']:.0f}.\n\n" + _contest(numbers["forms"]),
-        "What linearity costs": "The same features on the same folds.\n\n" + _contest(numbers["linearity"]),
-        "Groups of measures": _ablation(numbers["groups"]),
-        "Every single measure": _singles(numbers["singles"]),
+        f"{numbers['forms']['sizes']['held out above']:.0f}.\n\n" + contest_table(numbers["forms"]),
+        "What linearity costs": "The same features on the same folds.\n\n" + contest_table(numbers["linearity"]),
+        "Groups of measures": groups_section(numbers["groups"], main),
+        "Every single measure": singles_section(numbers["singles"]),
+        "Scarce measures": scarce_section(numbers.get("scarce", {}), main),
         "Learning curve": _learning_curve(numbers["learning curve"]),
         "One family on one data set": _in_family(numbers["in family"]),
         "Contributions": _contributions(numbers["contributions"]),
@@ -41,20 +50,6 @@ def report(numbers: Scores, figures: Sequence[str] = ()) -> str:
         sections["Figures"] = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in figures)
     text = [f"{'#' if place == 0 else '##'} {title}\n\n{body}" for place, (title, body) in enumerate(sections.items())]
     return "\n\n".join(text) + "\n"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def ranged(score: Sequence[float] | None, digits: int) -> str:
-    """`value [low, high]`, or a dash where the score is undefined."""
-    if score is None:
-        return "-"
-    value, low, high = (f"{number:.{digits}f}" for number in score)
-    return f"{value} [{low}, {high}]"
 
 
 def splits_table(splits: Scores) -> str:
@@ -153,45 +148,6 @@ def _stages(numbers: Scores) -> str:
         + table(["stage", "rows", "error", "trivial", "predicted minus actual", "skill"], rows)
         + "\n\n"
         + table(["scored and fitted on", "rows", "error"], fitted)
-    )
-
-
-def _contest(result: Scores) -> str:
-    splits = result["splits"]
-    contenders = list(dict.fromkeys(name for split in splits.values() for name in split))
-    rows = [
-        [name, *(f"{ranged(split[name]['mae'], 1)}; {ranged(split[name]['gain'], 1)}" for split in splits.values())]
-        for name in contenders
-    ]
-    header = [contenders[0], *splits] if len(contenders) == 1 else ["contender", *splits]
-    return f"{result['rows']} rows of {result['runs']} runs. Error; points gained over the reference.\n\n" + table(
-        header, rows
-    )
-
-
-def _ablation(groups: Scores) -> str:
-    parts = [table(["group", "measures"], [[name, ", ".join(keys)] for name, keys in groups["keys"].items()])]
-    for name, result in groups["added"].items():
-        parts.append(f"### {name.capitalize()} added\n\n{_contest(result)}")
-    if "taken" in groups:
-        parts.append("### Each group taken from all\n\n" + _contest(groups["taken"]))
-    return "\n\n".join(parts)
-
-
-def _singles(singles: Scores) -> str:
-    rows = []
-    for key, result in singles.items():
-        errors = [ranged(result["splits"]["by task"][kind], 1) for kind in ("alone", "added")]
-        skills = [ranged(split["skill"], 2) for split in result["splits"].values()]
-        rows.append([key, str(result["rows"]), *errors, *skills, *(ranged(tau, 2) for tau in result["tau"].values())])
-    splits = list(next(iter(singles.values()))["splits"]) if singles else []
-    return (
-        "Error by task, alone and beside the trivial features; skill beside them over them alone, on the rows that "
-        "have the measure; tau with the test accuracy within tasks, its direction learned on the other tasks.\n\n"
-        + table(
-            ["measure", "rows", "alone", "added", *(f"skill {s}" for s in splits), "tau along training", "converged"],
-            rows,
-        )
     )
 
 

@@ -37,7 +37,7 @@ class Specification:
         form: `product_of_powers`: log of the gap, floored at one accuracy point, is linear; `additive`: the gap is.
         grid: fit only runs of the grids whose names begin so: one family on one data set; the interval is then
             calibrated over runs, for there are too few tasks.
-        loss_head: whether the loss gap is predicted too.
+        loss_head: whether the loss gap is predicted too; with `loss_of_gap` from the predicted accuracy gap.
         test_accuracy: fit the test accuracy on the features, so that train accuracy, the first feature, enters the
             gap with coefficient one: within a run and a task the order of models is then that of the other features.
         balanced: each task counts the same in the fit, and later snapshots more, see `weighting`.
@@ -48,6 +48,7 @@ class Specification:
     form: str = "product_of_powers"
     grid: str = ""
     loss_head: bool = False
+    loss_of_gap: bool = False
     test_accuracy: bool = False
     balanced: bool = False
 
@@ -85,7 +86,7 @@ IMAGES_2 = Specification(
 )
 # As before, balanced; copies on which hardly anything is lost were trained on, and are discounted. The more data, the
 # more weighs what was learnt, and the less what a closed-form classifier makes of the probe.
-DEFAULT_3 = replace(DEFAULT_2, name="default_v3", balanced=True)
+DEFAULT_3 = replace(DEFAULT_2, name="default_v3", loss_of_gap=True, balanced=True)
 IMAGES_3 = Specification(
     "images_v3",
     (
@@ -99,6 +100,7 @@ IMAGES_3 = Specification(
     ),
     "additive",
     loss_head=True,
+    loss_of_gap=True,
     test_accuracy=True,
     balanced=True,
 )

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from lightning_gengap.zoo.table import read, write
 from tests.zoo.tables import rows
 
 PLANTED = Specification(
-    "planted", (Term("train_loss", "log"), Term("train_samples", "log"), Term("difficulty/ridge_accuracy", "identity"))
+    "planted",
+    (Term("train_loss", "log"), Term("train_samples", "log"), Term("difficulty/ridge_accuracy", "identity")),
+    loss_head=True,
 )
 
 
@@ -42,6 +45,7 @@ def assessment(tmp_path_factory: pytest.TempPathFactory) -> Assessment:
     made = [*rows(9, noise=0.02), *grid_rows()]
     for place, row in enumerate(made):
         row["measure.norm/log_sum_spectral"] = float(rng.normal())
+        row["gap.loss"] = math.exp(-row["measure.difficulty/ridge_accuracy"]) / math.sqrt(row["measure.train_loss"])
         row["measure.path_norm/log"] = float(rng.normal()) if place // 4 % 2 else ""
         for key in [key for key in row if key.startswith("measure.margin/") and key != "measure.margin/h1/median"]:
             del row[key]

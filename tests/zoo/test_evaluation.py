@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 
 from lightning_gengap.errors import PredictorError, TableError
-from lightning_gengap.zoo.ablation import measures_of, term_of
+from lightning_gengap.zoo.ablation import forms, measures_of, term_of
 from lightning_gengap.zoo.assessment import Assessment, specification_of
 from lightning_gengap.zoo.evaluation import Setting, hold_out, hold_out_all, locked_scores
-from lightning_gengap.zoo.fit import fit, predicted
+from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, fit, predicted
 from lightning_gengap.zoo.grids import axes_of, grids
-from lightning_gengap.zoo.protocol import by_run, by_task, development, fold_of, locked_parts
-from lightning_gengap.zoo.regressors import boosted, design, hold_out_points, neural, predicted_points, ridge
+from lightning_gengap.zoo.loss_head import fit_loss_head
+from lightning_gengap.zoo.protocol import by_run, by_task, development, fold_of, locked_parts, splits
+from lightning_gengap.zoo.regressors import (
+    balanced_ridge,
+    boosted,
+    design,
+    hold_out_points,
+    neural,
+    predicted_points,
+    ridge,
+)
 from lightning_gengap.zoo.resampling import Resampling, bootstrap
 from lightning_gengap.zoo.specifications import DEFAULT, DEFAULT_2, IMAGES_2, Specification, Term
 from lightning_gengap.zoo.table import read, write
@@ -51,7 +60,8 @@ def test_nothing_of_the_locked_part_is_used_unless_asked_for(tmp_path: Path):
 
 def test_locked_parts_are_scored_by_fits_to_the_development_part(tmp_path: Path):
     setting = Setting.of(table(tmp_path), PLANTED, locked=True)
-    listed = locked_scores(replace(setting, contenders=setting.contenders[:3]))
+    listed, predictions = locked_scores(replace(setting, contenders=setting.contenders[:3]))
+    assert set(predictions) == set(listed)
     assert set(listed) == {"tasks", "source fashion_mnist", "family vit"}
     for name, part in locked_parts(setting.table).items():
         assert listed[name]["rows"] == part.sum()
@@ -107,15 +117,29 @@ def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, 
     assert 0.1 < abstained.mean() < 0.9
 
 
-def test_fast_ridge_equals_the_shipped_fit_inside_the_support(tmp_path: Path):
+@pytest.mark.parametrize("balanced", [False, True])
+def test_fast_ridge_equals_the_shipped_fit_inside_the_support(tmp_path: Path, balanced: bool):
     made = table(tmp_path, noise=0.1)
-    split = list(by_task(made))
+    split, planted = list(by_task(made)), replace(PLANTED, balanced=balanced)
     among = np.ones(len(made), bool)
-    exact, fast = hold_out(made, PLANTED, split, among), hold_out_points(made, PLANTED, split, among)
+    exact, fast = hold_out(made, planted, split, among), hold_out_points(made, planted, split, among)
     assert (exact.rows == fast.rows).all()
     kept = ~exact.abstained
     assert kept.mean() > 0.9
     assert np.abs(exact.gap - fast.gap)[kept].mean() < 2e-3  # values beyond the range are limited, not extrapolated
+
+
+def test_balanced_ridge_is_weighted_least_squares_with_the_penalty_of_the_fit(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.normal(size=(60, 2)), rng.normal(size=60), rng.uniform(0.1, 2, 60)
+    weights /= weights.mean()
+    same = np.zeros(60, np.int64)  # one fold: nothing to choose by, so the first strength
+    asked = rng.normal(size=(5, 2))
+    columns = np.column_stack([np.ones(60), x])
+    penalty = np.diag([0, 1, 1]) * BALANCED_STRENGTHS[0] * 60
+    solution = np.linalg.solve(columns.T @ (columns * weights[:, None]) + penalty, columns.T @ (weights * y))
+    predicted = balanced_ridge(x, y, same, same, weights)(asked)
+    assert predicted == pytest.approx(solution[0] + asked @ solution[1:], abs=1e-12)
 
 
 def test_values_beyond_the_fitted_range_count_as_one_deviation_beyond_but_for_the_train_size(tmp_path: Path):
@@ -205,6 +229,19 @@ def test_planted_form_is_found_to_be_the_better_reading(assessment: Assessment):
     assert by_task["planted, additive"]["gain"][2] < 0  # worse, clear of zero
 
 
+def test_product_of_powers_does_not_keep_the_given_train_accuracy(tmp_path: Path):
+    made = table(tmp_path, tasks=10)
+    terms = (Term("train_accuracy", "identity"), Term("difficulty/ridge_accuracy", "identity"))
+    of_test = Specification("of test", terms, "additive", test_accuracy=True)
+    setting = Setting.of(made, of_test, locked=True)
+    split_of = {name: split[:1] for name, split in splits(made).items()}
+    listed = forms(setting, split_of)["splits"]["by task"]
+    plain = Specification("plain", terms)
+    held = hold_out_points(made, plain, split_of["by task"], setting.among)
+    error = 100 * np.abs(held.gap - made.numbers("gap.accuracy")[held.rows]).mean()
+    assert listed["of test, product of powers"]["mae"][0] == pytest.approx(error, abs=1e-3)
+
+
 def test_every_single_measure_is_scored_on_the_rows_that_have_it(assessment: Assessment):
     singles = assessment.report["singles"]
     table = assessment.setting.table
@@ -220,9 +257,13 @@ def test_every_single_measure_is_scored_on_the_rows_that_have_it(assessment: Ass
 
 def test_groups_are_added_and_taken_on_common_rows(assessment: Assessment):
     groups = assessment.report["groups"]
-    assert groups["keys"]["norms"] == ["norm/log_sum_spectral"]  # not the one that is missing twice as often
-    assert set(groups["keys"]) == {"margins", "norms", "difficulty", "train metrics"}
-    gains = {name: g["splits"]["by task"]["trivial + group"]["gain"] for name, g in groups["added"].items()}
+    norms = groups["added"]["norms"]
+    assert norms["keys"] == ["norm/log_sum_spectral"]  # not the one that is missing twice as often
+    assert groups["added"]["norms (2)"]["keys"] == ["path_norm/log"]
+    assert norms["rows"] == 2 * groups["added"]["norms (2)"]["rows"]
+    assert set(groups["added"]) == {"margins", "norms", "norms (2)", "difficulty", "train metrics"}
+    assert set(groups["absent"]) == {"sharpness", "curvature", "leave-one-out", "perturbation", "class structure"}
+    gains = {name: g["splits"]["by task"]["mae gain"]["trivial + group"] for name, g in groups["added"].items()}
     assert gains["difficulty"][1] > 0
     assert gains["norms"][1] <= 0.2
     taken = groups["taken"]["splits"]["by task"]
@@ -270,7 +311,8 @@ def test_stages_and_contributions_add_up(assessment: Assessment):
     assert total == pytest.approx(actual, abs=0.5)
 
 
-def test_specifications_come_from_names_and_predictor_files(tmp_path: Path):
+def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, assessment: Assessment):
+    assessed = assessment.setting.table
     assert specification_of("default_v1") == DEFAULT
     assert specification_of("default") == DEFAULT_2
     assert specification_of("images_v2") == IMAGES_2
@@ -281,5 +323,9 @@ def test_specifications_come_from_names_and_predictor_files(tmp_path: Path):
     found = specification_of(str(tmp_path / "own.json"))
     assert (found.name, found.form) == ("planted", "product_of_powers")
     assert [(t.name, t.transform) for t in found.features] == [(t.name, t.transform) for t in PLANTED.features]
+    head = fit_loss_head(assessed, PLANTED, np.ones(len(assessed), bool))
+    (tmp_path / "head.json").write_text(dumps(replace(own, loss_head=head)))
+    assert specification_of(str(tmp_path / "head.json")).loss_head
+    assert not found.loss_head
     with pytest.raises(PredictorError, match="expected one of default"):
         specification_of("nonesuch")

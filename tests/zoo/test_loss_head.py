@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictor_files import dumps, loads
-from lightning_gengap.zoo.fit import fit, shared_variance
+from lightning_gengap.zoo.fit import fit, held_out_gaps, shared_variance
 from lightning_gengap.zoo.loss_head import fit_loss_head, held_out
 from lightning_gengap.zoo.protocol import by_task
 from lightning_gengap.zoo.specifications import Specification, Term
@@ -68,6 +69,39 @@ def test_a_predictor_with_a_head_comes_back_from_its_file_and_predicts_both(tmp_
     low = predictor.predict(seen | {"train_accuracy": 0.1})
     assert low.abstained
     assert low.loss_gap == predictor.loss_head.prior  # type: ignore[union-attr]
+
+
+def test_a_head_on_the_predicted_gap_recovers_its_power_and_reads_no_table_in_use(tmp_path: Path):
+    table_rows = rows(60)
+    for row in table_rows:
+        row["gap.loss"] = 3 * row["gap.accuracy"] ** 0.5
+    write(table_rows, tmp_path / "t.csv.gz")
+    table = read(tmp_path / "t.csv.gz")
+    law = replace(
+        PLANTED,
+        features=(*PLANTED.features, Term("difficulty/ridge_accuracy", "identity")),
+        loss_of_gap=True,
+    )
+    everything = np.ones(len(table), bool)
+    gaps = held_out_gaps(table, law, everything)
+    assert np.abs(gaps - table.numbers("gap.accuracy")).mean() < 0.01
+    predictor = replace(fit(table, law), loss_head=fit_loss_head(table, law, everything))
+    assert predictor.loss_head is not None
+    assert [f.name for f in predictor.loss_head.features] == ["predicted_gap", "train_loss"]
+    assert [f.coefficient for f in predictor.loss_head.features] == pytest.approx([0.5, 0], abs=0.02)
+    assert "predicted_gap" not in predictor.needs
+    assert loads(dumps(predictor), "here") == predictor
+    seen = {"train_accuracy": 0.98, "classes": 10.0, "train_loss": 0.2, "train_samples": 900.0}
+    said = predictor.predict(seen | {"difficulty/ridge_accuracy": 0.5})
+    assert said.loss_gap is not None
+    assert said.loss_gap[0] == pytest.approx(3 * said.gap**0.5, rel=0.03)
+
+
+def test_the_predicted_gap_is_a_feature_of_heads_alone(tmp_path: Path):
+    predictor = fit(made(tmp_path), PLANTED)
+    odd = replace(predictor, features=(replace(predictor.features[0], name="predicted_gap"),))
+    with pytest.raises(PredictorError, match="predicted_gap"):
+        loads(dumps(odd), "here")
 
 
 def test_shared_variance_is_the_intraclass_correlation():
