@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,8 @@ class Setting:
         kept = [b for b in BASELINES if present[b.name].sum() >= FEWEST_SHARE * among.sum()]
         left_out = tuple(b.name for b in BASELINES if b not in kept)
         among = np.logical_and.reduce([present[b.name] for b in kept])
-        return Setting(table, (specification, *kept), among, left_out, Resampling.of(table), Codes.of(table))
+        fitted_alike = (replace(baseline, balanced=specification.balanced) for baseline in kept)
+        return Setting(table, (specification, *fitted_alike), among, left_out, Resampling.of(table), Codes.of(table))
 
     @property
     def specification(self) -> Specification:

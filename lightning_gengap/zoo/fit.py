@@ -49,7 +49,7 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
         TableError: too few runs or tasks, or a feature that is constant.
     """
     rows = usable(table, specification) & (np.ones(len(table), bool) if rows is None else rows)
-    runs, tasks = len(set(table.words("run")[rows])), len(set(table.words("task")[rows]))
+    runs, tasks = (len(np.unique(table.codes(column)[rows])) for column in ("run", "task"))
     fewest_tasks = 1 if specification.grid else 5
     if runs < 20 or tasks < fewest_tasks:
         raise TableError(
@@ -135,9 +135,9 @@ def _fitted(table: Table, specification: Specification, rows: Mask, strength: fl
         provenance={
             "table_sha256": table.sha256,
             "package_version": __version__,
-            "runs": len(set(table.words("run")[rows])),
+            "runs": len(np.unique(table.codes("run")[rows])),
             "snapshots": int(rows.sum()),
-            "tasks": len(set(table.words("task")[rows])),
+            "tasks": len(np.unique(table.codes("task")[rows])),
             "ridge_strength": strength,
         },
         scores={},
@@ -233,8 +233,8 @@ def _held_out(
     strength: float,
     split: Callable[[Table], Any],
     column: str = "task",
-) -> tuple[Floats, Floats, NDArray[np.str_]]:
-    """Residuals (actual minus predicted), predictions and tasks (or runs) of held-out rows, by folds inside `rows`."""
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Residuals (actual minus predicted), predictions and codes of tasks (or runs) of held-out rows, inside `rows`."""
     residuals, gaps, tasks = [], [], []
     actual = table.numbers("gap.accuracy")
     for _, fitted, held in split(table):
@@ -244,7 +244,7 @@ def _held_out(
         gap = _raw(predictor, table, held & rows)
         residuals.append(actual[held & rows] - gap)
         gaps.append(gap)
-        tasks.append(table.words(column)[held & rows])
+        tasks.append(table.codes(column)[held & rows])
     return np.concatenate(residuals), np.concatenate(gaps), np.concatenate(tasks)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +40,17 @@ def development(table: Table) -> Mask:
     return ~np.logical_or.reduce(list(locked_parts(table).values()))
 
 
-def by_run(table: Table) -> Iterator[Split]:
+def by_run(table: Table) -> Sequence[Split]:
     """Ten folds of whole runs; the other runs of a task stay in the fit."""
-    yield from _folds(table.words("run"))
+    return table.once("split by run", lambda: tuple(_folds(table.words("run"))))
 
 
-def by_task(table: Table, folds: int = FOLDS) -> Iterator[Split]:
+def by_task(table: Table, folds: int = FOLDS) -> Sequence[Split]:
     """Ten folds of whole tasks; a held-out task takes along every task that shares over half of its classes."""
+    return table.once(f"split by task {folds}", lambda: tuple(_by_task(table, folds)))
+
+
+def _by_task(table: Table, folds: int) -> Iterator[Split]:
     tasks = table.words("task")
     kin = _kin(table)
     for name, fitted, held in _folds(tasks, folds):

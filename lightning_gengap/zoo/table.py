@@ -8,10 +8,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from lightning_gengap.zoo.recipe import described, recipe_of
 
 REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
 Floats = NDArray[np.float64]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,34 @@ class Table:
 
     columns: dict[str, list[str]]
     sha256: str
-    _cache: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.columns["run"])
 
     def numbers(self, column: str) -> Floats:
         """A column as floats, NaN where empty or where the table has no such column."""
-        if column not in self._cache:
+
+        def parsed() -> Floats:
             cells = self.columns.get(column, [""] * len(self))
-            self._cache[column] = np.array([float(cell) if cell else math.nan for cell in cells])
-        return self._cache[column]
+            return np.array([float(cell) if cell else math.nan for cell in cells])
+
+        return self.once(column, parsed)
 
     def words(self, column: str) -> NDArray[np.str_]:
         """A column as text."""
-        key = f"words of {column}"
-        if key not in self._cache:
-            self._cache[key] = np.array(self.columns[column])
-        return self._cache[key]
+        return self.once(f"words of {column}", lambda: np.array(self.columns[column]))
+
+    def codes(self, column: str) -> NDArray[np.int64]:
+        """A column of text as numbers 0, 1, ... in the order of its sorted values: quick to compare."""
+        return self.once(f"codes of {column}", lambda: np.unique(self.words(column), return_inverse=True)[1])
+
+    def once(self, name: str, make: Callable[[], Found]) -> Found:
+        """What `make` returns, made at the first request and kept under the name."""
+        if name not in self._cache:
+            self._cache[name] = make()
+        found: Found = self._cache[name]
+        return found
 
 
 def with_numbers(table: Table, column: str, values: Floats) -> Table:

@@ -20,8 +20,7 @@ def row_weights(table: Table, specification: Specification, rows: Mask) -> Float
     if not specification.balanced:
         return np.ones(count)
     epoch = table.numbers("epoch")[rows]
-    run = np.unique(table.words("run")[rows], return_inverse=True)[1]
-    task = np.unique(table.words("task")[rows], return_inverse=True)[1]
+    run, task = table.codes("run")[rows], table.codes("task")[rows]
     last = np.zeros(int(run.max()) + 1)
     np.maximum.at(last, run, epoch)
     late = (epoch / last[run]) ** 2
