@@ -201,7 +201,7 @@ def test_default_prefers_the_image_predictor_where_its_features_are_measured():
         values |= {} if head is None else {f.name: values.get(f.name, 0.5) for f in head.features}
     on_images = default.predict(values)
     assert on_images == preferred.predict(values)
-    del values["perturbation/augment_accuracy"]
+    del values["perturbation/discounted_accuracy"]
     elsewhere = default.predict(values)
     assert elsewhere == replace(default, preferred=None).predict(values)
     assert elsewhere != on_images

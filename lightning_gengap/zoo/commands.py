@@ -46,8 +46,8 @@ def zoo_stages(stages: Any) -> None:
 
     fitting = stages.add_parser("fit", help="fit a predictor to a table, and score it on held-out groups")
     fitting.add_argument("table", type=Path)
-    fitting.add_argument("--name", default="default_v2", help="a bundled name has its own features")
-    fitting.add_argument("--like", help="whose features others have: a bundled name; the default is default_v2")
+    fitting.add_argument("--name", default="default_v3", help="a bundled name has its own features")
+    fitting.add_argument("--like", help="whose features others have: a bundled name; the default is default_v3")
     fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
     fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
     fitting.set_defaults(verb=_fit)
@@ -178,11 +178,11 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.fit import fit, usable
     from lightning_gengap.zoo.group import group_card, run_scores
     from lightning_gengap.zoo.loss_head import fit_loss_head
-    from lightning_gengap.zoo.specifications import DEFAULT_2, SPECIFICATIONS
+    from lightning_gengap.zoo.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.table import read
 
     refuse_overwriting(options.out)
-    known = {"": DEFAULT_2, **SPECIFICATIONS}
+    known = {"": DEFAULT_3, **SPECIFICATIONS}
     like = options.like or (options.name if options.name in SPECIFICATIONS else "")
     if like not in known:
         raise ConfigurationError(
@@ -200,7 +200,7 @@ def _fit(options: argparse.Namespace) -> None:
         options.out.with_suffix(".md").write_text(group_card(predictor), encoding="utf-8")
     elif not options.no_scores:
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.
-        drawn = sorted(options.out.with_suffix("").glob("*.png"))
+        drawn = sorted(options.out.with_name(f"evaluation_{options.out.stem}").glob("*.png"))
         figures = [path.relative_to(options.out.parent).as_posix() for path in drawn]
         options.out.with_suffix(".md").write_text(card(predictor, table, figures), encoding="utf-8")
     print(f"{predictor.name} fitted on {predictor.provenance['runs']} runs: {options.out}")

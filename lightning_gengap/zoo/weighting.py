@@ -20,6 +20,7 @@ def row_weights(table: Table, specification: Specification, rows: Mask) -> Float
     if not specification.balanced:
         return np.ones(count)
     epoch = table.numbers("epoch")[rows]
+    epoch = np.where(epoch > 0, epoch, 1.0)  # a table of one row per run may lack it
     run, task = table.codes("run")[rows], table.codes("task")[rows]
     last = np.zeros(int(run.max()) + 1)
     np.maximum.at(last, run, epoch)

@@ -27,7 +27,7 @@ def test_predictors_lists_names_and_shows_one(capsys: pytest.CaptureFixture[str]
     assert main(["predictors"]) == 0
     assert "default_v1" in capsys.readouterr().out
     assert main(["predictors", "default"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "default_v2"
+    assert json.loads(capsys.readouterr().out)["name"] == "default_v3"
 
 
 def test_measure_prints_values_and_prediction_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

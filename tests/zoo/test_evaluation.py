@@ -23,7 +23,7 @@ from lightning_gengap.zoo.regressors import (
     ridge,
 )
 from lightning_gengap.zoo.resampling import Resampling, bootstrap
-from lightning_gengap.zoo.specifications import DEFAULT, DEFAULT_2, IMAGES_2, Specification, Term
+from lightning_gengap.zoo.specifications import DEFAULT, DEFAULT_3, IMAGES_2, Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows, table
@@ -314,7 +314,7 @@ def test_stages_and_contributions_add_up(assessment: Assessment):
 def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, assessment: Assessment):
     assessed = assessment.setting.table
     assert specification_of("default_v1") == DEFAULT
-    assert specification_of("default") == DEFAULT_2
+    assert specification_of("default") == DEFAULT_3
     assert specification_of("images_v2") == IMAGES_2
     from lightning_gengap.predictor_files import dumps
 

@@ -42,6 +42,13 @@ def test_balanced_weights_by_hand(tmp_path: Path):
     assert weights == pytest.approx(5 / 2 * np.array([0.1, 0.4, 0.5, 0.2, 0.8]))
 
 
+def test_a_table_without_epochs_counts_the_rows_of_a_run_alike(tmp_path: Path):
+    made = [{name: cell for name, cell in row.items() if name != "epoch"} for row in rows(4)]
+    made = [row | {"run": f"{number}"} for number, row in enumerate(made)]
+    table = of(tmp_path, made)
+    assert row_weights(table, BALANCED, np.ones(len(table), bool)) == pytest.approx(np.ones(len(table)))
+
+
 def test_many_runs_of_one_task_do_not_draw_a_balanced_fit_to_themselves(tmp_path: Path):
     made = rows(8)
     first = made[0]["task"]
