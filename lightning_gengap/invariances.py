@@ -63,7 +63,7 @@ INVARIANCES: dict[str, Invariance] = {
         "norm_product/log_bound_*": "yes yes yes",
         "norm_product/*": "no yes yes",
         "distance/*": "no no yes",
-        "bartlett/log_complexity": "no yes yes",
+        "bartlett/log_complexity*": "no yes yes",
         "bartlett/*": "yes yes yes",
         "k_variance/*": "yes yes yes",
         "separability/*": "yes yes yes",

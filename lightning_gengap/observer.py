@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from lightning_gengap.batches import Forward, check_logits, default_forward
 from lightning_gengap.derived import derived
 from lightning_gengap.errors import frameless
+from lightning_gengap.keys import MEASURED
 from lightning_gengap.layers import Layout
 from lightning_gengap.measures import compute, known
+from lightning_gengap.measures.bartlett import normalized_margins
 from lightning_gengap.measures.margin import margin_signature
 from lightning_gengap.measures.soft_rank import density_of
 from lightning_gengap.probe import Probe, State
@@ -31,7 +33,8 @@ class Observation:
         extras: the same of each further measure that was taken now and succeeded.
         failures: why a further measure has none.
         seconds: what each further measure took.
-        margins: signed normalized margins by layer, for histograms; shape (examples,).
+        margins: signed normalized margins by layer, for histograms; shape (examples,). Those over the spectral
+            complexity are under `bartlett` and, where there are shortcuts, `bartlett_identity`.
         spectrum: eigenvalues of the curvature and how many directions each stands for; None where not measured now.
         notes: why something is absent; each only the first time.
     """
@@ -149,6 +152,8 @@ class Observer:
             if "margin" in repeated:
                 layers = probe.once(margin_signature).layers
                 margins = {layer: metric.margins().cpu() for layer, metric in layers.items()}
+            if "bartlett" in repeated:
+                margins |= normalized_margins(probe)
             spectrum = density_of(probe) if "soft_rank" in repeated else None
             diverged = "fit" in repeated and "train_loss" not in values
             taken = self._further(probe, () if diverged else further)
@@ -156,7 +161,10 @@ class Observer:
         self.said.update(notes)
         values = values | self.once | self.task()
         spectrum = spectrum or taken.spectrum
-        return replace(taken, values=values | derived(values), margins=margins, spectrum=spectrum, notes=notes)
+        margins |= taken.margins
+        extras = {name: found | _own_derived(name, values | found) for name, found in taken.extras.items()}
+        values |= derived(values)
+        return replace(taken, values=values, extras=extras, margins=margins, spectrum=spectrum, notes=notes)
 
     def _further(self, probe: Probe, names: Iterable[str]) -> Observation:
         """Take measures one by one, each in a guard of its own, so that one that fails leaves nothing to the next."""
@@ -167,6 +175,7 @@ class Observer:
                 with undisturbed(probe.model):
                     values = compute(probe, [name])
                     spectrum = density_of(probe) if name == "soft_rank" else taken.spectrum
+                    margins = normalized_margins(probe) if name == "bartlett" else taken.margins
             except Exception as error:
                 if self.raises:
                     raise
@@ -177,7 +186,7 @@ class Observer:
                     self.once |= values
                     self.taken.append(name)
                 taken.extras[name] = values
-                taken = replace(taken, spectrum=spectrum)
+                taken = replace(taken, spectrum=spectrum, margins=margins)
             taken.seconds[name] = time.perf_counter() - started
         return taken
 
@@ -185,3 +194,8 @@ class Observer:
         """The largest class's share of the samples."""
         targets = torch.cat([batch.targets for batch in self.samples.batches])
         return float(targets.bincount().max() / len(targets))
+
+
+def _own_derived(name: str, values: dict[str, float]) -> dict[str, float]:
+    """The derived values that are declared as the measure's."""
+    return {key: value for key, value in derived(values).items() if MEASURED[key].measure == name}

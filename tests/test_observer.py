@@ -38,6 +38,16 @@ def test_values_margins_and_facts_of_the_task_come_together(model: nn.Module) ->
     assert observation.values["margin/h1/q1"] < median < observation.values["margin/h1/q3"]
 
 
+@pytest.mark.parametrize("extra", [False, True])
+def test_margins_over_the_spectral_complexity_are_there_where_they_are_measured(model: nn.Module, extra: bool) -> None:
+    names, extras = (["margin", "fit"], ["bartlett"]) if extra else (["margin", "fit", "bartlett"], [])
+    observation = Observer.of(model, samples(model)).observe(model, names, extras)
+    assert list(observation.margins) == ["input", "h1", "h2", "h3", "bartlett"]
+    median = float(observation.margins["bartlett"].double().quantile(0.5))
+    values = observation.extras["bartlett"] if extra else observation.values
+    assert median == pytest.approx(values["bartlett/median"], rel=1e-6)
+
+
 def test_an_unknown_number_of_training_samples_is_absent(model: nn.Module) -> None:
     assert "train_samples" not in Observer.of(model, samples(model, train_samples=None)).task()
 

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 
 from lightning_gengap.measures.layer_norms import VARIANTS, LayerNorms, layer_norms, log_margin
-from lightning_gengap.measures.norm import NotFoldableError
+from lightning_gengap.measures.weight_layers import NotFoldableError
 from lightning_gengap.probe import Probe
 
 
 def complexity(probe: Probe) -> dict[str, float]:
     """Ratios and products of norms, over the margin, and with two other spectral norms of convolutions.
 
-    W_i are the d folded weight tensors of linear and convolutional layers, W0_i the folded initial ones, |.|_F and
-    |.|_2 their Frobenius and spectral norms, g the 10 % quantile of the output margin.
+    W_i are the d folded weight tensors of linear, convolutional and embedding layers (see `norm`), W0_i the folded
+    initial ones, |.|_F and |.|_2 their Frobenius and spectral norms, g the 10 % quantile of the output margin.
 
     Keys `complexity/<name>`: `parameters`, the number of weights (row 20); `inverse_margin`, 1 / g^2 (22);
     `log_product_frobenius_over_margin`, sum log |W_i|_F^2 - 2 log g (36); `log_sum_frobenius_over_margin`, log d + the
@@ -31,9 +31,9 @@ def complexity(probe: Probe) -> dict[str, float]:
     Log rows are unbounded, others non-negative; `inverse_margin` is in 1 / logits^2, `distance_spectral` in squared
     weights, the others have no unit. All but rows 29 and 41 are invariant to ReLU rescaling; rows 30, 33 and those over
     the margin also to a scaling of the last layer; all, folded, to rescaling before batch norm. Absent with a note:
-    all where a layer cannot be folded (layer norm, group norm, recurrence, attention), those with g unless g > 0,
-    those with W0 where it is unknown. Cost: a few forwards of one example and the singular values of every kernel and
-    of its Fourier transform; the margins' forward is shared.
+    all where `norm` is (layer norm, group norm, recurrence, attention, a batch norm elsewhere), those with g unless
+    g > 0, those with W0 where it is unknown. Cost: a few forwards of one example, three of eight, and the singular
+    values of every kernel and of its Fourier transform; the margins' forward is shared.
     Reference: Jiang et al. 2020 (arXiv 1912.02178), rows as in Dziugaite et al. 2020 (arXiv 2010.11924).
     """
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.bound import called_at
 from lightning_gengap.layers import Ran
-from lightning_gengap.measures.norm import BATCH_NORMS, NotFoldableError, folded_weights
+from lightning_gengap.measures.weight_layers import BATCH_NORMS, NotFoldableError, folded_bias, folded_weights
 from lightning_gengap.probe import Probe, State
 from lightning_gengap.trace import clean_name
 
@@ -114,15 +115,16 @@ def fold(model: nn.Module, ran: tuple[Ran, ...]) -> Folded:
     if not norms:
         return Folded(state, tuple(free))
     own = {clean_name(name): name for name in state}
+    owners = Counter(id(value) for module in model.modules() for value in module._parameters.values())
     weights = folded_weights(modules, ran)
     for met in norms:
         assert met.after is not None  # else `folded_weights` had refused
         norm, layer = modules[met.module], modules[met.after]
         if layer._parameters.get("weight") is None:
             raise NotFoldableError(f"the weight of {met.after!r} is computed from other parameters")
-        scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.detach())
-        moved = -norm.running_mean if layer.bias is None else layer.bias.detach() - norm.running_mean
-        shift = scale * moved + (0.0 if norm.bias is None else norm.bias.detach())
+        if owners[id(layer.weight)] > 1:
+            raise NotFoldableError(f"the weight of {met.after!r} is another layer's too")
+        shift = folded_bias(norm, layer)
         holder, others = _holder_of_bias(norm, layer, met.module, met.after)
         values = {f"{met.after}.weight": weights[met.after], f"{met.module}.weight": torch.ones_like(shift)}
         values |= {name: torch.zeros_like(shift) for name in (*others, f"{met.module}.running_mean")}

@@ -9,14 +9,16 @@ from itertools import starmap
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.folding import folded_weights_of, read_at
 from lightning_gengap.measures.margin import logit_gap, margin_signature
-from lightning_gengap.measures.norm import NotFoldableError, spectral_norm
+from lightning_gengap.measures.norm import spectral_norm
+from lightning_gengap.measures.verification import initial_weights, verified_weights
+from lightning_gengap.measures.weight_layers import NotFoldableError
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
 
 MARGIN_QUANTILE = 0.1
 VARIANTS = ("operator", "reshaped", "fft")
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -50,14 +52,14 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
     Raises:
         NotFoldableError: a layer cannot be folded, is zero or not finite; the message says which.
     """
-    weights, start = weights_now_and_at_start(probe)
+    weights, start = verified_weights(probe), initial_weights(probe)
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
     shapes = {met.module: met.input_shape for met in probe.layout.ran}
     layers = []
     for name, weight in weights.items():
         if not (bool(weight.isfinite().all()) and bool(weight.any())):
             raise NotFoldableError("a weight layer is zero or not finite")
-        module, shape = modules[name], shapes[name]
+        module, shape = modules[name], shapes.get(name, ())
         moved = None if start is None else weight - start[name].to(weight)
         layers.append(
             LayerNorms(
@@ -69,19 +71,6 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
             )
         )
     return tuple(layers)
-
-
-def weights_now_and_at_start(probe: Probe) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Folded weights by layer, and those of the initial model, folded by its own statistics; None where unknown.
-
-    Raises:
-        NotFoldableError: a parameterised layer is neither linear, convolutional nor a foldable batch norm.
-    """
-    ran, initial = probe.layout.ran, probe.initial_state
-    weights = folded_weights_of(probe.model, ran)
-    if initial is None:
-        return weights, None
-    return weights, read_at(probe.model, initial, lambda model: folded_weights_of(model, ran))
 
 
 def log_margin(probe: Probe) -> float | None:
@@ -98,6 +87,8 @@ def squared_frobenius(weight: Tensor) -> float:
 def as_matrix(module: nn.Module, weight: Tensor) -> Tensor:
     """`weight` of `module` as a float64 matrix of output units by incoming weights, on the CPU."""
     precise = weight.detach().cpu().double()
+    if isinstance(module, _EMBEDDINGS):  # shape (inputs, outputs)
+        return precise.T
     if isinstance(module, _TRANSPOSED):  # shape (inputs, outputs per group, ...), the inputs of a group together
         precise = precise.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
     return precise.flatten(1)
@@ -109,7 +100,7 @@ def squared_circular_norm(module: nn.Module, weight: Tensor, input_shape: tuple[
     A circular convolution is block diagonal in the Fourier basis, one matrix of outputs by inputs per frequency and
     group. Reference: Sedghi et al. 2019 (arXiv 1805.10408).
     """
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | nn.Embedding | nn.EmbeddingBag):
         return float(torch.linalg.matrix_norm(as_matrix(module, weight), ord=2)) ** 2
     groups, dilation = int(module.groups), tuple(module.dilation)  # type: ignore[arg-type]
     blocks = weight.detach().cpu().double().unflatten(0, (groups, -1)).to(torch.complex128)

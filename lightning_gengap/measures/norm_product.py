@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.layer_norms import as_matrix, log_margin, weights_now_and_at_start
-from lightning_gengap.measures.norm import NotFoldableError
+from lightning_gengap.measures.layer_norms import as_matrix, log_margin
+from lightning_gengap.measures.verification import initial_weights, verified_weights
+from lightning_gengap.measures.weight_layers import NotFoldableError
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
 
@@ -19,8 +20,9 @@ LOGGED = ("1_infinity", "3_1.5", "operator_1.5", "trace")
 def norm_product(probe: Probe) -> dict[str, float]:
     """Logs of products over the layers of norms of the folded weights, and of bounds without their constants.
 
-    Every weight tensor W_i counts as a matrix of outputs by everything else, convolutions too. |W|_{p,q} is the q-norm
-    over output units of the p-norm of their incoming weights; operator norms are p-norms of the singular values.
+    Every weight tensor W_i (see `norm`) counts as a matrix of outputs by everything else, convolutions too. |W|_{p,q}
+    is the q-norm over output units of the p-norm of their incoming weights; operator norms are p-norms of the singular
+    values.
 
     Keys `norm_product/log_<norm>`, sum log |W_i|, and `norm_product/log_<norm>_over_margin`, that minus log g with g
     the 10 % quantile of the output margin, for the norms `1_infinity`, |W|_{1,infinity}; `3_1.5`, |W|_{3,1.5};
@@ -41,7 +43,7 @@ def norm_product(probe: Probe) -> dict[str, float]:
     al. 2017 (arXiv 1706.08498), Neyshabur et al. 2018 (arXiv 1707.09564).
     """
     try:
-        weights, start = weights_now_and_at_start(probe)
+        weights, start = verified_weights(probe), initial_weights(probe)
         modules = {clean_name(name): module for name, module in probe.model.named_modules()}
         matrices = {name: as_matrix(modules[name], weight) for name, weight in weights.items()}
         logs = log_products(list(matrices.values()))

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.folding import Folded, fold, folded_weights_of
+from lightning_gengap.measures.folding import Folded, fold
 from lightning_gengap.measures.layer_norms import log_margin
-from lightning_gengap.measures.norm import NotFoldableError
+from lightning_gengap.measures.verification import verified_weights
+from lightning_gengap.measures.weight_layers import NotFoldableError
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
 
@@ -94,7 +95,7 @@ def foldable(probe: Probe) -> Folded:
         NotFoldableError: a layer is not linear, or its weights are computed; the message says which.
     """
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
-    for name in folded_weights_of(probe.model, probe.layout.ran):  # refuses layers that are not linear
+    for name in verified_weights(probe):  # refuses layers that are not linear
         if modules[name]._parameters.get("weight") is None:
             raise NotFoldableError(f"the weight of {name!r} is computed from other parameters")
     return fold(probe.model, probe.layout.ran)

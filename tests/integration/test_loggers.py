@@ -73,6 +73,16 @@ def test_tensorboard_histograms_hold_the_margins(tmp_path: Path):
     assert last.max >= monitor.values["margin/h1/upper_whisker"]
 
 
+def test_margins_over_the_spectral_complexity_are_a_histogram_where_they_are_measured(tmp_path: Path):
+    monitor = tiny_monitor(verbosity="normal", measures=["bartlett"])
+    fitted(monitor, logger=TensorBoardLogger(tmp_path, name=None, version=""))
+    written = events(tmp_path)
+    assert set(written.Tags()["histograms"]) == LAYERS | {"gengap/margin/bartlett"}
+    last = written.Histograms("gengap/margin/bartlett")[-1].histogram_value
+    assert last.num == 64
+    assert last.min <= monitor.values["bartlett/q05"] <= monitor.values["bartlett/median"] <= last.max
+
+
 def test_tensorboard_shows_band_and_contributions(tmp_path: Path):
     fit_with(TensorBoardLogger(tmp_path, name=None, version="", prefix="mine"))
     written = events(tmp_path)

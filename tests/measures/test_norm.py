@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable
@@ -10,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.norm import convolution_operator, folded_weights, norm, power_iteration
+from lightning_gengap.measures.norm import norm, power_iteration
+from lightning_gengap.measures.weight_layers import convolution_operator
 from tests import networks, oracles
-from tests.probes import layout_of, probing
+from tests.probes import probing
 
 TARGETS = torch.arange(20) % networks.CLASSES
 
@@ -21,10 +21,6 @@ def measured(model: nn.Module, images: Tensor | None = None) -> tuple[dict[str, 
     images = networks.images(20) if images is None else images
     with probing(model, images, TARGETS) as probe:
         return norm(probe), probe.notes
-
-
-def folded(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    return folded_weights(dict(model.named_modules()), layout_of(model, images).ran)
 
 
 CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -91,36 +87,6 @@ def test_the_values_are_sums_and_means_of_logarithms() -> None:
     assert values["norm/log_sum_spectral"] == pytest.approx(math.log(4) + sum(spectral) / 4, abs=0.02)
     assert values["norm/log_product_frobenius"] == pytest.approx(sum(frobenius), rel=1e-9)
     assert values["norm/log_sum_frobenius"] == pytest.approx(math.log(4) + sum(frobenius) / 4, rel=1e-9)
-
-
-FOLDABLE: dict[str, Callable[[], nn.Module]] = {
-    "convolution": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4)),
-    "transposed": lambda: nn.Sequential(
-        nn.ConvTranspose2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(1156, 4)
-    ),
-    "transposed groups": lambda: nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(384, 4)
-    ),
-    "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)),
-    "dropout between": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(192, 6), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.Linear(6, 4)
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", FOLDABLE)
-def test_folded_weights_apply_layer_and_batch_norm_in_one(kind: str) -> None:
-    model, images = networks.made(FOLDABLE[kind]).double().eval(), networks.images(3).double()
-    weights = folded(model, images)
-    twin = copy.deepcopy(model)
-    for name, weight in weights.items():
-        twin.get_submodule(name).weight.data = weight
-        twin.get_submodule(name).bias.data.zero_()
-    for i, module in enumerate(twin):
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            twin[i] = nn.Identity()
-    with torch.no_grad():  # both linear in the input but for a constant
-        torch.testing.assert_close(twin(images) - twin(0 * images), model(images) - model(0 * images))
 
 
 @pytest.mark.parametrize("factory", [networks.cnn_with_batch_norm, networks.VGG, networks.ResNet])
