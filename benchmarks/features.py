@@ -1,11 +1,11 @@
 """Which features and which form carry over and rank: held-out scores in the development part, never the locked one.
 
-    python benchmarks/features.py [pretrained_predictors/small_zoo_v2.csv.gz]
+    python benchmarks/features.py [pretrained_predictors/small_zoo_v3.csv.gz]
 
 Mean absolute error in accuracy points, without abstention, all candidates on the same rows; Kendall's tau of predicted
 and actual test accuracy within held-out tasks, over all snapshots and over last ones; regret in test points of the
 snapshot that a candidate prefers within a run of ten snapshots. *Test*: the test accuracy is fitted, so that train
-accuracy enters the gap with coefficient one.
+accuracy enters the gap with coefficient one. *Balanced*: tasks count alike and late snapshots more.
 """
 
 import sys
@@ -20,7 +20,7 @@ from lightning_gengap.zoo.regressors import hold_out_points
 from lightning_gengap.zoo.specifications import DEFAULT, IMAGES, TRIVIAL, Specification, Term
 from lightning_gengap.zoo.table import read
 
-TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v2.csv.gz"
+TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 ACCURACY, LOSS, SIZE, CLASSES = TRIVIAL
 RIDGE = Term("difficulty/ridge_accuracy", "identity")
 EXCESS = Term("difficulty/excess_accuracy", "log", 0.02)
@@ -33,6 +33,8 @@ CONVOLUTIONS = Term("input_difficulty/convolution_accuracy", "identity")
 INPUTS = Term("input_difficulty/ridge_accuracy", "identity")
 NEIGHBOURS = Term("difficulty/neighbour_10_accuracy", "identity")
 SPEED = Term("speed/train_loss_mean", "log")
+DISCOUNTED = Term("perturbation/discounted_accuracy", "identity")
+EXCESS_BY_SIZE = Term("perturbation/excess_by_size", "identity")
 OF_GAP = {
     "trivial": TRIVIAL,
     "trivial, ridge": (*TRIVIAL, RIDGE),
@@ -66,6 +68,22 @@ OF_TEST = {
     "images_v2, classes": (AUGMENTED, SIZE, NEIGHBOURS, PATCHES, CLASSES),
     "images_v2 without size": (AUGMENTED, NEIGHBOURS, PATCHES),
 }
+BALANCED = {
+    "images_v2": (AUGMENTED, SIZE, NEIGHBOURS, PATCHES),
+    "images_v2, discounted": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES),
+    "images_v2, discounted, convolutions": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS),
+    "images_v2, discounted, convolutions, excess by size (images_v3)": (
+        DISCOUNTED,
+        SIZE,
+        NEIGHBOURS,
+        PATCHES,
+        CONVOLUTIONS,
+        EXCESS_BY_SIZE,
+    ),
+    "images_v3, loss": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, LOSS),
+    "images_v3, speed": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, SPEED),
+    "images_v3, classes": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, CLASSES),
+}
 SPLITS = (
     "by task",
     "leave one family out",
@@ -86,6 +104,14 @@ def main() -> None:
     candidates |= {
         ("test", name): Specification(name, (ACCURACY, *terms), "additive", test_accuracy=True)
         for name, terms in OF_TEST.items()
+    }
+    candidates |= {
+        ("gap, balanced", name): Specification(name, OF_GAP[name], "additive", balanced=True)
+        for name in ("trivial", "default")
+    }
+    candidates |= {
+        ("test, balanced", name): Specification(name, (ACCURACY, *terms), "additive", test_accuracy=True, balanced=True)
+        for name, terms in BALANCED.items()
     }
     among = np.logical_and.reduce([development(table), *(usable(table, one) for one in candidates.values())])
     actual, split_of = table.numbers("gap.accuracy"), splits(table)

@@ -1,25 +1,32 @@
 """Cost of every measure, in training steps and in plain forwards over the same samples, beside peers where installed.
 
-    python benchmarks/measures.py [--networks ResNet-20] [--rounds 3] [--share 4] [--most-forwards 31]
+    python benchmarks/measures.py --out costs.json [--data DIRECTORY] [--networks ResNet-20] [--print]
 
-Each round times, in turn, a plain no-grad forward and a training step over every number of samples that occurs, and
-then each measure; the table gives median ratios and their range over rounds. A measure that declares so many forwards
-that it would exceed the network's limit of forwards x samples is taken on fewer samples, which its row says, and the
-step and the forward it is compared with as well. Each is taken alone: what several share is paid once where they are
-taken together, as the row "default measures together" shows. The network is trained on class means under noise
-until 0.9 of the images are classified correctly, so that no measure ends early for want of accuracy.
+The network is fitted to CIFAR-10 from DIRECTORY, to embedded digits without it, until 0.9 of the images are classified
+correctly in eval mode, so that no measure ends early for want of accuracy. A measure that declares more forwards than
+the network's limit is taken on fewer samples, which its row says, and so are the step and the forward beside it. What
+declares more than `repeated` forwards is timed once, the rest `--rounds` times, in turn. A training step and a plain
+no-grad forward are timed at the head of each round and again whenever the measures since have taken the time of 30
+forwards. Each measure is taken as at a first measurement, without warm starts, and alone: what several share is paid
+once where they are taken together, as the row "default measures together" shows.
+
+Every timing goes to the file as soon as it is there; the same command goes on where an interrupted one was, and
+`--print` prints the table of what the file has.
 """
 
 import argparse
 import copy
+import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from networks import accuracy, resnet_18, resnet_20, trained
+from networks import accuracy, images, resnet_18, resnet_20, trained
+from peer import peer_cases
 from timing import machine, seconds, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -31,193 +38,209 @@ from lightning_gengap.probe import Probe, State, copy_state
 from lightning_gengap.undisturbed import undisturbed
 
 CHUNK = 128
-TRACE_VECTORS, POWER_ITERATIONS = 10, 20
+RENEWED = 30  # forwards' time after which step and forward are timed again
+MOST_OF_PEERS = 150  # forwards of theirs, above which they are timed on fewer samples
+Batches = list[tuple[Tensor, Tensor]]
 
 
 class Subject(NamedTuple):
-    """A network, the most samples it is measured on, and the limit of forwards x samples for one measure."""
+    """A network and what its measures are timed on.
+
+    Attributes:
+        build: the network.
+        limit: of declared forwards, above which a measure is taken on `fewer` samples.
+        fewer: that number of samples.
+        repeated: the most declared forwards that are timed in every round; dearer measures are timed in one.
+    """
 
     build: Callable[[], nn.Module]
-    samples: int
-    limit: int
+    limit: float
+    fewer: int
+    repeated: float
 
 
 class Case(NamedTuple):
-    """What is timed, and over how many samples."""
+    """What is timed, the forwards that it declares or is expected to need, at most, and over how many samples."""
 
     name: str
+    declared: float
+    most: float
     samples: int
     work: Callable[[], object]
 
 
-SUBJECTS = {"ResNet-20": Subject(resnet_20, 1024, 16384), "ResNet-18": Subject(resnet_18, 1024, 16384)}
-FEWEST = 32
+SUBJECTS = {
+    "ResNet-20": Subject(resnet_20, math.inf, 64, 31),
+    "ResNet-18": Subject(resnet_18, 31, 64, 10),
+}
+ROWS = {name: [name] for name in MEASURES | ON_REQUEST}
+ROWS["default measures together"] = [name for name, entry in MEASURES.items() if not entry.once]
 
 
-def affordable(forwards: float, subject: Subject) -> int:
-    """The largest power of two within the subject's limits, at least FEWEST."""
-    samples = subject.samples
-    while samples > FEWEST and forwards * samples > subject.limit:
-        samples //= 2
-    return samples
+def parts(inputs: Tensor, labels: Tensor, samples: int) -> Batches:
+    return list(zip(inputs[:samples].split(CHUNK), labels[:samples].split(CHUNK), strict=True))
 
 
-def parts(images: Tensor, labels: Tensor, samples: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(images[:samples].split(CHUNK), labels[:samples].split(CHUNK), strict=True))
-
-
-def forward(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:
+def forward(model: nn.Module, data: Batches) -> None:
     model.eval()
     with torch.no_grad():
-        for images, _ in data:
-            model(images)
+        for inputs, _ in data:
+            model(inputs)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches) -> None:
     """A pass of training over the data, in minibatches of CHUNK."""
     model.train()
-    for images, labels in data:
+    for inputs, labels in data:
         optimizer.zero_grad()
-        cross_entropy(model(images), labels).backward()
+        cross_entropy(model(inputs), labels).backward()
         optimizer.step()
 
 
 def measured(
-    model: nn.Module,
-    layout: Layout,
-    batches: tuple[ProbeBatch, ...],
-    initial: State,
-    memory: dict[str, Tensor],
-    notes: list[str],
-    names: list[str],
+    model: nn.Module, layout: Layout, data: Batches, initial: State, notes: dict[str, None], names: list[str]
 ) -> None:
+    found: list[str] = []
+    batches = tuple(ProbeBatch((inputs, labels), labels, inputs) for inputs, labels in data)
     with undisturbed(model):
-        probe = Probe(model, batches, layout, train_samples=50_000, initial_state=initial, memory=memory, notes=notes)
-        if not compute(probe, names):
-            raise LookupError("no value")
+        probe = Probe(model, batches, layout, train_samples=50_000, initial_state=initial, notes=found)
+        values = compute(probe, names)
+    notes |= dict.fromkeys(found)
+    if not values:
+        raise LookupError("absent: " + "; ".join(found))
 
 
-def peers(model: nn.Module, data: list[tuple[Tensor, Tensor]], samples: int) -> tuple[list[Case], list[str]]:
-    """What peers compute of the same model on the same samples, and which of them are absent."""
-    cases, missing = [], []
-    try:
-        import curvlinops  # type: ignore[import-not-found]
-    except ImportError:
-        missing.append("curvlinops: not installed")
-    else:
-        ggn = curvlinops.GGNLinearOperator(
-            model.eval(), nn.CrossEntropyLoss(), list(model.parameters()), data, check_deterministic=False
-        )
-        trace = partial(curvlinops.hutchinson_trace, ggn, num_matvecs=TRACE_VECTORS)
-        diagonal = partial(curvlinops.hutchinson_diag, ggn, num_matvecs=TRACE_VECTORS)
-        cases += [
-            Case(f"curvlinops Gauss-Newton trace, Hutchinson, {TRACE_VECTORS} vectors", samples, trace),
-            Case(f"curvlinops Gauss-Newton diagonal, Hutchinson, {TRACE_VECTORS} vectors", samples, diagonal),
-        ]
-    try:
-        from pyhessian import hessian  # type: ignore[import-not-found]
-    except ImportError:
-        missing.append("PyHessian: not installed")
-    else:
-        own = copy.deepcopy(model)
-
-        def made() -> Any:
-            return hessian(own, nn.CrossEntropyLoss(), dataloader=data, cuda=False)
-
-        cases += [
-            Case(
-                f"PyHessian Hessian trace, Hutchinson, {TRACE_VECTORS} vectors",
-                samples,
-                lambda: made().trace(maxIter=TRACE_VECTORS, tol=0.0),
-            ),
-            Case(
-                f"PyHessian top eigenvalue, power iteration, {POWER_ITERATIONS} rounds",
-                samples,
-                lambda: made().eigenvalues(maxIter=POWER_ITERATIONS, tol=0.0),
-            ),
-        ]
-    return cases, missing
-
-
-def compared(name: str, subject: Subject, rounds: int, most_forwards: float) -> None:
+def fitted(subject: Subject, inputs: Tensor, labels: Tensor, file: Path) -> tuple[nn.Module, State]:
+    """The network fitted to the images, from the file if it is there, and its initial state."""
     torch.manual_seed(0)
     model = subject.build()
     initial = copy_state(model)
-    labels = torch.arange(subject.samples) % 10
-    images = torch.randn(subject.samples, 3, 32, 32) + torch.randn(10, 3, 32, 32)[labels]
-    trained(model, images, labels, 0.9, most=20)
-    reached = accuracy(model, images, labels)
+    if file.is_file():
+        model.load_state_dict(torch.load(file))
+    else:
+        trained(model, inputs, labels, 0.9, most=60)
+        torch.save(model.state_dict(), file)
+    return model, initial
+
+
+def declared_by(names: list[str]) -> tuple[float, float]:
+    """Forwards that measures declare, and at most."""
+    entries = [(MEASURES | ON_REQUEST)[name] for name in names]
+    return sum(entry.forwards for entry in entries), sum(entry.at_most or entry.forwards for entry in entries)
+
+
+def cases_of(subject: Subject, model: nn.Module, data: Batches, few: Batches, taken: Any) -> Iterator[Case]:
+    """Cheap ones first; `taken` maps batches and names of measures to what is timed."""
+    full, fewer = (sum(len(labels) for _, labels in batches) for batches in (data, few))
+    cases = []
+    for row, names in ROWS.items():
+        declared, most = declared_by(names)
+        on = data if declared <= subject.limit else few
+        cases.append(Case(row, declared, most, full if on is data else fewer, partial(taken, on, names)))
+    for on in (data, few):
+        for name, expected, work in peer_cases(model, on):
+            if (expected <= min(subject.limit, MOST_OF_PEERS)) == (on is data):
+                cases.append(Case(name, expected, expected, full if on is data else fewer, work))
+    return iter(sorted(cases, key=lambda case: case.most))
+
+
+def compared(
+    subject: Subject, options: argparse.Namespace, record: dict[str, Any], save: Callable[[], None], file: Path
+) -> None:
+    """Time what the record lacks."""
+    inputs, labels = images(record["source"], 1024, record["data"] and Path(record["data"]), side=32)
+    model, initial = fitted(subject, inputs, labels, file)
+    record["accuracy"] = accuracy(model, inputs, labels)
+    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     training = copy.deepcopy(model)
     optimizer = torch.optim.SGD(training.parameters(), 0.001, momentum=0.9)
-    first = parts(images, labels, subject.samples)[0]
+    first = (inputs[:CHUNK], labels[:CHUNK])
     with undisturbed(model):
         layout = Layout.of(model, ProbeBatch(first, first[1], first[0]), default_forward)
-    memory: dict[str, Tensor] = {}
-    notes: list[str] = []
-    cases = []
-    entries = MEASURES | ON_REQUEST
-    repeated = [name for name, entry in MEASURES.items() if not entry.once]
-    rows = {name: [name] for name in entries} | {"default measures together": repeated}
-    for row, names in rows.items():
-        declared = sum(entries[name].forwards for name in names)
-        most = sum(entries[name].at_most or entries[name].forwards for name in names)
-        if declared > most_forwards:
-            continue
-        samples = affordable(most, subject)
-        batches = tuple(ProbeBatch((x, y), y, x) for x, y in parts(images, labels, samples))
-        work = partial(measured, model, layout, batches, initial, memory, notes, names)
-        cases.append(Case(f"{row} | {declared:g}{f' to {most:g}' if most > declared else ''}", samples, work))
-    fewest = affordable(6.0 * TRACE_VECTORS, subject)
-    others, missing = peers(model, parts(images, labels, fewest), fewest)
-    cases += [case._replace(name=f"{case.name} | -") for case in others]
-    sizes = sorted({case.samples for case in cases})
-    data = {samples: parts(images, labels, samples) for samples in sizes}
-    to_forward: dict[str, list[float]] = {case.name: [] for case in cases}
-    to_step: dict[str, list[float]] = {case.name: [] for case in cases}
-    failed: dict[str, str] = {}
-    forward(model, data[sizes[0]])  # warms up
-    step(training, optimizer, data[sizes[0]])
-    for number in range(rounds):
-        plain = {samples: seconds(partial(forward, model, data[samples])) for samples in sizes}
-        steps = {samples: seconds(partial(step, training, optimizer, data[samples])) for samples in sizes}
+    data = {size: parts(inputs, labels, size) for size in (subject.fewer, 1024)}
+    notes: dict[str, None] = dict.fromkeys(record.setdefault("notes", []))
+
+    def taken(batches: Batches, names: list[str]) -> None:
+        measured(model, layout, batches, initial, notes, names)
+
+    forward(model, data[subject.fewer])  # warms up
+    step(training, optimizer, data[subject.fewer])
+    cases = list(cases_of(subject, model, data[1024], data[subject.fewer], taken))
+    cases = [case for case in cases if not options.only or case.name in options.only]
+    for number in range(options.rounds):
+        beside: dict[int, tuple[float, float]] = {}
+        since = 0.0
         for case in cases:
+            row = record["rows"].setdefault(case.name, {"taken": []})
+            row |= {"most": case.most, "samples": case.samples}
+            if "failed" in row or len(row["taken"]) > number or (number and case.declared > subject.repeated):
+                continue
+            if 1024 in beside and since > RENEWED * beside[1024][0]:
+                beside, since = {}, 0.0
+            if case.samples not in beside:
+                repeats = 1024 // case.samples if case.samples < 1024 else 1
+                chosen, count = data[case.samples], min(repeats, 4)
+                plain = sum(seconds(partial(forward, model, chosen)) for _ in range(count)) / count
+                stepped = sum(seconds(partial(step, training, optimizer, chosen)) for _ in range(count)) / count
+                beside[case.samples] = (plain, stepped)
             try:
                 spent = seconds(case.work)
-            except LookupError:
-                failed[case.name] = "absent"
-                continue
             except Exception as error:
-                failed[case.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
-                continue
-            to_forward[case.name].append(spent / plain[case.samples])
-            to_step[case.name].append(spent / steps[case.samples])
-        print(f"{name}: round {number + 1} of {rounds}", flush=True)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"\n{name}, {count} parameters, 32 x 32, fitted to {reached:.2f}, {rounds} rounds")
-    print("| measure | forwards declared | samples | training steps | plain forwards |\n|---|---|---|---|---|")
-    for case in cases:
-        if case.name in failed:
-            print(f"| {case.name} | {case.samples} | {failed[case.name]} | |")
-            continue
-        print(f"| {case.name} | {case.samples} | {spread(to_step[case.name])} | {spread(to_forward[case.name], 1)} |")
-    for line in [*missing, *dict.fromkeys(f"note: {note}" for note in notes)]:
-        print(line)
-    print(flush=True)
+                row["failed"] = str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
+                spent = 0.0
+            else:
+                row["taken"].append([spent, *beside[case.samples]])
+            since += spent
+            record["notes"] = list(notes)
+            save()
+            print(f"round {number + 1}: {case.name}: {spent:.1f} s {row.get('failed', '')}", flush=True)
+
+
+def table(name: str, record: dict[str, Any]) -> None:
+    print(
+        f"\n{name}, {record['parameters']} parameters, fitted to {record['accuracy']:.2f} of 1024 images of "
+        f"{record['source']}; {record['machine']}\n"
+    )
+    print("| measure | declared | samples | rounds | training steps | plain forwards |\n|---|---|---|---|---|---|")
+    for case, row in record["rows"].items():
+        least, most = declared_by(ROWS[case]) if case in ROWS else (0.0, 0.0)
+        declared = "-" if case not in ROWS else f"{least:g} to {most:g}" if most > least else f"{least:g}"
+        head = f"| {case} | {declared} | {row['samples']} | {len(row['taken'])} |"
+        if row["taken"]:
+            steps = [spent / stepped for spent, _, stepped in row["taken"]]
+            forwards = [spent / plain for spent, plain, _ in row["taken"]]
+            print(head, spread(steps), "|", spread(forwards, 1), "|")
+        else:
+            print(head, row.get("failed", "not timed")[:120], "| |")
+    for note in record["notes"]:
+        print("note:", note)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/costs.json"), help="of timings; weights go beside it")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--share", type=int, default=1, help="divides the samples and their limit")
-    parser.add_argument("--most-forwards", type=float, default=math.inf, help="leave out measures that declare more")
+    parser.add_argument("--only", nargs="*", help="rows to take; by default all")
+    parser.add_argument("--limit", type=float, help="of declared forwards, in place of the network's own")
+    parser.add_argument("--print", action="store_true", help="print what is in the file, measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of peers
-    print(machine())
-    for name in options.networks:
-        build, samples, limit = SUBJECTS[name]
-        subject = Subject(build, samples // options.share, limit // options.share)
-        compared(name, subject, options.rounds, options.most_forwards)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    records: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+
+    def save() -> None:
+        options.out.write_text(json.dumps(records, indent=1))
+
+    for name in [] if options.print else options.networks:
+        source, data = ("cifar10", str(options.data)) if options.data else ("digits", None)
+        record = records.setdefault(name, {"rows": {}})
+        record |= {"source": source, "data": data, "machine": machine()}
+        subject = SUBJECTS[name]._replace(**({"limit": options.limit} if options.limit else {}))
+        compared(subject, options, record, save, options.out.with_suffix(f".{name}.pt"))
+    for name, record in records.items():
+        table(name, record)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,19 @@
-"""curvlinops on the soft rank: Hutchinson's trace of G (G + ridge)^-1 with conjugate gradients."""
+"""Peers: curvlinops on the soft rank, as Hutchinson's trace of G (G + ridge)^-1 with conjugate gradients; PyHessian."""
 
+import contextlib
+import copy
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
+TRACE_VECTORS, POWER_ITERATIONS = 10, 20
+NEVER = -math.inf  # PyHessian's tolerance on the relative change, which is negative where its trace is
 ITERATIONS = (15, 30, 60, 90, 120, 180, 240, 360)  # of conjugate gradients
 
 
@@ -77,3 +85,84 @@ def peer_value(ggn: Any, model: nn.Module, ridge: float, iterations: int) -> flo
     )
     z = (torch.randint(0, 2, (sum(shape.numel() for shape in shapes),)).float() * 2 - 1).to(like.device)
     return float(z @ (ggn @ (inverse @ z)))
+
+
+def peer_cases(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, float, Callable[[], Any]]]:
+    """What installed peers compute of the same model on the same samples: name, about how many forwards, the work."""
+    ggn = peer_operator(model.eval(), parts)
+    if ggn is not None:
+        import curvlinops
+
+        trace = partial(curvlinops.hutchinson_trace, ggn, num_matvecs=TRACE_VECTORS)
+        yield f"curvlinops Gauss-Newton trace or diagonal, {TRACE_VECTORS} vectors", 46, trace
+    made = peer_hessian(model, parts)
+    if made is not None:
+        yield f"PyHessian trace, {TRACE_VECTORS} vectors", 40, lambda: made().trace(TRACE_VECTORS, NEVER)
+        rounds = f"PyHessian top eigenvalue, {POWER_ITERATIONS} rounds"
+        yield rounds, 200, lambda: made().eigenvalues(POWER_ITERATIONS, NEVER)
+
+
+def peer_hessian(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Callable[[], Any] | None:
+    """Its makers of PyHessian's operator on a copy of the model, or None."""
+    try:
+        from pyhessian import hessian  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    own = copy.deepcopy(model).eval()
+    return lambda: hessian(own, nn.CrossEntropyLoss(), dataloader=parts, cuda=False)
+
+
+def power_iteration(made: Callable[[], Any], exact: float, goal: float, seed: int) -> tuple[int, float]:
+    """Products of PyHessian's power iteration until it is within the goal, at most 300, and the value it has then."""
+    torch.manual_seed(seed)
+    own, values = made(), []
+    inner = own.dataloader_hv_product
+
+    def product(vector: Any) -> Any:
+        if values and abs(values[-1] / exact - 1) < goal:
+            raise StopIteration
+        found = inner(vector)
+        values.append(found[0])
+        return found
+
+    own.dataloader_hv_product = product
+    with contextlib.suppress(StopIteration):
+        own.eigenvalues(300, NEVER)
+    return len(values), values[-1]
+
+
+def arpack(operator: Any, which: str, goal: float, seed: int) -> tuple[int, float]:
+    """Products of an operator of curvlinops for one end of its spectrum by ARPACK, and the value."""
+    inner, calls = operator.to_scipy(), []
+
+    def product(vector: Any) -> Any:
+        calls.append(which)
+        return inner @ vector
+
+    counted = LinearOperator(inner.shape, matvec=product, dtype=inner.dtype)
+    start = np.random.default_rng(seed).standard_normal(inner.shape[0]).astype(inner.dtype)
+    value = eigsh(counted, k=1, which=which, tol=goal, v0=start, return_eigenvectors=False)[0]
+    return len(calls), float(value)
+
+
+def kronecker_soft_rank(model: nn.Module, parts: list[tuple[Tensor, Tensor]], ridge: float) -> float:
+    """From the factors that curvlinops finds, weight and bias together, exact output curvature (type 2)."""
+    import curvlinops
+
+    operator = curvlinops.KFACLinearOperator(
+        model,
+        nn.CrossEntropyLoss(),
+        list(model.parameters()),
+        parts,
+        fisher_type="type-2",
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
+    operator.compute_kronecker_factors()
+    total = 0.0
+    for name, inner in operator._input_covariances.items():
+        outer = operator._gradient_covariances[name]
+        a, b = (torch.linalg.eigvalsh(factor.double()).clamp(min=0) for factor in (inner, outer))
+        products = torch.outer(a, b)
+        total += float((products / (products + ridge)).sum())
+    return total

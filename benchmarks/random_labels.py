@@ -4,9 +4,9 @@
 
 Pairs share architecture, size, seed, images and initial weights; the labels are those of `randomization`. All train
 with AdamW until 0.99 of the training samples are classified correctly in eval mode, CIFAR-10 at 16 x 16 from --data,
-the embedded digits without it. The default measures, and those a predictor needs, take up to 1,024 training samples,
-those on request up to 256, and those that declare more than 150 forwards up to 64; networks of partly random labels
-have the first only.
+the embedded digits without it; beyond 2,000 samples the CNN's hidden layer is wider, for true labels too. The default
+measures, and those a predictor needs, take up to 1,024 training samples, those on request up to 256, and those that
+declare more than 150 forwards up to 64; networks of partly random labels have the first only.
 
 Each network (npz) and its measurements (json) are files in DIRECTORY, written when complete: an interrupted study goes
 on where it was, and a measure that is new since then is added. Delete the json to measure the same networks again.
@@ -38,6 +38,7 @@ from lightning_gengap.zoo.architectures import mlp, vgg
 from lightning_gengap.zoo.datasets import load
 
 FITTED, MOST_EPOCHS, CLASSES = 0.99, 400, 10
+NARROW, HIDDEN = 2000, 512  # training samples up to which the CNN's hidden layer of 64 fits them; its units beyond
 DEAR = 150.0  # forwards
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PREDICTORS = tuple(name for name in available_predictors() if name.startswith(("default_", "images_")))
@@ -91,7 +92,11 @@ def built(run: Run, images: Tensor) -> nn.Module:
     torch.manual_seed(run.seed)
     channels, side = images.shape[1:3]
     if run.network == "cnn":
-        return vgg(channels, side, CLASSES, 16, 1, 0.0, norm=True)
+        model = vgg(channels, side, CLASSES, 16, 1, 0.0, norm=True)
+        if run.size > NARROW:
+            *rest, first, _, _, _ = model
+            return nn.Sequential(*rest, nn.Linear(first.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
+        return model
     return mlp(channels * side * side, CLASSES, 128, 2, 0.0, norm=False)
 
 

@@ -12,7 +12,7 @@ INGREDIENTS = {
     "perturbation/excess_by_size": (
         "train_accuracy",
         "perturbation/augment_accuracy",
-        "difficulty/neighbour_10_accuracy",
+        "input_difficulty/convolution_accuracy",
         "train_samples",
     ),
 }
@@ -33,8 +33,9 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     of what that loss lacks to 0.1: a network that loses hardly anything on such copies was trained on them, so that
     they tell less of unseen data. The constants were chosen on the development part of the zoo.
 
-    `perturbation/excess_by_size` is discounted accuracy minus the ten-neighbour accuracy, times the natural log of the
-    train size in thousands: the more data, the more of what is fitted beyond such a classifier carries over.
+    `perturbation/excess_by_size` is what discounted accuracy exceeds the leave-one-out ridge on random convolutions
+    by, at least zero, times the natural log of the train size in thousands: the more data, the more of what is fitted
+    beyond such a classifier carries over.
     """
     found: dict[str, float] = {}
     accuracy = values.get("train_accuracy")
@@ -48,7 +49,7 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     lost = accuracy - copies
     discounted = copies + CREDIT * lost - DISCOUNT * (ENOUGH - min(max(lost, 0.0), ENOUGH))
     found["perturbation/discounted_accuracy"] = discounted
-    if "difficulty/neighbour_10_accuracy" in values and values.get("train_samples", 0) > 0:
-        excess = discounted - values["difficulty/neighbour_10_accuracy"]
+    if "input_difficulty/convolution_accuracy" in values and values.get("train_samples", 0) > 0:
+        excess = max(discounted - values["input_difficulty/convolution_accuracy"], 0.0)
         found["perturbation/excess_by_size"] = excess * math.log(values["train_samples"] / 1000)
     return found

@@ -33,11 +33,12 @@ def test_excess_by_size_by_hand():
     values = {
         "train_accuracy": 1.0,
         "perturbation/augment_accuracy": 0.6,
-        "difficulty/neighbour_10_accuracy": 0.4,
+        "input_difficulty/convolution_accuracy": 0.4,
         "train_samples": 1000 * math.e**2,
     }
     assert derived(values)["perturbation/excess_by_size"] == pytest.approx((0.62 - 0.4) * 2)
     assert derived(values | {"train_samples": 1000.0})["perturbation/excess_by_size"] == 0
+    assert derived(values | {"input_difficulty/convolution_accuracy": 0.9})["perturbation/excess_by_size"] == 0
     assert "perturbation/excess_by_size" not in derived(values | {"train_samples": 0.0})
 
 

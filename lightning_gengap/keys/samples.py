@@ -90,7 +90,7 @@ SAMPLES: dict[str, Key] = {
         "none",
         -math.inf,
         math.inf,
-        "what discounted accuracy exceeds the ten-neighbour one by, times the log of the train size in thousands",
+        "what discounted accuracy exceeds that of ridge on convolutions by, times the log of thousands of images",
         "perturbation",
     ),
     **{

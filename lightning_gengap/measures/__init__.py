@@ -48,8 +48,9 @@ class Measure:
         function: from a probe to values by key.
         forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples: the multiplications
             of the network's layers, where a backward pass through the activations alone counts as one and a full one
-            as two. Right within 30 % on the tests' network; the time of what `besides` names is in it as a guess. The
-            margins, which are always taken, count only for themselves.
+            as two. Right within 30 % on the tests' network; where `besides` names what else takes time, the whole as it
+            was timed with ResNets on a CPU (docs/costs.md). The margins, which are always taken, count only for
+            themselves.
         at_most: the upper bound of that where it depends on the model, as that of a search does.
         besides: what else takes time, in words.
         once: whether it describes the task and the initial weights, so that it is measured once per training.
@@ -75,49 +76,53 @@ MEASURES = {
 }
 # Dear, or defined for fewer networks: taken only where they are asked for by name.
 ON_REQUEST = {
-    "path_norm": Measure(path_norm, forwards=0.4),
+    "path_norm": Measure(path_norm, forwards=4.0, besides="its few forwards are in float64"),
     "distance": Measure(distance, forwards=0.1, besides="singular values of dense layers"),
     "bartlett": Measure(bartlett, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
-        complexity, forwards=1.0, besides="singular values of the kernels and of their Fourier transforms"
+        complexity, forwards=1.5, besides="singular values of the kernels and of their Fourier transforms"
     ),
     "norm_product": Measure(norm_product, forwards=0.5, besides="singular values of the kernels"),
     "k_variance": Measure(
-        k_variance, forwards=3.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
+        k_variance, forwards=4.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
     ),
     "separability": Measure(separability, forwards=2.0, drawn_by_place=True),
-    "gradient_noise": Measure(gradient_noise, forwards=6.0, drawn_by_place=True),
+    "gradient_noise": Measure(
+        gradient_noise, forwards=12.0, drawn_by_place=True, besides="every sample's gradients written out"
+    ),
     "sharpness": Measure(sharpness, forwards=31.0),
     "pac_bayes": Measure(pac_bayes, forwards=100.0, at_most=303.0),
     "adaptive_sharpness": Measure(adaptive_sharpness, forwards=161.0),
     "worst_case": Measure(worst_case, forwards=300.0, at_most=1040.0),
-    "soft_rank": Measure(soft_rank, forwards=100.0, drawn_by_place=True, at_most=490.0),
-    "full_soft_rank": Measure(full_soft_rank, forwards=200.0, drawn_by_place=True, at_most=980.0),
+    "soft_rank": Measure(soft_rank, forwards=130.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(full_soft_rank, forwards=260.0, drawn_by_place=True, at_most=980.0),
     "tic": Measure(tic, forwards=100.0, drawn_by_place=True, at_most=250.0),
     "diagonal_curvature": Measure(diagonal_curvature, forwards=20.0, besides="every sample's gradients written out"),
-    "kronecker_curvature": Measure(kronecker_curvature, forwards=30.0, besides="eigendecompositions of the factors"),
-    "hessian": Measure(hessian, forwards=270.0, at_most=290.0),
+    "kronecker_curvature": Measure(kronecker_curvature, forwards=38.0, besides="the factors and their eigenvalues"),
+    "hessian": Measure(hessian, forwards=330.0, at_most=390.0),
     "leave_one_out": Measure(leave_one_out, forwards=1.0, besides="a solve with the last layer's weights"),
     "network_leave_one_out": Measure(
         network_leave_one_out,
-        forwards=200.0,
+        forwards=12.0,
         besides="classes backwards one by one, and a solve with samples x classes unknowns",
     ),
     "augmentation": Measure(augmentation, forwards=10.0, drawn_by_place=True),
-    "perturbed_margin": Measure(perturbed_margin, forwards=4.0, drawn_by_place=True),
+    "perturbed_margin": Measure(
+        perturbed_margin, forwards=5.0, drawn_by_place=True, besides="moments of the first layer's outputs in float64"
+    ),
     "representation": Measure(representation, forwards=2.0, besides="three eigendecompositions (examples x examples)"),
     "input_difficulty": Measure(
         input_difficulty,
-        forwards=0.0,
+        forwards=2.0,
         once=True,
         drawn_by_place=True,
         besides="two convolutions of the images, three eigendecompositions (examples x examples)",
     ),
     "kernel_difficulty": Measure(
         kernel_difficulty,
-        forwards=30.0,
+        forwards=6.0,
         once=True,
-        besides="every sample's gradient written out: on a CPU the time of 10 to 100 forwards",
+        besides="every sample's gradient written out",
     ),
 }
 

@@ -58,7 +58,7 @@ def gradient_noise(probe: Probe) -> dict[str, float]:
     samples: nats, a stand-in for the gap of the loss that vanishes where the samples are interpolated. All
     non-negative, none invariant; they fall with the training loss, next to which they are to be read. Absent with one
     note: the criterion without n; all where per-sample derivatives fail. Cost: a forward and two full backwards per
-    sample, six forwards' worth. References: Thomas et al. 2020 (arXiv 1906.07774), Jiang et al. 2020 (arXiv
+    sample, in time twelve forwards. References: Thomas et al. 2020 (arXiv 1906.07774), Jiang et al. 2020 (arXiv
     1912.02178).
     """
     try:

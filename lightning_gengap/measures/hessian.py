@@ -54,7 +54,7 @@ def hessian(probe: Probe) -> dict[str, float]:
     of the right order only. Samples (at most 512 of the probe) and ridge l are the soft rank's; where the ridge varies
     (R = l D), H stands for D^-1/2 H D^-1/2. Not invariant to a scaling of the logits.
 
-    Cost: at most 60 products of about nine forwards over those samples, and a basis of at most 2^25 numbers: fewer
+    Cost: at most 60 products of about twelve forwards over those samples, and a basis of at most 2^25 numbers: fewer
     products above 559 thousand trained parameters; absent, with a note, above 1.67 million and where the model cannot
     be differentiated twice. References: Ghorbani et al. 2019 (arXiv 1901.10159), Shoham et al. 2025 (arXiv
     2506.17809).

@@ -28,7 +28,7 @@ def perturbed_margin(probe: Probe) -> dict[str, float]:
     perturbed images of `perturbation`, fixed by the probe's seed. No unit, signed, unbounded, larger for wider
     margins; the published score is minus the mean. Invariant to a scaling of the logits, to ReLU rescaling and to
     rescaling before a batch norm. A model trained on such mixes or shifts has seen them. Absent, with a note, for
-    inputs that are not images. Cost: two forwards and two activation-only backwards, four forwards' worth. Reference:
+    inputs that are not images. Cost: two forwards and two activation-only backwards, five to seven forwards. Reference:
     Natekar and Sharma 2020 (arXiv 2012.02775).
     """
     images, first = probe.inputs, first_layer(probe)

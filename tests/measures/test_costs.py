@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from tests.probes import probing
 
 SAMPLES, CHUNK, SIDE, CLASSES = 1024, 128, 4, 10  # the monitor's own numbers of samples
 EVERY = MEASURES | ON_REQUEST
+TABLE = (Path(__file__).parents[2] / "docs" / "costs.md").read_text().partition("## ResNet-18")[0]
+TIMED = re.findall(r"^\| (\w+) \| [^|]+ \| 1024 \| \d+ \| [^|]+ \| ([\d.]+) \[", TABLE, re.MULTILINE)
 
 
 class Multiplications(TorchDispatchMode):
@@ -90,3 +94,12 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
         assert entry.forwards <= 1.3 * forwards + 0.05, "declare less"
     if entry.at_most:
         assert entry.forwards <= entry.at_most
+
+
+@pytest.mark.parametrize(("name", "forwards"), [row for row in TIMED if EVERY[row[0]].forwards >= 3])
+def test_a_dearer_measure_declares_about_the_time_that_is_documented(name: str, forwards: str) -> None:
+    assert 0.5 < EVERY[name].forwards / float(forwards) < 2
+
+
+def test_the_documented_times_are_found() -> None:
+    assert len(TIMED) > 20
