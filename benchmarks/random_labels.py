@@ -168,12 +168,14 @@ def written(path: Path, row: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def done(run: Run, folder: Path, directory: Path | None) -> dict[str, Any]:
+def done(run: Run, folder: Path, directory: Path | None, needed_only: bool) -> dict[str, Any]:
     path = folder / f"{run.name}.json"
     row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"measured": [], "values": {}, "notes": []}
     first = {name: entry for name, entry in (MEASURES | ON_REQUEST).items() if name in MEASURES or name in NEEDED}
     tables: Tables = [(first, 1024)]
-    if run.level in (0.0, 1.0):
+    if needed_only:
+        tables = [({name: entry for name, entry in first.items() if name in NEEDED}, 1024)]
+    elif run.level in (0.0, 1.0):
         others = {name: entry for name, entry in ON_REQUEST.items() if name not in first}
         dear = {name: entry for name, entry in others.items() if entry.forwards > DEAR}
         tables += [({name: entry for name, entry in others.items() if name not in dear}, 256), (dear, 64)]
@@ -192,7 +194,8 @@ def done(run: Run, folder: Path, directory: Path | None) -> dict[str, Any]:
 
 def predicted(row: dict[str, Any]) -> dict[str, Any]:
     """The row with what each bundled predictor says, none of them handing over to another."""
-    found = {name: replace(load_predictor(name), preferred=None).predict(row["values"]) for name in PREDICTORS}
+    values = row["values"] | derived(row["values"])  # also what was derived by no version yet that measured it
+    found = {name: replace(load_predictor(name), preferred=None).predict(values) for name in PREDICTORS}
     return row | {name: asdict(prediction) for name, prediction in found.items()}
 
 
@@ -213,6 +216,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--level-seeds", type=int, default=3)
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--needed-only", action="store_true", help="only what the predictors need")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = [size if options.data else min(size, 1197) for size in options.sizes]
@@ -234,7 +238,7 @@ def main() -> None:
     print("|---" * (7 + len(PREDICTORS)) + "|")
     rows: dict[Run, dict[str, Any]] = {}
     for run in runs:
-        rows[run] = predicted(done(run, options.out, options.data))
+        rows[run] = predicted(done(run, options.out, options.data, options.needed_only))
         print(said(run, rows[run]), flush=True)
     every = [(rows[true], rows[random]) for true, random in zip(ends[::2], ends[1::2], strict=True)]
     for seed in range(options.level_seeds):

@@ -90,7 +90,7 @@ SAMPLES: dict[str, Key] = {
         "none",
         -math.inf,
         math.inf,
-        "what discounted accuracy exceeds that of ridge on convolutions by, times the log of thousands of images",
+        "with input_difficulty: discounted accuracy beyond its convolutions' one, times the log of thousands of images",
         "perturbation",
     ),
     **{
