@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
-from lightning_gengap.feature import Feature
-from lightning_gengap.keys import MEASURED
 from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
+from lightning_gengap.zoo.ridge import LEVEL, OFFSET, fitted_at, limited_gaps, rounded
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
-from lightning_gengap.zoo.weighting import row_weights
 
-GAP_FLOOR = 0.01
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out
-LEVEL, OFFSET = 0.9, 0.05
 
 
 def usable(table: Table, specification: Specification) -> Mask:
@@ -59,7 +54,7 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
             remedy="Train more with `gengap zoo run`.",
         )
     strength = _best_strength(table, specification, rows)
-    predictor = _fitted(table, specification, rows, strength)
+    predictor = fitted_at(table, specification, rows, strength)
     interval, share = _interval(table, specification, rows, strength)
     return replace(predictor, interval=interval, provenance=predictor.provenance | {"shared_by_task": share})
 
@@ -99,84 +94,6 @@ def predicted(predictor: Predictor, table: Table, rows: Mask) -> tuple[Floats, F
         np.where(abstained, accuracy, np.maximum(np.minimum(upper, accuracy), gap)),
         abstained,
     )
-
-
-def _fitted(table: Table, specification: Specification, rows: Mask, strength: float) -> Predictor:
-    features, columns = design(table, specification, rows)
-    gaps = table.numbers("gap.accuracy")[rows]
-    target = np.log(np.maximum(gaps, GAP_FLOOR)) if specification.form == "product_of_powers" else gaps
-    weights = row_weights(table, specification, rows)
-    given = np.zeros(0)
-    if specification.test_accuracy:  # train accuracy has coefficient one, the others fit what is left
-        given = np.array([features[0].deviation])
-    known, free = columns[:, : len(given)], columns[:, len(given) :]
-    remaining = target - known @ given
-    # Unweighted columns have mean zero already, but for the rounding of `centre`.
-    centre = np.average(free, axis=0, weights=weights) if specification.balanced else np.zeros(free.shape[1])
-    mean = float(np.average(remaining, weights=weights) if specification.balanced else target.mean())
-    weighted = (free - centre) * weights[:, None]
-    penalty = strength * len(free) * np.eye(free.shape[1])
-    fitted = np.linalg.solve(weighted.T @ (free - centre) + penalty, weighted.T @ (remaining - mean))
-    intercept = mean - float(centre @ fitted)
-    standard = np.concatenate([given, fitted])
-    scaled = [
-        replace(feature, coefficient=rounded(coefficient / feature.deviation))
-        for feature, coefficient in zip(features, standard, strict=True)
-    ]
-    measures = {MEASURED[feature.name].measure for feature in features} - {""}
-    return Predictor(
-        name=specification.name,
-        form=specification.form,
-        measures={name: {} for name in sorted(measures | {"fit"})},
-        intercept=rounded(intercept),
-        features=tuple(scaled),
-        interval=Interval(LEVEL, OFFSET, 0.0, 0.0),
-        prior_gap=rounded(float(gaps.mean())),
-        provenance={
-            "table_sha256": table.sha256,
-            "package_version": __version__,
-            "runs": len(np.unique(table.codes("run")[rows])),
-            "snapshots": int(rows.sum()),
-            "tasks": len(np.unique(table.codes("task")[rows])),
-            "ridge_strength": strength,
-        },
-        scores={},
-    )
-
-
-def design(table: Table, specification: Specification, rows: Mask) -> tuple[list[Feature], NDArray[np.float64]]:
-    """Features with centre, range and deviation on these rows, and their standardised values."""
-    features, columns = [], []
-    for name, transform, chosen_floor in specification.features:
-        raw = table.numbers(f"measure.{name}")[rows]
-        floor = {"log": 1e-4 * float(np.median(raw)), "logit": 1e-3}.get(transform, 0.0)
-        floor = floor if chosen_floor is None else chosen_floor
-        bare = Feature(name, transform, 0.0, 0.0, 0.0, 0.0, 0.0, rounded(floor))
-        values = transformed(bare, raw)
-        feature = replace(
-            bare,
-            centre=rounded(float(values.mean())),
-            low=rounded(float(values.min())),
-            high=rounded(float(values.max())),
-            deviation=rounded(float(values.std())),
-        )
-        if feature.deviation <= 0:
-            raise TableError(
-                f"feature {name}", got="one constant value", expected="a feature that varies", remedy="Leave it out."
-            )
-        features.append(feature)
-        columns.append((values - feature.centre) / feature.deviation)
-    return features, np.stack(columns, axis=1)
-
-
-def transformed(feature: Feature, raw: Floats) -> Floats:
-    """`Feature.transformed` for many values at once."""
-    if feature.transform == "log":
-        return np.log(np.maximum(raw, feature.floor))
-    if feature.transform == "logit":
-        inside = np.clip(raw, feature.floor, 1 - feature.floor)
-        return np.log(inside / (1 - inside))
-    return raw
 
 
 def _best_strength(table: Table, specification: Specification, rows: Mask) -> float:
@@ -240,8 +157,8 @@ def _held_out(
     for _, fitted, held in split(table):
         if (fitted & rows).sum() < 10 or not (held & rows).any():
             continue
-        predictor = _fitted(table, specification, fitted & rows, strength)
-        gap = _raw(predictor, table, held & rows)
+        predictor = fitted_at(table, specification, fitted & rows, strength)
+        gap = limited_gaps(predictor, table, held & rows)
         residuals.append(actual[held & rows] - gap)
         gaps.append(gap)
         tasks.append(table.codes(column)[held & rows])
@@ -254,22 +171,6 @@ def held_out_gaps(table: Table, specification: Specification, rows: Mask) -> Flo
     strength = _best_strength(table, specification, rows)
     for _, fitted, held in by_task(table):
         if (fitted & rows).sum() >= 10 and (held & rows).any():
-            predictor = _fitted(table, specification, fitted & rows, strength)
-            gaps[held & rows] = _raw(predictor, table, held & rows)
+            predictor = fitted_at(table, specification, fitted & rows, strength)
+            gaps[held & rows] = limited_gaps(predictor, table, held & rows)
     return gaps
-
-
-def _raw(predictor: Predictor, table: Table, rows: Mask) -> Floats:
-    """Predictions without abstention, limited to [0, train accuracy]; for tuning inside the fit."""
-    total = np.full(int(rows.sum()), predictor.intercept)
-    for feature in predictor.features:
-        values = transformed(feature, table.numbers(f"measure.{feature.name}")[rows])
-        total += feature.coefficient * (values - feature.centre)
-    gap = np.exp(np.minimum(total, 5.0)) if predictor.form == "product_of_powers" else total
-    limited: Floats = np.clip(gap, 0, table.numbers("measure.train_accuracy")[rows])
-    return limited
-
-
-def rounded(value: float) -> float:
-    """Eight significant digits, as written."""
-    return float(f"{value:.8g}")

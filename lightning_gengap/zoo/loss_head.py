@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.predictor import PREDICTED_GAP, LossHead
-from lightning_gengap.zoo.fit import LEVEL, design, held_out_gaps, rounded, transformed, weighted_quantile
+from lightning_gengap.zoo.fit import held_out_gaps, weighted_quantile
 from lightning_gengap.zoo.protocol import Mask, by_task
+from lightning_gengap.zoo.ridge import LEVEL, design, rounded, transformed
 from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table, with_numbers
 from lightning_gengap.zoo.weighting import row_weights

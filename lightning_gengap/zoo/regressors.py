@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.feature import Feature
-from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, GAP_FLOOR, STRENGTHS, transformed
+from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, STRENGTHS
 from lightning_gengap.zoo.protocol import Mask, Split, fold_of
+from lightning_gengap.zoo.ridge import GAP_FLOOR, transformed
 from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 from lightning_gengap.zoo.weighting import row_weights
