@@ -25,7 +25,7 @@ parser.add_argument("--limit-train", type=int, default=50_000)
 parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--width", type=int, default=16)
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--predictor", default="default", help="images_v1 also sees augmentation")
+parser.add_argument("--predictor", default="default", help="a bundled name, or a file")
 parser.add_argument("--no-monitor", action="store_true", help="train without GapMonitor, for comparison")
 options = parser.parse_args()
 
