@@ -48,6 +48,7 @@ benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
 	$(RUN) benchmarks/overhead.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
 	$(RUN) benchmarks/features.py
+	$(RUN) benchmarks/sizes.py
 	$(RUN) benchmarks/soft_rank.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
 	$(RUN) benchmarks/soft_rank_growth.py
 	$(RUN) benchmarks/measures.py
