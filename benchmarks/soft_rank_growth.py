@@ -9,11 +9,12 @@ training steps over the same samples, median and range of five interleaved round
 
 import argparse
 import copy
-import resource
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -138,28 +139,47 @@ def row(case: Case, seeds: int) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident(highest: bool = False) -> float:
+    """Memory of this process in MiB, or the highest since `forget`; Linux."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM" if highest else "VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def highest_above(base: float, work: Callable[[], object]) -> float:
+    """The peak of the process while it works, above `base`."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
+    work()
+    return resident(highest=True) - base
 
 
 def memory(case: Case) -> str:
-    """What 60 products add to the peak of a process that has taken two; run in a process of its own."""
+    """Peaks above what the process holds with model and images; run in a process of its own."""
     model, images, labels = subject(case)
-    before = peak()
+    for parameter in model.parameters():
+        parameter.grad = None
     batch = ProbeBatch((images, labels), labels, images)
+    base = resident()
+
+    def differentiated() -> None:
+        cross_entropy(model(images), labels).backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
     with undisturbed(model):
-        curvature = dual_curvature(Probe(model, (batch,), Layout.of(model, batch, default_forward)), case.samples)
+        step = highest_above(base, differentiated)
+        probe = Probe(model, (batch,), Layout.of(model, batch, default_forward))
+        built: list[Curvature | None] = []
+        set_up = highest_above(base, lambda: built.append(dual_curvature(probe, case.samples)))
+        kept = resident() - base
+        curvature = built[0]
         assert curvature is not None
         start = curvature.random_signs(torch.Generator().manual_seed(0))
-        built = peak()
-        lanczos(curvature.product, start, 2)
-        two = peak()
-        lanczos(curvature.product, start, MOST_PRODUCTS)
+        two = highest_above(base, lambda: lanczos(curvature.product, start, 2))
+        sixty = highest_above(base, lambda: lanczos(curvature.product, start, MOST_PRODUCTS))
     weights = 4 * curvature.parameters / MIB
-    return (
-        f"| {case.name} | {curvature.parameters} | {case.samples} | {weights:.1f} | {built - before:.0f} "
-        f"| {two - built:.0f} | {peak() - two:.1f} |"
-    )
+    cells = [f"{value:.1f}" for value in (weights, step, set_up, kept, two, sixty)]
+    return f"| {case.name} | {curvature.parameters} | {case.samples} | {' | '.join(cells)} |"
 
 
 MEMORY = [
@@ -173,11 +193,13 @@ MEMORY = [
 def table(part: str, seeds: int) -> Iterator[str]:
     yield f"\ngrowth with {part}"
     if part == "memory":
-        yield "| network | parameters | samples | weights (MiB) | set-up (MiB) | two products (MiB) | 58 more (MiB) |"
-        yield "|---" * 7 + "|"
+        yield "| network | parameters | samples | weights | a step | set-up | kept | two products | 60 products |"
+        yield "|---" * 9 + "|"
         for number in range(len(MEMORY)):
             command = [sys.executable, __file__, "--memory-of", str(number)]
-            yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+            # What is freed goes back to the system at once, so that peaks are of what is in use.
+            allocator = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+            yield subprocess.run(command, check=True, capture_output=True, text=True, env=allocator).stdout.strip()
         return
     yield (
         "| network | parameters | samples | classes | soft rank | exact | rms | deviation | half-width | products "

@@ -90,7 +90,8 @@ class Curvature:
                 for total, part in zip(direction, chunk.transposed(piece), strict=True):
                     total += part
             if self.metric is not None:
-                direction = [(part / by).to(part) for part, by in zip(direction, self.metric, strict=True)]
+                for part, by in zip(direction, self.metric, strict=True):
+                    part /= by
             moved = torch.cat([chunk.applied(tuple(direction)).detach().cpu().double() for chunk in self.chunks])
         if not bool(moved.isfinite().all()):
             raise ArithmeticError("a product with the curvature is not finite")

@@ -1,0 +1,77 @@
+"""A function's forward-mode derivative at a point, traced once: every later product runs its tangent part alone.
+
+What `torch.func.linearize` does, but the values that do not depend on the tangent are kept as they are. Its constant
+folding copies them, three times each weight of a linear layer, in every chunk.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+def linearize(function: Callable[..., Tensor], *at: Tensor) -> Callable[..., Tensor]:
+    """The map from tangents, shaped like the arguments, to the derivative of the function along them.
+
+    A product costs about two forwards. What it needs of the forward is kept, the arguments themselves among it and not
+    copied: they must not change as long as the map is used.
+
+    Args:
+        function: of tensors, to one tensor, differentiable in forward mode, the same operations at every call.
+        at: where its derivative is taken.
+
+    Raises:
+        NotImplementedError, RuntimeError: an operation has no forward mode, or cannot be traced.
+    """
+
+    def pushed(*tangents: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(value, tangent) for value, tangent in zip(at, tangents, strict=True)]
+            output = function(*duals)
+            tangent = forward_ad.unpack_dual(output).tangent
+            return torch.zeros_like(output) if tangent is None else tangent
+
+    # Tangents without memory of their own: only their shapes matter here.
+    tangents = [value.new_empty(()).expand_as(value) for value in at]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice on its own decompositions
+        traced = make_fx(pushed)(*tangents)
+    return _folded(traced)
+
+
+def _folded(traced: fx.GraphModule) -> fx.GraphModule:
+    """The graph with every value that no input influences taken once, and kept where the rest needs it."""
+    graph = traced.graph
+    for node in reversed(graph.nodes):
+        if not node.users and node.op == "call_function" and not _writes(node):
+            graph.erase_node(node)  # questions of the dispatcher, for which whole activations would be kept
+    varying: set[fx.Node] = set()
+    constant: list[fx.Node] = []
+    interpreter = fx.Interpreter(traced)
+    for node in list(graph.nodes):
+        if node.op in ("placeholder", "output") or any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+        else:
+            constant.append(node)
+            interpreter.env[node] = interpreter.run_node(node)
+    for number, node in enumerate(constant):
+        if any(user in varying for user in node.users):
+            name = f"kept_{number}"
+            traced.register_buffer(name, interpreter.env[node], persistent=False)
+            with graph.inserting_before(node):
+                kept = graph.get_attr(name)
+            node.replace_all_uses_with(kept, delete_user_cb=lambda user: user in varying)
+    for node in reversed(constant):
+        graph.erase_node(node)
+    traced.recompile()
+    return traced
+
+
+def _writes(node: fx.Node) -> bool:
+    return not isinstance(node.target, OpOverload) or bool(node.target._schema.is_mutable)
