@@ -25,11 +25,11 @@ types: $(VENV)/ready
 check: test lint types
 
 # Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table is of 50 small, 18 wide and 8 long
-# tasks, all grids, and whole data sets.
+# tasks, all grids, and two whole data sets.
 ZOO_TASKS ?= 50
 ZOO_WIDE ?= 18
 ZOO_LONG ?= 8
-ZOO_WHOLE ?= 1
+ZOO_WHOLE ?= 2
 ZOO := $(RUN) -m lightning_gengap zoo
 predictor: $(VENV)/ready
 	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo

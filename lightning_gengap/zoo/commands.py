@@ -95,7 +95,7 @@ def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
     if plan == "grids":
         return grid_zoo(len(GRIDS) if tasks is None else tasks)
     if plan == "whole":
-        return islice(long_plans.whole_zoo(), None if tasks is None else 4 * tasks)
+        return islice(long_plans.whole_zoo(), None if tasks is None else plans.RUNS_PER_TASK * tasks)
     of_tasks: dict[str, Callable[[int], Iterator[Any]]] = {
         "small": plans.small_zoo,
         "wide": plans.wide_zoo,
