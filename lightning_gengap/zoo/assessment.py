@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_gengap import __version__
+from lightning_gengap.predictor import PREDICTED_GAP
 from lightning_gengap.predictor_files import load_predictor
 from lightning_gengap.zoo import ablation, curves, group_ablation, single_measures
 from lightning_gengap.zoo.abilities import by_stage
@@ -36,7 +37,7 @@ class Assessment:
 
 
 def specification_of(name_or_path: str) -> Specification:
-    """A specification by name, or the features and the form of a predictor by name or path.
+    """A specification by name, or how a predictor given by name or path was fitted.
 
     Raises:
         PredictorError: neither is known, or the file is damaged.
@@ -51,8 +52,16 @@ def specification_of(name_or_path: str) -> Specification:
     terms = tuple(Term(feature.name, feature.transform, feature.floor) for feature in predictor.features)
     first = predictor.features[0]
     of_test = predictor.form == "additive" and first.name == "train_accuracy" and abs(first.coefficient - 1) < 1e-6
-    head = predictor.loss_head is not None
-    return Specification(predictor.name, terms, predictor.form, loss_head=head, test_accuracy=of_test)
+    head = predictor.loss_head
+    return Specification(
+        predictor.name,
+        terms,
+        predictor.form,
+        loss_head=head is not None,
+        loss_of_gap=head is not None and any(feature.name == PREDICTED_GAP for feature in head.features),
+        test_accuracy=of_test,
+        balanced=bool(predictor.provenance.get("balanced", False)),
+    )
 
 
 def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:

@@ -186,7 +186,10 @@ def _fit(options: argparse.Namespace) -> None:
     like = options.like or (options.name if options.name in SPECIFICATIONS else "")
     if like not in known:
         raise ConfigurationError(
-            f"--like {like}", got="an unknown name", expected=f"one of {', '.join(SPECIFICATIONS)}", remedy="Check it."
+            f"--like {like}",
+            got="an unknown name",
+            expected=f"one of {', '.join(SPECIFICATIONS)}",
+            remedy="Name one of these, or leave it out for the features of default_v3.",
         )
     table, specification = read(options.table), replace(known[like], name=options.name)
     predictor = fit(table, specification)

@@ -60,6 +60,7 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
             "snapshots": int(rows.sum()),
             "tasks": len(np.unique(table.codes("task")[rows])),
             "ridge_strength": strength,
+            "balanced": specification.balanced,
         },
         scores={},
     )

@@ -327,5 +327,14 @@ def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, asse
     (tmp_path / "head.json").write_text(dumps(replace(own, loss_head=head)))
     assert specification_of(str(tmp_path / "head.json")).loss_head
     assert not found.loss_head
+    assert not found.balanced
+    assert not found.loss_of_gap
+    balanced = replace(PLANTED, balanced=True, loss_of_gap=True)
+    everything = np.ones(len(assessed), bool)
+    with_head = replace(fit(assessed, balanced), loss_head=fit_loss_head(assessed, balanced, everything))
+    (tmp_path / "balanced.json").write_text(dumps(with_head))
+    found = specification_of(str(tmp_path / "balanced.json"))
+    assert found.balanced
+    assert found.loss_of_gap
     with pytest.raises(PredictorError, match="expected one of default"):
         specification_of("nonesuch")
