@@ -1,4 +1,4 @@
-"""One measurement at the end of an epoch, on which all ranks agree; what fails in it is said once."""
+"""One measurement at the end of an epoch, on which all ranks agree; what fails or is never taken is said once."""
 
 from __future__ import annotations
 
@@ -93,6 +93,16 @@ def say_failure(session: Session, error: Exception, when: str) -> None:
             "GapMonitor(on_error='raise') shows the traceback."
         )
     session.warned = True
+
+
+def say_unpaid(session: Session) -> None:
+    """Say which measures were asked for and never paid for; training has ended."""
+    share, unpaid = session.budget.share, session.schedule.unpaid()
+    if share is not None and unpaid:
+        rank_zero_warn(
+            f"GapMonitor never measured {', '.join(unpaid)}: {share:.2g} of the time of this training did "
+            "not pay for it. Pass a larger budget, or budget=None."
+        )
 
 
 def _waited_for(device: torch.device) -> float:

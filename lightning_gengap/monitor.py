@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from lightning_gengap.batches import Forward, Target, read_batch
+from lightning_gengap.arguments import check_arguments, select
+from lightning_gengap.batches import Forward, Target
 from lightning_gengap.budget import Budget
-from lightning_gengap.derived import with_ingredients
 from lightning_gengap.display import Display
-from lightning_gengap.errors import ConfigurationError, GapError
-from lightning_gengap.keys import MEASURED, PREFIX
-from lightning_gengap.measures import MEASURES, known
-from lightning_gengap.measuring import account, measure_together, say_failure
+from lightning_gengap.keys import PREFIX
+from lightning_gengap.measuring import measure_together, say_unpaid
 from lightning_gengap.predictor import Prediction, Predictor
 from lightning_gengap.predictor_files import load_predictor
-from lightning_gengap.probe import copy_state
-from lightning_gengap.samples import FirstBatches, Reading, Samples, draw_samples
-from lightning_gengap.schedule import DEAR, Schedule
+from lightning_gengap.samples import FirstBatches, Reading
 from lightning_gengap.session import Session
-from lightning_gengap.wiring import (
-    check_readers,
-    check_strategy,
-    placed_as_in_training,
-    planned_share,
-)
+from lightning_gengap.start_up import StartUp
+from lightning_gengap.wiring import check_readers, check_strategy, minimised_loss
 
 
 class GapMonitor(Callback):
@@ -89,32 +79,18 @@ class GapMonitor(Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        kinds = str | Path | Predictor | None
-        _require("predictor", predictor, isinstance(predictor, kinds), "a name, a path, a Predictor or None")
-        _require("every_n_epochs", every_n_epochs, every_n_epochs >= 1, "at least 1")
-        _require("samples", samples, samples >= 20, "at least 20")
-        _require("budget", budget, budget is None or 0 < budget <= 1, "a share in (0, 1], or None")
-        _require("verbosity", verbosity, verbosity in ("quiet", "normal", "full"), "'quiet', 'normal' or 'full'")
-        _require("on_error", on_error, on_error in ("warn", "raise"), "'warn' or 'raise'")
+        check_arguments(predictor, every_n_epochs, samples, budget, verbosity, on_error)
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.budget, self.verbosity, self.on_error = every_n_epochs, budget, verbosity, on_error
-        _require("measures", measures, not isinstance(measures, str), "a sequence of names")
-        needed = () if self.predictor is None else self.predictor.measures
-        names = ("margin", "fit", *needed, *measures, *(MEASURES if verbosity == "full" else ()))
-        self.measures = tuple(name for name in dict.fromkeys(names) if known(name))
-        self._needed = tuple(dict.fromkeys(("margin", "fit", *needed)))
-        self._wanted: frozenset[str] | None = None
-        if self.predictor is not None and verbosity != "full":
-            named = (key for key, declared in MEASURED.items() if declared.measure in measures)
-            self._wanted = with_ingredients((*self.predictor.needs, *named))
-        self._probe_data, self._layers, self._samples, self._seed = probe_data, layers, samples, seed
-        self._forward, self._target = forward, target
+        selection = select(self.predictor, measures, every=verbosity == "full")
+        self.measures = selection.measures
+        self._start_up = StartUp(Reading(samples, seed, target, forward), selection, probe_data, layers)
         self._display = Display(
             verbosity, tuple(measures), self.predictor is not None, validation_accuracy, raises=on_error == "raise"
         )
         self._display.predicts_loss = self.predictor is not None and self.predictor.loss_head is not None
         if budget is not None:
-            self._display.sparse = tuple(self._schedule().dear)
+            self._display.sparse = tuple(selection.schedule().dear)
         self._session: Session | None = None
         self._restored: dict[str, Any] | None = None
         self._first_batches: FirstBatches | None = None
@@ -155,13 +131,11 @@ class GapMonitor(Callback):
         self._session = session = self._begin(trainer, pl_module)
         if session is None:
             return
-        reading = Reading(self._samples, self._seed, self._target, self._forward)
-        placed = replace(reading, place=placed_as_in_training(trainer))
-        samples = draw_samples(trainer.train_dataloader, placed, self._probe_data, trainer.num_training_batches)
+        samples = self._start_up.draw(trainer)
         if samples is None:
-            self._first_batches = FirstBatches(reading)  # they are on their device already
+            self._first_batches = FirstBatches(self._start_up.reading)
         else:
-            self._start(trainer, pl_module, session, samples)
+            self._start_up.start(samples, session, pl_module, trainer)
         self._display.lay_out(trainer)
         session.budget.start_up += time.perf_counter() - started
         self._clock = time.perf_counter()
@@ -171,49 +145,9 @@ class GapMonitor(Callback):
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return None
-        session = Session(self.predictor, Budget(self.budget), self._schedule(), raises=self.on_error == "raise")
-        session.wanted = self._wanted
-        if trainer.ckpt_path is None and trainer.global_step == 0:
-            session.initial_state, self._restored = copy_state(module), None
-            return session
-        state = self._restored or (self._session.state() if self._session is not None else None)
-        self._restored = None
-        if state is not None:
-            session.resume(state)
-        if session.initial_state is None:
-            rank_zero_warn(
-                "GapMonitor has no initial weights, because the checkpoint was written without it: features that need "
-                "them are missing, and a predictor that uses them abstains."
-            )
-        return session
-
-    def _schedule(self) -> Schedule:
-        """What is measured once per training belongs to its start-up, which the budget does not count."""
-        costs = {name: 0.0 if known(name).once else known(name).forwards for name in self.measures}
-        extras = {name: forwards for name, forwards in costs.items() if name not in self._needed}
-        return Schedule(extras, sum(forwards for name, forwards in costs.items() if extras.get(name, 0.0) <= DEAR))
-
-    def _start(self, trainer: Trainer, module: LightningModule, session: Session, samples: Samples) -> None:
-        """Watch the samples, and measure what describes the task: once per training."""
-        observer = session.watch(module, samples, self._forward, self._layers, self._seed)
-        taps = ", ".join(f"{tap.layer} = {tap}" for tap in observer.layout.taps) or "no hidden layer"
-        known_size = "an unknown number of" if samples.train_samples is None else samples.train_samples
-        rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {known_size} training samples.")
-        if samples.augmented:
-            rank_zero_warn(
-                "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "
-                "Pass probe_data=<the same training set without augmentation>; until then intervals are wider."
-            )
-        missing = [name for name in self.measures if known(name).once and name not in session.taken]
-        needed = [name for name in missing if name in self._needed]
-        try:
-            if missing:
-                extras = [name for name in missing if name not in needed]
-                observation = session.observe(module, ["fit", *needed], extras)
-                account(session, observation, list(observation.failures), trainer.current_epoch)
-                session.show(observation, planned_share(trainer, trainer.current_epoch))
-        except Exception as error:
-            say_failure(session, error, "the difficulty of the task")
+        restored, self._restored = self._restored, None
+        session = Session(self.predictor, Budget(self.budget), raises=self.on_error == "raise")
+        return self._start_up.begin(session, trainer, module, restored, self._session)
 
     # During training: nothing raises, whatever fails is said once.
 
@@ -224,20 +158,9 @@ class GapMonitor(Callback):
         if session is None:
             return
         if self._first_batches is not None:
-            self._copy(self._first_batches, batch, pl_module, session)
+            self._start_up.copy(batch, self._first_batches, session, pl_module)
         if session.observer is not None:
             session.speed.begin_step(pl_module, session.observer.classes, trainer.current_epoch, batch_idx)
-
-    def _copy(self, first_batches: FirstBatches, batch: Any, module: LightningModule, session: Session) -> None:
-        if session.observer is None:  # before the first step: a batch that cannot be watched is raised
-            first_batches.add(batch)
-            session.watch(module, first_batches.samples(), self._forward, self._layers, self._seed)
-            return
-        try:
-            first_batches.add(batch)
-        except GapError as error:
-            if not session.warned:
-                say_failure(session, error, "while copying the first batches")
 
     @override
     def on_train_batch_end(
@@ -246,12 +169,8 @@ class GapMonitor(Callback):
         """Add the step's loss to the training speed."""
         if self._session is None:
             return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, torch.Tensor) and pl_module.automatic_optimization:
-            loss = loss.detach() * trainer.accumulate_grad_batches  # Lightning reports it divided
-        else:
-            loss = None  # what a manual step returns need not be what it minimised
-        self._session.speed.step(loss, lambda: read_batch(batch, self._target, self._forward).targets)
+        loss = minimised_loss(trainer, pl_module, outputs)
+        self._session.speed.step(loss, lambda: self._start_up.reading.batch(batch).targets)
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -267,7 +186,8 @@ class GapMonitor(Callback):
         now = time.perf_counter()
         session.budget.trained += now - self._clock
         due = not session.measured or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        observation = measure_together(trainer, pl_module, session, self._needed, due, self._end_copying)
+        needed = self._start_up.selection.needed
+        observation = measure_together(trainer, pl_module, session, needed, due, self._end_copying)
         # Copied batches and training speed differ between ranks, and so may the keys: rank 0 speaks for all.
         shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, self._validated))
         pl_module.log_dict(shown, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
@@ -282,19 +202,15 @@ class GapMonitor(Callback):
         """Watch the copied batches, all of them, once the first epoch has ended."""
         if self._first_batches is not None:
             started = time.perf_counter()
-            self._start(trainer, module, session, self._first_batches.checked())
+            self._start_up.start(self._first_batches.checked(), session, module, trainer)
             self._first_batches = None
             session.budget.start_up += time.perf_counter() - started
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which measures were asked for and never paid for."""
-        unpaid = [] if self._session is None or self.budget is None else self._session.schedule.unpaid()
-        if unpaid:
-            rank_zero_warn(
-                f"GapMonitor never measured {', '.join(unpaid)}: {self.budget:.2g} of the time of this training did "
-                "not pay for it. Pass a larger budget, or budget=None."
-            )
+        if self._session is not None:
+            say_unpaid(self._session)
 
     # State: tensors and primitives; nothing stays registered between measurements.
 
@@ -329,8 +245,3 @@ class GapMonitor(Callback):
         if self._session is not None:
             self._session.speed.close()
             self._session.observer = None
-
-
-def _require(argument: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigurationError(f"GapMonitor({argument}=)", got=repr(value), expected=expected, remedy="See its docs.")

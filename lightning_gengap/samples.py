@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning_utilities import apply_to_collection
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-    default_collate,
-)
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_gengap.batches import Forward, ProbeBatch, Target, read_batch
 from lightning_gengap.errors import BatchError, DataError
+from lightning_gengap.trainable_indices import no_samples, trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
 CHUNK = 128
-_READ_TWICE, _MOST_PASSES = 8, 4
+_READ_TWICE = 8
 
 Place = Callable[[Any], Any]
 Read = Callable[[Sequence[int]], Any]
@@ -105,28 +92,6 @@ def draw_samples(
         return _read_indices(_reader_of(loader), indices, reading, len(indices), "indices")
 
 
-def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> Sequence[int] | None:
-    """The distinct indices that training draws from; None for iterable data or an unknown container.
-
-    A sampler of an unknown kind is asked through a copy, so that its own state does not move.
-
-    Raises:
-        DataError: the set is empty.
-    """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return None
-    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    if loader.batch_sampler is None and not isinstance(sampler, BatchSampler):
-        return None  # every item of the data set is a batch of its own
-    with random_streams_kept():
-        indices = _set_of(sampler, loader.dataset)
-    if indices is not None and type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler:
-        indices = indices[: int(min(batches_per_epoch * sampler.batch_size, len(indices)))]
-    if indices is not None and len(indices) == 0:
-        raise _empty(f"a loader over {type(loader.dataset).__name__} that yields no index")
-    return indices
-
-
 def take_batches(batches: Iterable[Any], reading: Reading) -> tuple[ProbeBatch, ...]:
     """The first batches up to the number of samples (the last one is used whole).
 
@@ -187,7 +152,7 @@ def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, read
     own, dataset = _indexed(data)
     if own is not None:
         if len(own) == 0:
-            raise _empty("probe_data of length 0")
+            raise no_samples("probe_data of length 0")
         collates = isinstance(loader, DataLoader) and loader.batch_sampler is not None
         collate = loader.collate_fn if collates else default_collate
         read = _reader_of(data) if isinstance(data, DataLoader) else _reader(data, collate)
@@ -245,34 +210,10 @@ def _flat(content: Any) -> list[Tensor]:
     return [t for part in parts for t in _flat(part)] if isinstance(parts, list | tuple | type({}.values())) else []
 
 
-def _set_of(sampler: Any, dataset: Any) -> Sequence[int] | None:
-    """The distinct indices a sampler can yield, by its kind where known, else from a copy of it."""
-    kind = type(sampler)  # not isinstance: a subclass may yield other indices than its parent
-    if kind in (RandomSampler, SequentialSampler):
-        return range(len(sampler.data_source))
-    if kind is BatchSampler:
-        return _set_of(sampler.sampler, dataset)
-    if kind is SubsetRandomSampler:
-        return sorted({int(i) for i in sampler.indices})
-    if kind is WeightedRandomSampler:
-        return [int(i) for i in torch.as_tensor(sampler.weights).nonzero()[:, 0]]
-    if isinstance(sampler, DistributedSamplerWrapper):  # Lightning's, around a sampler of the user's
-        return _set_of(sampler.dataset._sampler, dataset)  # type: ignore[attr-defined]
-    if isinstance(sampler, DistributedSampler):  # a copy would yield one rank's share only
-        return range(len(sampler.dataset))  # type: ignore[arg-type]
-    try:
-        most = _MOST_PASSES * len(dataset)  # some samplers never end
-        yielded = list(islice(copy.deepcopy(sampler, {id(dataset): dataset}), most))
-    except Exception:  # a sampler that cannot be copied: fall back to the batches of training
-        return None
-    flat = [i for item in yielded for i in (item if isinstance(item, list | tuple | Tensor) else [item])]
-    return sorted({int(i) for i in flat})
-
-
 def _checked(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
     checked = tuple(batches)
     if not checked or sum(len(batch.targets) for batch in checked) == 0:
-        raise _empty("no batch")
+        raise no_samples("no batch")
     targets = torch.cat([batch.targets.cpu() for batch in checked])
     if len(targets.unique()) < 2:
         raise DataError(
@@ -282,8 +223,3 @@ def _checked(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
             remedy="Shuffle data that come sorted by class, or pass probe_data= with samples of every class.",
         )
     return checked
-
-
-def _empty(got: str) -> DataError:
-    expected = "at least one labelled sample"
-    return DataError("training samples", got=got, expected=expected, remedy="Check the data set and its sampler.")

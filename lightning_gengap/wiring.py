@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.keys import PREFIX
@@ -102,6 +103,14 @@ def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tu
 def scalar_step(trainer: Trainer) -> int:
     """Where `log` puts scalars at the end of a training epoch; the one place that reads Lightning's own counter."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - 1
+
+
+def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> Tensor | None:
+    """The loss in what a training step returned; None where it has none, or need not be what was minimised."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if isinstance(loss, Tensor) and module.automatic_optimization:
+        return loss.detach() * trainer.accumulate_grad_batches  # Lightning reports it divided
+    return None
 
 
 def planned_share(trainer: Trainer, epochs: int) -> float | None:

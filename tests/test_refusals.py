@@ -1,4 +1,4 @@
-"""What GapMonitor refuses: arguments at once, tasks and data before the first step."""
+"""What GapMonitor refuses before the first step: tasks and data."""
 
 from __future__ import annotations
 
@@ -11,46 +11,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gengap import GapError, GapMonitor
+from lightning_gengap import GapError
 from lightning_gengap.errors import (
     BatchError,
-    ConfigurationError,
     DataError,
     LayerError,
     LogitsError,
-    MeasureError,
-    PredictorError,
     TargetError,
 )
-from lightning_gengap.measures import MEASURES
 from tests.lightning_models import Iterated, TinyModel, blobs, loader, quiet_trainer
 from tests.predictors import tiny_monitor
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"predictor": "no_such"}, PredictorError, "predictor: got 'no_such'; expected one of .*gengap predictors"),
-        ({"predictor": 3}, ConfigurationError, r"GapMonitor\(predictor=\): got 3; expected a name, a path,"),
-        ({"measures": ["mergin"]}, MeasureError, "measure: got 'mergin'; expected one of margin, fit, norm"),
-        ({"every_n_epochs": 0}, ConfigurationError, r"GapMonitor\(every_n_epochs=\): got 0; expected at least 1"),
-        ({"samples": 5}, ConfigurationError, r"GapMonitor\(samples=\): got 5; expected at least 20"),
-        ({"budget": 0}, ConfigurationError, r"GapMonitor\(budget=\): got 0; expected a share in \(0, 1\], or None"),
-        ({"budget": 5}, ConfigurationError, "budget"),
-        ({"verbosity": "loud"}, ConfigurationError, "got 'loud'; expected 'quiet', 'normal' or 'full'"),
-        ({"on_error": "ignore"}, ConfigurationError, "got 'ignore'; expected 'warn' or 'raise'"),
-    ],
-)
-def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], error: type[GapError], message: str):
-    with pytest.raises(error, match=message):
-        tiny_monitor(**arguments)
-
-
-def test_the_measures_a_predictor_needs_are_taken():
-    assert tiny_monitor().measures == ("margin", "fit", "difficulty")
-    assert tiny_monitor(measures=["norm"]).measures == ("margin", "fit", "difficulty", "norm")
-    assert set(tiny_monitor(verbosity="full").measures) == set(MEASURES)
-    assert GapMonitor(predictor=None).measures == ("margin", "fit")
 
 
 class Spoiled(TinyModel):

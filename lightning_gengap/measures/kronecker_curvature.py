@@ -149,11 +149,8 @@ def candidates(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Layer]:
     for prefix, module in model.named_modules():
         if not _plain(module):
             continue
-        own = {
-            f"{prefix}.{name}" if prefix else name: module._parameters.get(name)
-            for name in ("weight", "bias")
-            if module._parameters.get(name) is not None
-        }
+        parts = {name: module._parameters.get(name) for name in ("weight", "bias")}
+        own = {f"{prefix}.{name}".lstrip("."): part for name, part in parts.items() if part is not None}
         alone = all(holders[id(parameter)] == 1 for parameter in own.values())
         names = tuple(name for name in own if name in weights)
         if not (alone and names and names[0].endswith("weight")):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,11 @@ def _in_parallel(jobs: list[Any], options: argparse.Namespace, unit: str) -> int
     from joblib import Parallel
     from tqdm import tqdm
 
+    bar = partial(tqdm, total=len(jobs), unit=unit, disable=None)
     with _backend(options.backend):
-        parallel = Parallel(n_jobs=options.processes, batch_size=1, return_as="generator_unordered")
-        return sum(tqdm(parallel(jobs), total=len(jobs), unit=unit, disable=None))
+        if options.backend == "ray":  # returns all results at the end: the bar shows what was handed out
+            return sum(Parallel(n_jobs=options.processes, batch_size=1)(bar(jobs)))
+        return sum(bar(Parallel(n_jobs=options.processes, batch_size=1, return_as="generator_unordered")(jobs)))
 
 
 @contextmanager
