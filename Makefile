@@ -24,22 +24,27 @@ types: $(VENV)/ready
 
 check: test lint types
 
-# Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table is of 50 small, 18 wide and 8 long
-# tasks, all grids, and two whole data sets.
+# Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table is of
+# 50 small, 18 wide and 8 long tasks, all grids, and two whole data sets.
 ZOO_TASKS ?= 50
 ZOO_WIDE ?= 18
 ZOO_LONG ?= 8
 ZOO_WHOLE ?= 2
 ZOO := $(RUN) -m lightning_gengap zoo
+DATA := $(if $(ZOO_DATA),--data $(ZOO_DATA))
+# At the last snapshots of grids and long runs only, for they are dear.
+SCARCE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
 predictor: $(VENV)/ready
-	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	$(ZOO) run --plan wide --tasks $(ZOO_WIDE) --keep-weights $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	$(ZOO) run --plan grids --keep-weights $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	$(ZOO) run --plan long --tasks $(ZOO_LONG) --keep-weights $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	$(ZOO) run --plan whole --tasks $(ZOO_WHOLE) $(if $(ZOO_DATA),--data $(ZOO_DATA)) --out runs/zoo
-	$(ZOO) remeasure runs/zoo --measures input_difficulty $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(DATA) --out runs/zoo
+	$(ZOO) run --plan wide --tasks $(ZOO_WIDE) $(DATA) --out runs/zoo
+	$(ZOO) run --plan whole --tasks $(ZOO_WHOLE) $(DATA) --out runs/zoo
+	$(ZOO) run --plan grids --keep-weights $(DATA) --out runs/zoo_weights
+	$(ZOO) run --plan long --tasks $(ZOO_LONG) --keep-weights $(DATA) --out runs/zoo_weights
+	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
+	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
+	$(ZOO) remeasure runs/zoo_weights --measures $(SCARCE) --last-only $(DATA)
 	rm -f runs/zoo.csv.gz runs/default_v3.json runs/images_v3.json
-	$(ZOO) table runs/zoo --out runs/zoo.csv.gz
+	$(ZOO) table runs/zoo runs/zoo_weights --out runs/zoo.csv.gz
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation

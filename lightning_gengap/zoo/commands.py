@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, DataError
+from lightning_gengap.zoo.parallel import BACKENDS, in_parallel
 
 
 def zoo_stages(stages: Any) -> None:
@@ -72,9 +70,7 @@ def zoo_stages(stages: Any) -> None:
 
 def _parallel_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="at a time; -1 for all that the backend has")
-    parser.add_argument(
-        "--backend", choices=("loky", "dask", "ray"), default="loky", help="local processes, or a running cluster"
-    )
+    parser.add_argument("--backend", choices=BACKENDS, default="loky", help="local processes, or a running cluster")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -85,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     recipes = list(_planned(options.plan, options.tasks))
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(run)(recipe, options.data, options.out, options.keep_weights) for recipe in recipes]
-    trained = _in_parallel(jobs, options, "run")
+    trained = in_parallel(jobs, options.processes, options.backend, "run")
     print(f"{trained} runs trained, {len(recipes) - trained} were there already: {options.out}")
 
 
@@ -122,46 +118,9 @@ def _remeasure(options: argparse.Namespace) -> None:
             expected="files <key>.json",
             remedy="`gengap zoo run` first.",
         )
-    measured = _in_parallel(
-        [delayed(remeasure)(path, names, options.data, options.last_only) for path in paths], options, "run"
-    )
+    jobs = [delayed(remeasure)(path, names, options.data, options.last_only) for path in paths]
+    measured = in_parallel(jobs, options.processes, options.backend, "run")
     print(f"{measured} runs measured, {len(paths) - measured} had {', '.join(names)} already: {options.runs}")
-
-
-def _in_parallel(jobs: list[Any], options: argparse.Namespace, unit: str) -> int:
-    """The number of jobs that returned True; a progress bar on terminals."""
-    from joblib import Parallel
-    from tqdm import tqdm
-
-    bar = partial(tqdm, total=len(jobs), unit=unit, disable=None)
-    with _backend(options.backend):
-        if options.backend == "ray":  # returns all results at the end: the bar shows what was handed out
-            return sum(Parallel(n_jobs=options.processes, batch_size=1)(bar(jobs)))
-        return sum(bar(Parallel(n_jobs=options.processes, batch_size=1, return_as="generator_unordered")(jobs)))
-
-
-@contextmanager
-def _backend(name: str) -> Iterator[None]:
-    """Joblib's own processes, or those of a cluster that the user's dask client or ray address leads to."""
-    from joblib import parallel_config
-
-    if name == "loky":
-        yield
-        return
-    try:
-        module = importlib.import_module("distributed" if name == "dask" else "ray.util.joblib")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"--backend {name}",
-            got=str(error),
-            expected=f"{name} in this environment",
-            remedy=f"pip install {'dask distributed' if name == 'dask' else 'ray'}, or use --backend loky.",
-        ) from None
-    if name == "ray":
-        module.register_ray()  # joblib then finds RAY_ADDRESS, or starts a local cluster
-    client = module.Client() if name == "dask" else nullcontext()  # DASK_SCHEDULER_ADDRESS, or a local cluster
-    with client, parallel_config(backend=name):
-        yield
 
 
 def _table(options: argparse.Namespace) -> None:

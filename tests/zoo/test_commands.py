@@ -46,17 +46,6 @@ def test_remeasure_without_runs_and_with_unknown_measures_says_so(tmp_path: Path
     assert "'distanse'" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("two_small_runs")
-@pytest.mark.parametrize("backend", ["dask", "ray"])
-def test_a_backend_that_is_not_installed_is_named(
-    backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    for module in ("distributed", "ray"):
-        monkeypatch.setitem(__import__("sys").modules, module, None)  # as if not installed
-    assert main(["zoo", "run", "--plan", "digits", "--tasks", "1", "--out", str(tmp_path), "--backend", backend]) == 2
-    assert f"{backend} in this environment" in capsys.readouterr().err
-
-
 def test_recalibrated_predictor_is_written_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     values = {
         "train_accuracy": 0.9,

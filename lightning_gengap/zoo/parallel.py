@@ -1,0 +1,59 @@
+"""Independent jobs side by side: in local processes, or on a cluster through joblib's dask and ray backends."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from lightning_gengap.errors import ConfigurationError
+
+BACKENDS = ("loky", "dask", "ray")
+
+
+def in_parallel(jobs: Sequence[Any], processes: int, backend: str, unit: str) -> int:
+    """The number of jobs, delayed by joblib, that returned True; a progress bar on terminals.
+
+    Args:
+        jobs: each a `joblib.delayed` call.
+        processes: at a time; -1 for all that the backend has.
+        backend: one of `BACKENDS`; dask connects to the scheduler at DASK_SCHEDULER_ADDRESS, ray to RAY_ADDRESS, and
+            each starts a cluster on this machine where there is none.
+        unit: what a job is called.
+
+    Raises:
+        ConfigurationError: the backend is not installed.
+    """
+    from joblib import Parallel
+    from tqdm import tqdm
+
+    bar = partial(tqdm, total=len(jobs), unit=unit, disable=None)
+    with _backend(backend):
+        if backend == "ray":  # returns all results at the end: the bar shows what was handed out
+            return sum(Parallel(n_jobs=processes, batch_size=1)(bar(jobs)))
+        return sum(bar(Parallel(n_jobs=processes, batch_size=1, return_as="generator_unordered")(jobs)))
+
+
+@contextmanager
+def _backend(name: str) -> Iterator[None]:
+    from joblib import parallel_config
+
+    if name == "loky":
+        yield
+        return
+    try:
+        module = importlib.import_module("distributed" if name == "dask" else "ray.util.joblib")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--backend {name}",
+            got=str(error),
+            expected=f"{name} in this environment",
+            remedy=f"pip install {'dask distributed' if name == 'dask' else 'ray'}, or use --backend loky.",
+        ) from None
+    if name == "ray":
+        module.register_ray()
+    client = module.Client() if name == "dask" else nullcontext()
+    with client, parallel_config(backend=name):
+        yield
