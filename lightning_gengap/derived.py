@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 DISCOUNT, CREDIT, ENOUGH = 0.3, 0.05, 0.1
 INGREDIENTS = {
     "difficulty/excess_accuracy": ("train_accuracy", "difficulty/ridge_accuracy"),
     "perturbation/discounted_accuracy": ("train_accuracy", "perturbation/augment_accuracy"),
-    "perturbation/excess_by_size": (
-        "train_accuracy",
-        "perturbation/augment_accuracy",
-        "input_difficulty/convolution_accuracy",
-        "train_samples",
-    ),
 }
 
 
@@ -32,10 +25,6 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     `perturbation/discounted_accuracy` is the accuracy on augmented copies, plus 0.05 of what is lost on them, minus 0.3
     of what that loss lacks to 0.1: a network that loses hardly anything on such copies was trained on them, so that
     they tell less of unseen data. The constants were chosen on the development part of the zoo.
-
-    `perturbation/excess_by_size` is what discounted accuracy exceeds the leave-one-out ridge on random convolutions
-    by, at least zero, times the natural log of the train size in thousands: the more data, the more of what is fitted
-    beyond such a classifier carries over.
     """
     found: dict[str, float] = {}
     accuracy = values.get("train_accuracy")
@@ -47,9 +36,7 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
         return found
     copies = values["perturbation/augment_accuracy"]
     lost = accuracy - copies
-    discounted = copies + CREDIT * lost - DISCOUNT * (ENOUGH - min(max(lost, 0.0), ENOUGH))
-    found["perturbation/discounted_accuracy"] = discounted
-    if "input_difficulty/convolution_accuracy" in values and values.get("train_samples", 0) > 0:
-        excess = max(discounted - values["input_difficulty/convolution_accuracy"], 0.0)
-        found["perturbation/excess_by_size"] = excess * math.log(values["train_samples"] / 1000)
+    found["perturbation/discounted_accuracy"] = (
+        copies + CREDIT * lost - DISCOUNT * (ENOUGH - min(max(lost, 0.0), ENOUGH))
+    )
     return found

@@ -41,6 +41,13 @@ def _variants() -> dict[str, Key]:
         ("representation", "h3/ridge", "on h3 now"),
     ):
         keys[f"{measure}/{name}_accuracy"] = Key("fraction", 0, 1, f"{left_out} {words}", measure)
+    for kind, words in (("convolution", "random convolutions"), ("patch", "the images' own patches")):
+        keys[f"input_difficulty/{kind}_growth"] = Key(
+            "fraction", -1, 1, f"{left_out} on {words}, minus that with half of the samples", "input_difficulty"
+        )
+        keys[f"input_difficulty/{kind}_extrapolated"] = Key(
+            "fraction", 0, 1, f"{left_out} on {words}, extrapolated to the train size", "input_difficulty"
+        )
     growth = f"{left_out} on the hidden layers, now minus at the initial weights"
     keys["representation/ridge_growth"] = Key("fraction", -1, 1, growth, "representation")
     error = "squared error of the left-out scores on the hidden layers now, over the labels' variance"
@@ -85,13 +92,6 @@ SAMPLES: dict[str, Key] = {
     "perturbation/augment_accuracy": Key("fraction", 0, 1, "accuracy on flipped and shifted images", "perturbation"),
     "perturbation/discounted_accuracy": Key(
         "fraction", -1, 1, "that accuracy, less where hardly anything is lost on such images", "perturbation"
-    ),
-    "perturbation/excess_by_size": Key(
-        "none",
-        -math.inf,
-        math.inf,
-        "with input_difficulty: discounted accuracy beyond its convolutions' one, times the log of thousands of images",
-        "perturbation",
     ),
     **{
         f"perturbation/noise_{level}_accuracy": Key(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu, unfold
@@ -24,11 +26,16 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
     `input_difficulty/convolution_accuracy` (128 seeded Gaussian filters of 5 x 5) and
     `input_difficulty/patch_accuracy` (128 whitened patches of 6 x 6 of the probe's own images as filters of the
     whitened images; after Coates and Ng 2012), each followed by ReLU of both signs and the mean over a 4 x 4 grid.
-    The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used. Fractions; higher is
-    easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs, shapes that differ or
-    fewer than five samples per class present; the last two without images of such a size. Measured once per training,
-    and only where wanted. Cost: no forward; two convolutions and three eigendecompositions of an (examples x examples)
-    matrix.
+    The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used.
+
+    For the last two also `..._growth`, how much more that is than the mean over both halves of the samples, and
+    `..._extrapolated`, the accuracy at the train size n by the line through both over the log of the number of samples
+    m: accuracy + growth log2(n / m), in [0, 1].
+
+    Fractions; higher is easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs,
+    shapes that differ or fewer than five samples per class present; the last two without images of such a size;
+    `..._extrapolated` where the train size is unknown. Measured once per training, and only where wanted. Cost: no
+    forward; two convolutions, three eigendecompositions of an (examples x examples) matrix and four of half that size.
     """
     inputs = probe.inputs
     if inputs is None:
@@ -45,14 +52,27 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
         "patch": (PATCH_SIDE, patch_features),
     }
     for name, (side, features) in kinds.items():
-        if not probe.wants(f"input_difficulty/{name}_accuracy"):
+        key = f"input_difficulty/{name}"
+        if not any(probe.wants(f"{key}_{kind}") for kind in ("accuracy", "growth", "extrapolated")):
             continue
         if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
-            probe.notes.append(f"input_difficulty/{name}_accuracy is absent: no images of {side} x {side} or more")
+            probe.notes.append(f"{key}_accuracy is absent: no images of {side} x {side} or more")
             continue
         rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
-        values[f"input_difficulty/{name}_accuracy"] = leave_one_out_ridge(rows, probe.targets)
+        values |= {f"{key}_{kind}": value for kind, value in _learning_curve(rows, probe).items()}
     return values
+
+
+def _learning_curve(rows: Tensor, probe: Probe) -> dict[str, float]:
+    """Accuracy with all samples, what it is more than with half of them, and on the line through both at n."""
+    accuracy = leave_one_out_ridge(rows, probe.targets)
+    halves = [leave_one_out_ridge(rows[part::2], probe.targets[part::2]) for part in (0, 1)]
+    growth = accuracy - sum(halves) / 2
+    if probe.train_samples is None:
+        return {"accuracy": accuracy, "growth": growth}
+    doublings = math.log2(max(probe.train_samples / len(rows), 1.0))
+    extrapolated = min(max(accuracy + growth * doublings, 0.0), 1.0)
+    return {"accuracy": accuracy, "growth": growth, "extrapolated": extrapolated}
 
 
 def standardised(images: Tensor) -> Tensor:

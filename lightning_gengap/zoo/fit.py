@@ -28,7 +28,8 @@ def usable(table: Table, specification: Specification) -> Mask:
     """
     chance = 1 / table.numbers("measure.classes")
     fitted = table.numbers("measure.train_accuracy") >= chance + 0.25 * (1 - chance)
-    present = [np.isfinite(table.numbers(f"measure.{term.name}")) for term in specification.features]
+    terms = (*specification.features, *specification.bounds)
+    present = [np.isfinite(table.numbers(f"measure.{term.name}")) for term in terms]
     if specification.grid:
         grids = table.columns.get("recipe.grid", [""] * len(table))
         present.append(np.array([name.startswith(specification.grid) for name in grids]))

@@ -44,7 +44,9 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
         replace(feature, coefficient=rounded(coefficient / feature.deviation))
         for feature, coefficient in zip(features, standard, strict=True)
     ]
-    measures = {MEASURED[feature.name].measure for feature in features} - {""}
+    if specification.bounds:
+        scaled += design(table, replace(specification, features=specification.bounds), rows)[0]
+    measures = {MEASURED[feature.name].measure for feature in scaled} - {""}
     return Predictor(
         name=specification.name,
         form=specification.form,
