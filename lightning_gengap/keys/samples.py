@@ -41,13 +41,6 @@ def _variants() -> dict[str, Key]:
         ("representation", "h3/ridge", "on h3 now"),
     ):
         keys[f"{measure}/{name}_accuracy"] = Key("fraction", 0, 1, f"{left_out} {words}", measure)
-    for kind, words in (("convolution", "random convolutions"), ("patch", "the images' own patches")):
-        keys[f"input_difficulty/{kind}_growth"] = Key(
-            "fraction", -1, 1, f"{left_out} on {words}, minus that with half of the samples", "input_difficulty"
-        )
-        keys[f"input_difficulty/{kind}_extrapolated"] = Key(
-            "fraction", 0, 1, f"{left_out} on {words}, extrapolated to the train size", "input_difficulty"
-        )
     growth = f"{left_out} on the hidden layers, now minus at the initial weights"
     keys["representation/ridge_growth"] = Key("fraction", -1, 1, growth, "representation")
     error = "squared error of the left-out scores on the hidden layers now, over the labels' variance"
@@ -60,6 +53,21 @@ def _variants() -> dict[str, Key]:
         for statistic in ("mean", "median"):
             meaning = f"{statistic} normalized margin of {words} at the first layer"
             keys[f"perturbed_margin/{kind}_{statistic}"] = Key("none", -math.inf, math.inf, meaning, "perturbed_margin")
+    return keys
+
+
+def _learning_curves() -> dict[str, Key]:
+    """Leave-one-out accuracies as functions of the number of samples."""
+    kinds = {
+        "input_difficulty/convolution": "ridge accuracy on random convolutions",
+        "input_difficulty/patch": "ridge accuracy on convolutions with the images' own patches",
+        "difficulty/neighbour_10": "10-nearest-neighbour accuracy",
+    }
+    keys: dict[str, Key] = {}
+    for name, words in kinds.items():
+        measure, meaning = name.partition("/")[0], f"leave-one-out {words}"
+        keys[f"{name}_growth"] = Key("fraction", -1, 1, f"{meaning}, less that with half of the samples", measure)
+        keys[f"{name}_extrapolated"] = Key("fraction", 0, 1, f"{meaning}, extrapolated to the train size", measure)
     return keys
 
 
@@ -111,6 +119,7 @@ SAMPLES: dict[str, Key] = {
     "difficulty/neighbour_10_accuracy": Key(
         "fraction", 0, 1, "leave-one-out 10-nearest-neighbour accuracy", "difficulty"
     ),
+    **_learning_curves(),
     "difficulty/class_mean_accuracy": Key("fraction", 0, 1, "leave-one-out nearest-class-mean accuracy", "difficulty"),
     **_variants(),
     "calibration/error_15": Key("fraction", 0, 1, "expected calibration error on the probe, 15 bins", "calibration"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
@@ -18,9 +22,10 @@ def difficulty(probe: Probe) -> dict[str, float]:
     Keys `difficulty/ridge_accuracy` (the network at its initial weights, features of h1 to h3, eval mode; the
     largest over four ridge strengths), `difficulty/neighbour_1_accuracy`, `difficulty/neighbour_10_accuracy`
     (Euclidean, on flattened inputs) and `difficulty/class_mean_accuracy` (nearest class mean, own mean without the
-    point). Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without
-    initial weights or hidden layers. Measured once per training. Cost: one forward pass and an
-    eigendecomposition of an (examples x examples) matrix.
+    point). For ten neighbours also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`.
+    Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without initial weights or
+    hidden layers; what is extrapolated where the train size is unknown. Measured once per training. Cost: one forward
+    pass and an eigendecomposition of an (examples x examples) matrix.
     """
     if not enough_samples(probe, "difficulty/*"):
         return {}
@@ -32,9 +37,9 @@ def difficulty(probe: Probe) -> dict[str, float]:
         values["difficulty/ridge_accuracy"] = leave_one_out_ridge(initial_features(probe), probe.targets)
     if probe.inputs is not None:
         flat = probe.inputs.flatten(1).double().cpu()
-        for neighbours in (1, 10):
-            accuracy = leave_one_out_neighbours(flat, probe.targets, neighbours)
-            values[f"difficulty/neighbour_{neighbours}_accuracy"] = accuracy
+        values["difficulty/neighbour_1_accuracy"] = leave_one_out_neighbours(flat, probe.targets, 1)
+        curve = learning_curve(partial(leave_one_out_neighbours, neighbours=10), flat, probe)
+        values |= {f"difficulty/neighbour_10_{kind}": value for kind, value in curve.items()}
         values["difficulty/class_mean_accuracy"] = leave_one_out_class_means(flat, probe.targets)
     return values
 
@@ -67,6 +72,22 @@ def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tenso
                 if tap.layer in caught:
                     rows.setdefault(tap.layer, []).append(_pooled(caught[tap.layer]).double().cpu())
     return {layer: torch.cat(parts) for layer, parts in rows.items()}
+
+
+def learning_curve(scored: Callable[[Tensor, Tensor], float], rows: Tensor, probe: Probe) -> dict[str, float]:
+    """`accuracy` of a leave-one-out score with all samples, its `growth` from half of them, and both `extrapolated`.
+
+    The growth is from the mean over both halves of the m samples; what is extrapolated to the train size n lies on the
+    line through both over the log of the number of samples: accuracy + growth log2(n / m), in [0, 1]. Absent where n is
+    unknown.
+    """
+    accuracy = scored(rows, probe.targets)
+    growth = accuracy - sum(scored(rows[part::2], probe.targets[part::2]) for part in (0, 1)) / 2
+    if probe.train_samples is None:
+        return {"accuracy": accuracy, "growth": growth}
+    doublings = math.log2(max(probe.train_samples / len(rows), 1.0))
+    extrapolated = min(max(accuracy + growth * doublings, 0.0), 1.0)
+    return {"accuracy": accuracy, "growth": growth, "extrapolated": extrapolated}
 
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:

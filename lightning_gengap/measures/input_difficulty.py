@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu, unfold
 
-from lightning_gengap.measures.difficulty import enough_samples, leave_one_out_ridge
+from lightning_gengap.measures.difficulty import enough_samples, learning_curve, leave_one_out_ridge
 from lightning_gengap.probe import Probe
 
 FILTERS = 128
@@ -28,9 +26,7 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
     whitened images; after Coates and Ng 2012), each followed by ReLU of both signs and the mean over a 4 x 4 grid.
     The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used.
 
-    For the last two also `..._growth`, how much more that is than the mean over both halves of the samples, and
-    `..._extrapolated`, the accuracy at the train size n by the line through both over the log of the number of samples
-    m: accuracy + growth log2(n / m), in [0, 1].
+    For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`.
 
     Fractions; higher is easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs,
     shapes that differ or fewer than five samples per class present; the last two without images of such a size;
@@ -59,20 +55,9 @@ def input_difficulty(probe: Probe) -> dict[str, float]:
             probe.notes.append(f"{key}_accuracy is absent: no images of {side} x {side} or more")
             continue
         rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
-        values |= {f"{key}_{kind}": value for kind, value in _learning_curve(rows, probe).items()}
+        curve = learning_curve(leave_one_out_ridge, rows, probe)
+        values |= {f"{key}_{kind}": value for kind, value in curve.items()}
     return values
-
-
-def _learning_curve(rows: Tensor, probe: Probe) -> dict[str, float]:
-    """Accuracy with all samples, what it is more than with half of them, and on the line through both at n."""
-    accuracy = leave_one_out_ridge(rows, probe.targets)
-    halves = [leave_one_out_ridge(rows[part::2], probe.targets[part::2]) for part in (0, 1)]
-    growth = accuracy - sum(halves) / 2
-    if probe.train_samples is None:
-        return {"accuracy": accuracy, "growth": growth}
-    doublings = math.log2(max(probe.train_samples / len(rows), 1.0))
-    extrapolated = min(max(accuracy + growth * doublings, 0.0), 1.0)
-    return {"accuracy": accuracy, "growth": growth, "extrapolated": extrapolated}
 
 
 def standardised(images: Tensor) -> Tensor:
