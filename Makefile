@@ -43,7 +43,7 @@ predictor: $(VENV)/ready
 	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures $(SCARCE) --last-only $(DATA)
-	rm -f runs/zoo.csv.gz runs/default_v3.json runs/images_v3.json
+	rm -rf runs/zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights --out runs/zoo.csv.gz
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json

@@ -2,10 +2,13 @@
 
     python benchmarks/features.py [pretrained_predictors/small_zoo_v3.csv.gz]
 
-Mean absolute error in accuracy points, without abstention, all candidates on the same rows; Kendall's tau of predicted
-and actual test accuracy within held-out tasks, over all snapshots and over last ones; regret in test points of the
-snapshot that a candidate prefers within a run of ten snapshots. *Test*: the test accuracy is fitted, so that train
-accuracy enters the gap with coefficient one. *Balanced*: tasks count alike and late snapshots more.
+Mean absolute error in accuracy points, without abstention, all candidates on the same rows, and what it saves of the
+error of the trivial features (the first row: the additive fit, which errs least by task), paired; 95 % intervals
+by resampling tasks, then their runs. A source left out is resampled over its tasks too: there are only two of them.
+Kendall's tau of predicted and actual test accuracy within held-out tasks, over all snapshots and over last ones; regret
+in test points of the snapshot that a candidate prefers within a run of ten snapshots. *Test*: the test accuracy is
+fitted, so that train accuracy enters the gap with coefficient one. *Balanced*: tasks count alike and late snapshots
+more.
 """
 
 import sys
@@ -14,11 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from lightning_gengap.zoo.abilities import ranking, turn
+from lightning_gengap.zoo.ablation import union
 from lightning_gengap.zoo.fit import usable
-from lightning_gengap.zoo.protocol import development, splits
-from lightning_gengap.zoo.regressors import hold_out_points
-from lightning_gengap.zoo.specifications import DEFAULT, IMAGES, TRIVIAL, Specification, Term
-from lightning_gengap.zoo.table import read
+from lightning_gengap.zoo.markdown import ranged
+from lightning_gengap.zoo.markdown import table as written
+from lightning_gengap.zoo.protocol import Mask, development, splits
+from lightning_gengap.zoo.regressors import Codes, Points, hold_out_points
+from lightning_gengap.zoo.resampling import Resampling, Score
+from lightning_gengap.zoo.specifications import DEFAULT, IMAGES, IMAGES_3, TRIVIAL, Specification, Term
+from lightning_gengap.zoo.table import Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 ACCURACY, LOSS, SIZE, CLASSES = TRIVIAL
@@ -35,9 +42,24 @@ NEIGHBOURS = Term("difficulty/neighbour_10_accuracy", "identity")
 SPEED = Term("speed/train_loss_mean", "log")
 DISCOUNTED = Term("perturbation/discounted_accuracy", "identity")
 EXCESS_BY_SIZE = Term("perturbation/excess_by_size", "identity")
+ADDED = {
+    "ridge": RIDGE,
+    "excess": EXCESS,
+    "input margin": MARGIN,
+    "speed": SPEED,
+    "augmented": AUGMENTED,
+    "discounted": DISCOUNTED,
+    "mixes": MIXED,
+    "noise": NOISED,
+    "inputs": INPUTS,
+    "patches": PATCHES,
+    "convolutions": CONVOLUTIONS,
+    "neighbours": NEIGHBOURS,
+    "excess by size": EXCESS_BY_SIZE,
+}
 OF_GAP = {
     "trivial": TRIVIAL,
-    "trivial, ridge": (*TRIVIAL, RIDGE),
+    **{f"trivial, {name}": (*TRIVIAL, term) for name, term in ADDED.items()},
     "default": DEFAULT.features,
     "default without input margin": tuple(term for term in DEFAULT.features if term != MARGIN),
     "default without excess": tuple(term for term in DEFAULT.features if term != EXCESS),
@@ -72,17 +94,11 @@ BALANCED = {
     "images_v2": (AUGMENTED, SIZE, NEIGHBOURS, PATCHES),
     "images_v2, discounted": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES),
     "images_v2, discounted, convolutions": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS),
-    "images_v2, discounted, convolutions, excess by size (images_v3)": (
-        DISCOUNTED,
-        SIZE,
-        NEIGHBOURS,
-        PATCHES,
-        CONVOLUTIONS,
-        EXCESS_BY_SIZE,
-    ),
-    "images_v3, loss": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, LOSS),
-    "images_v3, speed": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, SPEED),
-    "images_v3, classes": (DISCOUNTED, SIZE, NEIGHBOURS, PATCHES, CONVOLUTIONS, EXCESS_BY_SIZE, CLASSES),
+    "images_v3": IMAGES_3.features[1:],
+    "images_v3, loss": union(IMAGES_3.features[1:], (LOSS,)),
+    "images_v3, speed": union(IMAGES_3.features[1:], (SPEED,)),
+    "images_v3, classes": union(IMAGES_3.features[1:], (CLASSES,)),
+    "images_v3, size": union(IMAGES_3.features[1:], (SIZE,)),
 }
 SPLITS = (
     "by task",
@@ -93,44 +109,76 @@ SPLITS = (
 )
 
 
-def main() -> None:
-    table = read(Path(sys.argv[1]) if len(sys.argv) > 1 else TABLE)
-    candidates = {("gap", name): Specification(name, terms, "additive") for name, terms in OF_GAP.items()}
-    candidates |= {
-        ("log gap", name): Specification(name, terms)
-        for name, terms in OF_GAP.items()
-        if name in ("trivial", "default")
-    }
-    candidates |= {
+SAVED = ("by task", "leave one data set out")
+REFERENCE = ("gap", "trivial")
+Candidate = tuple[str, str]  # what is fitted, features
+
+
+def candidates(table: Table) -> dict[Candidate, Specification]:
+    """All that is compared, the reference first; what the table lacks a measure of is left out, each set once."""
+    listed = {("gap", name): Specification(name, terms, "additive") for name, terms in OF_GAP.items()}
+    listed |= {("log gap", name): Specification(name, OF_GAP[name]) for name in ("trivial", "default")}
+    listed |= {
         ("test", name): Specification(name, (ACCURACY, *terms), "additive", test_accuracy=True)
         for name, terms in OF_TEST.items()
     }
-    candidates |= {
+    listed |= {
         ("gap, balanced", name): Specification(name, OF_GAP[name], "additive", balanced=True)
         for name in ("trivial", "default")
     }
-    candidates |= {
+    listed |= {
         ("test, balanced", name): Specification(name, (ACCURACY, *terms), "additive", test_accuracy=True, balanced=True)
         for name, terms in BALANCED.items()
     }
-    among = np.logical_and.reduce([development(table), *(usable(table, one) for one in candidates.values())])
-    actual, split_of = table.numbers("gap.accuracy"), splits(table)
+    there = [name for name, one in listed.items() if all(f"measure.{t.name}" in table.columns for t in one.features)]
+    same = {
+        (name[0], tuple(sorted(map(str, listed[name].features)))): name for name in reversed(there)
+    }  # the first name of a set
+    return {name: listed[name] for name in there if name in same.values()}
+
+
+def held_out(table: Table, compared: dict[Candidate, Specification], among: Mask) -> dict[str, dict[Candidate, Points]]:
+    """Held-out predictions by split and candidate, on the same rows."""
+    split_of, codes = splits(table), Codes.of(table)
+    held = {
+        split: {
+            name: hold_out_points(table, specification, split_of[split], among, codes=codes)
+            for name, specification in compared.items()
+        }
+        for split in SPLITS
+    }
+    assert all(np.array_equal(one.rows, of[REFERENCE].rows) for of in held.values() for one in of.values())
+    return held
+
+
+def main() -> None:
+    table = read(Path(sys.argv[1]) if len(sys.argv) > 1 else TABLE)
+    compared = candidates(table)
+    among = np.logical_and.reduce([development(table), *(usable(table, one) for one in compared.values())])
+    actual, draws = table.numbers("gap.accuracy"), Resampling.of(table)
     runs, tasks = (len(set(table.words(column)[among])) for column in ("run", "task"))
     print(f"development part: {among.sum()} rows of {runs} runs in {tasks} tasks; the constant errs by", end=" ")
     print(f"{100 * np.abs(actual[among] - actual[among].mean()).mean():.1f}\n")
-    print("| fitted | features | " + " | ".join(SPLITS) + " | tau, along training | tau, last | regret |")
-    print("|---" * (len(SPLITS) + 5) + "|")
-    trivial = hold_out_points(table, candidates["log gap", "trivial"], split_of["by task"], among)
-    for (target, name), specification in candidates.items():
-        held = {split: hold_out_points(table, specification, split_of[split], among) for split in SPLITS}
-        errors = [f"{100 * np.abs(one.gap - actual[one.rows]).mean():.1f}" for one in held.values()]
-        points = held["by task"]
-        assert np.array_equal(points.rows, trivial.rows)
-        gaps = {"trivial": trivial.gap, name: points.gap}
-        ranked, turned = ranking(table, points.rows, gaps), turn(table, points.rows, gaps)
-        taus = [f"{ranked[kind]['tau'][name][0]:.2f}" for kind in ("along training", "final")]
-        regret = f"{turned['regret'][name][0]:.2f}"
-        print(f"| {target} | {name} | " + " | ".join([*errors, *taus, regret]) + " |", flush=True)
+    held = held_out(table, compared, among)
+    errors: dict[str, dict[Candidate, Score]] = {
+        split: {name: draws.mean(100 * np.abs(one.gap - actual[one.rows]), one.rows) for name, one in of.items()}
+        for split, of in held.items()
+    }
+    rows = held["by task"][REFERENCE].rows
+    gaps = {"trivial": held["by task"][REFERENCE].gap}  # the name that `ranking` compares with
+    gaps |= {", ".join(name): one.gap for name, one in held["by task"].items() if name != REFERENCE}
+    ranked, turned = ranking(table, rows, gaps), turn(table, rows, gaps)
+    saved = [f"saved of trivial's, {split}" for split in SAVED]
+    header = ["fitted", "features", *SPLITS, *saved, "tau, along training", "tau, last", "regret"]
+    lines = []
+    for name in compared:
+        key = "trivial" if name == REFERENCE else ", ".join(name)
+        cells = [ranged(errors[split][name].listed(), 1) for split in SPLITS]
+        differences = [errors[split][REFERENCE].minus(errors[split][name]) for split in SAVED]
+        cells += ["" if name == REFERENCE else ranged(difference.listed(), 1) for difference in differences]
+        cells += [f"{ranked[kind]['tau'][key][0]:.2f}" for kind in ("along training", "final")]
+        lines.append([*name, *cells, f"{turned['regret'][key][0]:.2f}"])
+    print(written(header, lines))
 
 
 if __name__ == "__main__":

@@ -170,6 +170,36 @@ def trained(probe: Probe) -> tuple[list[str], Weights]:
     return list(found), tuple(found.values())
 
 
+def without_gradients(probe: Probe, keys: str) -> bool:
+    """Whether no gradient of the logits reaches a trained parameter; a note then says that `keys` are absent.
+
+    So it is where the forward runs under `no_grad` or its output is detached: what is computed from gradients would be
+    zero there, and wrong.
+    """
+    if probe.once(reached):
+        return False
+    probe.notes.append(f"{keys} is absent: no gradient of the logits reaches a trained parameter")
+    return True
+
+
+def reached(probe: Probe) -> bool:
+    """Whether a gradient of one sample's logits reaches a trained parameter; a forward and a backward of it."""
+    names, weights = trained(probe)
+    batch, leaves = probe.batches[0], leaves_of(weights)
+    if not names:
+        return True  # what is amiss is something else, and whoever needs the gradients says what; so below
+    try:
+        alone = rows_of(batch.content, torch.tensor([0]), len(batch.targets))
+        with differentiable_attention():
+            logits = _logits_at(probe, names, alone, 1, leaves)
+            if not logits.requires_grad:
+                return False
+            found = torch.autograd.grad(logits.sum(), leaves, allow_unused=True)
+    except Exception:
+        return True
+    return any(part is not None for part in found)
+
+
 def refuse_complex(parameters: Mapping[str, Tensor]) -> None:
     """Raise NotImplementedError, with its name, for a complex parameter."""
     name = next((name for name, value in parameters.items() if value.is_complex()), None)

@@ -80,6 +80,8 @@ class GapEarlyStopping(EarlyStopping):
         status = trainer.callback_metrics.get(f"{family}status")
         if status is None or int(status) != Status.FRESH:
             return
+        if self.monitor.startswith(family) and self.monitor not in trainer.callback_metrics:
+            return  # `GapMonitor` logs it, but its measure has failed so far
         stopping = trainer.should_stop
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.should_stop and not stopping:

@@ -8,7 +8,14 @@ Error = TypeVar("Error", bound=BaseException)
 
 
 class GapError(ValueError):
-    """A clear refusal: every message names its subject, what was got, what was expected and a remedy."""
+    """A clear refusal: every message names its subject, what was got, what was expected and a remedy.
+
+    Attributes:
+        subject: what was refused.
+        may_pass: whether training can go on and may cure it: nothing is wrong with what the user wrote.
+    """
+
+    may_pass = False
 
     def __init__(self, subject: str, *, got: str, expected: str, remedy: str) -> None:
         super().__init__(f"{subject}: got {got}; expected {expected}. {remedy}")
@@ -36,7 +43,9 @@ class LayerError(GapError):
 
 
 class MeasureError(GapError):
-    """An unknown measure, or one that failed."""
+    """An unknown measure, one that failed, or want of memory to measure at all."""
+
+    may_pass = True  # unknown ones are refused before anything is measured
 
 
 class PredictorError(GapError):

@@ -40,8 +40,29 @@ def dense_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> 
     hessian = hessian.reshape(classes * inputs, -1)
     hessian.diagonal().add_(ridge.flatten() if isinstance(ridge, Tensor) else ridge)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).reshape(classes, inputs, classes, inputs)
-    rows = [[((features @ inverse[k, :, j]) * features).sum(1) for j in range(classes)] for k in range(classes)]
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1) / count
+    blocks = features.new_zeros(count, classes, classes)
+    for row in range(classes):
+        for column in range(row, classes):
+            block = ((features @ inverse[row, :, column]) * features).sum(1) / count
+            blocks[:, row, column] = blocks[:, column, row] = block
+    return blocks
+
+
+def few_blocks(features: Tensor, probabilities: Tensor, ridge: float | Tensor) -> Tensor:
+    """The same from the dual, which is cheaper where samples x classes are fewer than the weights.
+
+    Args:
+        features: phi, shape (samples, inputs).
+        probabilities: shape (samples, classes).
+        ridge: on the mean loss; one number, or shape (classes, inputs).
+    """
+    count, classes = probabilities.shape
+    gram = features.new_zeros(count, classes, count, classes)
+    uniform = features @ features.T
+    for index in range(classes):
+        gram[:, index, :, index] = (features / ridge[index]) @ features.T if isinstance(ridge, Tensor) else uniform
+    rows = count * classes
+    return dual_blocks(gram.reshape(rows, rows), probabilities, 1.0 if isinstance(ridge, Tensor) else ridge)
 
 
 def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from lightning_gengap.predictor import Prediction, Predictor
 from lightning_gengap.predictor_files import load_predictor
 from lightning_gengap.samples import FirstBatches, Reading
 from lightning_gengap.session import Session
-from lightning_gengap.start_up import StartUp
+from lightning_gengap.start_up import StartUp, forgiven
 from lightning_gengap.wiring import check_readers, check_strategy, minimised_loss
 
 
@@ -47,8 +47,8 @@ class GapMonitor(Callback):
         layers: up to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with; by default the one like `val_acc`.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training and the last values when a measurement fails, of all keys or of one measure that
-            the predictor does not need; `raise` is for debugging.
+        on_error: `warn` keeps training and the last values when a measurement fails, of all keys (from the start: there
+            are none then) or of one measure that the predictor does not need; `raise` is for debugging.
         measures: names of further measures to take and log.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -131,11 +131,8 @@ class GapMonitor(Callback):
         self._session = session = self._begin(trainer, pl_module)
         if session is None:
             return
-        samples = self._start_up.draw(trainer)
-        if samples is None:
-            self._first_batches = FirstBatches(self._start_up.reading)
-        else:
-            self._start_up.start(samples, session, pl_module, trainer)
+        with forgiven(session, trainer):
+            self._first_batches = self._start_up.watch(trainer, pl_module, session)
         self._display.lay_out(trainer)
         session.budget.start_up += time.perf_counter() - started
         self._clock = time.perf_counter()
@@ -187,9 +184,11 @@ class GapMonitor(Callback):
         session.budget.trained += now - self._clock
         due = not session.measured or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         needed = self._start_up.selection.needed
-        observation = measure_together(trainer, pl_module, session, needed, due, self._end_copying)
+        observation = measure_together(trainer, pl_module, session, needed, due, self._catch_up)
         # Copied batches and training speed differ between ranks, and so may the keys: rank 0 speaks for all.
-        shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, self._validated))
+        agree = trainer.strategy.reduce_boolean_decision
+        validated = self._validated and agree("train_accuracy" in session.readout.shown, all=True)
+        shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, validated))
         pl_module.log_dict(shown, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         if observation is not None:
             started = time.perf_counter()
@@ -198,13 +197,15 @@ class GapMonitor(Callback):
         self._validated = False
         self._clock = time.perf_counter()
 
-    def _end_copying(self, trainer: Trainer, module: LightningModule, session: Session) -> None:
-        """Watch the copied batches, all of them, once the first epoch has ended."""
+    def _catch_up(self, trainer: Trainer, module: LightningModule, session: Session) -> None:
+        """Watch the copied batches, all of them, once the first epoch has ended; or what failed before it."""
+        started = time.perf_counter()
         if self._first_batches is not None:
-            started = time.perf_counter()
             self._start_up.start(self._first_batches.checked(), session, module, trainer)
             self._first_batches = None
-            session.budget.start_up += time.perf_counter() - started
+        elif session.observer is None:
+            self._first_batches = self._start_up.watch(trainer, module, session)
+        session.budget.start_up += time.perf_counter() - started
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

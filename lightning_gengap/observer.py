@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_gengap.batches import Forward, check_logits, default_forward
 from lightning_gengap.derived import derived
-from lightning_gengap.errors import frameless
+from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
+from lightning_gengap.jacobian import out_of_memory, shortly
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.layers import Layout
 from lightning_gengap.measures import compute, known
@@ -88,19 +90,40 @@ class Observer:
         """Trace the model on its first batch, and check that its outputs are logits.
 
         Raises:
-            LayerError, LogitsError, TargetError: see `Layout.of` and `check_logits`.
+            LayerError, LogitsError, TargetError: see `Layout.of` and `check_logits`; logits that are not finite may
+                pass.
+            MeasureError: memory does not suffice.
         """
         forward = forward or default_forward
-        with undisturbed(model):
+        with naming_memory("the first forward in eval mode"), undisturbed(model):
             layout = Layout.of(model, samples.batches[0], forward, layers)
             probe = Probe(model, samples.batches, layout, forward)
             classes = 0
             with torch.no_grad():
                 for batch in samples.batches:
                     logits = probe.logits_on(batch.content, len(batch.targets))
-                    check_logits(logits, batch.targets.to(logits.device))
+                    try:
+                        check_logits(logits, batch.targets.to(logits.device))
+                    except LogitsError as error:
+                        error.may_pass = not bool(logits.isfinite().all())
+                        raise
                     classes = logits.shape[1]
         return cls(samples, layout, forward, classes, initial_state, seed)
+
+    def initial_accuracy(self, model: nn.Module) -> float | None:
+        """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
+        if self.initial_state is None:
+            return None
+        correct = total = 0
+        with undisturbed(model), torch.no_grad():
+            probe = Probe(model, self.samples.batches, self.layout, self.forward)
+            for batch in self.samples.batches:
+                logits = probe.logits_on(batch.content, len(batch.targets), self.initial_state)
+                if not bool(logits.isfinite().all()):
+                    return None
+                correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
+                total += len(batch.targets)
+        return correct / total
 
     def task(self) -> dict[str, float]:
         """Facts of the task: samples and classes; `train_samples` absent where unknown."""
@@ -194,6 +217,19 @@ class Observer:
         """The largest class's share of the samples."""
         targets = torch.cat([batch.targets for batch in self.samples.batches])
         return float(targets.bincount().max() / len(targets))
+
+
+@contextmanager
+def naming_memory(what: str) -> Iterator[None]:
+    """Raise a MeasureError that names what was being done where memory does not suffice for the block."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, GapError) or not out_of_memory(error):
+            raise
+        raise MeasureError(
+            what, got=shortly(error), expected="enough memory to measure", remedy="Use fewer samples."
+        ) from error
 
 
 def _own_derived(name: str, values: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
+from operator import index as as_index
 from typing import Any
 
 import numpy as np
@@ -39,12 +41,21 @@ class Randomized(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         length = len(self)
+        try:
+            index = as_index(index)
+        except TypeError:
+            raise ConfigurationError(
+                "index of a randomized data set",
+                got=repr(index),
+                expected="one integer",
+                remedy="For several samples use torch.utils.data.Subset.",
+            ) from None
         if not -length <= index < length:
             raise IndexError(f"index {index} of a data set of {length}")
-        index = int(index) % length
+        index %= length
         image, label = _pair(self.dataset[index])
         image = image if self.image is None else self.image(image, index)
-        return image, int(label) if self.label is None else self.label(label, index)
+        return image, _class_of(label) if self.label is None else self.label(label, index)
 
 
 def corrupted_labels(dataset: Any, classes: int, probability: float, seed: int = 0) -> Randomized:
@@ -54,10 +65,11 @@ def corrupted_labels(dataset: Any, classes: int, probability: float, seed: int =
 
     Raises:
         ConfigurationError: fewer than two classes, a probability outside [0, 1], a negative seed, no data set.
+        DataError: when an item is read whose label is no class index, unless every label is replaced.
     """
     _check(dataset, seed)
     _require("classes", classes, isinstance(classes, int) and classes >= 2, "an integer of at least 2")
-    _require("probability", probability, 0 <= probability <= 1, "a number in [0, 1]")
+    _require("probability", probability, _is_share(probability), "a number in [0, 1]")
     return Randomized(dataset, label=partial(_corrupted, classes=classes, probability=probability, seed=seed))
 
 
@@ -103,10 +115,11 @@ def gaussian_inputs(dataset: Any, mean: Tensor, deviation: Tensor, seed: int = 0
         seed: another one for the test set, as images go by index.
 
     Raises:
-        ConfigurationError: a negative seed, no data set, a negative or non-finite deviation, a non-finite mean.
+        ConfigurationError: a negative seed, no data set, a negative or non-finite deviation, a non-finite mean,
+            or either of them no numbers.
     """
     _check(dataset, seed)
-    mean, deviation = torch.as_tensor(mean), torch.as_tensor(deviation)
+    mean, deviation = _numbers("mean", mean), _numbers("deviation", deviation)
     _require("mean", mean.tolist(), bool(mean.isfinite().all()), "finite numbers, one per channel")
     valid = bool((deviation.isfinite() & (deviation >= 0)).all())
     _require("deviation", deviation.tolist(), valid, "finite non-negative numbers, one per channel")
@@ -136,7 +149,8 @@ def _corrupted(label: Any, index: int, classes: int, probability: float, seed: i
     draw = np.random.default_rng([seed, index])
     replaced = draw.random() < probability
     other = int(draw.integers(classes))
-    return other if replaced else int(label)
+    own = other if probability == 1 else _class_of(label)  # checked for every index alike
+    return other if replaced else own
 
 
 def _permuted(image: Any, index: int, seed: int, each: bool) -> Tensor:
@@ -177,6 +191,24 @@ def _pair(item: Any) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
+def _class_of(label: Any) -> int:
+    """The label as a number; what `int` would round or fail on is refused."""
+    try:
+        number = int(label)
+        valid = bool(number == label)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        valid = False
+    if not valid:
+        shape = tuple(getattr(label, "shape", ()))
+        raise DataError(
+            "label",
+            got=f"a {type(label).__name__} of shape {shape}" if shape else repr(label),
+            expected="one class index",
+            remedy="Wrap the data set in one that returns such labels; of one-hot labels, label.argmax().",
+        )
+    return number
+
+
 def _tensor(image: Any) -> Tensor:
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim == 0:
         got = f"a tensor of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
@@ -187,6 +219,22 @@ def _tensor(image: Any) -> Tensor:
             remedy="Convert images in the transform of the wrapped data set, before its pixels are randomized.",
         )
     return image
+
+
+def _is_share(probability: Any) -> bool:
+    return isinstance(probability, Real) and not isinstance(probability, bool) and 0 <= float(probability) <= 1
+
+
+def _numbers(name: str, values: Any) -> Tensor:
+    expected = "finite numbers, one per channel"
+    try:
+        numbers = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigurationError(
+            name, got=repr(values), expected=expected, remedy="Take them from channel_statistics(training_set)."
+        ) from None
+    _require(name, numbers.tolist(), not numbers.is_complex(), expected)
+    return numbers
 
 
 def _check(dataset: Any, seed: int) -> None:

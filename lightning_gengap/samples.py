@@ -216,10 +216,12 @@ def _checked(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
         raise no_samples("no batch")
     targets = torch.cat([batch.targets.cpu() for batch in checked])
     if len(targets.unique()) < 2:
-        raise DataError(
+        error = DataError(
             "training samples",
             got=f"{len(targets)} samples, all of class {int(targets[0])}",
             expected="two classes or more",
             remedy="Shuffle data that come sorted by class, or pass probe_data= with samples of every class.",
         )
+        error.may_pass = True  # the network trains on such data all the same
+        raise error
     return checked

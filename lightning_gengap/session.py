@@ -72,8 +72,19 @@ class Session:
         """Watch these samples from now on; the first time, show the values before any step.
 
         Raises:
-            LayerError, LogitsError, TargetError: the model cannot be watched.
+            LayerError, LogitsError, TargetError, MeasureError: the model cannot be watched; what was watched before
+                is kept.
         """
+        before = self.observer
+        try:
+            return self._watch(model, samples, forward, layers, seed)
+        except Exception:
+            self.observer = before
+            raise
+
+    def _watch(
+        self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
+    ) -> Observer:
         said = set() if self.observer is None else self.observer.said
         self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
         self.observer.once, self.observer.taken = self.once, self.taken
@@ -83,12 +94,19 @@ class Session:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
             observation = self.observe(model, ["fit"])
-            chance = self.observer.chance()
-            noise = 2 * math.sqrt(chance * (1 - chance) / len(samples))  # the first batch alone may be small
-            if observation.values["train_accuracy"] > chance + 0.25 * (1 - chance) + noise:
-                self.flags.append("initial_weights")
+            self._doubt(self.observer, observation.values["train_accuracy"])
             self.show(observation, progress=None)
+        elif "train_accuracy" not in self.readout.shown:  # it could not be watched before the first step
+            self._doubt(self.observer, self.observer.initial_accuracy(model))
         return self.observer
+
+    def _doubt(self, observer: Observer, accuracy: float | None) -> None:
+        """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
+        chance = observer.chance()
+        noise = 2 * math.sqrt(chance * (1 - chance) / len(observer.samples))  # the first batch alone may be small
+        unlearned = accuracy is not None and accuracy <= chance + 0.25 * (1 - chance) + noise
+        if not unlearned and "initial_weights" not in self.flags:
+            self.flags.append("initial_weights")
 
     def plan(self, last: bool) -> tuple[str, ...] | None:
         """The further measures of this epoch; None if the budget allows no measurement. `last`: training ends here."""
@@ -110,12 +128,14 @@ class Session:
         observation = self.observer.observe(model, names, extras, optimizers)
         self.notes += [note for note in observation.notes if note.partition("/")[0] not in self._optional()]
         if "train_loss" not in observation.values:
-            raise LogitsError(
+            error = LogitsError(
                 "model output",
                 got="NaN or infinity on the monitored samples",
                 expected="finite logits",
                 remedy="Training seems to have diverged; lower the learning rate.",
             )
+            error.may_pass = True
+            raise error
         return observation
 
     def account(self, observation: Observation, epoch: int, failed: Collection[str]) -> None:

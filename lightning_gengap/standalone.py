@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.batches import Forward, Target
-from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES
-from lightning_gengap.observer import Observer
+from lightning_gengap.errors import ConfigurationError, MeasureError
+from lightning_gengap.keys import MEASURED
+from lightning_gengap.measures import MEASURES, known
+from lightning_gengap.observer import Observation, Observer, naming_memory
 from lightning_gengap.probe import State
 from lightning_gengap.samples import CHUNK, Reading, Samples, take_batches
 from lightning_gengap.undisturbed import random_streams_kept
+
+LEAST_DECAY = 1e-12
 
 
 def measure(
@@ -40,46 +44,87 @@ def measure(
     Args:
         model: any classifier that returns logits.
         data: a dataset, a DataLoader or an iterable of batches of training samples.
-        measures: names of measures; by default everything that model and data allow.
+        measures: names of measures; by default everything that model and data allow. Where nothing of what was asked
+            for by name can be measured, that is an error; where something can, what cannot is only absent.
         initial_state: parameters and buffers at the start of training, for the difficulty on untrained features.
         layers: module names for h1, h2 and h3 instead of the automatic choice.
         forward: maps (model, batch) to logits, for unusual batches.
         target: maps a batch to class indices, for unusual batches.
         seed: of the perturbation measures.
         weight_decay: of the training, for the soft rank, TIC and leave-one-out: the coefficient of an L2 penalty that
-            is added to the gradient of the mean loss, or the optimizer itself, which AdamW's needs.
+            is added to the gradient of the mean loss, or the optimizer itself, which AdamW's needs. Zero is none, for
+            which 1e-3 is assumed; otherwise at least 1e-12, as less is lost in the rounding of the curvature.
 
     Returns:
         Floats by key as logged, without `gengap/`. What is undefined is absent, with one warning. The number of
         training samples is the number of samples given.
 
     Raises:
-        GapError: data, targets, outputs or names that cannot be used; the message says what to do.
+        GapError: data, targets, outputs, names or a weight decay that cannot be used; the message says what to do.
+        MeasureError: a measure that failed, want of memory, or nothing of `measures` that can be measured; the message
+            names measure and cause.
     """
-    if isinstance(weight_decay, float | int) and not 0 <= weight_decay < math.inf:
-        raise ConfigurationError(
-            "weight_decay",
-            got=repr(weight_decay),
-            expected="a finite number that is not negative",
-            remedy="Pass the optimizer's own.",
-        )
+    optimizers, ridge = _decay(weight_decay)
+    names = None if measures is None else _names(measures)
     if initial_state is not None:
         initial_state = _fitting(initial_state, model)
     device = next((parameter.device for parameter in model.parameters()), "cpu")
     everything = Reading(2**62, seed, target, forward, place=lambda batch: _moved(batch, device))
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=CHUNK)
-    with random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
+    reading = naming_memory("reading the samples")
+    with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
         batches = take_batches(data, everything)
     count = sum(len(batch.targets) for batch in batches)
     samples = Samples(batches, count, augmented=False, source="probe_data")
     observer = Observer.of(model, samples, forward, layers, initial_state, seed)
-    optimizers = (weight_decay,) if isinstance(weight_decay, Optimizer) else ()
-    observer.ridge = None if isinstance(weight_decay, Optimizer) else weight_decay
-    observation = observer.observe(model, MEASURES if measures is None else measures, optimizers=optimizers)
+    observer.ridge = ridge
+    observation = observer.observe(model, MEASURES if names is None else names, optimizers=optimizers)
+    if names is not None:
+        _require_some(observation, names)
     for note in observation.notes:
         warnings.warn(note, stacklevel=2)
     return observation.values
+
+
+def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:
+    """The optimizers to read a weight decay from, and the one that is stated."""
+    if isinstance(weight_decay, Optimizer):
+        return (weight_decay,), None
+    if weight_decay is None:
+        return (), None
+    valid = isinstance(weight_decay, Real) and not isinstance(weight_decay, bool)
+    if not (valid and (weight_decay == 0 or LEAST_DECAY <= weight_decay < math.inf)):
+        raise ConfigurationError(
+            "weight_decay",
+            got=repr(weight_decay),
+            expected=f"None, an optimizer, 0, or a finite number of at least {LEAST_DECAY:g}",
+            remedy="Pass the optimizer of the training, or its weight_decay.",
+        )
+    return (), float(weight_decay)
+
+
+def _names(measures: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(measures, str):
+        raise ConfigurationError(
+            "measures", got=repr(measures), expected="a sequence of names", remedy=f"Pass [{measures!r}]."
+        )
+    names = tuple(measures)
+    for name in names:
+        known(name)
+    return names
+
+
+def _require_some(observation: Observation, names: Sequence[str]) -> None:
+    """Refuse to return nothing of what was asked for by name: whoever asks for one value then looks for its key."""
+    if not names or any(MEASURED[key].measure in names for key in observation.values if key in MEASURED):
+        return
+    raise MeasureError(
+        f"measure{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}",
+        got=f"no value ({'; '.join(observation.notes) or 'no reason was given'})",
+        expected="at least one",
+        remedy="Ask for measures that are defined for this model and data; without measures= all such are taken.",
+    )
 
 
 def _moved(batch: Any, device: Any) -> Any:

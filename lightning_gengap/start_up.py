@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gengap.arguments import Selection
-from lightning_gengap.errors import GapError
+from lightning_gengap.early_stopping import GapEarlyStopping
+from lightning_gengap.errors import GapError, frameless
+from lightning_gengap.keys import PREFIX
 from lightning_gengap.measuring import account, say_failure
-from lightning_gengap.observer import Observer
+from lightning_gengap.observer import Observer, naming_memory
 from lightning_gengap.probe import copy_state
+from lightning_gengap.readout import Status
 from lightning_gengap.samples import FirstBatches, Reading, Samples, draw_samples
 from lightning_gengap.session import Session
 from lightning_gengap.wiring import placed_as_in_training, planned_share
@@ -58,27 +63,41 @@ class StartUp:
             )
         return session
 
-    def draw(self, trainer: Trainer) -> Samples | None:
-        """Read the samples, placed as in training; None where only the batches of training itself can be copied.
+    def watch(self, trainer: Trainer, module: LightningModule, session: Session) -> FirstBatches | None:
+        """Read the samples and watch them; or give what is to copy the batches of training, where nothing else can.
 
         Raises:
-            GapError: they cannot be read.
+            GapError: they cannot be read, or the model cannot be watched.
         """
+        samples = self._draw(trainer, module)
+        if samples is None:
+            return FirstBatches(self.reading)
+        self.start(samples, session, module, trainer)
+        return None
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> Samples | None:
+        """The samples, placed as in training; None where only the batches of training itself can be copied."""
         placed = replace(self.reading, place=placed_as_in_training(trainer))
-        return draw_samples(trainer.train_dataloader, placed, self.probe_data, trainer.num_training_batches)
+        hook = module._current_fx_name  # Lightning leaves it at a transfer hook that fails, and then refuses `log`
+        try:
+            with naming_memory("reading the training samples"):
+                return draw_samples(trainer.train_dataloader, placed, self.probe_data, trainer.num_training_batches)
+        finally:
+            module._current_fx_name = hook
 
     def copy(self, batch: Any, first_batches: FirstBatches, session: Session, module: LightningModule) -> None:
         """Copy a batch of training; the first is watched at once, so that one that cannot be watched is raised.
 
         Raises:
-            GapError: it is the first, before any step, and cannot be watched.
+            GapError: it is the first, before any step, and cannot be watched, see `forgiven`.
         """
-        if session.observer is None:
-            first_batches.add(batch)
-            self._watch(first_batches.samples(), session, module)
+        if session.observer is None and not session.warned:
+            with forgiven(session, module.trainer):
+                _add(batch, first_batches)
+                self._watch(first_batches.samples(), session, module)
             return
         try:
-            first_batches.add(batch)
+            _add(batch, first_batches)
         except GapError as error:
             if not session.warned:
                 say_failure(session, error, "while copying the first batches")
@@ -110,3 +129,37 @@ class StartUp:
 
     def _watch(self, samples: Samples, session: Session, module: LightningModule) -> Observer:
         return session.watch(module, samples, self.reading.forward, self.layers, self.reading.seed)
+
+
+@contextmanager
+def forgiven(session: Session, trainer: Trainer) -> Iterator[None]:
+    """Before the first step: what may pass is said once, and tried again at the next measurement.
+
+    Raises:
+        GapError: a mistake of the user's; or anything at all where failures are to be raised, or where another
+            callback or a scheduler would end the run later, for want of the values.
+    """
+    try:
+        yield
+    except GapError as error:
+        if session.raises or not error.may_pass or _is_waited_for(trainer):
+            raise
+        session.readout.hold(Status.FAILED)
+        say_failure(session, frameless(error), "before the first step")
+
+
+def _add(batch: Any, first_batches: FirstBatches) -> None:
+    with naming_memory("copying a batch of training"):
+        first_batches.add(batch)
+
+
+def _is_waited_for(trainer: Trainer) -> bool:
+    """Whether something of Lightning's ends the run where a value of ours is missing; status is always there."""
+    readers: list[Any] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        stops = isinstance(callback, EarlyStopping) and callback.strict and not isinstance(callback, GapEarlyStopping)
+        if stops or (isinstance(callback, ModelCheckpoint) and trainer.enable_validation):
+            readers.append(callback.monitor)
+    readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
+    always = ("/status", "/overhead")
+    return any(str(key).startswith(PREFIX) and not str(key).endswith(always) for key in readers)

@@ -38,7 +38,7 @@ class Visit:
     @property
     def overwritten(self) -> bool:
         """Whether a later in-place operation changed this tensor."""
-        return self.tensor._version != self.version
+        return version_of(self.tensor) != self.version
 
 
 @dataclass
@@ -125,6 +125,11 @@ def first_float_tensor(content: Any) -> Tensor | None:
     return None
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; 0 for those of inference mode, which do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def clean_name(name: str) -> str:
     """A module's name without the wrappers that compilation adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
@@ -140,7 +145,8 @@ def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
     def record(side: Side, content: Any, call: int) -> None:
         tensor = first_float_tensor(content)
         if tensor is not None:
-            visit = Visit(name, side, call, trace.depth, _edge(tensor), tensor, tensor._version, tuple(tensor.shape))
+            version = version_of(tensor)
+            visit = Visit(name, side, call, trace.depth, _edge(tensor), tensor, version, tuple(tensor.shape))
             trace.visits.append(visit)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -159,9 +165,9 @@ def _edge(tensor: Tensor) -> Edge | None:
         return None
     with torch.enable_grad():
         node = tensor.grad_fn if tensor.grad_fn is not None else tensor.view_as(tensor).grad_fn
-    if node is not None and tensor.grad_fn is None:
-        return node.next_functions[0][0], 0
-    return node, tensor.output_nr
+    if node is None:  # in inference mode
+        return None
+    return (node, tensor.output_nr) if tensor.grad_fn is not None else (node.next_functions[0][0], 0)
 
 
 def _next(node: Any) -> list[Edge]:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_gengap import jacobian as jacobian_module
 from lightning_gengap.batches import read_batch
-from lightning_gengap.curvature import Curvature, dual_curvature, jacobian_of
+from lightning_gengap.curvature import Curvature, dual_curvature, jacobian_of, without_gradients
 from tests import curvature_oracles as oracles
 from tests import networks
 from tests.probes import probing
@@ -125,6 +125,33 @@ def test_a_model_without_trained_parameters_is_absent_with_a_note() -> None:
     with probing(model, images, targets) as probe:
         assert dual_curvature(probe) is None
         assert probe.notes == ["curvature/* is absent: no parameter requires a gradient"]
+
+
+class Cut(nn.Module):
+    """A trained body and head with a cut behind the body, and a weight that no module holds."""
+
+    def __init__(self, head: bool) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(192, 5), nn.Linear(5, networks.CLASSES).requires_grad_(head)
+        self.loose = [torch.ones(1, requires_grad=True)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.body(images.flatten(1)).detach()
+        return self.head(hidden) * self.loose[0].to(hidden)
+
+
+@pytest.mark.parametrize(("factory", "without"), [(small_mlp, 0), (lambda: Cut(True), 0), (lambda: Cut(False), 1)])
+def test_logits_that_no_gradient_leaves_are_noticed_and_noted_for_all_that_ask(factory: Factory, without: int) -> None:
+    model, images, targets = task(factory)
+    sizes: list[int] = []
+    with probing(model, images, targets) as probe:
+        handle = model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+        for keys in ("this", "that"):
+            assert without_gradients(probe, keys) == bool(without)
+        handle.remove()
+    cause = "no gradient of the logits reaches a trained parameter"
+    assert probe.notes == [f"{keys} is absent: {cause}" for keys in ("this", "that")][: 2 * without]
+    assert sizes == [1], "one forward of one sample"
 
 
 def test_operations_without_forward_mode_descend_the_ladder() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -183,6 +183,31 @@ def test_without_a_trainer_a_measure_that_fails_is_raised_by_name(
     assert caught.value.__cause__ is error
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class OutOfMemory(TinyModel):
+    """Has memory to train, not to run in eval mode."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(images)
+
+
+def test_without_a_trainer_want_of_memory_says_what_was_being_done():
+    words = "got OutOfMemoryError: CUDA out of memory.* Use fewer samples."
+    with pytest.raises(MeasureError, match=f"the first forward in eval mode: {words}") as caught:
+        measure(OutOfMemory(), loader(), ["fit"])
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+    def batches() -> Iterator[Any]:
+        yield from loader()
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(MeasureError, match=f"reading the samples: {words}"):
+        measure(TinyModel(), batches(), ["fit"])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):  # any other is the user's own
+        measure(TinyModel(), [(torch.zeros(8, 1, 9, 9), torch.arange(8) % 4)], ["fit"])
 
 
 class Diverging(TinyModel):

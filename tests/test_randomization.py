@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lightning_gengap.randomization import (
     random_pixels,
     shuffled_pixels,
 )
+from tests.lightning_models import TinyModel, blobs, quiet_trainer
 
 COUNT, CLASSES = 2000, 5
 
@@ -172,6 +174,20 @@ class Bare:
         return self.item
 
 
+ONE_HOT = Bare((torch.ones(2, 2), torch.eye(4)[1]))
+
+
+def test_labels_that_are_all_replaced_may_be_anything() -> None:
+    assert 0 <= random_labels(ONE_HOT, 4)[0][1] < 4
+
+
+@pytest.mark.parametrize("label", [3, 3.0, np.int64(3), torch.tensor(3), torch.tensor([3])], ids=repr)
+def test_labels_are_plain_numbers(label: Any) -> None:
+    found = shuffled_pixels(Bare((torch.ones(2, 2), label)))[np.int64(-1)][1]
+    assert found == 3
+    assert type(found) is int
+
+
 @pytest.mark.parametrize(
     ("attempt", "error", "message"),
     [
@@ -190,9 +206,42 @@ class Bare:
         (lambda: channel_statistics(data(0)), DataError, "got no sample"),
         (lambda: shuffled_pixels(Bare((3, 4)))[0], DataError, "image: got int; expected a float tensor"),
         (lambda: shuffled_pixels(Bare((torch.ones(2, 2).long(), 4)))[0], DataError, "got a tensor of torch.int64"),
+        (lambda: corrupted_labels(data(3), CLASSES, "a"), ConfigurationError, "probability: got a; expected a number"),  # type: ignore[arg-type]
+        (lambda: corrupted_labels(data(3), CLASSES, None), ConfigurationError, "probability: got None; expected"),  # type: ignore[arg-type]
+        (lambda: corrupted_labels(data(3), CLASSES, True), ConfigurationError, "probability: got True; expected"),
+        (lambda: random_pixels(data(3))[0:2], ConfigurationError, r"got slice\(0, 2, None\); expected one integer"),  # type: ignore[index]
+        (lambda: random_pixels(data(3))[[0, 1]], ConfigurationError, r"got \[0, 1\]; expected one integer.*Subset"),  # type: ignore[index]
+        (lambda: random_pixels(data(3))[torch.arange(2)], ConfigurationError, "expected one integer"),  # type: ignore[index]
+        (lambda: random_pixels(data(3))[1.5], ConfigurationError, "got 1.5; expected one integer"),  # type: ignore[index]
+        (lambda: gaussian_inputs(data(3), "a", torch.ones(3)), ConfigurationError, "mean: got 'a'; expected finite"),  # type: ignore[arg-type]
+        (lambda: gaussian_inputs(data(3), torch.ones(3), None), ConfigurationError, "deviation: got None; expected"),  # type: ignore[arg-type]
+        (lambda: gaussian_inputs(data(3), [1.0, "a"], torch.ones(2)), ConfigurationError, "mean: got .*expected"),  # type: ignore[arg-type]
+        (lambda: gaussian_inputs(data(3), torch.ones(3) * 1j, torch.ones(3)), ConfigurationError, "mean: got"),
+        (lambda: corrupted_labels(ONE_HOT, 4, 0.01)[0], DataError, r"label: got a Tensor of shape \(4,\); .*argmax"),
+        (lambda: shuffled_pixels(ONE_HOT)[0], DataError, r"got a Tensor of shape \(4,\); expected one class index"),
+        (lambda: shuffled_pixels(Bare((torch.ones(2, 2), 1.5)))[0], DataError, "label: got 1.5; expected one class"),
+        (lambda: shuffled_pixels(Bare((torch.ones(2, 2), "3")))[0], DataError, "label: got '3'; expected one class"),
+        (lambda: shuffled_pixels(Bare((torch.ones(2, 2), None)))[0], DataError, "label: got None; expected one class"),
         (lambda: random_labels(Bare(torch.ones(3)), 2)[0], DataError, "got an item of type Tensor; expected pairs"),
     ],
 )
 def test_bad_arguments_are_refused(attempt: Callable[[], Any], error: type[GapError], message: str) -> None:
     with pytest.raises(error, match=message):
         attempt()
+
+
+@pytest.mark.filterwarnings("ignore:.* is absent")
+def test_the_lines_in_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = (block for block in readme.split("```python\n") if "randomization." in block.partition("```")[0])
+    torch.manual_seed(0)
+    names: dict[str, Any] = {
+        "train_set": blobs(),
+        "trainer": quiet_trainer(),
+        "model": TinyModel(classes=10),
+        "other_model": TinyModel(classes=10),
+        "DataLoader": DataLoader,
+    }
+    exec(lines.partition("```")[0], names)
+    assert capsys.readouterr().out.count("'margin/h1/total_variation'") == 2
+    assert labels(names["random_set"]).unique().tolist() == list(range(10))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +55,7 @@ def test_the_keys_are_declared_and_the_values_in_range(model: nn.Module, data: t
     always = {"", "fit", "margin", "norm", "perturbation", "difficulty"}
     expected = {key for key, declared in MEASURED.items() if declared.measure in always}
     of_a_run = {key for key in expected if key.startswith("speed/")} | {"progress"}
-    with_others = {"perturbation/excess_by_size"}  # needs input_difficulty too
-    assert expected - of_a_run - with_others <= set(values) <= set(MEASURED)
+    assert expected - of_a_run <= set(values) <= set(MEASURED)
     for key, value in values.items():
         assert isinstance(value, float)
         assert MEASURED[key].low <= value <= MEASURED[key].high
@@ -85,6 +86,71 @@ def test_measures_can_be_chosen(model: nn.Module, data: tuple[Tensor, Tensor]) -
         *("classes", "classes_present", "probe_samples", "train_samples"),
     }
     assert values["train_accuracy"] == pytest.approx(0.8)
+
+
+class Detached(nn.Module):
+    """Trained, but nothing asked of its outputs reaches a parameter."""
+
+    def __init__(self, detach: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.detach = networks.mlp((8, 8)), detach
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.detach(self.body(images))
+
+
+class WithoutGradients(Detached):
+    """Its forward runs under no_grad."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)
+
+
+NOT_DIFFERENTIABLE: dict[str, Callable[[], nn.Module]] = {
+    "frozen": lambda: networks.mlp((8, 8)).requires_grad_(False),
+    "no_grad": lambda: WithoutGradients(lambda logits: logits),
+    "detached": lambda: Detached(Tensor.detach),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_DIFFERENTIABLE)
+def test_nothing_of_what_was_asked_for_by_name_is_an_error(kind: str) -> None:
+    model, images = networks.made(NOT_DIFFERENTIABLE[kind]), networks.images(40)
+    data = [(images, torch.arange(40) % 4)]
+    with pytest.raises(
+        MeasureError, match=r"measure 'soft_rank': got no value \(curvature/\S+ is absent: .+; expected"
+    ):
+        measure(model, data, ["soft_rank"])
+    with pytest.raises(MeasureError, match=r"measures 'soft_rank', 'tic': got no value \(curvature/\S+ is absent: "):
+        measure(model, data, iter(["soft_rank", "tic"]))
+    with pytest.warns(UserWarning, match="is absent"):
+        values = measure(model, data, ["soft_rank", "fit"])
+    assert "train_accuracy" in values
+    assert not any(key.startswith("curvature/") for key in values)
+    assert set(measure(model, data, [])) == {"classes", "classes_present", "probe_samples", "train_samples"}
+
+
+def test_one_name_is_no_sequence_of_names(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ConfigurationError, match=r"measures: got 'fit'; .* Pass \['fit'\]"):
+        measure(model, [data], "fit")
+
+
+@pytest.mark.parametrize("decay", ["x", True, -1e-3, math.nan, math.inf, 1e-30, 1j, torch.tensor(0.1), [0.1]], ids=repr)
+def test_a_weight_decay_that_cannot_be_one_is_refused(
+    model: nn.Module, data: tuple[Tensor, Tensor], decay: object
+) -> None:
+    message = rf"weight_decay: got {re.escape(repr(decay))}; expected None, an optimizer, 0, or a finite number of at"
+    with pytest.raises(ConfigurationError, match=message):
+        measure(model, [data], ["fit"], weight_decay=decay)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decay", [0, 1, 1e-12, np.float32(1e-3)], ids=repr)
+def test_a_weight_decay_that_can_be_one_is_taken(decay: float) -> None:
+    model, images = networks.made(lambda: networks.mlp((8, 8))), networks.images(40)
+    values = measure(model, [(images, torch.arange(40) % 4)], ["soft_rank", "leave_one_out"], weight_decay=decay)
+    assert values["curvature/lambda"] == pytest.approx(float(decay) or 1e-3)
+    assert values["curvature/lambda_assumed"] == float(decay == 0)
 
 
 def test_an_unknown_measure_lists_the_known(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:

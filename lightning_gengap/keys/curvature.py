@@ -33,10 +33,19 @@ def _curvature() -> dict[str, Key]:
     }
     for name, key in list(keys.items()):
         short = name.removeprefix("curvature/")
-        if short.startswith("soft_rank") or short in ("samples", "trace", "products"):
-            words = f"{key.meaning}; on all samples of the probe"
+        if short.startswith("soft_rank") or short in ("samples", "parameters", "trace", "products"):
+            words = key.meaning if short == "parameters" else f"{key.meaning}; on all samples of the probe"
             keys[f"curvature/full/{short}"] = Key(key.unit, key.low, key.high, words, "full_soft_rank")
-    return keys | {"curvature/tic": Key("nats", 0, math.inf, "Takeuchi's information criterion per sample", "tic")}
+    keys["curvature/tic"] = Key("nats", 0, math.inf, "Takeuchi's information criterion per sample", "tic")
+    return keys | _sizes("tic", "tic")
+
+
+def _sizes(part: str, measure: str) -> dict[str, Key]:
+    """What every value of a curvature has to be read with, from the measure that gives it."""
+    return {
+        f"curvature/{part}/samples": Key("samples", 1, math.inf, "samples that the curvature is of", measure),
+        f"curvature/{part}/parameters": Key("parameters", 1, math.inf, "trained parameters", measure),
+    }
 
 
 def _curvature_variants() -> dict[str, Key]:
@@ -50,16 +59,21 @@ def _curvature_variants() -> dict[str, Key]:
         "kronecker/share": ("fraction", 0, 1, "share of the parameters with such factors; others by their diagonal"),
         "hessian/soft_rank_clamped": ("directions", 0, none, "the same sum of the Hessian's positive eigenvalues"),
         "hessian/spread": ("none", 0, none, "half the distance of the two rules for that sum, relative"),
+        "hessian/trace": (curvature, -none, none, "the Hessian's trace, by the same start"),
+        "hessian/top_eigenvalue": (curvature, -none, none, "the Hessian's largest eigenvalue, from below"),
         "hessian/negative_mass": ("fraction", 0, 1, "share of the Hessian's absolute eigenvalues that is negative"),
         "hessian/smallest": (curvature, -none, none, "the Hessian's smallest eigenvalue, from above"),
         "hessian/flagged": ("0 or 1", 0, 1, "1: that is below minus the ridge, no minimum of the penalised loss"),
         "hessian/products": ("products", 0, none, "products with the Hessian that were needed"),
     }
     measures = {"diagonal": "diagonal_curvature", "kronecker": "kronecker_curvature", "hessian": "hessian"}
-    return {
+    keys = {
         f"curvature/{name}": Key(unit, low, high, meaning, measures[name.partition("/")[0]])
         for name, (unit, low, high, meaning) in entries.items()
     }
+    for part, measure in measures.items():
+        keys |= _sizes(part, measure)
+    return keys
 
 
 def _leave_one_out() -> dict[str, Key]:
@@ -75,6 +89,7 @@ def _leave_one_out() -> dict[str, Key]:
     exact = "1: by the dense curvature of the layer; 0: by its Kronecker approximation"
     keys["loo/last_layer/exact"] = Key("0 or 1", 0, 1, exact, "leave_one_out")
     samples = "samples that stand for the training set"
+    keys["loo/last_layer/samples"] = Key("samples", 1, math.inf, samples, "leave_one_out")
     keys["loo/network/samples"] = Key("samples", 1, math.inf, samples, "network_leave_one_out")
     return keys
 

@@ -15,7 +15,7 @@ from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
 from lightning_gengap.batches import exchange
-from lightning_gengap.curvature import SAMPLES, trained
+from lightning_gengap.curvature import SAMPLES, trained, without_gradients
 from lightning_gengap.jacobian import differentiable_attention, gradients, leaves_of, shortly
 from lightning_gengap.probe import Probe
 from lightning_gengap.subsample import rows_of, subsample
@@ -62,17 +62,19 @@ def diagonal_curvature(probe: Probe) -> dict[str, float]:
     Keys `curvature/diagonal/soft_rank`, sum_j G_jj / (G_jj + R_j) in directions, never below the soft rank itself (nor
     below that of G's diagonal blocks) and up to nine times above it at confident networks;
     `curvature/diagonal/tic`, (1/n) sum_j mean_i g_ij^2 / (G_jj + R_j) in nats; `curvature/diagonal/trace`, Tr G in
-    nats per squared parameter, exact where `curvature/trace` and `gradient_noise/curvature` are estimates. The
-    diagonal is exact over the labels, not sampled, on the samples of the soft rank (n, at most 512 of the probe), with
-    its ridge R. All non-negative; the first at most the number of parameters; none invariant to a scaling of the
-    logits or to ReLU rescaling.
+    nats per squared parameter, exact where `curvature/trace` and `gradient_noise/curvature` are estimates;
+    `curvature/diagonal/samples`, n, and `curvature/diagonal/parameters`, how many are trained. The diagonal is exact
+    over the labels, not sampled, on the samples of the soft rank (at most 512 of the probe), with its ridge R. All
+    non-negative; the first at most the number of parameters; the first three not invariant to a scaling of the logits
+    or to ReLU rescaling.
 
     Cost: two forwards and a backward per class of every sample, some 45 forwards' worth over those samples at ten
-    classes; one sample at a time, with a note, where `vmap` fails. Absent, with a note, where per-sample
-    derivatives fail or there are more than 256 classes. References: Becker and LeCun 1988; Thomas et al. 2020 (arXiv
-    1906.07774).
+    classes; one sample at a time, with a note, where `vmap` fails. Absent, with a note, where per-sample derivatives
+    fail, no gradient reaches a parameter or there are more than 256 classes. References: Becker and LeCun 1988; Thomas
+    et al. 2020 (arXiv 1906.07774).
     """
-    found = diagonal_of(probe, trained(probe)[0], "curvature/diagonal/*")
+    names, weights = trained(probe)
+    found = diagonal_of(probe, names, "curvature/diagonal/*")
     if found is None:
         return {}
     ridges = ridges_of(probe)
@@ -80,6 +82,8 @@ def diagonal_curvature(probe: Probe) -> dict[str, float]:
         "curvature/diagonal/soft_rank": found.soft_rank(ridges),
         "curvature/diagonal/tic": found.tic(ridges),
         "curvature/diagonal/trace": found.trace,
+        "curvature/diagonal/samples": float(found.samples),
+        "curvature/diagonal/parameters": float(sum(weight.numel() for weight in weights)),
     }
 
 
@@ -101,6 +105,8 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal | Non
     weights = {name: held.pop(name) for name in names}
     if not weights:
         probe.notes.append(f"{keys} is absent: no parameter requires a gradient")
+        return None
+    if without_gradients(probe, keys):
         return None
     contents, targets, sizes = subsample(probe, SAMPLES)
     try:

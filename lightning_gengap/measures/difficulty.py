@@ -77,12 +77,14 @@ def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tenso
 def learning_curve(scored: Callable[[Tensor, Tensor], float], rows: Tensor, probe: Probe) -> dict[str, float]:
     """`accuracy` of a leave-one-out score with all samples, its `growth` from half of them, and both `extrapolated`.
 
-    The growth is from the mean over both halves of the m samples; what is extrapolated to the train size n lies on the
-    line through both over the log of the number of samples: accuracy + growth log2(n / m), in [0, 1]. Absent where n is
-    unknown.
+    The growth is from the mean over both halves of the m samples, with every class halved; what is extrapolated to the
+    train size n lies on the line through both over the log of the number of samples: accuracy + growth log2(n / m), in
+    [0, 1]. Absent where n is unknown.
     """
     accuracy = scored(rows, probe.targets)
-    growth = accuracy - sum(scored(rows[part::2], probe.targets[part::2]) for part in (0, 1)) / 2
+    by_class = probe.targets.argsort(stable=True)
+    halves = [scored(rows[by_class[part::2]], probe.targets[by_class[part::2]]) for part in (0, 1)]
+    growth = accuracy - sum(halves) / 2
     if probe.train_samples is None:
         return {"accuracy": accuracy, "growth": growth}
     doublings = math.log2(max(probe.train_samples / len(rows), 1.0))

@@ -14,7 +14,7 @@ from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
 from lightning_gengap.batches import ProbeBatch, exchange
-from lightning_gengap.curvature import refuse_complex
+from lightning_gengap.curvature import refuse_complex, without_gradients
 from lightning_gengap.probe import Probe
 
 MOST_NUMBERS = 2**26
@@ -57,11 +57,13 @@ def gradient_noise(probe: Probe) -> dict[str, float]:
     signs u (nats per squared weight), unbiased; `gradient_noise/criterion`, Tr C / (n Tr G), n the number of training
     samples: nats, a stand-in for the gap of the loss that vanishes where the samples are interpolated. All
     non-negative, none invariant; they fall with the training loss, next to which they are to be read. Absent with one
-    note: the criterion without n; all where per-sample derivatives fail. Cost: a forward and two full backwards per
-    sample, in time twelve forwards. References: Thomas et al. 2020 (arXiv 1906.07774), Jiang et al. 2020 (arXiv
-    1912.02178).
+    note: the criterion without n; all where per-sample derivatives fail or no gradient reaches a parameter. Cost: a
+    forward and two full backwards per sample, in time twelve forwards. References: Thomas et al. 2020 (arXiv
+    1906.07774), Jiang et al. 2020 (arXiv 1912.02178).
     """
     try:
+        if without_gradients(probe, "gradient_noise/*"):
+            return {}
         sums = summed_gradients(probe)
     except (RuntimeError, NotImplementedError) as reason:
         first_line = str(reason).partition("\n")[0]

@@ -47,7 +47,10 @@ def hessian(probe: Probe) -> dict[str, float]:
     `curvature/hessian/negative_mass`, the share of sum |h| that is negative; `curvature/hessian/smallest`, the
     smallest Ritz value, in nats per squared parameter, an upper bound of the smallest eigenvalue;
     `curvature/hessian/flagged`, 1 where it is below -l: no minimum even of the penalised loss;
-    `curvature/hessian/products`, the Lanczos steps.
+    `curvature/hessian/top_eigenvalue`, the largest Ritz value, a lower bound of the largest eigenvalue (not of the
+    largest by absolute value); `curvature/hessian/trace`, u^T H u of the start u, signed, exact but for rounding: as an
+    estimate of Tr H unbiased, with a standard deviation of at most sqrt(2) |H|_F; `curvature/hessian/products`, the
+    Lanczos steps; `curvature/hessian/samples` and `curvature/hessian/parameters`, what H is of.
 
     Approximations: one start, whose forms spread about the traces by about sqrt(2 / soft rank), and rules for
     functions with a kink at 0, which bound nothing: a spread below 0.1 is no proof, one above says that the value is
@@ -77,9 +80,13 @@ def hessian(probe: Probe) -> dict[str, float]:
     smallest, total = float(gauss.nodes[0]), gauss.value(torch.abs)
     found = {
         "curvature/hessian/soft_rank_clamped": middle,
+        "curvature/hessian/trace": run.form,
+        "curvature/hessian/top_eigenvalue": float(gauss.nodes[-1]),
         "curvature/hessian/smallest": smallest,
         "curvature/hessian/flagged": float(smallest < -ridge.value),
         "curvature/hessian/products": float(len(run)),
+        "curvature/hessian/samples": float(min(len(probe.targets), SAMPLES)),
+        "curvature/hessian/parameters": float(size),
     }
     if middle > 0:
         found["curvature/hessian/spread"] = 0.5 * abs(values[0] - values[1]) / middle

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
-from lightning_gengap.curvature import SAMPLES, trained
+from lightning_gengap.curvature import SAMPLES, trained, without_gradients
 from lightning_gengap.jacobian import Weights, differentiable_attention, gradients, leaves_of, shortly
 from lightning_gengap.measures.diagonal_curvature import MOST_CLASSES, diagonal_of, ridges_of
 from lightning_gengap.probe import Probe
@@ -72,16 +72,18 @@ def kronecker_curvature(probe: Probe) -> dict[str, float]:
     Linear layers and convolutions in the plane (one group, zero padding given in numbers), called as such, at most
     5000 inputs of an output; every other trained parameter (norms, embeddings, attention's packed projections, tied,
     re-parametrised or otherwise used weights) enters by the exact diagonal instead.
-    `curvature/kronecker/share` is the share of the trained parameters with factors. A layer called several times
-    counts its calls as positions. Not invariant to a scaling of the logits.
+    `curvature/kronecker/share` is the share of the trained parameters with factors; `curvature/kronecker/samples` and
+    `.../parameters` count both. Calls of a layer count as positions. Not invariant to a scaling of the logits.
 
     Cost: a forward, a backward and one backward to the layers' outputs per class, some 50 forwards' worth over those
     samples at ten classes, the factors' eigenvalues, and some 20 more for a diagonal of what is left. Absent, with a
-    note, where no layer qualifies, a backward fails or there are more than 256 classes. References: Martens and
-    Grosse 2015 (arXiv 1503.05671), Grosse and Martens 2016 (arXiv 1602.01407), Eschenhagen et al. 2023 (arXiv
-    2311.00636).
+    note, where no layer qualifies, no gradient reaches a parameter, a backward fails or there are more than 256
+    classes. References: Martens and Grosse 2015 (arXiv 1503.05671), Grosse and Martens 2016 (arXiv 1602.01407),
+    Eschenhagen et al. 2023 (arXiv 2311.00636).
     """
     try:
+        if without_gradients(probe, KEYS):
+            return {}
         layers = factored(probe)
     except Exception as error:
         probe.notes.append(f"{KEYS} is absent: {shortly(error)}")
@@ -104,17 +106,14 @@ def kronecker_curvature(probe: Probe) -> dict[str, float]:
         if diagonal is None:
             return {}
         total += diagonal.soft_rank(ridges)
-    share = sum(counts[name] for name in covered) / sum(counts.values())
-    return {"curvature/kronecker/soft_rank": total, "curvature/kronecker/share": share}
+    parameters = sum(counts.values())
+    share = sum(counts[name] for name in covered) / parameters
+    values = {"soft_rank": total, "share": share, "samples": float(samples), "parameters": float(parameters)}
+    return {f"curvature/kronecker/{name}": value for name, value in values.items()}
 
 
 def factored(probe: Probe) -> list[Layer]:
-    """The layers that qualify, with the sums of their factors over the curvature samples.
-
-    Raises:
-        ValueError: too many classes.
-        RuntimeError: a backward fails.
-    """
+    """The layers that qualify, with the sums of their factors over the curvature samples; raises where it fails."""
     names, weights = trained(probe)
     layers = candidates(probe.model, dict(zip(names, weights, strict=True)))
     if not layers:

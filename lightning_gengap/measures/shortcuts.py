@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.measures.weight_layers import NotFoldableError
+from lightning_gengap.trace import version_of
 
 Edge = tuple[Any, int]  # an autograd node and the number of its output: one tensor of the graph
 
@@ -52,14 +53,14 @@ class Graph:
         self.inputs.setdefault(name, []).append((_edge(given), tuple(given.shape)))
         self.outputs[name] = _edge(made) if torch.is_grad_enabled() else None, tuple(made.shape)
         self.ends[name] = self.outputs[name][0]
-        self._made[name] = made, made._version
+        self._made[name] = made, version_of(made)
 
     def returned(self, name: str, tensor: Tensor) -> bool:
         """Whether the tensor is what the layer returned, and is as it was."""
         if name not in self.outputs:
             return False
         edge, (made, version) = self.outputs[name][0], self._made[name]
-        return made is tensor and made._version == version if edge is None else _edge(tensor) == edge
+        return made is tensor and version_of(made) == version if edge is None else _edge(tensor) == edge
 
     def passed_on(self, norm: str, layer: str, tensor: Tensor) -> None:
         """Note that a batch norm passed on the layer's output, as this tensor."""
@@ -151,7 +152,8 @@ def _edge(tensor: Tensor) -> Edge | None:
     if tensor.grad_fn is not None:
         return tensor.grad_fn, tensor.output_nr
     with torch.enable_grad():
-        return tensor.view_as(tensor).grad_fn.next_functions[0]  # type: ignore[union-attr]
+        node = tensor.view_as(tensor).grad_fn
+    return None if node is None else node.next_functions[0]  # None in inference mode
 
 
 def _next(node: Any) -> list[Edge]:

@@ -100,7 +100,6 @@ def soft_rank(probe: Probe) -> dict[str, float]:
         "curvature/lambda": ridge.value,
         "curvature/lambda_assumed": float(ridge.assumed),
         "curvature/lambda_varies": float(ridge.metric is not None),
-        "curvature/parameters": float(found.parameters),
         "curvature/top_eigenvalue": largest[0] if largest else 0.0,
         **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
         "curvature/rung": float(found.rung),
@@ -111,8 +110,9 @@ def full_soft_rank(probe: Probe) -> dict[str, float]:
     """The soft rank on all samples of the probe, for the end of training: nearer to that of the training set.
 
     Keys `curvature/full/soft_rank`, `..._lower`, `..._upper`, `..._1e-5` to `..._1e-1`, `curvature/full/trace`,
-    `curvature/full/samples` and `curvature/full/products`, as for `soft_rank`, whose ridge it shares. Cost: as
-    `soft_rank`, with products over all samples of the probe. Absent, with a note, where that is.
+    `curvature/full/samples`, `curvature/full/parameters` and `curvature/full/products`, as for `soft_rank`, whose
+    ridge it shares. Cost: as `soft_rank`, with products over all samples of the probe. Absent, with a note, where that
+    is.
     """
     found = _measured(probe, "curvature/full/*", whole)
     return {} if found is None else _at_ridges(found, "curvature/full/")
@@ -156,6 +156,7 @@ def _at_ridges(found: SoftRank, prefix: str) -> dict[str, float]:
         f"{prefix}soft_rank_upper": found.bracket.upper,
         **{f"{prefix}soft_rank_{name}": found.plain.soft_rank(value).middle for name, value in RIDGES.items()},
         f"{prefix}samples": float(found.samples),
+        f"{prefix}parameters": float(found.parameters),
         f"{prefix}trace": found.plain.trace,
         f"{prefix}products": float(found.products),
     }

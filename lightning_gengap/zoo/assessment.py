@@ -16,6 +16,7 @@ from lightning_gengap.zoo.abilities import by_stage
 from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE, HeldOut, Setting, split_scores
 from lightning_gengap.zoo.fit import fit, usable
 from lightning_gengap.zoo.grids import grid_scores
+from lightning_gengap.zoo.needs import check_fit, check_runs, check_scores
 from lightning_gengap.zoo.protocol import development, splits
 from lightning_gengap.zoo.specifications import SPECIFICATIONS, Specification, Term
 from lightning_gengap.zoo.table import Table
@@ -47,9 +48,11 @@ def specification_of(name_or_path: str) -> Specification:
     predictor = load_predictor(name_or_path)
     if predictor.name in SPECIFICATIONS and SPECIFICATIONS[predictor.name].form == predictor.form:
         known = SPECIFICATIONS[predictor.name]
-        if [(t.name, t.transform) for t in known.features] == [(f.name, f.transform) for f in predictor.features]:
+        terms = (*known.features, *known.bounds)
+        if [(t.name, t.transform) for t in terms] == [(f.name, f.transform) for f in predictor.features]:
             return known  # the same, with floors still to be chosen from the fitted rows
-    terms = tuple(Term(feature.name, feature.transform, feature.floor) for feature in predictor.features)
+    bounds = tuple(Term(f.name, f.transform, f.floor) for f in predictor.features if f.coefficient == 0)
+    terms = tuple(Term(f.name, f.transform, f.floor) for f in predictor.features if f.coefficient != 0)
     first = predictor.features[0]
     of_test = predictor.form == "additive" and first.name == "train_accuracy" and abs(first.coefficient - 1) < 1e-6
     head = predictor.loss_head
@@ -61,6 +64,7 @@ def specification_of(name_or_path: str) -> Specification:
         loss_of_gap=head is not None and any(feature.name == PREDICTED_GAP for feature in head.features),
         test_accuracy=of_test,
         balanced=bool(predictor.provenance.get("balanced", False)),
+        bounds=bounds,
     )
 
 
@@ -73,13 +77,18 @@ def assess(table: Table, specification: Specification, locked: bool = False) -> 
         locked: use the locked part too. Without it, not one of its rows is read.
 
     Raises:
-        TableError: too few rows.
+        TableError: too few runs or tasks, or a column that is absent; at once.
     """
-    setting = Setting.of(table, specification, locked)
-    scored, predictions = split_scores(setting, locked)
-    split_of = splits(table)
+    check_fit(table, specification)
+    check_scores(table, specification)
     allowed = np.ones(len(table), bool) if locked else development(table)
     allowed &= usable(table, specification) & usable(table, TRIVIAL_BASELINE)
+    part = "the whole table" if locked else "the development part (all but the locked tasks, source and family)"
+    check_runs(table, specification, allowed, part)
+    setting = Setting.of(table, specification, locked)
+    check_runs(table, specification, setting.among, f"{part} with the features of every baseline")
+    scored, predictions = split_scores(setting, locked)
+    split_of = splits(table)
     report: dict[str, Any] = {
         "specification": {
             "name": specification.name,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, DataError
+from lightning_gengap.zoo.files import refuse_overwriting as refuse_overwriting
 from lightning_gengap.zoo.parallel import BACKENDS, in_parallel
 
 
@@ -27,6 +31,13 @@ def zoo_stages(stages: Any) -> None:
     )
     run.add_argument("--tasks", type=int, help="so many tasks of the plan; the default is 50, or all grids")
     run.add_argument("--keep-weights", action="store_true", help="keep the weights of snapshots, for `zoo remeasure`")
+    run.add_argument(
+        "--accelerator",
+        choices=("cpu", "gpu", "auto"),
+        default="cpu",
+        help="what trains: on a GPU all --processes share one; a run's key does not depend on it, so that a folder can "
+        "be resumed on another",
+    )
     _parallel_options(run)
     run.set_defaults(verb=_run)
 
@@ -57,7 +68,7 @@ def zoo_stages(stages: Any) -> None:
     evaluation.add_argument("table", type=Path)
     evaluation.add_argument("--predictor", default="default", help="a bundled name or a path; its fit is not used")
     evaluation.add_argument(
-        "--out", type=Path, default=Path("runs/evaluation"), help="folder of report.md, report.json and figures"
+        "--out", type=Path, default=Path("runs/evaluation"), help="folder for report.md, report.json and figures"
     )
     evaluation.add_argument("--locked", action="store_true", help="score the locked part too; note each use")
     evaluation.add_argument(
@@ -76,11 +87,14 @@ def _parallel_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     from joblib import delayed
 
-    from lightning_gengap.zoo.train import run
+    from lightning_gengap.zoo.train import check_accelerator, run
 
+    if options.backend == "loky":  # on a cluster it is the workers that need the GPU
+        check_accelerator(options.accelerator)
     recipes = list(_planned(options.plan, options.tasks))
     options.out.mkdir(parents=True, exist_ok=True)
-    jobs = [delayed(run)(recipe, options.data, options.out, options.keep_weights) for recipe in recipes]
+    rest = (options.data, options.out, options.keep_weights, options.accelerator)
+    jobs = [delayed(run)(recipe, *rest) for recipe in recipes]
     trained = in_parallel(jobs, options.processes, options.backend, "run")
     print(f"{trained} runs trained, {len(recipes) - trained} were there already: {options.out}")
 
@@ -106,11 +120,12 @@ def _remeasure(options: argparse.Namespace) -> None:
     from joblib import delayed
 
     from lightning_gengap.measures import known
+    from lightning_gengap.zoo.files import sorted_out
     from lightning_gengap.zoo.remeasure import remeasure
-    from lightning_gengap.zoo.train import finished
 
     names = [name for name in options.measures if known(name)]
-    paths = [path for path in sorted(options.runs.glob("*.json")) if finished(path)]
+    paths, cut = sorted_out(options.runs)
+    _say_skipped(cut)
     if not paths:
         raise DataError(
             "runs",
@@ -124,13 +139,21 @@ def _remeasure(options: argparse.Namespace) -> None:
 
 
 def _table(options: argparse.Namespace) -> None:
-    from lightning_gengap.zoo.table import collect, joined, read, rows_of, write
+    from lightning_gengap.zoo.files import sorted_out
+    from lightning_gengap.zoo.table import collect, joined, read, rows_of, write_checked
 
     refuse_overwriting(options.out)
-    write(joined(*(collect(part) if part.is_dir() else rows_of(read(part)) for part in options.runs)), options.out)
-    table = read(options.out)
+    for folder in filter(Path.is_dir, options.runs):
+        _say_skipped(sorted_out(folder)[1])
+    parts = [collect(part) if part.is_dir() else rows_of(read(part)) for part in options.runs]
+    table = write_checked(joined(*parts), options.out)
     runs, tasks = len(set(table.columns["run"])), len(set(table.columns["task"]))
     print(f"{len(table)} snapshots of {runs} runs in {tasks} tasks: {options.out}")
+
+
+def _say_skipped(paths: Iterable[Path]) -> None:
+    for path in paths:
+        print(f"gengap: skipped {path}: not a whole run. Repeat it with `gengap zoo run`.", file=sys.stderr)
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -140,10 +163,17 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.fit import fit, usable
     from lightning_gengap.zoo.group import group_card, run_scores
     from lightning_gengap.zoo.loss_head import fit_loss_head
+    from lightning_gengap.zoo.needs import check_fit, check_scores
     from lightning_gengap.zoo.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.table import read
 
+    card_path = options.out.with_suffix(".md")
+    if card_path == options.out:
+        raise ConfigurationError(
+            f"--out {options.out}", got="the path of the card", expected="a .json file", remedy="Name it *.json."
+        )
     refuse_overwriting(options.out)
+    refuse_overwriting(card_path)
     known = {"": DEFAULT_3, **SPECIFICATIONS}
     like = options.like or (options.name if options.name in SPECIFICATIONS else "")
     if like not in known:
@@ -154,20 +184,25 @@ def _fit(options: argparse.Namespace) -> None:
             remedy="Name one of these, or leave it out for the features of default_v3.",
         )
     table, specification = read(options.table), replace(known[like], name=options.name)
+    check_fit(table, specification)
+    if not options.no_scores:
+        check_scores(table, specification)
     predictor = fit(table, specification)
     if specification.loss_head:
         predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
     if not options.no_scores:
         scored = run_scores if specification.grid else scores
         predictor = replace(predictor, scores=scored(table, specification))
-    options.out.write_text(dumps(predictor), encoding="utf-8")
+    files = {options.out: dumps(predictor)}
     if not options.no_scores and specification.grid:
-        options.out.with_suffix(".md").write_text(group_card(predictor), encoding="utf-8")
+        files[card_path] = group_card(predictor)
     elif not options.no_scores:
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.
         drawn = sorted(options.out.with_name(f"evaluation_{options.out.stem}").glob("*.png"))
         figures = [path.relative_to(options.out.parent).as_posix() for path in drawn]
-        options.out.with_suffix(".md").write_text(card(predictor, table, figures), encoding="utf-8")
+        files[card_path] = card(predictor, table, figures)
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
     print(f"{predictor.name} fitted on {predictor.provenance['runs']} runs: {options.out}")
 
 
@@ -180,22 +215,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     drawing = figures.drawable() if options.figures is None else options.figures
     if drawing:
         figures.require()
+    if options.out.exists() and not options.out.is_dir():
+        refuse_overwriting(options.out)
+    paths = [options.out / name for name in ("report.md", "report.json")]
+    for path in filter(Path.exists, paths):
+        refuse_overwriting(path)
     assessment = assess(read(options.table), specification_of(options.predictor), options.locked)
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = report(assessment.report, figures.draw(assessment, options.out) if drawing else ())
-    (options.out / "report.md").write_text(text, encoding="utf-8")
-    numbers = json.dumps(assessment.report, indent=1, allow_nan=False)
-    (options.out / "report.json").write_text(numbers + "\n", encoding="utf-8")
+    # All is made before the first file is written, so that no report is left half new.
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = figures.draw(assessment, Path(folder)) if drawing else []
+        text = report(assessment.report, drawn)
+        numbers = json.dumps(assessment.report, indent=1, allow_nan=False) + "\n"
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in drawn:
+            shutil.copyfile(Path(folder) / name, options.out / name)
+    for path, content in zip(paths, (text, numbers), strict=True):
+        path.write_text(content, encoding="utf-8")
     print(text)
     print(f"Written: {options.out}")
-
-
-def refuse_overwriting(path: Path) -> None:
-    """Raise ConfigurationError where `path` exists."""
-    if path.exists():
-        raise ConfigurationError(
-            f"--out {path}",
-            got="a file that exists",
-            expected="a new path",
-            remedy="Remove it first, or choose another.",
-        )

@@ -117,8 +117,10 @@ def _interval(table: Table, specification: Specification, rows: Mask, strength: 
     split, column = (by_run, "run") if specification.grid else (by_task, "task")
     residuals, gaps, tasks = _held_out(table, specification, rows, strength, split, column)
     scaled = residuals / (gaps + OFFSET)
-    tail = (1 - LEVEL) / 2
-    below, above = weighted_quantile(-scaled, tasks, 1 - tail), weighted_quantile(scaled, tasks, 1 - tail)
+    if specification.symmetric:
+        below = above = weighted_quantile(np.abs(scaled), tasks, LEVEL)
+    else:
+        below, above = (weighted_quantile(side, tasks, (1 + LEVEL) / 2) for side in (-scaled, scaled))
     return Interval(LEVEL, OFFSET, rounded(-below), rounded(above)), rounded(shared_variance(scaled, tasks))
 
 

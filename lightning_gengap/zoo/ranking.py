@@ -101,12 +101,13 @@ def sign_errors(measure: Floats, gap: Floats, axes: Sequence[Labels], trials: fl
 
 
 def conditional_mutual_information(measure: Floats, gap: Floats, axes: Sequence[Labels]) -> float:
-    """The score of the PGDL competition (2012.07976), 0 to 100; the direction of the measure does not matter.
+    """The score of the PGDL competition (2012.07976), 0 to 100, of a measure that rises with the gap.
 
     V and M are the signs of the differences of gap and measure over all ordered pairs of models, a model with itself
-    included, where a tie counts as minus. A cell holds the pairs with the same values of two hyperparameters at both
-    ends. Score: 100 x the smallest, over pairs of hyperparameters, of (mean over cells of I(V; M)) / (mean over cells
-    of H(V)), empty cells left out. With one hyperparameter, the cells are those of its values.
+    included, where a tie counts as minus: hence a reversed measure scores less. A cell holds the pairs with the same
+    values of two hyperparameters at both ends. Score: 100 x the smallest, over pairs of hyperparameters, of (mean over
+    cells of I(V; M)) / (mean over cells of H(V)), empty cells left out. With one hyperparameter, the cells are those of
+    its values.
     """
     above = gap[:, None] > gap[None, :]
     larger = measure[:, None] > measure[None, :]

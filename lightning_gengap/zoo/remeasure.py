@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 
+from lightning_gengap.errors import TableError
 from lightning_gengap.measures import known
 from lightning_gengap.observer import Observer
 from lightning_gengap.probe import copy_state
 from lightning_gengap.quiet import quiet
 from lightning_gengap.samples import Reading, draw_samples
+from lightning_gengap.zoo.files import finished, write_whole
 from lightning_gengap.zoo.recipe import Recipe, recipe_of
 from lightning_gengap.zoo.task import prepare
-from lightning_gengap.zoo.train import MONITORED, fresh_model, loader, write_whole
+from lightning_gengap.zoo.train import MONITORED, fresh_model, loader
 from lightning_gengap.zoo.weights import Weights
 
 
@@ -30,9 +32,16 @@ def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_
     True if anything was measured.
 
     Raises:
-        TableError: the run kept no weights.
+        TableError: the file holds no whole run, or the run kept no weights.
         MeasureError: an unknown measure.
     """
+    if not finished(path):
+        raise TableError(
+            f"run {path.stem}",
+            got=f"no whole run in {path}",
+            expected="what `gengap zoo run` writes",
+            remedy="Repeat it with `gengap zoo run`.",
+        )
     content = json.loads(path.read_text())
     rows = content["rows"][-1:] if last_only else content["rows"]
     missing = [row for row in rows if not set(measures) <= set(row.get("taken", []))]

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from lightning_gengap.derived import derived
 from lightning_gengap.errors import TableError
-from lightning_gengap.keys import MEASURED
+from lightning_gengap.zoo.files import sorted_out
 from lightning_gengap.zoo.recipe import described, recipe_of
+from lightning_gengap.zoo.table_checks import bad, check_cells, check_values
 
-REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
 Floats = NDArray[np.float64]
 Found = TypeVar("Found")
 
@@ -70,13 +71,13 @@ def with_numbers(table: Table, column: str, values: Floats) -> Table:
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
-    """Rows of all whole runs in a folder.
+    """Rows of all whole runs in a folder; files of others are passed over (`files.sorted_out` lists them).
 
     Raises:
         TableError: there is no whole run.
     """
     rows: list[dict[str, Any]] = []
-    for path in sorted(runs.glob("*.json")):
+    for path in sorted_out(runs)[0]:
         content = json.loads(path.read_text())
         recipe = recipe_of(content["recipe"])
         task = described(recipe.task) | {"classes": " ".join(map(str, recipe.task.classes))}
@@ -89,7 +90,9 @@ def collect(runs: Path) -> list[dict[str, Any]]:
             identity = {"run": content["key"], "task": task_key}
             rows.append({**identity, **columns, **{k: v for k, v in row.items() if k != "taken"}, **extra})
     if not rows:
-        raise TableError("runs", got=f"no run in {runs}", expected="files <key>.json", remedy="`gengap zoo run` first.")
+        raise TableError(
+            "runs", got=f"no whole run in {runs}", expected="files <key>.json", remedy="`gengap zoo run` first."
+        )
     return rows
 
 
@@ -103,7 +106,7 @@ def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for row in (row for rows in parts for row in rows):
-        key = (str(row["run"]), float(row["epoch"]))
+        key = (str(row["run"]), float(row.get("epoch", 0)))  # a table of one row per run may lack it
         known = found.setdefault(key, {})
         for column, value in row.items():
             if column in known and _cell(known[column]) != _cell(value):
@@ -127,45 +130,60 @@ def rows_of(table: Table) -> list[dict[str, Any]]:
     return [{name: cell for name, cell in zip(table.columns, line, strict=True) if cell} for line in lines]
 
 
-def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as a gzipped CSV; the same rows always give the same bytes."""
+def text_of(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Rows as CSV; the same rows always give the same bytes."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    return text.getvalue().encode()
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as a gzipped CSV, unchecked."""
+    path.write_bytes(gzip.compress(text_of(rows), mtime=0))
+
+
+def write_checked(rows: Sequence[dict[str, Any]], path: Path) -> Table:
+    """Write rows as a gzipped CSV, if `read` will accept it, and return the table.
+
+    Raises:
+        TableError: as `read`; then nothing is written.
+    """
+    table = parsed(text_of(rows), path)
+    write(rows, path)
+    return table
 
 
 def read(path: Path) -> Table:
     """Read and check a table.
 
     Raises:
-        TableError: not a gzipped CSV, missing columns, a gap outside [-1, 1], contradictory rows of one snapshot,
-            or a measure that this version does not know.
+        TableError: not a gzipped CSV, missing or repeated columns, a measure that this version does not know, cells
+            that are no numbers or out of their column's range, or contradictory rows.
     """
     try:
         raw = gzip.decompress(path.read_bytes())
-        lines = list(csv.reader(io.StringIO(raw.decode())))
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise _bad(path, f"a file that cannot be read ({error})", "a gzipped CSV") from None
-    header, body = lines[0], lines[1:]
-    missing = [column for column in REQUIRED if column not in header]
-    if missing:
-        raise _bad(path, f"no column {', '.join(missing)}", f"the columns {', '.join(REQUIRED)}")
-    unknown = [c for c in header if c.startswith("measure.") and c.removeprefix("measure.") not in MEASURED]
-    if unknown:
-        raise _bad(path, f"the measure {unknown[0]!r}", "measures of this version")
-    if any(len(line) != len(header) for line in body) or not body:
-        raise _bad(path, "rows of other lengths than the header, or none", "one cell per column")
-    columns = dict(zip(header, map(list, zip(*body, strict=True)), strict=True))
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from None
+    return parsed(raw, path)
+
+
+def parsed(raw: bytes, path: Path) -> Table:
+    """The table that is CSV text, checked.
+
+    Raises:
+        TableError: as `read`.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(raw.decode(), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from None
+    check_cells(lines, path)
+    columns = dict(zip(lines[0], map(list, zip(*lines[1:], strict=True)), strict=True))
     table = Table(columns, hashlib.sha256(raw).hexdigest())
-    gaps = table.numbers("gap.accuracy")
-    if not np.all(np.abs(gaps) <= 1):
-        raise _bad(path, f"gaps up to {np.nanmax(np.abs(gaps)):.3g}", "accuracy fractions in [-1, 1]")
-    snapshots = list(zip(table.columns["run"], table.columns.get("epoch", [""] * len(table)), strict=True))
-    if len(set(snapshots)) != len(snapshots):
-        raise _bad(path, "two rows of one run and epoch", "one row per snapshot")
+    check_values(table, path)
     return table
 
 
@@ -175,5 +193,5 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _bad(path: Path, got: str, expected: str) -> TableError:
-    return TableError(f"table {path}", got=got, expected=expected, remedy="Write it again with `gengap zoo table`.")
+def _unreadable(path: Path, error: Exception) -> TableError:
+    return bad(path, f"a file that cannot be read ({error})", "a gzipped CSV")

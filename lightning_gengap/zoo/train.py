@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_gengap import __version__
+from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.measures.perturbation import flipped_and_shifted
 from lightning_gengap.monitor import GapMonitor
 from lightning_gengap.quiet import quiet
 from lightning_gengap.undisturbed import undisturbed
 from lightning_gengap.zoo.architectures import build
 from lightning_gengap.zoo.datasets import CLASS_COUNTS
+from lightning_gengap.zoo.files import finished, write_whole
 from lightning_gengap.zoo.recipe import Recipe
 from lightning_gengap.zoo.task import TaskData, prepare
 from lightning_gengap.zoo.weights import Weights
@@ -102,8 +104,7 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
     A share `noise` of labels is uniform over the classes, so the expected noisy accuracy is
     (1 - noise) x clean accuracy + noise / classes, and likewise for the loss.
     """
-    train = torch.cat([model(chunk) for chunk in data.train_images.split(_CHUNK)]).double()
-    test = torch.cat([model(chunk) for chunk in data.test_images.split(_CHUNK)]).double()
+    train, test = _logits(model, data.train_images), _logits(model, data.test_images)
     train_accuracy = float((train.argmax(1) == data.train_labels).double().mean())
     clean_accuracy = float((test.argmax(1) == data.test_labels).double().mean())
     uniform_loss = float(-test.log_softmax(1).mean())
@@ -121,7 +122,15 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
     }
 
 
-def train(recipe: Recipe, directory: Path | None, kept: Weights | None = None) -> list[dict[str, float]]:
+def _logits(model: torch.nn.Module, images: Tensor) -> Tensor:
+    """In double precision on the CPU, where the data are, wherever the model is."""
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    return torch.cat([model(chunk.to(device)).cpu() for chunk in images.split(_CHUNK)]).double()
+
+
+def train(
+    recipe: Recipe, directory: Path | None, kept: Weights | None = None, accelerator: str = "cpu"
+) -> list[dict[str, float]]:
     """Train the recipe and return its snapshots; `kept` collects the weights before and at them."""
     data = prepare(recipe.task, directory)
     model = fresh_model(recipe, data, directory)
@@ -137,7 +146,7 @@ def train(recipe: Recipe, directory: Path | None, kept: Weights | None = None) -
     snapshots = Snapshots(monitor, data, recipe.task.noise, kept)
     if kept is not None:
         kept.add(0, model)
-    _trainer(recipe.epochs, [monitor, snapshots]).fit(model, loader(data, recipe.batch_size))
+    _trainer(recipe.epochs, [monitor, snapshots], accelerator).fit(model, loader(data, recipe.batch_size))
     return snapshots.rows
 
 
@@ -151,14 +160,17 @@ def fresh_model(recipe: Recipe, data: TaskData, directory: Path | None) -> ZooMo
 
 
 def pretrain(model: ZooModel, directory: Path | None) -> None:
-    """Train all but the last layer on the classes of the source that the task leaves out."""
+    """Train all but the last layer on the classes of the source that the task leaves out.
+
+    On the CPU whatever trains the run, so that `remeasure` gets the same initial weights from the seed.
+    """
     task = model.recipe.task
     others = tuple(label for label in range(CLASS_COUNTS[task.source]) if label not in task.classes)
     easier = replace(task, classes=others[:20], train_samples=PRETRAINING_SAMPLES, noise=0.0, groups=0)
     recipe = replace(model.recipe, task=easier, augment=False, cosine=False)
     data = prepare(easier, directory)
     first = ZooModel(recipe, data.train_images.shape[1])
-    _trainer(PRETRAINING_EPOCHS, []).fit(first, loader(data, recipe.batch_size))
+    _trainer(PRETRAINING_EPOCHS, [], "cpu").fit(first, loader(data, recipe.batch_size))
     learned = first.state_dict()
     fitting = {name: learned[name] for name, own in model.state_dict().items() if learned[name].shape == own.shape}
     model.load_state_dict(fitting, strict=False)
@@ -171,10 +183,26 @@ def loader(data: TaskData, batch_size: int) -> DataLoader[Any]:
     return DataLoader(dataset, sampler=batches, batch_size=None)
 
 
-def _trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
+def check_accelerator(name: str) -> None:
+    """Refuse `gpu` where there is none.
+
+    Raises:
+        ConfigurationError: says what to use instead.
+    """
+    if name == "gpu" and not (CUDAAccelerator.is_available() or MPSAccelerator.is_available()):
+        raise ConfigurationError(
+            "--accelerator gpu",
+            got="no GPU that torch can use here",
+            expected="a CUDA or MPS device",
+            remedy="Use --accelerator cpu, or auto for a GPU where there is one.",
+        )
+
+
+def _trainer(epochs: int, callbacks: list[Callback], accelerator: str) -> Trainer:
     return Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,  # side by side are runs, not parts of one
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -184,36 +212,27 @@ def _trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
     )
 
 
-def run(recipe: Recipe, directory: Path | None, runs: Path, keep_weights: bool = False) -> bool:
+def run(
+    recipe: Recipe, directory: Path | None, runs: Path, keep_weights: bool = False, accelerator: str = "cpu"
+) -> bool:
     """Train unless `runs/<key>.json` is there and whole; True if it had to be trained.
 
     The file appears in one step when the run is complete, so a kill at any moment loses at most one run. The weights
-    before and at the snapshots, if kept, are in `runs/<key>.npz`.
+    before and at the snapshots, if kept, are in `runs/<key>.npz`. The key does not depend on the accelerator.
+
+    Raises:
+        ConfigurationError: the accelerator is `gpu`, and there is none.
     """
     path = runs / f"{recipe.key}.json"
     if finished(path):
         return False
+    check_accelerator(accelerator)
     torch.set_num_threads(1)
     kept = Weights() if keep_weights else None
     with quiet():
-        rows = train(recipe, directory, kept)
+        rows = train(recipe, directory, kept, accelerator)
     if kept is not None:
         kept.write(path.with_suffix(".npz"))
     content = {"version": __version__, "key": recipe.key, "recipe": asdict(recipe), "rows": rows}
     write_whole(path, json.dumps(content))
     return True
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is either as before or complete, whatever happens."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def finished(path: Path) -> bool:
-    """Whether the file holds a whole run."""
-    try:
-        return bool(json.loads(path.read_text())["rows"])
-    except (OSError, ValueError, KeyError):
-        return False

@@ -178,6 +178,18 @@ def test_gap_early_stopping_ignores_failures(monkeypatch: pytest.MonkeyPatch):
     assert stopping.reason is None
 
 
+@pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
+def test_gap_early_stopping_waits_for_a_measure_that_has_failed_so_far(monkeypatch: pytest.MonkeyPatch):
+    def fail(probe: object) -> dict[str, float]:
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(MEASURES, "norm", Measure(fail, 1))
+    stopping = GapEarlyStopping("gengap/norm/log_product_spectral", mode="min", patience=1)
+    logged = fitted(tiny_monitor(measures=["norm"], verbosity="full"), stopping, max_epochs=4)
+    assert logged("gengap/status") == [0] * 4
+    assert stopping.wait_count == 0
+
+
 @pytest.mark.parametrize("validate", [False, True])
 def test_a_plateau_scheduler_reads_this_epochs_value(validate: bool):
     class Scheduled(ValidatedModel if validate else TinyModel):  # type: ignore[misc]

@@ -114,6 +114,41 @@ class Huge(nn.Module):
         return 1e38 * self.body(images)
 
 
+class NoGrad(nn.Module):
+    """Computed without gradients, always or only outside of training."""
+
+    def __init__(self, in_training: bool) -> None:
+        super().__init__()
+        self.body, self.in_training = small(), in_training
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.in_training and self.training):
+            return self.body(images)
+
+
+class Inference(nn.Module):
+    """Computed in inference mode, whose tensors count no changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.body(images)
+
+
+class Detached(nn.Module):
+    """Logits that no gradient leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images).detach()
+
+
 class OutOfMemory(nn.Module):
     """Fails from some forward on."""
 
@@ -137,6 +172,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "integer": Integer,
     "buffers": Buffers,
     "huge": Huge,
+    "no_grad": lambda: NoGrad(in_training=False),
+    "no_grad outside of training": lambda: NoGrad(in_training=True),
+    "detached": Detached,
+    "inference mode": Inference,
     # Watching a model takes two forwards.
     "out of memory at once": lambda: OutOfMemory(2),
     "out of memory later": lambda: OutOfMemory(3),
@@ -188,9 +227,52 @@ def test_a_model_of_an_odd_kind_has_values_or_a_reason_and_is_unchanged(name: st
     model = networks.made(MODELS[kind])
     values, said = taken(name, model, *labelled(model))
     for line in filter(None, said.split("\n")):
-        assert any(prefix in line for prefix in prefixes(name)), f"which measure? {line}"
+        # The margins are always taken, and say themselves what they lack.
+        assert any(prefix in line for prefix in prefixes(name) | {"margin/<layer>"}), f"which measure? {line}"
     if kind == "out of memory at once" and not values:
         assert "out of memory" in said
+
+
+FROM_GRADIENTS = (
+    "gradient_noise",
+    "sharpness",
+    "pac_bayes",
+    "adaptive_sharpness",
+    "worst_case",
+    "soft_rank",
+    "full_soft_rank",
+    "tic",
+    "diagonal_curvature",
+    "kronecker_curvature",
+    "hessian",
+    "network_leave_one_out",
+    "perturbed_margin",
+    "kernel_difficulty",
+)
+
+
+@pytest.mark.parametrize("kind", ["no_grad", "no_grad outside of training", "detached", "inference mode"])
+@pytest.mark.parametrize("name", FROM_GRADIENTS)
+def test_without_gradients_what_takes_them_is_absent_not_zero(name: str, kind: str) -> None:
+    model = networks.made(MODELS[kind])
+    values, said = taken(name, model, *labelled(model))
+    assert values == {}
+    causes = (
+        "no gradient of the logits",
+        "depend on no parameter",
+        "does not require grad",
+        "gradients",
+        "inference tensor",
+    )
+    assert any(cause in said for cause in causes), said
+
+
+@pytest.mark.parametrize("name", ["margin", "leave_one_out", "fit"])
+def test_without_gradients_what_takes_none_is_as_with_them(name: str) -> None:
+    model = networks.made(MODELS["detached"])
+    (values, _), (plain, _) = (taken(name, part, *labelled(model)) for part in (model, model.body))
+    assert values.items() <= plain.items()
+    assert values, "the output margins, the last layer and the logits need no gradient"
 
 
 @every_measure

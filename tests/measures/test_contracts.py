@@ -112,6 +112,36 @@ def test_every_declared_key_is_given_for_an_image_network(name: str) -> None:
     assert set(values) == declared
 
 
+def few_weights() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 4))
+
+
+SIZED = {  # where a curvature's samples and parameters stand, and the most samples that it takes
+    "soft_rank": ("curvature", 512),
+    "full_soft_rank": ("curvature/full", 520),
+    "tic": ("curvature/tic", 512),
+    "diagonal_curvature": ("curvature/diagonal", 512),
+    "kronecker_curvature": ("curvature/kronecker", 512),
+    "hessian": ("curvature/hessian", 512),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_every_curvature_gives_the_numbers_of_its_samples_and_parameters(name: str) -> None:
+    where, most = SIZED[name]
+    model = networks.made(few_weights)
+    model[2].bias.requires_grad_(False)
+    for count in (40, 520):
+        values = measured(name, model, networks.images(count), torch.arange(count) % 4)
+        assert values[f"{where}/samples"] == min(count, most)
+        assert values[f"{where}/parameters"] == 28
+
+
+def test_leave_one_out_gives_the_number_of_its_samples() -> None:
+    values = measured("leave_one_out", networks.made(few_weights), networks.images(COUNT), torch.arange(COUNT) % 4)
+    assert values["loo/last_layer/samples"] == COUNT
+
+
 def fingerprint(model: nn.Module, inputs: Tensor) -> list[Any]:
     tensors = [*model.parameters(), *model.buffers(), inputs]
     gradients = [parameter.grad for parameter in model.parameters()]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap import frugal
+from lightning_gengap.measures import MEASURES, ON_REQUEST, noise
 from lightning_gengap.measures.margin import margin_signature
 from lightning_gengap.probe import Probe, copy_state
 from tests import networks
@@ -40,16 +44,16 @@ class Multiplications(TorchDispatchMode):
         return output
 
 
-def network() -> nn.Sequential:
+def network(depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inner in (networks.CHANNELS, 4, 4):
+    for inner in (networks.CHANNELS, *(depth - 1) * (4,)):
         layers += [nn.Conv2d(inner, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
 
 
-def task() -> tuple[nn.Module, Tensor, Tensor]:
-    model = networks.made(network).eval()
-    images = torch.randn(SAMPLES, networks.CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+def task(samples: int = SAMPLES, depth: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
+    model = networks.made(partial(network, depth)).eval()
+    images = torch.randn(samples, networks.CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         model[-1].bias -= model(images).mean(dim=0)  # all classes are predicted
     return model, images, networks.mostly_right_targets(model, images)
@@ -59,6 +63,10 @@ def forward(probe: Probe) -> None:
     with torch.no_grad():
         for batch in probe.batches:
             probe.logits_on(batch.content, len(batch.targets))
+
+
+def module_of(name: str) -> Any:
+    return sys.modules[EVERY[name].function.__module__]  # the package shows the function under the module's name
 
 
 def test_a_full_backward_counts_twice_and_one_through_the_activations_once() -> None:
@@ -94,6 +102,38 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
         assert entry.forwards <= 1.3 * forwards + 0.05, "declare less"
     if entry.at_most:
         assert entry.forwards <= entry.at_most
+
+
+# No search ends early: every bracket and drop is out of tolerance, every ascent goes on, soft ranks are small.
+UNENDING: dict[str, list[tuple[Any, str, float]]] = {
+    "soft_rank": [(module_of("soft_rank"), "TOLERANCE", -1.0), (module_of("soft_rank"), "FEW_DIRECTIONS", math.inf)],
+    "tic": [(module_of("soft_rank"), "TOLERANCE", -1.0)],
+    "hessian": [(module_of("hessian"), "TOLERANCE", -1.0), (module_of("hessian"), "SAMPLES", 32)],
+    "pac_bayes": [(noise, "TOLERANCE", -1.0), (noise, "LEAST_SPREAD", math.inf)],
+    "worst_case": [(noise, "TOLERANCE", -1.0), (module_of("worst_case"), "TOLERANCE", math.inf)],
+}
+UNENDING["full_soft_rank"] = UNENDING["soft_rank"]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in EVERY.items() if entry.at_most])
+def test_a_search_that_never_ends_early_costs_the_declared_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, attribute, value in UNENDING[name]:
+        monkeypatch.setattr(where, attribute, value)
+    monkeypatch.setattr(frugal, "SAMPLES", 32)  # of 64, as 512 are of 1,024
+    model, images, targets = task(64, depth=10)
+    ridge = {key: torch.full((), 1e-3 if value.ndim > 1 else 1e-2) for key, value in model.named_parameters()}
+    initial = copy_state(model)
+    with probing(model, images, targets, chunk=8, initial_state=initial, train_samples=SAMPLES, ridge=ridge) as probe:
+        with Multiplications() as one:
+            forward(probe)
+        probe.once(margin_signature)
+        with Multiplications() as counted:
+            EVERY[name].function(probe)
+    forwards = counted.total / one.total
+    bound = EVERY[name].at_most
+    assert bound is not None
+    assert forwards <= bound
+    assert bound <= 1.6 * forwards, "declare less"  # second derivatives take longer than their multiplications
 
 
 @pytest.mark.parametrize(("name", "forwards"), [row for row in TIMED if EVERY[row[0]].forwards >= 3])

@@ -36,6 +36,8 @@ def expected(model: nn.Module, inputs: Tensor, targets: Tensor, ridge: float | T
         "curvature/diagonal/soft_rank": float((diagonal / (diagonal + ridge)).sum()),
         "curvature/diagonal/tic": float((noise / (diagonal + ridge)).sum()) / len(inputs),
         "curvature/diagonal/trace": float(diagonal.sum()),
+        "curvature/diagonal/samples": len(inputs),
+        "curvature/diagonal/parameters": len(diagonal),
     }
 
 
@@ -124,7 +126,8 @@ def test_the_forwards_are_few_and_the_samples_those_of_the_soft_rank(monkeypatch
         handle.remove()
     assert found is not None
     assert found.samples == 4
-    assert seen == [4, 1]  # the classes are counted, then all samples go in one mapped call
+    # Whether a gradient arrives is seen at one sample; the classes are counted; all samples go in one mapped call.
+    assert seen == [1, 4, 1]
 
 
 def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

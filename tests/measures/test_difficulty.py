@@ -9,6 +9,7 @@ from lightning_gengap.measures.difficulty import (
     RIDGES,
     difficulty,
     initial_features,
+    learning_curve,
     leave_one_out_class_means,
     leave_one_out_neighbours,
     leave_one_out_ridge,
@@ -129,12 +130,17 @@ def test_the_values_are_those_of_the_three_classifiers() -> None:
     with probing(model, images, targets, chunk=16, initial_state=copy_state(model)) as probe:
         values = difficulty(probe)
         features = initial_features(probe).numpy()
-    flat = images.flatten(1).double().numpy()
+    flat, order = images.flatten(1).double().numpy(), np.argsort(targets.numpy(), kind="stable")
+    ten = oracles.leave_one_out_neighbours(flat, targets.numpy(), 10)
+    halves = [
+        oracles.leave_one_out_neighbours(flat[half], targets.numpy()[half], 10) for half in (order[::2], order[1::2])
+    ]
     assert values == pytest.approx(
         {
             "difficulty/ridge_accuracy": oracles.leave_one_out_ridge(features, targets.numpy(), RIDGES),
             "difficulty/neighbour_1_accuracy": oracles.leave_one_out_neighbours(flat, targets.numpy(), 1),
-            "difficulty/neighbour_10_accuracy": oracles.leave_one_out_neighbours(flat, targets.numpy(), 10),
+            "difficulty/neighbour_10_accuracy": ten,
+            "difficulty/neighbour_10_growth": ten - np.mean(halves),
             "difficulty/class_mean_accuracy": oracles.leave_one_out_class_means(flat, targets.numpy()),
         }
     )
@@ -147,7 +153,30 @@ def test_easy_data_score_higher_than_random_labels() -> None:
     for labels in (targets, shuffled):
         with probing(model, images, labels, initial_state=copy_state(model)) as probe:
             scores.append(difficulty(probe))
-    assert all(scores[0][key] > scores[1][key] + 0.1 for key in scores[0])
+    assert all(scores[0][key] > scores[1][key] + 0.1 for key in scores[0] if key.endswith("_accuracy"))
+
+
+@pytest.mark.parametrize(("train_samples", "doublings"), [(320, 2), (80, 0), (20, 0)])
+def test_a_learning_curve_is_a_line_over_the_log_of_the_samples(train_samples: int, doublings: int) -> None:
+    def scored(rows: Tensor, labels: Tensor) -> float:
+        assert labels.bincount().tolist() == [len(rows) // 4] * 4  # every class is halved
+        return 0.3 if len(rows) == 80 else 0.25
+
+    rows, targets = torch.randn(80, 5), torch.arange(80) % 4
+    with probing(networks.made(networks.mlp), networks.images(80), targets, train_samples=train_samples) as probe:
+        curve = learning_curve(scored, rows, probe)
+    assert curve == pytest.approx({"accuracy": 0.3, "growth": 0.05, "extrapolated": 0.3 + 0.05 * doublings})
+
+
+def test_what_is_extrapolated_stays_a_fraction_and_needs_the_train_size() -> None:
+    rows, targets = torch.randn(80, 5), torch.arange(80) % 4
+    model, images = networks.made(networks.mlp), networks.images(80)
+    for rise, end in ((0.5, 1.0), (-0.5, 0.0)):
+        with probing(model, images, targets, train_samples=80 * 2**4) as probe:
+            curve = learning_curve(lambda x, y, by=rise: 0.5 + by * (len(x) == 80) * 0.9, rows, probe)  # type: ignore[misc]
+        assert curve["extrapolated"] == end
+    with probing(model, images, targets) as probe:
+        assert set(learning_curve(lambda x, y: 0.5, rows, probe)) == {"accuracy", "growth"}
 
 
 def test_absent_with_fewer_than_five_samples_per_class() -> None:
@@ -155,7 +184,7 @@ def test_absent_with_fewer_than_five_samples_per_class() -> None:
     with probing(model, images, targets, initial_state=copy_state(model)) as probe:
         assert difficulty(probe) == {}
     with probing(model, images[:15], targets[:15] % 3, initial_state=copy_state(model)) as probe:
-        assert len(difficulty(probe)) == 4
+        assert len(difficulty(probe)) == 5
 
 
 def test_ridge_is_absent_without_initial_weights_or_hidden_layers() -> None:
@@ -167,6 +196,7 @@ def test_ridge_is_absent_without_initial_weights_or_hidden_layers() -> None:
         assert set(difficulty(probe)) == {
             "difficulty/neighbour_1_accuracy",
             "difficulty/neighbour_10_accuracy",
+            "difficulty/neighbour_10_growth",
             "difficulty/class_mean_accuracy",
         }
 

@@ -86,6 +86,10 @@ def test_values_are_the_forms_of_the_start_once_the_space_is_exhausted() -> None
     assert values["negative_mass"] == pytest.approx(share, rel=0.05)
     assert 0.02 < share < 0.5
     assert values["smallest"] == pytest.approx(float(eigenvalues[0]), rel=1e-3)
+    assert values["top_eigenvalue"] == pytest.approx(float(eigenvalues[-1]), rel=1e-6)
+    assert values["top_eigenvalue"] <= float(eigenvalues[-1]) * (1 + 1e-12)
+    assert values["trace"] == pytest.approx(float(weights @ eigenvalues), rel=1e-9)
+    assert (values["samples"], values["parameters"]) == (COUNT, 31)
     assert values["spread"] <= 0.02
     assert 2 < values["products"] <= len(eigenvalues)
 
@@ -101,6 +105,32 @@ def test_the_mean_over_starts_is_the_dense_value() -> None:
         found.append(gauss.value(lambda nodes: clamped(nodes, RIDGE)))
     values = torch.tensor(found)
     assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / 40**0.5 + 0.02 * expected
+
+
+def test_the_trace_is_unbiased_with_the_spread_that_is_stated() -> None:
+    model, images, targets = task()
+    exact = dense(model, images, targets)
+    found = torch.tensor([measured(model, images, targets, seed=seed)[0]["trace"] for seed in range(30)])
+    spread = 2**0.5 * float(exact.norm())
+    assert abs(float(found.mean()) - float(exact.trace())) < 4 * float(found.std()) / 30**0.5
+    assert 0.1 * spread < float(found.std()) < 1.5 * spread
+
+
+def test_trace_and_eigenvalues_are_of_the_matrix_in_the_ridges_metric() -> None:
+    model, images, targets = task()
+    ridge = {
+        name: torch.tensor(factor * RIDGE, dtype=torch.float64)
+        for (name, _), factor in zip(model.named_parameters(), (1, 4, 0.25, 2), strict=True)
+    }
+    parts = [ridge[name].expand(weight.shape).flatten() for name, weight in model.named_parameters()]
+    values, _ = measured(model, images, targets, ridge=ridge)
+    root = torch.cat(parts)
+    root = (root / root.log().mean().exp()).rsqrt()  # the ridge's geometric mean is lambda
+    matrix = root[:, None] * dense(model, images, targets) * root
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    weights = (vectors.T @ signs(len(eigenvalues), 2)).square()
+    assert values["trace"] == pytest.approx(float(weights @ eigenvalues), rel=1e-6)
+    assert values["top_eigenvalue"] == pytest.approx(float(eigenvalues[-1]), rel=1e-5)
 
 
 def test_it_is_flagged_only_where_a_negative_eigenvalue_exceeds_the_ridge() -> None:
@@ -155,7 +185,7 @@ def test_float32_is_near_float64() -> None:
     model, images, targets = task()
     exact, _ = measured(model, images, targets)
     values, _ = measured(model.float(), images.float(), targets)
-    for key in ("soft_rank_clamped", "negative_mass", "smallest"):
+    for key in ("soft_rank_clamped", "negative_mass", "smallest", "top_eigenvalue", "trace"):
         assert values[key] == pytest.approx(exact[key], rel=0.03)
 
 

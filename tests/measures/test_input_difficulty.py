@@ -34,6 +34,12 @@ def measured(inputs: Tensor, targets: Tensor, seed: int = 0, chunk: int | None =
         return input_difficulty(probe)
 
 
+def halves_of(targets: Tensor) -> list[list[int]]:
+    """Every second sample, class by class."""
+    listed = [int(sample) for label in targets.unique() for sample in (targets == label).nonzero()]
+    return [listed[0::2], listed[1::2]]
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -49,8 +55,28 @@ def test_the_values_are_leave_one_out_refits_on_three_kinds_of_features() -> Non
     expected = {
         key: oracles.leave_one_out_ridge(rows.numpy(), targets.numpy(), RIDGES) for key, rows in features.items()
     }
+    halves = {
+        key: [
+            oracles.leave_one_out_ridge(rows[half].numpy(), targets[half].numpy(), RIDGES)
+            for half in halves_of(targets)
+        ]
+        for key, rows in features.items()
+    }
+    for key in KEYS[1:]:
+        expected[key.replace("accuracy", "growth")] = expected[key] - np.mean(halves[key])
     assert measured(images, targets, seed=3, chunk=17) == pytest.approx(expected)
-    assert min(expected.values()) > 0.3
+    assert min(expected[key] for key in KEYS) > 0.3
+
+
+def test_what_is_extrapolated_needs_the_train_size() -> None:
+    images, targets = pictures(60)
+    with probing(networks.made(networks.mlp), images, targets, train_samples=240) as probe:
+        values = input_difficulty(probe)
+    for key in KEYS[1:]:
+        growth = values[key.replace("accuracy", "growth")]
+        expected = min(max(values[key] + 2 * growth, 0), 1)  # 240 is 60 doubled twice
+        assert values[key.replace("accuracy", "extrapolated")] == pytest.approx(expected)
+    assert "input_difficulty/patch_extrapolated" not in measured(images, targets)
 
 
 def test_channels_are_standardised_and_constant_ones_stay() -> None:
@@ -151,7 +177,7 @@ def test_what_is_undefined_is_absent_with_a_note() -> None:
     small = networks.images(40)[:, :, :5, :5]
     model = nn.Sequential(nn.Flatten(), nn.Linear(75, 8), nn.ReLU(), nn.Linear(8, 4))
     with probing(model, small, targets) as probe:
-        assert set(input_difficulty(probe)) == set(KEYS[:2])
+        assert set(input_difficulty(probe)) == {*KEYS[:2], "input_difficulty/convolution_growth"}
         assert probe.notes == ["input_difficulty/patch_accuracy is absent: no images of 6 x 6 or more"]
 
 
@@ -161,7 +187,8 @@ def test_only_wanted_scores_are_computed_and_equal_those_of_a_full_measurement()
     model = networks.made(networks.cnn_with_batch_norm)
     with probing(model, images, targets) as probe:
         everything = input_difficulty(probe)
-    assert len(everything) == 3
+    assert len(everything) == 5
     for key in everything:
+        kind = key.rpartition("_")[0]
         with probing(model, images, targets, wanted=frozenset({key})) as probe:
-            assert input_difficulty(probe) == {key: everything[key]}
+            assert input_difficulty(probe) == {k: v for k, v in everything.items() if k.startswith(kind)}

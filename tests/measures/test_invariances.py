@@ -98,6 +98,28 @@ def test_every_key_of_a_measure_has_a_declaration_and_no_pattern_is_idle() -> No
     assert not [pattern for pattern, cells in INVARIANCES.items() if not any(cells is found for found in declared)]
 
 
+# By what a factor a value with this unit changes where the logits are three times as large.
+SCALES = {"logits": 3.0, "inverse squared logits": 1 / 9}
+IN_LOGITS = [key for key, entry in MEASURED.items() if "logits" in entry.unit]
+
+
+def test_units_in_logits_are_known_and_their_values_not_invariant() -> None:
+    assert {MEASURED[key].unit for key in IN_LOGITS} == set(SCALES)
+    for key in IN_LOGITS:
+        declared = invariance_of(key)
+        assert declared is not None
+        assert declared.logits == NO, key
+
+
+@pytest.mark.parametrize("key", IN_LOGITS)
+def test_a_unit_in_logits_says_how_the_value_scales_with_them(key: str) -> None:
+    both = [pair for pair in before_and_after(MEASURED[key].measure, "logits") if key in pair[0]]
+    assert both
+    for before, after in both:
+        assert before[key] != 0
+        assert after[key] == pytest.approx(SCALES[MEASURED[key].unit] * before[key], rel=1e-9)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", EVERY)
 def test_values_change_exactly_where_it_is_declared(name: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:

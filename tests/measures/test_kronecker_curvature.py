@@ -15,6 +15,7 @@ from tests.probes import probing
 
 RIDGE = 1e-2
 KEY, SHARE = "curvature/kronecker/soft_rank", "curvature/kronecker/share"
+SAMPLES, PARAMETERS = "curvature/kronecker/samples", "curvature/kronecker/parameters"
 module = sys.modules[kronecker_curvature.__module__]  # the package shows the function under the module's name
 
 
@@ -104,7 +105,8 @@ def test_against_explicit_kronecker_products(
         monkeypatch.setattr(module, "MOST_NUMBERS", numbers)
         values, notes = measured(model, images, targets, chunk=4)
         assert notes == []
-        assert values == {KEY: pytest.approx(expected, rel=1e-8), SHARE: 1.0}
+        sizes = {SAMPLES: len(images), PARAMETERS: sum(weight.numel() for weight in model.parameters())}
+        assert values == {KEY: pytest.approx(expected, rel=1e-8), SHARE: 1.0, **sizes}
 
 
 def test_one_sample_makes_it_the_exact_soft_rank_of_the_layers_blocks() -> None:
@@ -193,7 +195,7 @@ def test_one_forward_per_chunk() -> None:
         handle = model[1].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
         kronecker_curvature(probe)
         handle.remove()
-    assert seen == [len(images)]
+    assert seen == [1, len(images)], "one sample shows whether a gradient arrives"
 
 
 def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

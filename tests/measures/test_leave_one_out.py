@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, nll_loss, one_hot
 from lightning_gengap.leverage import (
     dense_blocks,
     dual_blocks,
+    few_blocks,
     gram_of,
     kronecker_blocks,
     left_out,
@@ -98,6 +99,16 @@ def test_the_dual_form_is_that_of_the_explicit_jacobian() -> None:
     torch.testing.assert_close(blocks, oracles.leverage_blocks(model, images, RIDGE), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("varies", [False, True])
+def test_the_form_for_few_samples_is_the_dense_one(varies: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(7, 20, generator=generator).double()
+    probabilities = torch.randn(7, 3, generator=generator).double().softmax(dim=1)
+    ridge = RIDGE * (0.1 + torch.rand(3, 20, generator=generator).double()) if varies else RIDGE
+    exact = dense_blocks(features, output_curvature(probabilities), ridge)
+    torch.testing.assert_close(few_blocks(features, probabilities, ridge), exact, rtol=1e-9, atol=1e-12)
+
+
 def test_kronecker_and_dense_forms_agree_where_the_curvature_is_a_product() -> None:
     features = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).double()
     same = output_curvature(torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)).expand(30, -1, -1)
@@ -139,6 +150,48 @@ def test_last_layer_values_by_hand() -> None:
     assert values["loo/last_layer/accuracy_gap"] == pytest.approx(hits[0] - hits[1], abs=1e-12)
     assert 0 <= values["loo/last_layer/leverage"] <= 1
     assert values["loo/last_layer/exact"] == 1
+    assert values["loo/last_layer/samples"] == 24
+
+
+@pytest.mark.parametrize("count", [5, 24])
+def test_few_samples_of_a_wide_layer_are_exact_too(count: int) -> None:
+    model, images, targets = task(lambda: networks.mlp((16,)), count=count)
+    head, features = nn.Sequential(nn.Flatten(), model[-1]), model[:-1](images).detach()
+    ridge = {"3.weight": torch.rand(4, 16, generator=torch.Generator().manual_seed(0)) + 0.1, "3.bias": torch.ones(())}
+    ridge |= {name: torch.ones(()) for name in ("1.weight", "1.bias")}
+    flat = torch.cat([ridge["3.weight"].flatten(), torch.ones(4)]).double()
+    with probing(model, images, targets, ridge=ridge) as probe:
+        values = leave_one_out(probe)
+    logits = model(images).detach()
+    left = left_out(logits, targets, oracles.leverage_blocks(head, features, flat)).logits
+    loss = float(cross_entropy(left, targets) - cross_entropy(logits, targets))
+    assert values["loo/last_layer/loss_gap"] == pytest.approx(loss, rel=1e-6)
+    assert values["loo/last_layer/exact"] == 1
+
+
+@pytest.mark.parametrize(("width", "exact"), [(512, 1), (520, 0)])
+def test_512_features_and_ten_classes_are_exact_more_are_not(width: int, exact: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(width, 10))
+    inputs = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
+    with probing(model, inputs, torch.arange(30) % 10, ridge=RIDGE) as probe:
+        values = leave_one_out(probe)
+    assert values["loo/last_layer/exact"] == exact
+
+
+def test_rescaling_the_last_relu_layer_changes_nothing_only_if_the_ridge_is_rescaled() -> None:
+    model, images, targets = task(lambda: networks.mlp((6,)))
+    plain = {name: torch.tensor(RIDGE) for name, _ in model.named_parameters()}
+    with probing(model, images, targets, ridge=plain) as probe:
+        before = leave_one_out(probe)["loo/last_layer/loss_gap"]
+    with torch.no_grad():
+        for part, factor in ((model[1].weight, 3), (model[1].bias, 3), (model[3].weight, 1 / 3)):
+            part.mul_(factor)
+    found = []
+    for ridge in (plain, plain | {"3.weight": torch.tensor(9 * RIDGE)}):
+        with probing(model, images, targets, ridge=ridge) as probe:
+            found.append(leave_one_out(probe)["loo/last_layer/loss_gap"])
+    assert found[0] != pytest.approx(before, rel=1e-2)
+    assert found[1] == pytest.approx(before, rel=1e-5)  # the ridge is given in float32
 
 
 @pytest.mark.parametrize("factory", [networks.ResNet, networks.VisionTransformer, networks.Nested, networks.Reused])

@@ -219,6 +219,26 @@ def test_at_a_fixed_ridge_it_changes_with_the_scale_of_the_logits_and_of_adjacen
     assert abs(measured(model, images, targets)["curvature/soft_rank"] / rescaled - 1) > 0.01
 
 
+def test_as_the_ridge_vanishes_the_rank_is_left_and_adjacent_layers_may_be_rescaled() -> None:
+    def few_weights() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4))
+
+    model, images, _ = task(few_weights, scale=5.0)
+    found, ranks = [], []
+    for _ in range(2):
+        exact = oracles.dual(model, 10 * images)
+        ranks.append(int(torch.linalg.matrix_rank(exact, hermitian=True, rtol=1e-12)))
+        found.append([oracles.soft_rank(exact, ridge) for ridge in (1e-3, 1e-11)])
+        with torch.no_grad():
+            for part, factor in ((model[2].weight, 4), (model[2].bias, 4), (model[4].weight, 0.25)):
+                part.mul_(factor)
+    (at_ridge, limit), (moved, same) = found
+    assert 10 < ranks[0] == ranks[1] < 31, "below the number of parameters and of rows"
+    assert limit == pytest.approx(ranks[0], rel=1e-3)
+    assert same == pytest.approx(limit, rel=1e-3)
+    assert moved != pytest.approx(at_ridge, rel=1e-2)
+
+
 def test_the_same_seed_gives_the_same_value_another_one_within_its_spread() -> None:
     model, images, targets = task(small_mlp)
     first, again = measured(model, images, targets), measured(model, images, targets, chunk=3)

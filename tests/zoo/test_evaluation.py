@@ -99,7 +99,7 @@ def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, 
         row["measure.train_loss"] *= 3 ** rng.normal()  # some far outside the fitted range
         row["measure.train_accuracy"] = rng.uniform(0.5, 1)
         row["measure.difficulty/ridge_accuracy"] = "" if rng.random() < 0.1 else rng.uniform(0, 1)
-        row["gap.test_accuracy"] = row["measure.train_accuracy"] - row["gap.accuracy"]
+        row["gap.test_accuracy"] = max(row["measure.train_accuracy"] - row["gap.accuracy"], 0.0)
     write(made, tmp_path / "t.csv.gz")
     new = read(tmp_path / "t.csv.gz")
     (tmp_path / "old").mkdir()

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.fit import fit, predicted, usable, weighted_quantile
-from lightning_gengap.zoo.group import group_card, run_scores
 from lightning_gengap.zoo.specifications import SPECIFICATIONS, Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.tables import rows, table
@@ -47,23 +45,6 @@ def test_fitting_the_test_accuracy_gives_train_accuracy_coefficient_one(tmp_path
     )
     fitted = fit(read(tmp_path / "t.csv.gz"), Specification("planted", terms, "additive", test_accuracy=True))
     assert [feature.coefficient for feature in fitted.features] == pytest.approx([1.0, -0.5, 0.03], abs=5e-3)
-
-
-def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run(tmp_path: Path):
-    made = rows(24)
-    names = sorted({row["task"] for row in made})
-    made = [row | {"recipe.grid": "mine_a" if row["task"] in names[:5] else "other"} for row in made]
-    write(made, tmp_path / "t.csv.gz")
-    table = read(tmp_path / "t.csv.gz")
-    group = replace(PLANTED, name="group", grid="mine")
-    assert set(table.words("task")[usable(table, group)]) == set(names[:5])
-    fitted = fit(table, group)
-    assert fitted.provenance["tasks"] == 5
-    scored = run_scores(table, group)
-    assert (
-        scored["by run"]["group"]["all snapshots"]["mae"] < 0.5 < scored["by run"]["constant"]["all snapshots"]["mae"]
-    )
-    assert "nothing is known of other tasks" in group_card(replace(fitted, scores=scored))
 
 
 def test_interval_covers_new_tasks_of_noisy_data(tmp_path: Path):

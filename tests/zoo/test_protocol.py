@@ -49,7 +49,9 @@ def test_cifar_siblings_leave_together(table: Table):
 
 def test_large_sizes_are_five_times_beyond_all_that_is_fitted(tmp_path: Path):
     sizes = [300, 3200, 3300, 10_000, 16_000, 50_000, 60_000]
-    made = [row | {"recipe.train_samples": size} for size, row in zip(sizes, rows(1), strict=False)]
+    made = [
+        row | {"run": f"of {size}", "recipe.train_samples": size} for size, row in zip(sizes, rows(1), strict=False)
+    ]
     write(made, tmp_path / "t.csv.gz")
     found = {name: (fitted, held) for name, fitted, held in by_size(read(tmp_path / "t.csv.gz"))}
     samples = np.array(sizes)

@@ -74,6 +74,12 @@ def test_unknown_measures_leave_the_run_as_it_was(run: Path):
     assert run.read_text() == before
 
 
+def test_a_cut_file_says_how_to_repeat_the_run(tmp_path: Path):
+    (tmp_path / "cut.json").write_text('{"key": "cut", "rows": [{"epo')
+    with pytest.raises(TableError, match=r"run cut: got no whole run .* Repeat it with `gengap zoo run`"):
+        remeasure(tmp_path / "cut.json", ["distance"], None)
+
+
 def test_weights_come_back_as_they_were(tmp_path: Path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     kept = Weights()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo import train as stage
+from lightning_gengap.zoo.files import finished
 from lightning_gengap.zoo.plans import digits_zoo
 from lightning_gengap.zoo.recipe import Recipe
 from lightning_gengap.zoo.table import collect, read, write
@@ -36,7 +38,39 @@ def test_half_written_run_is_recognised_and_repeated(tmp_path: Path):
     path = tmp_path / f"{small().key}.json"
     path.write_text('{"rows": [{"epo')
     assert stage.run(small(), None, tmp_path)
-    assert stage.finished(path)
+    assert finished(path)
+
+
+def test_what_trains_is_chosen_and_leaves_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert stage.run(small(), None, tmp_path, accelerator="auto")
+    assert not stage.run(small(), None, tmp_path, accelerator="cpu")
+    chosen = []
+    monkeypatch.setattr(stage, "Trainer", lambda **settings: chosen.append(settings))
+    stage._trainer(1, [], "auto")
+    assert [(settings["accelerator"], settings["devices"]) for settings in chosen] == [("auto", 1)]
+
+
+def test_gaps_are_taken_where_the_model_is():
+    """A device of no arithmetic stands for a GPU: what does not follow the model there fails."""
+    images, labels = torch.zeros(3, 4), torch.zeros(3, dtype=torch.long)
+    seen = []
+
+    class Elsewhere(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs.device.type)
+            return torch.zeros(len(inputs), 2)
+
+    gap = stage.observed_gap(Elsewhere(4, 2, device="meta"), TaskData(images, labels, images, labels), 0.0)
+    assert seen == ["meta", "meta"]
+    assert gap["gap.accuracy"] == 0
+
+
+def test_no_gpu_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for kind in (stage.CUDAAccelerator, stage.MPSAccelerator):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"--accelerator gpu: got no GPU .* Use --accelerator cpu"):
+        stage.run(small(), None, tmp_path, accelerator="gpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_same_recipe_gives_the_same_rows(tmp_path: Path):

@@ -1,0 +1,159 @@
+"""What a table must satisfy before anything is fitted to it: known columns, declared units, no contradiction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_gengap.errors import TableError
+from lightning_gengap.keys import MEASURED
+
+if TYPE_CHECKING:
+    from lightning_gengap.zoo.table import Table
+
+REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
+_RANGES: dict[str, tuple[float, float]] = {
+    "epoch": (0, math.inf),
+    "recipe.train_samples": (1, math.inf),
+    "gap.accuracy": (-1, 1),
+    "gap.train_accuracy": (0, 1),
+    "gap.test_accuracy": (0, 1),
+    "gap.clean_test_accuracy": (0, 1),
+    "gap.bayes_accuracy": (0, 1),
+    "gap.loss": (-math.inf, math.inf),
+    "gap.test_samples": (1, math.inf),
+}
+_SLACK = 1e-6  # of a range's end, for rounding
+_ROUNDING = 2e-3  # of a difference, for cells of three decimals
+_REWRITE = "Write it again with `gengap zoo table`."
+
+
+def bad(path: Path, got: str, expected: str, remedy: str = _REWRITE) -> TableError:
+    """The error that names the table."""
+    return TableError(f"table {path}", got=got, expected=expected, remedy=remedy)
+
+
+def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
+    """Refuse a header with missing, repeated or unknown columns, and rows of other lengths.
+
+    Raises:
+        TableError: says which column.
+    """
+    header, body = (lines[0] if lines else []), lines[1:]
+    if not header:
+        raise bad(path, "no header", "a first line with the names of the columns")
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise bad(path, f"two columns {', '.join(repeated)}", "each column once", "Leave out all but one of them.")
+    missing = [column for column in REQUIRED if column not in header]
+    if missing:
+        raise bad(path, f"no column {', '.join(missing)}", f"the columns {', '.join(REQUIRED)}")
+    unknown = [c for c in header if c.startswith("measure.") and c.removeprefix("measure.") not in MEASURED]
+    if unknown:
+        raise bad(path, f"the measure {unknown[0]!r}", "measures of this version")
+    if any(len(line) != len(header) for line in body) or not body:
+        raise bad(path, "rows of other lengths than the header, or none", "one cell per column")
+
+
+def check_values(table: Table, path: Path) -> None:
+    """Refuse cells that are no numbers or out of their column's range, and rows that contradict each other.
+
+    Raises:
+        TableError: says which column, and the first offending line (the header is line 1) and value.
+    """
+    for column in table.columns:
+        _check_range(table, column, path)
+    absent = np.flatnonzero(np.isnan(table.numbers("gap.accuracy")))
+    if len(absent):
+        raise bad(path, f"no gap.accuracy in line {absent[0] + 2}", "the gap in every row", "Leave out such rows.")
+    _check_gaps(table, path)
+    snapshots = list(zip(table.columns["run"], table.columns.get("epoch", [""] * len(table)), strict=True))
+    if len(set(snapshots)) != len(snapshots):
+        raise bad(path, "two rows of one run and epoch", "one row per snapshot")
+    _check_recipes(table, path)
+
+
+def _check_range(table: Table, column: str, path: Path) -> None:
+    key, unit = MEASURED.get(column.removeprefix("measure.")) if column.startswith("measure.") else None, ""
+    if key is not None:
+        low, high, unit = key.low, key.high, f"{key.unit} "
+    elif column in _RANGES:
+        low, high = _RANGES[column]
+    else:
+        return
+    try:
+        values = table.numbers(column)
+    except ValueError:
+        line, cell = next((n, cell) for n, cell in enumerate(table.columns[column], 2) if cell and not _numeric(cell))
+        remedy = "Correct it, or leave it empty where nothing was measured."
+        raise bad(path, f"{column} {cell!r} in line {line}", "a number", remedy) from None
+    # Infinities within the range stand: a fit leaves out their rows.
+    outside = (values < low - _SLACK * max(1, abs(low))) | (values > high + _SLACK * max(1, abs(high)))
+    if outside.any():
+        row = int(np.argmax(outside))
+        more = f", and {int(outside.sum()) - 1} more" if outside.sum() > 1 else ""
+        remedy = "Correct the column; leave cells empty where nothing was measured."
+        if high == 1 < np.nanmedian(values) <= 100:
+            remedy = "Divide by 100 what is in per cent, or correct the column."
+        raise bad(path, f"{column} = {values[row]:g} in line {row + 2}{more}", f"{unit}{_range(low, high)}", remedy)
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"of {low:g} or more"
+    return f"up to {high:g}" if math.isinf(low) else f"in [{low:g}, {high:g}]"
+
+
+def _numeric(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_gaps(table: Table, path: Path) -> None:
+    """The gap is the difference of the accuracies, where both are there."""
+    train, test, gap = (table.numbers(f"gap.{name}") for name in ("train_accuracy", "test_accuracy", "accuracy"))
+    off = np.abs(train - test - gap) > _ROUNDING  # False where one is missing
+    if off.any():
+        row = int(np.argmax(off))
+        raise bad(
+            path,
+            f"gap.accuracy = {gap[row]:g} in line {row + 2}, where train minus test accuracy is "
+            f"{train[row] - test[row]:g}",
+            "gap.accuracy = gap.train_accuracy - gap.test_accuracy",
+            "Correct one of the three, or leave out gap.train_accuracy.",
+        )
+
+
+def _check_recipes(table: Table, path: Path) -> None:
+    """A run has one task and one recipe, and, where seeds are given, a recipe has one run in a task."""
+    runs = table.columns["run"]
+    described = ["task", *(column for column in table.columns if column.startswith("recipe."))]
+    for column in described:
+        first: dict[str, str] = {}
+        for line, (run, value) in enumerate(zip(runs, table.columns[column], strict=True), 2):
+            if value and first.setdefault(run, value) != value:
+                raise bad(
+                    path,
+                    f"{column} {first[run]!r} and {value!r} (line {line}) of run {run}",
+                    f"one {column} per run",
+                    "Correct it, or give the runs keys of their own.",
+                )
+    if "recipe.seed" not in table.columns:
+        return  # runs that differ in nothing but their seeds look alike
+    known: dict[tuple[str, ...], str] = {}
+    recipes = zip(*(table.columns[column] for column in described), strict=True)
+    for line, (run, seed, recipe) in enumerate(zip(runs, table.columns["recipe.seed"], recipes, strict=True), 2):
+        if seed and known.setdefault(recipe, run) != run:
+            raise bad(
+                path,
+                f"the runs {known[recipe]} and {run} (line {line}) of one task, recipe and seed",
+                "each run under one key",
+                "Leave out one of them, lest one is fitted and the other held out.",
+            )
