@@ -41,7 +41,6 @@ INPUTS = Term("input_difficulty/ridge_accuracy", "identity")
 NEIGHBOURS = Term("difficulty/neighbour_10_accuracy", "identity")
 SPEED = Term("speed/train_loss_mean", "log")
 DISCOUNTED = Term("perturbation/discounted_accuracy", "identity")
-EXCESS_BY_SIZE = Term("perturbation/excess_by_size", "identity")
 ADDED = {
     "ridge": RIDGE,
     "excess": EXCESS,
@@ -55,7 +54,6 @@ ADDED = {
     "patches": PATCHES,
     "convolutions": CONVOLUTIONS,
     "neighbours": NEIGHBOURS,
-    "excess by size": EXCESS_BY_SIZE,
 }
 OF_GAP = {
     "trivial": TRIVIAL,

@@ -1,6 +1,6 @@
 """What recalibrating on observed gaps gains: on held-out tasks, from other models of the task, and live within a run.
 
-    python benchmarks/recalibration.py [--table pretrained_predictors/small_zoo_v1.csv.gz] [--draws 20]
+    python benchmarks/recalibration.py [--table pretrained_predictors/small_zoo_v3.csv.gz] [--draws 20]
 
 Development rows alone, by folds of whole tasks. Before and after are the same rows; means with 95 % intervals by
 resampling tasks.
@@ -25,7 +25,7 @@ from lightning_gengap.recalibration import (
 from lightning_gengap.zoo.fit import fit, usable
 from lightning_gengap.zoo.protocol import by_task, development
 from lightning_gengap.zoo.resampling import bootstrap
-from lightning_gengap.zoo.specifications import DEFAULT
+from lightning_gengap.zoo.specifications import IMAGES_3
 from lightning_gengap.zoo.table import Table, read
 
 
@@ -52,12 +52,13 @@ class Change:
 
 def held_out(table: Table) -> Iterator[tuple[Predictor, dict[str, dict[str, list[Snapshot]]]]]:
     """For every fold a predictor, and the snapshots that it never saw, in order, by task and run."""
-    rows = development(table) & usable(table, DEFAULT)
-    names = dict.fromkeys(("train_accuracy", "train_loss", "classes", *(term.name for term in DEFAULT.features)))
+    rows = development(table) & usable(table, IMAGES_3)
+    terms = (*IMAGES_3.features, *IMAGES_3.bounds)
+    names = dict.fromkeys(("train_accuracy", "train_loss", "classes", *(term.name for term in terms)))
     values = {name: table.numbers(f"measure.{name}").tolist() for name in names}
     gaps, epochs = table.numbers("gap.accuracy").tolist(), table.numbers("epoch")
     for _, fitted, held in by_task(table):
-        predictor = fit(table, DEFAULT, fitted & rows)
+        predictor = fit(table, IMAGES_3, fitted & rows)
         tasks: dict[str, dict[str, list[Snapshot]]] = {}
         chosen = np.flatnonzero(held & rows)
         for row in chosen[np.argsort(epochs[chosen], kind="stable")].tolist():
@@ -163,7 +164,7 @@ def line(name: str, changes: list[Change], coverage: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=Path("pretrained_predictors/small_zoo_v1.csv.gz"))
+    parser.add_argument("--table", type=Path, default=Path("pretrained_predictors/small_zoo_v3.csv.gz"))
     parser.add_argument("--draws", type=int, default=20)
     options = parser.parse_args()
     folds = list(held_out(read(options.table)))

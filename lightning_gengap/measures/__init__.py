@@ -71,7 +71,13 @@ MEASURES = {
     "fit": Measure(fit, forwards=0.0),
     "norm": Measure(norm, forwards=0.1, besides="singular values of dense layers"),
     "perturbation": Measure(perturbation, forwards=5.0, drawn_by_place=True),
-    "difficulty": Measure(difficulty, forwards=1.0, once=True, besides="an eigendecomposition (examples x examples)"),
+    "difficulty": Measure(
+        difficulty,
+        forwards=1.0,
+        once=True,
+        besides="an eigendecomposition (examples x examples)",
+        drawn_by_place=True,
+    ),
     "calibration": Measure(calibration, forwards=0.0),
 }
 # Dear, or defined for fewer networks: taken only where they are asked for by name.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_gengap.__main__ import main
+from lightning_gengap.zoo.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import write
 from tests.zoo.tables import rows
 
