@@ -41,6 +41,7 @@ class Feature:
         """How far outside the zoo: 0 inside its range, 1 at the end of the near region, more beyond."""
         position = self.transformed(value)
         beyond = max(self.low - position, position - self.high, 0.0)
-        if self.name == "train_samples" and position > self.high:
+        # What is a multiple of the log of the train size goes as far beyond as that does.
+        if (self.name == "train_samples" and position > self.high) or self.name.endswith("_by_size"):
             return beyond / math.log(FARTHEST_TRAIN_SAMPLES)
         return beyond / self.deviation if self.deviation > 0 else (math.inf if beyond > 1e-9 else 0.0)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from lightning_gengap.derived import INGREDIENTS, derived, with_ingredients
@@ -25,6 +27,19 @@ def test_discounted_accuracy_by_hand(train: float, copies: float, expected: floa
 def test_more_accuracy_on_copies_is_never_worse_where_much_is_lost_and_equal_copies_rank_by_what_is_lost():
     assert discounted(1.0, 0.7) > discounted(1.0, 0.6)
     assert discounted(1.0, 0.6) > discounted(0.62, 0.6)
+
+
+def test_excess_by_size_by_hand():
+    values = {
+        "train_accuracy": 1.0,
+        "perturbation/augment_accuracy": 0.6,
+        "input_difficulty/patch_accuracy": 0.4,
+        "train_samples": 2000 * math.e**2,
+    }
+    assert derived(values)["perturbation/excess_by_size"] == pytest.approx((0.62 - 0.4) * 2)
+    assert derived(values | {"train_samples": 1999.0})["perturbation/excess_by_size"] == 0
+    assert derived(values | {"input_difficulty/patch_accuracy": 0.9})["perturbation/excess_by_size"] == 0
+    assert "perturbation/excess_by_size" not in derived(values | {"train_samples": 0.0})
 
 
 def test_what_lacks_an_ingredient_is_absent():

@@ -108,6 +108,16 @@ def test_train_size_is_near_up_to_twenty_times_the_largest():
     assert predictor().predict(VALUES | {"train_samples": 20.1 * largest}).abstained
 
 
+def test_what_is_a_multiple_of_log_train_size_reaches_as_far_as_train_size_does():
+    bounds = {"coefficient": 0.1, "centre": 0.0, "low": -0.2, "high": 0.3, "deviation": 0.1, "floor": 0.0}
+    by_size = Feature("perturbation/excess_by_size", "identity", **bounds)
+    plain = Feature("perturbation/discounted_accuracy", "identity", **bounds)
+    assert (by_size.distance(0.3), plain.distance(0.3)) == (0, 0)
+    for value in (0.3 + math.log(20), -0.2 - math.log(20)):
+        assert by_size.distance(value) == pytest.approx(1)
+        assert plain.distance(value) == pytest.approx(10 * math.log(20))
+
+
 def test_train_accuracy_and_classes_are_always_needed():
     with pytest.raises(PredictorError, match="got values without 'classes'"):
         predictor().predict({"train_accuracy": 0.9})

@@ -101,6 +101,13 @@ SAMPLES: dict[str, Key] = {
     "perturbation/discounted_accuracy": Key(
         "fraction", -1, 1, "that accuracy, less where hardly anything is lost on such images", "perturbation"
     ),
+    "perturbation/excess_by_size": Key(
+        "none",
+        0,
+        math.inf,
+        "with input_difficulty: discounted accuracy beyond its patches' one, times the log of the train size over 2,000",
+        "perturbation",
+    ),
     **{
         f"perturbation/noise_{level}_accuracy": Key(
             "fraction", 0, 1, f"accuracy under Gaussian input noise of {level} deviations", "perturbation"

@@ -90,7 +90,8 @@ IMAGES_2 = Specification(
     test_accuracy=True,
 )
 # As before, balanced. Copies on which hardly anything is lost were trained on, and are discounted. What a closed-form
-# classifier makes of the probe is extrapolated to the train size, which says nothing else and only bounds the support.
+# classifier makes of the probe is extrapolated to the train size, which else only bounds the support; the larger it is,
+# the more weighs what was learnt beyond such a classifier.
 DEFAULT_3 = replace(DEFAULT_2, name="default_v3", loss_of_gap=True, balanced=True, symmetric=True)
 IMAGES_3 = Specification(
     "images_v3",
@@ -99,6 +100,7 @@ IMAGES_3 = Specification(
         Term("perturbation/discounted_accuracy", "identity"),
         Term("input_difficulty/patch_extrapolated", "identity"),
         Term("difficulty/neighbour_10_extrapolated", "identity"),
+        Term("perturbation/excess_by_size", "identity"),
     ),
     "additive",
     loss_head=True,
