@@ -48,7 +48,10 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
         return found
     copies = values["perturbation/augment_accuracy"]
     lost = accuracy - copies
-    found["perturbation/discounted_accuracy"] = (
-        copies + CREDIT * lost - DISCOUNT * (ENOUGH - min(max(lost, 0.0), ENOUGH))
-    )
+    lacking = ENOUGH - min(max(lost, 0.0), ENOUGH)
+    discounted = copies + CREDIT * lost - DISCOUNT * lacking
+    found["perturbation/discounted_accuracy"] = discounted
+    if "input_difficulty/patch_accuracy" in values and values.get("train_samples", 0) > 0:
+        excess = max(discounted - values["input_difficulty/patch_accuracy"], 0.0)
+        found["perturbation/excess_by_size"] = excess * max(math.log(values["train_samples"] / LARGE), 0.0)
     return found

@@ -105,7 +105,7 @@ SAMPLES: dict[str, Key] = {
         "none",
         0,
         math.inf,
-        "with input_difficulty: discounted accuracy beyond its patches' one, times the log of the train size over 2,000",
+        "with input_difficulty: discounted accuracy beyond its patches' one, by the log of the train size over 2,000",
         "perturbation",
     ),
     **{
