@@ -155,9 +155,8 @@ def measured(model: nn.Module, train: Split, initial: dict[str, Tensor], row: di
                 row["notes"].append(f"{name} fails: {type(error).__name__}: {error}")
                 continue
             # Facts of the task come with each: those of the larger probe stay.
-            row["values"] |= {
-                key: value for key, value in observation.values.items() if table is tables[0][0] or "/" in key
-            }
+            larger = table is tables[0][0]
+            row["values"] |= {key: value for key, value in observation.values.items() if larger or "/" in key}
             row["notes"] += observation.notes
             row["measured"].append(name)
 
@@ -231,8 +230,7 @@ def main() -> None:
     runs = list(dict.fromkeys([*ends, *levels]))
     if options.train_only:
         for run in runs:
-            _, _, facts = trained(run, prepared(run, options.data)[0], options.out)
-            print(run.name, facts, flush=True)
+            print(run.name, trained(run, prepared(run, options.data)[0], options.out)[2], flush=True)
         return
     print(f"{machine()}\n| network | size | seed | level | epochs | fitted | gap | " + " | ".join(PREDICTORS) + " |")
     print("|---" * (7 + len(PREDICTORS)) + "|")

@@ -42,6 +42,11 @@ class Feature:
         position = self.transformed(value)
         beyond = max(self.low - position, position - self.high, 0.0)
         # What is a multiple of the log of the train size goes as far beyond as that does.
-        if (self.name == "train_samples" and position > self.high) or self.name.endswith("_by_size"):
+        if (self.name == "train_samples" and position > self.high) or grows_with_size(self.name):
             return beyond / math.log(FARTHEST_TRAIN_SAMPLES)
         return beyond / self.deviation if self.deviation > 0 else (math.inf if beyond > 1e-9 else 0.0)
+
+
+def grows_with_size(name: str) -> bool:
+    """Whether a value is a multiple of the log of the train size, and zero where all training sets are small."""
+    return name.endswith("_by_size")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
-from lightning_gengap.feature import Feature
+from lightning_gengap.feature import Feature, grows_with_size
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.predictor import Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask
@@ -84,6 +84,8 @@ def design(table: Table, specification: Specification, rows: Mask) -> tuple[list
             high=rounded(float(values.max())),
             deviation=rounded(float(values.std())),
         )
+        if feature.deviation <= 0 and grows_with_size(name):
+            feature = replace(feature, deviation=1.0)  # no training set is large: its coefficient will be zero
         if feature.deviation <= 0:
             raise TableError(
                 f"feature {name}", got="one constant value", expected="a feature that varies", remedy="Leave it out."

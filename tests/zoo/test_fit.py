@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,37 @@ def test_constant_feature_and_too_few_tasks_are_refused(tmp_path: Path):
         fit(read(tmp_path / "t.csv.gz"), PLANTED)
     with pytest.raises(TableError, match="at least 20 runs in 5 tasks"):
         fit(table(tmp_path, tasks=3), PLANTED)
+
+
+def test_what_grows_with_the_train_size_has_no_coefficient_where_no_set_is_large(tmp_path: Path):
+    write([row | {"measure.perturbation/excess_by_size": 0.0} for row in rows()], tmp_path / "t.csv.gz")
+    by_size = Term("perturbation/excess_by_size", "identity")
+    fitted = fit(read(tmp_path / "t.csv.gz"), replace(PLANTED, features=(*PLANTED.features, by_size)))
+    assert fitted.features[-1].coefficient == 0
+    assert fitted.intercept == pytest.approx(fit(read(tmp_path / "t.csv.gz"), PLANTED).intercept, rel=1e-3)
+
+
+def test_bounds_have_no_coefficient_but_make_the_predictor_abstain(tmp_path: Path):
+    made = table(tmp_path)
+    bounded = replace(PLANTED, features=(PLANTED.features[0], PLANTED.features[2]), bounds=(PLANTED.features[1],))
+    fitted = fit(made, bounded)
+    assert [feature.name for feature in fitted.features] == ["train_loss", "difficulty/ridge_accuracy", "train_samples"]
+    assert fitted.features[-1].coefficient == 0
+    values = {"train_accuracy": 0.98, "train_loss": 0.2, "difficulty/ridge_accuracy": 0.5, "classes": 3.0}
+    inside, outside = (fitted.predict(values | {"train_samples": n}) for n in (1000.0, 1e6))
+    assert outside.abstained
+    assert not inside.abstained
+    assert inside.contributions["train_samples"] == 0
+
+
+def test_symmetric_intervals_are_as_wide_on_both_sides_and_cover(tmp_path: Path):
+    made = table(tmp_path, noise=0.3)
+    fitted = fit(made, replace(PLANTED, symmetric=True))
+    assert fitted.interval.above == -fitted.interval.below > 0
+    gap, lower, upper, _ = predicted(fitted, made, np.ones(len(made), bool))
+    actual = made.numbers("gap.accuracy")
+    assert 0.85 < ((lower <= actual) & (actual <= upper)).mean() < 0.96
+    assert (gap >= lower).all()
 
 
 @pytest.mark.parametrize("name", [name for name in available_predictors() if name in SPECIFICATIONS])
