@@ -48,5 +48,8 @@ class Feature:
 
 
 def grows_with_size(name: str) -> bool:
-    """Whether a value is a multiple of the log of the train size, and zero where all training sets are small."""
+    """Whether a value is a multiple of the log of the train size, zero where all training sets are small.
+
+    It says what was learnt of many samples: more of it means a smaller gap.
+    """
     return name.endswith("_by_size")

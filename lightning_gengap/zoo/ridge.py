@@ -32,12 +32,14 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
         given = np.array([features[0].deviation])
     known, free = columns[:, : len(given)], columns[:, len(given) :]
     remaining = target - known @ given
-    # Unweighted columns have mean zero already, but for the rounding of `centre`.
-    centre = np.average(free, axis=0, weights=weights) if specification.balanced else np.zeros(free.shape[1])
     mean = float(np.average(remaining, weights=weights) if specification.balanced else target.mean())
-    weighted = (free - centre) * weights[:, None]
-    penalty = strength * len(free) * np.eye(free.shape[1])
-    fitted = np.linalg.solve(weighted.T @ (free - centre) + penalty, weighted.T @ (remaining - mean))
+    # Unweighted columns have mean zero already, but for the rounding of their centres.
+    centre = np.average(free, axis=0, weights=weights) if specification.balanced else np.zeros(free.shape[1])
+    fitted = _coefficients(free - centre, remaining - mean, weights, strength)
+    grown = np.array([grows_with_size(feature.name) for feature in features[len(given) :]])
+    if (against := grown & (fitted > 0)).any():  # more of it means a smaller gap, whatever a few sizes say
+        free[:, against], centre[against] = 0.0, 0.0
+        fitted = _coefficients(free - centre, remaining - mean, weights, strength)
     intercept = mean - float(centre @ fitted)
     standard = np.concatenate([given, fitted])
     scaled = [
@@ -66,6 +68,13 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
         },
         scores={},
     )
+
+
+def _coefficients(columns: Floats, target: Floats, weights: Floats, strength: float) -> Floats:
+    weighted = columns * weights[:, None]
+    penalty = strength * len(columns) * np.eye(columns.shape[1])
+    solved: Floats = np.linalg.solve(weighted.T @ columns + penalty, weighted.T @ target)
+    return solved
 
 
 def design(table: Table, specification: Specification, rows: Mask) -> tuple[list[Feature], NDArray[np.float64]]:

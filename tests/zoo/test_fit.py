@@ -91,6 +91,20 @@ def test_what_grows_with_the_train_size_has_no_coefficient_where_no_set_is_large
     assert fitted.intercept == pytest.approx(fit(read(tmp_path / "t.csv.gz"), PLANTED).intercept, rel=1e-3)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_grows_with_the_train_size_never_raises_the_gap(tmp_path: Path, sign: int):
+    made = rows()
+    for number, row in enumerate(made):
+        row["measure.perturbation/excess_by_size"] = by = float(number % 7)
+        row["gap.accuracy"] += sign * 0.01 * by
+        row["gap.test_accuracy"] -= sign * 0.01 * by
+    write(made, tmp_path / "t.csv.gz")
+    by_size = Term("perturbation/excess_by_size", "identity")
+    specification = Specification("planted", (*PLANTED.features, by_size), "additive")
+    coefficient = fit(read(tmp_path / "t.csv.gz"), specification).features[-1].coefficient
+    assert coefficient == (0 if sign > 0 else pytest.approx(-0.01, rel=0.05))
+
+
 def test_bounds_have_no_coefficient_but_make_the_predictor_abstain(tmp_path: Path):
     made = table(tmp_path)
     bounded = replace(PLANTED, features=(PLANTED.features[0], PLANTED.features[2]), bounds=(PLANTED.features[1],))
