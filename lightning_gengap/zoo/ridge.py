@@ -73,7 +73,7 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
 def _coefficients(columns: Floats, target: Floats, weights: Floats, strength: float) -> Floats:
     weighted = columns * weights[:, None]
     penalty = strength * len(columns) * np.eye(columns.shape[1])
-    solved: Floats = np.linalg.solve(weighted.T @ columns + penalty, weighted.T @ target)
+    solved: Floats = np.linalg.solve(weighted.T @ columns + penalty, weighted.T @ target).astype(np.float64)
     return solved
 
 
