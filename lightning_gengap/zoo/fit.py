@@ -18,6 +18,7 @@ from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FEWEST_RUNS, FEWEST_TASKS = 20, 5
 BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out
 
 
@@ -46,12 +47,12 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
     """
     rows = usable(table, specification) & (np.ones(len(table), bool) if rows is None else rows)
     runs, tasks = (len(np.unique(table.codes(column)[rows])) for column in ("run", "task"))
-    fewest_tasks = 1 if specification.grid else 5
-    if runs < 20 or tasks < fewest_tasks:
+    fewest_tasks = 1 if specification.grid else FEWEST_TASKS
+    if runs < FEWEST_RUNS or tasks < fewest_tasks:
         raise TableError(
             "table",
             got=f"{runs} usable runs in {tasks} tasks",
-            expected=f"at least 20 runs in {fewest_tasks} tasks",
+            expected=f"at least {FEWEST_RUNS} runs in {fewest_tasks} tasks",
             remedy="Train more with `gengap zoo run`.",
         )
     strength = _best_strength(table, specification, rows)

@@ -9,11 +9,10 @@ import numpy as np
 from lightning_gengap.errors import TableError
 from lightning_gengap.keys import MEASURED
 from lightning_gengap.zoo.evaluation import BASELINES, TRIVIAL_BASELINE
+from lightning_gengap.zoo.fit import FEWEST_RUNS, FEWEST_TASKS
 from lightning_gengap.zoo.protocol import Mask
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Table
-
-FEWEST_RUNS, FEWEST_TASKS = 20, 5  # as `fit` asks
 
 
 def check_fit(table: Table, specification: Specification) -> None:
@@ -22,7 +21,8 @@ def check_fit(table: Table, specification: Specification) -> None:
     Raises:
         TableError: names what is absent.
     """
-    features = [f"measure.{name}" for name in ("train_accuracy", "classes", *(t.name for t in specification.features))]
+    terms = (*specification.features, *specification.bounds)
+    features = [f"measure.{name}" for name in ("train_accuracy", "classes", *(term.name for term in terms))]
     _check_columns(table, features, f"a fit of {specification.name}", "choose another predictor")
     grids = table.columns.get("recipe.grid", [])
     if specification.grid and not any(name.startswith(specification.grid) for name in grids):
