@@ -51,13 +51,16 @@ predictor: $(VENV)/ready
 
 benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
-	$(RUN) benchmarks/overhead.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(RUN) benchmarks/overhead.py $(DATA)
 	$(RUN) benchmarks/features.py
+	$(RUN) benchmarks/selection.py
 	$(RUN) benchmarks/sizes.py
-	$(RUN) benchmarks/soft_rank.py $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(RUN) benchmarks/recalibration.py
+	$(if $(ZOO_DATA),$(RUN) benchmarks/probe_size.py --data $(ZOO_DATA) --out runs/probe_size.json)
+	$(RUN) benchmarks/soft_rank.py $(DATA)
 	$(RUN) benchmarks/soft_rank_growth.py
 	$(RUN) benchmarks/measures.py
-	$(RUN) benchmarks/random_labels.py --out runs/random_labels $(if $(ZOO_DATA),--data $(ZOO_DATA))
+	$(RUN) benchmarks/random_labels.py --out runs/random_labels $(DATA)
 
 # Debian ships venv without ensurepip: then virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml
