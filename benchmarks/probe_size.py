@@ -79,9 +79,8 @@ def measured(recipe: Recipe, directory: Path | None) -> dict[str, dict[str, floa
             assert samples is not None
             names = ["input_difficulty", "difficulty", *(["kernel_difficulty"] if size == SIZES[-1] else [])]
             observation = Observer.of(model, samples, initial_state=copy_state(model)).observe(model, names)
-            found[f"{size}/{seed}"] = {
-                key: observation.values[key] for key in (*KEYS, KERNEL) if key in observation.values
-            }
+            keys = (*(f"{key}_accuracy" for key in KEYS), KERNEL)
+            found[f"{size}/{seed}"] = {key: observation.values[key] for key in keys if key in observation.values}
     return found
 
 
