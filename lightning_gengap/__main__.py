@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, GapError
-from lightning_gengap.zoo.commands import refuse_overwriting, zoo_stages
+from lightning_gengap.zoo.commands import zoo_stages
+from lightning_gengap.zoo.files import refuse_overwriting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

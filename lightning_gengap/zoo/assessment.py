@@ -64,6 +64,7 @@ def specification_of(name_or_path: str) -> Specification:
         loss_of_gap=head is not None and any(feature.name == PREDICTED_GAP for feature in head.features),
         test_accuracy=of_test,
         balanced=bool(predictor.provenance.get("balanced", False)),
+        symmetric=predictor.interval.above == -predictor.interval.below,
         bounds=bounds,
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, DataError
-from lightning_gengap.zoo.files import refuse_overwriting as refuse_overwriting
+from lightning_gengap.zoo.files import refuse_overwriting
 from lightning_gengap.zoo.parallel import BACKENDS, in_parallel
 
 

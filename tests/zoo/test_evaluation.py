@@ -329,12 +329,14 @@ def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, asse
     assert not found.loss_head
     assert not found.balanced
     assert not found.loss_of_gap
-    balanced = replace(PLANTED, balanced=True, loss_of_gap=True)
+    assert not found.symmetric
+    balanced = replace(PLANTED, balanced=True, loss_of_gap=True, symmetric=True)
     everything = np.ones(len(assessed), bool)
     with_head = replace(fit(assessed, balanced), loss_head=fit_loss_head(assessed, balanced, everything))
     (tmp_path / "balanced.json").write_text(dumps(with_head))
     found = specification_of(str(tmp_path / "balanced.json"))
     assert found.balanced
     assert found.loss_of_gap
+    assert found.symmetric
     with pytest.raises(PredictorError, match="expected one of default"):
         specification_of("nonesuch")
