@@ -28,6 +28,23 @@ class Interval:
     above: float
 
 
+@dataclass(frozen=True)
+class Memoriser:
+    """A classifier that memorises its data, as the nearest neighbour does: a network is seldom worse in tests.
+
+    Attributes:
+        name: the key of its leave-one-out accuracy; the network's train accuracy bounds it.
+        kept: of what the predicted test accuracy lies below it, in [0, 1], so that models keep their order.
+    """
+
+    name: str
+    kept: float
+
+    def raised(self, gap: float, accuracy: float, value: float) -> float:
+        """What it adds to a gap: at most zero."""
+        return (1 - self.kept) * min(accuracy - gap - min(value, accuracy), 0.0)
+
+
 PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor says
 
 
@@ -83,7 +100,7 @@ class Prediction:
         in_support: every feature lies within the zoo's range.
         abstained: the gap is only the prior mean and the interval says nothing.
         outside: features beyond the zoo's range, features that are missing, and flags.
-        contributions: accuracy fractions by feature, with `intercept` and `limits`; they add up to `gap`.
+        contributions: accuracy fractions by feature, with `intercept`, `memoriser` and `limits`; they add up to `gap`.
     """
 
     gap: float
@@ -107,6 +124,7 @@ class Predictor:
         scores: held-out scores as measured.
         provenance: recipe, table and its hash.
         loss_head: predicts the loss gap from the same measures.
+        memoriser: the predicted test accuracy hardly falls below its.
         correction: from the user's own observed gaps, see `recalibrate`.
         preferred: predicts instead wherever all its features are measured, as `images_v2` on images; not in files.
     """
@@ -124,6 +142,7 @@ class Predictor:
     unit: str = "fraction"
     license: str = "Apache-2.0"
     loss_head: LossHead | None = None
+    memoriser: Memoriser | None = None
     correction: Correction | None = None
     preferred: Predictor | None = None
 
@@ -133,7 +152,8 @@ class Predictor:
         heads = () if self.loss_head is None else self.loss_head.features
         others = () if self.preferred is None else self.preferred.needs
         named = (f.name for f in (*self.features, *heads) if f.name != PREDICTED_GAP)
-        return tuple(dict.fromkeys((*named, *others)))
+        memoriser = () if self.memoriser is None else (self.memoriser.name,)
+        return tuple(dict.fromkeys((*named, *memoriser, *others)))
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
         """Predict the gap from measured values.
@@ -156,7 +176,8 @@ class Predictor:
         if self.preferred is not None and all(math.isfinite(values.get(n, math.nan)) for n in self.preferred.needs):
             return replace(self.preferred, correction=self.correction).predict(values, flags)
         accuracy = values["train_accuracy"]
-        missing = [f.name for f in self.features if not math.isfinite(values.get(f.name, math.nan))]
+        needed = [f.name for f in self.features] + ([] if self.memoriser is None else [self.memoriser.name])
+        missing = [name for name in needed if not math.isfinite(values.get(name, math.nan))]
         distances = {f.name: f.distance(values[f.name]) for f in self.features if f.name not in missing}
         beyond = [name for name, distance in distances.items() if distance > 0]
         doubts = tuple(flags)
@@ -168,6 +189,9 @@ class Predictor:
         terms = {f.name: f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in self.features}
         raw, contributions = self._combined(terms)
         width = 1 + farthest + len(doubts)
+        if self.memoriser is not None:
+            contributions["memoriser"] = self.memoriser.raised(raw, accuracy, values[self.memoriser.name])
+            raw += contributions["memoriser"]
         if self.correction is not None:
             contributions["recalibration"] = (self.correction.factor - 1) * (raw + self.interval.offset)
             raw += contributions["recalibration"]

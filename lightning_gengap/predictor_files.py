@@ -15,7 +15,7 @@ from typing import Any
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.feature import TRANSFORMS, Feature
 from lightning_gengap.keys import MEASURED
-from lightning_gengap.predictor import FORMS, PREDICTED_GAP, Correction, Interval, LossHead, Predictor
+from lightning_gengap.predictor import FORMS, PREDICTED_GAP, Correction, Interval, LossHead, Memoriser, Predictor
 
 FORMAT = 1
 
@@ -97,8 +97,9 @@ def loads(text: str, origin: str) -> Predictor:
         content["features"] = tuple(_strict(Feature, feature) for feature in content["features"])
         content["interval"] = _strict(Interval, content["interval"])
         content["loss_head"] = _loss_head(content.get("loss_head"))
-        correction = content.get("correction")
-        content["correction"] = None if correction is None else _strict(Correction, correction)
+        for name, kind in (("memoriser", Memoriser), ("correction", Correction)):
+            part = content.get(name)
+            content[name] = None if part is None else _strict(kind, part)
         predictor: Predictor = _strict(Predictor, {**content, "preferred": None})
         _check(predictor)
     except (KeyError, TypeError, ValueError) as error:
@@ -127,6 +128,12 @@ def _check(predictor: Predictor) -> None:
         numbers += [head.intercept, head.below, head.above]
     if predictor.correction is not None:
         numbers += asdict(predictor.correction).values()
+    if predictor.memoriser is not None:
+        numbers.append(predictor.memoriser.kept)
+        if predictor.memoriser.name not in MEASURED:
+            raise ValueError(f"memoriser {predictor.memoriser.name!r}, which this version does not measure")
+        if not 0 <= predictor.memoriser.kept <= 1:
+            raise ValueError(f"a memoriser that keeps {predictor.memoriser.kept}")
     of_head = () if head is None else head.features
     for feature in (*predictor.features, *of_head):
         numbers += [value for value in asdict(feature).values() if not isinstance(value, str)]

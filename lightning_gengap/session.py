@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -191,7 +191,7 @@ class Session:
         """Kinds of keys that only the preferred predictor takes: where they are absent, the other one predicts."""
         if self.wanted is None or self.predictor is None or self.predictor.preferred is None:
             return set()
-        own = {feature.name.partition("/")[0] for feature in self.predictor.features}
+        own = {name.partition("/")[0] for name in replace(self.predictor, preferred=None).needs}
         return {name.partition("/")[0] for name in self.predictor.preferred.needs} - own
 
     def _last_extras(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.feature import Feature
-from lightning_gengap.predictor import Interval, Predictor
+from lightning_gengap.predictor import Interval, Memoriser, Predictor
 from lightning_gengap.predictor_files import dumps, loads
 
 
@@ -31,6 +31,7 @@ def predictor(form: str = "product_of_powers", **changes: object) -> Predictor:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+NEIGHBOUR = "difficulty/neighbour_1_accuracy"
 VALUES = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.5, "train_samples": 3.0}
 
 
@@ -118,13 +119,41 @@ def test_what_is_a_multiple_of_log_train_size_reaches_as_far_as_train_size_does(
         assert plain.distance(value) == pytest.approx(10 * math.log(20))
 
 
+@pytest.mark.parametrize("form", ["product_of_powers", "additive"])
+@pytest.mark.parametrize(("neighbour", "bound"), [(0.85, 0.85), (0.99, 0.9), (0.3, None)])
+def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(
+    form: str, neighbour: float, bound: float | None
+):
+    plain, values = predictor(form), VALUES | {NEIGHBOUR: neighbour}
+    before = plain.predict(VALUES).gap
+    prediction = replace(plain, memoriser=Memoriser(NEIGHBOUR, 0.2)).predict(values)
+    expected = before if bound is None else 0.9 - (bound - 0.2 * (bound - (0.9 - before)))
+    assert prediction.gap == pytest.approx(expected, abs=1e-12)
+    assert prediction.contributions["memoriser"] == pytest.approx(expected - before, abs=1e-12)
+    assert math.fsum(prediction.contributions.values()) == pytest.approx(prediction.gap, abs=1e-15)
+
+
+def test_a_memoriser_is_needed_and_without_its_value_the_predictor_abstains():
+    bound = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))
+    assert NEIGHBOUR in bound.needs
+    assert bound.predict(VALUES).abstained
+    assert bound.predict(VALUES).outside == (NEIGHBOUR,)
+
+
+def test_models_below_the_memoriser_keep_their_order():
+    bound = predictor("additive", memoriser=Memoriser(NEIGHBOUR, 0.1))
+    gaps = [bound.predict(VALUES | {"train_loss": loss, NEIGHBOUR: 0.85}).gap for loss in (0.8, 0.5, 0.3)]
+    assert gaps == sorted(set(gaps))
+
+
 def test_train_accuracy_and_classes_are_always_needed():
     with pytest.raises(PredictorError, match="got values without 'classes'"):
         predictor().predict({"train_accuracy": 0.9})
 
 
 def test_round_trip_keeps_every_digit():
-    assert loads(dumps(predictor()), "here") == predictor()
+    for made in (predictor(), predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))):
+        assert loads(dumps(made), "here") == made
 
 
 def damaged(**changes: object) -> str:
@@ -156,6 +185,9 @@ def damaged(**changes: object) -> str:
         (damaged(features=[{**feature().__dict__, "name": "margin/h9/median"}]), "which this version does not measure"),
         (damaged(features=[{**feature().__dict__, "transform": "sqrt"}]), "transform 'sqrt'"),
         (damaged(prior_gap="much"), "numbers that are not finite"),
+        (damaged(memoriser={"name": "horoscope", "kept": 0.1}), "memoriser 'horoscope', which this version"),
+        (damaged(memoriser={"name": NEIGHBOUR, "kept": 1.1}), "a memoriser that keeps 1.1"),
+        (damaged(memoriser={"name": NEIGHBOUR}), "fields ['name'] for a Memoriser"),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(text: str, message: str):

@@ -46,10 +46,12 @@ def specification_of(name_or_path: str) -> Specification:
     if name_or_path in SPECIFICATIONS:
         return SPECIFICATIONS[name_or_path]
     predictor = load_predictor(name_or_path)
+    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
     if predictor.name in SPECIFICATIONS and SPECIFICATIONS[predictor.name].form == predictor.form:
         known = SPECIFICATIONS[predictor.name]
         terms = (*known.features, *known.bounds)
-        if [(t.name, t.transform) for t in terms] == [(f.name, f.transform) for f in predictor.features]:
+        same = [(t.name, t.transform) for t in terms] == [(f.name, f.transform) for f in predictor.features]
+        if same and known.memoriser == memoriser:
             return known  # the same, with floors still to be chosen from the fitted rows
     bounds = tuple(Term(f.name, f.transform, f.floor) for f in predictor.features if f.coefficient == 0)
     terms = tuple(Term(f.name, f.transform, f.floor) for f in predictor.features if f.coefficient != 0)
@@ -65,6 +67,7 @@ def specification_of(name_or_path: str) -> Specification:
         test_accuracy=of_test,
         balanced=bool(predictor.provenance.get("balanced", False)),
         symmetric=predictor.interval.above == -predictor.interval.below,
+        memoriser=memoriser,
         bounds=bounds,
     )
 
@@ -125,14 +128,15 @@ def _contributions(setting: Setting) -> dict[str, Any]:
     """Mean and mean size, in accuracy points, of what each feature adds to the gap, fitted and averaged on all rows."""
     table, rows, draws = setting.table, np.flatnonzero(setting.among), setting.resampling
     predictor = fit(table, setting.specification, setting.among)
-    needed = ("train_accuracy", "classes", *(feature.name for feature in predictor.features))
+    needed = dict.fromkeys(("train_accuracy", "classes", *predictor.needs))
     columns = {name: table.numbers(f"measure.{name}")[rows] for name in needed}
     made = [
         predictor.predict({name: float(column[place]) for name, column in columns.items()}).contributions
         for place in range(len(rows))
     ]
     listed = {}
-    for name in ("intercept", *(feature.name for feature in predictor.features), "limits"):
+    memoriser = () if predictor.memoriser is None else ("memoriser",)
+    for name in ("intercept", *(feature.name for feature in predictor.features), *memoriser, "limits"):
         values = 100 * np.array([one.get(name, 0.0) for one in made])
         listed[name] = {"mean": draws.mean(values, rows).listed(), "size": draws.mean(np.abs(values), rows).listed()}
     return listed

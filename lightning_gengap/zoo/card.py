@@ -64,7 +64,9 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
 def _composition(table: Table, predictor: Predictor) -> str:
     """What the fitted rows are made of, and what was left out of the table and why."""
     terms = tuple(Term(feature.name, feature.transform) for feature in predictor.features)
-    fitted = usable(table, Specification(predictor.name, terms))
+    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
+    specification = Specification(predictor.name, terms, memoriser=memoriser)
+    fitted = usable(table, specification)
     runs, tasks = table.words("run"), table.words("task")
     counts = (fitted.sum(), len(set(runs[fitted])), len(set(tasks[fitted])))
     rows = []
@@ -87,13 +89,13 @@ def _composition(table: Table, predictor: Predictor) -> str:
         f"{counts[2]} tasks; what they are made of is counted in runs.\n\n"
         + markdown_table(["what", "runs"], rows)
         + "\n\n"
-        + _left_out(table, terms, fitted)
+        + _left_out(table, specification.needs, fitted)
     )
 
 
-def _left_out(table: Table, terms: Sequence[Term], fitted: Mask) -> str:
+def _left_out(table: Table, needs: Sequence[str], fitted: Mask) -> str:
     runs = table.words("run")
-    missing = {term.name: ~np.isfinite(table.numbers(f"measure.{term.name}")) for term in terms}
+    missing = {name: ~np.isfinite(table.numbers(f"measure.{name}")) for name in needs}
     lacking = np.logical_or.reduce([np.zeros(len(table), bool), *missing.values()])
     gone = set(runs[~fitted]) - set(runs[fitted])
     if fitted.all():
@@ -131,4 +133,10 @@ def _features(predictor: Predictor) -> str:
     for f in predictor.features:
         effect = f.coefficient * f.deviation
         rows.append(f"| {f.name} | {f.transform} | {effect:+.3f} | {f.low:.3g} to {f.high:.3g} |")
-    return "\n".join(rows)
+    listed = "\n".join(rows)
+    if predictor.memoriser is None:
+        return listed
+    return (
+        f"{listed}\n\nMemoriser: where the predicted test accuracy is below `{predictor.memoriser.name}` or the train "
+        f"accuracy, whichever is smaller, {predictor.memoriser.kept:g} of the difference is kept."
+    )

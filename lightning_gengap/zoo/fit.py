@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_gengap.errors import TableError
 from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
-from lightning_gengap.zoo.ridge import LEVEL, OFFSET, fitted_at, limited_gaps, rounded
+from lightning_gengap.zoo.ridge import LEVEL, OFFSET, fitted_at, limited_gaps, raised, rounded
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
 
@@ -29,8 +29,7 @@ def usable(table: Table, specification: Specification) -> Mask:
     """
     chance = 1 / table.numbers("measure.classes")
     fitted = table.numbers("measure.train_accuracy") >= chance + 0.25 * (1 - chance)
-    terms = (*specification.features, *specification.bounds)
-    present = [np.isfinite(table.numbers(f"measure.{term.name}")) for term in terms]
+    present = [np.isfinite(table.numbers(f"measure.{name}")) for name in specification.needs]
     if specification.grid:
         grids = table.columns.get("recipe.grid", [""] * len(table))
         present.append(np.array([name.startswith(specification.grid) for name in grids]))
@@ -83,6 +82,10 @@ def predicted(predictor: Predictor, table: Table, rows: Mask) -> tuple[Floats, F
     gap = predictor.intercept + total
     if predictor.form == "product_of_powers":
         gap = np.array([math.exp(min(value, 5.0)) for value in gap.tolist()])
+    if predictor.memoriser is not None:
+        known = table.numbers(f"measure.{predictor.memoriser.name}")[rows]
+        farthest = np.where(np.isfinite(known), farthest, math.inf)
+        gap = gap + np.nan_to_num(raised(predictor.memoriser, gap, accuracy, known))
     correction = predictor.correction or Correction(1.0, 1.0, 0)
     gap = gap + (correction.factor - 1) * (gap + predictor.interval.offset)
     gap = np.minimum(np.maximum(gap, 0.0), accuracy)

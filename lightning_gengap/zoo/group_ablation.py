@@ -123,7 +123,7 @@ def _added(setting: Setting, split_of: Mapping[str, list[Split]], group: Group) 
     given = main.features[:1] if main.test_accuracy else ()
     left = (*given, *without(main.features[len(given) :], group.terms))
     if len(given) < len(left) < len(main.features):
-        contenders[f"{main.name} - group"] = replace(main, features=left)
+        contenders[f"{main.name} - group"] = _without(main, left, group.terms)
     counts = {name: len(set(table.words(column)[group.rows])) for name, column in _COLUMNS.items()}
     listed: dict[str, Any] = {
         "keys": [term.name for term in group.terms],
@@ -192,5 +192,11 @@ def _taken(
     whole = union(trivial.features, *common.values())
     contenders = {"all": replace(main, features=whole)}
     for name, terms in common.items():
-        contenders[f"all - {name}"] = replace(main, features=without(whole, without(terms, trivial.features)))
+        contenders[f"all - {name}"] = _without(main, without(whole, without(terms, trivial.features)), terms)
     return contest(setting, split_of, rows, by_ridge(contenders), "all")
+
+
+def _without(main: Specification, left: tuple[Term, ...], taken: tuple[Term, ...]) -> Specification:
+    """With the features that are left, and without the memoriser where that is taken too."""
+    gone = main.memoriser in {term.name for term in taken}
+    return replace(main, features=left, memoriser="" if gone else main.memoriser)

@@ -21,8 +21,7 @@ def check_fit(table: Table, specification: Specification) -> None:
     Raises:
         TableError: names what is absent.
     """
-    terms = (*specification.features, *specification.bounds)
-    features = [f"measure.{name}" for name in ("train_accuracy", "classes", *(term.name for term in terms))]
+    features = [f"measure.{name}" for name in ("train_accuracy", "classes", *specification.needs)]
     _check_columns(table, features, f"a fit of {specification.name}", "choose another predictor")
     grids = table.columns.get("recipe.grid", [])
     if specification.grid and not any(name.startswith(specification.grid) for name in grids):

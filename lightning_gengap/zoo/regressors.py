@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.feature import Feature
+from lightning_gengap.predictor import Memoriser
 from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, STRENGTHS
 from lightning_gengap.zoo.protocol import Mask, Split, fold_of
-from lightning_gengap.zoo.ridge import GAP_FLOOR, transformed
+from lightning_gengap.zoo.ridge import GAP_FLOOR, KEPT, raised, transformed
 from lightning_gengap.zoo.specifications import Specification, Term
 from lightning_gengap.zoo.table import Floats, Table
 from lightning_gengap.zoo.weighting import row_weights
@@ -106,7 +107,11 @@ def predicted_points(
     else:
         model = (regressor or ridge)(known, target, codes.fold[fitted])
     predicted = base[held] + model(asked)
-    limited: Floats = np.clip(np.exp(np.minimum(predicted, 5.0)) if powers else predicted, 0, accuracy)
+    gap = np.exp(np.minimum(predicted, 5.0)) if powers else predicted
+    if specification.memoriser:
+        memoriser = Memoriser(specification.memoriser, KEPT)
+        gap = gap + raised(memoriser, gap, accuracy, table.numbers(f"measure.{memoriser.name}")[held])
+    limited: Floats = np.clip(gap, 0, accuracy)
     return limited
 
 

@@ -11,7 +11,7 @@ from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
 from lightning_gengap.feature import Feature, grows_with_size
 from lightning_gengap.keys import MEASURED
-from lightning_gengap.predictor import Interval, Predictor
+from lightning_gengap.predictor import Interval, Memoriser, Predictor
 from lightning_gengap.zoo.protocol import Mask
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
@@ -19,6 +19,7 @@ from lightning_gengap.zoo.weighting import row_weights
 
 GAP_FLOOR = 0.01
 LEVEL, OFFSET = 0.9, 0.05  # of the intervals
+KEPT = 0.1  # of what a predicted test accuracy lies below the memoriser's
 
 
 def fitted_at(table: Table, specification: Specification, rows: Mask, strength: float) -> Predictor:
@@ -48,7 +49,7 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
     ]
     if specification.bounds:
         scaled += design(table, replace(specification, features=specification.bounds), rows)[0]
-    measures = {MEASURED[feature.name].measure for feature in scaled} - {""}
+    measures = {MEASURED[name].measure for name in specification.needs} - {""}
     return Predictor(
         name=specification.name,
         form=specification.form,
@@ -67,6 +68,7 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
             "balanced": specification.balanced,
         },
         scores={},
+        memoriser=Memoriser(specification.memoriser, KEPT) if specification.memoriser else None,
     )
 
 
@@ -121,8 +123,19 @@ def limited_gaps(predictor: Predictor, table: Table, rows: Mask) -> Floats:
         values = transformed(feature, table.numbers(f"measure.{feature.name}")[rows])
         total += feature.coefficient * (values - feature.centre)
     gap = np.exp(np.minimum(total, 5.0)) if predictor.form == "product_of_powers" else total
-    limited: Floats = np.clip(gap, 0, table.numbers("measure.train_accuracy")[rows])
+    accuracy = table.numbers("measure.train_accuracy")[rows]
+    if predictor.memoriser is not None:
+        gap = gap + raised(
+            predictor.memoriser, gap, accuracy, table.numbers(f"measure.{predictor.memoriser.name}")[rows]
+        )
+    limited: Floats = np.clip(gap, 0, accuracy)
     return limited
+
+
+def raised(memoriser: Memoriser, gaps: Floats, accuracy: Floats, values: Floats) -> Floats:
+    """`Memoriser.raised` for many gaps at once."""
+    added: Floats = (1 - memoriser.kept) * np.minimum(accuracy - gaps - np.minimum(values, accuracy), 0.0)
+    return added
 
 
 def rounded(value: float) -> float:

@@ -146,7 +146,7 @@ def train(
     snapshots = Snapshots(monitor, data, recipe.task.noise, kept)
     if kept is not None:
         kept.add(0, model)
-    _trainer(recipe.epochs, [monitor, snapshots], accelerator).fit(model, loader(data, recipe.batch_size))
+    make_trainer(recipe.epochs, [monitor, snapshots], accelerator).fit(model, loader(data, recipe.batch_size))
     return snapshots.rows
 
 
@@ -170,7 +170,7 @@ def pretrain(model: ZooModel, directory: Path | None) -> None:
     recipe = replace(model.recipe, task=easier, augment=False, cosine=False)
     data = prepare(easier, directory)
     first = ZooModel(recipe, data.train_images.shape[1])
-    _trainer(PRETRAINING_EPOCHS, [], "cpu").fit(first, loader(data, recipe.batch_size))
+    make_trainer(PRETRAINING_EPOCHS, [], "cpu").fit(first, loader(data, recipe.batch_size))
     learned = first.state_dict()
     fitting = {name: learned[name] for name, own in model.state_dict().items() if learned[name].shape == own.shape}
     model.load_state_dict(fitting, strict=False)
@@ -198,7 +198,8 @@ def check_accelerator(name: str) -> None:
         )
 
 
-def _trainer(epochs: int, callbacks: list[Callback], accelerator: str) -> Trainer:
+def make_trainer(epochs: int, callbacks: list[Callback], accelerator: str) -> Trainer:
+    """What trains every run: one device, gradients clipped, nothing logged."""
     return Trainer(
         max_epochs=epochs,
         accelerator=accelerator,

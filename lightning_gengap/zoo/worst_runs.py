@@ -75,7 +75,7 @@ def worst_runs(setting: Setting, split: list[Split], held: HeldOut, count: int =
 
 
 def _predicted(predictor: Predictor, table: Table, row: int) -> Prediction:
-    needed = ("train_accuracy", "classes", *(feature.name for feature in predictor.features))
+    needed = dict.fromkeys(("train_accuracy", "classes", *predictor.needs))
     return predictor.predict({name: float(table.numbers(f"measure.{name}")[row]) for name in needed})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_gengap.errors import PredictorError, TableError
+from lightning_gengap.predictor import Memoriser
 from lightning_gengap.zoo.ablation import forms, measures_of, term_of
 from lightning_gengap.zoo.assessment import Assessment, specification_of
 from lightning_gengap.zoo.evaluation import Setting, hold_out, hold_out_all, locked_scores
@@ -91,8 +92,9 @@ def test_a_fold_that_cannot_be_fitted_is_skipped_by_all_with_the_reason(tmp_path
     assert all((h.rows == np.flatnonzero(few)).all() for h in held.values())
 
 
+@pytest.mark.parametrize("memoriser", ["", "difficulty/neighbour_1_accuracy"])
 @pytest.mark.parametrize("form", ["additive", "product_of_powers"])
-def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, form: str):
+def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, form: str, memoriser: str):
     made = rows(8, noise=0.3)
     rng = np.random.default_rng(0)
     for row in made:
@@ -100,13 +102,16 @@ def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, 
         row["measure.train_accuracy"] = rng.uniform(0.5, 1)
         row["measure.difficulty/ridge_accuracy"] = "" if rng.random() < 0.1 else rng.uniform(0, 1)
         row["gap.test_accuracy"] = max(row["measure.train_accuracy"] - row["gap.accuracy"], 0.0)
+        row["measure.difficulty/neighbour_1_accuracy"] = "" if rng.random() < 0.1 else rng.uniform(0, 1)
     write(made, tmp_path / "t.csv.gz")
     new = read(tmp_path / "t.csv.gz")
     (tmp_path / "old").mkdir()
     features = (*PLANTED.features[:2], Term("difficulty/ridge_accuracy", "logit"))
     predictor = fit(table(tmp_path / "old", noise=0.1), replace(PLANTED, features=features, form=form))
+    predictor = replace(predictor, memoriser=Memoriser(memoriser, 0.1) if memoriser else None)
     gap, lower, upper, abstained = predicted(predictor, new, np.ones(len(new), bool))
-    names = ("train_accuracy", "classes", "train_loss", "train_samples", "difficulty/ridge_accuracy")
+    names = dict.fromkeys(("train_accuracy", "classes", *predictor.needs))
+    bounded = 0
     for place in range(len(new)):
         cells = {name: float(new.numbers(f"measure.{name}")[place]) for name in names}
         one = predictor.predict({name: cell for name, cell in cells.items() if math.isfinite(cell)})
@@ -114,13 +119,16 @@ def test_predictions_by_column_equal_predict_row_by_row_exactly(tmp_path: Path, 
             *(one.gap, one.lower, one.upper),
             one.abstained,
         )
+        bounded += one.contributions.get("memoriser", 0) < 0
     assert 0.1 < abstained.mean() < 0.9
+    assert (bounded > 20) == bool(memoriser)
 
 
+@pytest.mark.parametrize("memoriser", ["", "train_accuracy"])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_fast_ridge_equals_the_shipped_fit_inside_the_support(tmp_path: Path, balanced: bool):
+def test_fast_ridge_equals_the_shipped_fit_inside_the_support(tmp_path: Path, balanced: bool, memoriser: str):
     made = table(tmp_path, noise=0.1)
-    split, planted = list(by_task(made)), replace(PLANTED, balanced=balanced)
+    split, planted = list(by_task(made)), replace(PLANTED, balanced=balanced, memoriser=memoriser)
     among = np.ones(len(made), bool)
     exact, fast = hold_out(made, planted, split, among), hold_out_points(made, planted, split, among)
     assert (exact.rows == fast.rows).all()
@@ -330,7 +338,8 @@ def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, asse
     assert not found.balanced
     assert not found.loss_of_gap
     assert not found.symmetric
-    balanced = replace(PLANTED, balanced=True, loss_of_gap=True, symmetric=True)
+    assert not found.memoriser
+    balanced = replace(PLANTED, balanced=True, loss_of_gap=True, symmetric=True, memoriser="difficulty/ridge_accuracy")
     everything = np.ones(len(assessed), bool)
     with_head = replace(fit(assessed, balanced), loss_head=fit_loss_head(assessed, balanced, everything))
     (tmp_path / "balanced.json").write_text(dumps(with_head))
@@ -338,5 +347,6 @@ def test_specifications_come_from_names_and_predictor_files(tmp_path: Path, asse
     assert found.balanced
     assert found.loss_of_gap
     assert found.symmetric
+    assert found.memoriser == "difficulty/ridge_accuracy"
     with pytest.raises(PredictorError, match="expected one of default"):
         specification_of("nonesuch")

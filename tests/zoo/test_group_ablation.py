@@ -126,6 +126,30 @@ def test_taking_a_group_leaves_the_given_train_accuracy_and_takes_the_others(tmp
     assert "of test - group" not in listed["norms"]
 
 
+def test_a_memoriser_is_taken_with_its_group_alone(tmp_path: Path):
+    terms = (
+        Term("train_accuracy", "identity"),
+        Term("train_loss", "log"),
+        Term("difficulty/ridge_accuracy", "identity"),
+        Term("difficulty/neighbour_1_accuracy", "identity"),
+    )
+    made = scarce_rows(0)
+    for row in made:
+        row["measure.difficulty/neighbour_1_accuracy"] = row["measure.train_accuracy"] - 0.03
+    with_it = Specification("of test", terms, "additive", test_accuracy=True, memoriser=terms[3].name)
+    setting = setting_of(made, tmp_path, with_it)
+    split = splits(setting.table)["leave one family out"][:2]
+    added = groups(setting, {name: part[:2] for name, part in splits(setting.table).items()}, setting.among)["added"]
+    for group, left in (
+        ("difficulty", replace(with_it, features=terms[:2], memoriser="")),
+        ("train metrics", replace(with_it, features=(terms[0], *terms[2:]))),
+    ):
+        held = hold_out_points(setting.table, left, split, setting.among)
+        error = 100 * np.abs(held.gap - setting.table.numbers("gap.accuracy")[held.rows]).mean()
+        listed = added[group]["splits"]["leave one family out"]["mae"]["of test - group"][0]
+        assert listed == pytest.approx(error, abs=1e-3)
+
+
 def test_scarce_measures_rank_last_snapshots_within_tasks(tmp_path: Path):
     setting = setting_of(scarce_rows(10), tmp_path)
     held = hold_out(setting.table, PLANTED, by_task(setting.table), setting.among)
