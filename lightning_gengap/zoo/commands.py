@@ -58,7 +58,12 @@ def zoo_stages(stages: Any) -> None:
     fitting.add_argument("table", type=Path)
     fitting.add_argument("--name", default="default_v3", help="a bundled name has its own features")
     fitting.add_argument("--like", help="whose features others have: a bundled name; the default is default_v3")
-    fitting.add_argument("--out", type=Path, required=True, help="the predictor's .json file; its card goes beside it")
+    fitting.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the predictor's .json file; its card goes beside it, and a group's figure where matplotlib is installed",
+    )
     fitting.add_argument("--no-scores", action="store_true", help="skip the held-out scores, which take minutes")
     fitting.set_defaults(verb=_fit)
 
@@ -160,17 +165,20 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictor_files import dumps
     from lightning_gengap.zoo.card import card
     from lightning_gengap.zoo.evaluation import scores
+    from lightning_gengap.zoo.figures import drawable
     from lightning_gengap.zoo.fit import fit, usable
-    from lightning_gengap.zoo.group import group_card, run_scores
+    from lightning_gengap.zoo.group import group_card, scored_by_run
+    from lightning_gengap.zoo.group_figure import draw, shown
     from lightning_gengap.zoo.loss_head import fit_loss_head
     from lightning_gengap.zoo.needs import check_fit, check_scores
     from lightning_gengap.zoo.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.table import read
 
-    card_path = options.out.with_suffix(".md")
-    if card_path == options.out:
+    card_path, figure_path = (options.out.with_suffix(suffix) for suffix in (".md", ".png"))
+    if options.out in (card_path, figure_path):
+        kind = "card" if options.out == card_path else "figure"
         raise ConfigurationError(
-            f"--out {options.out}", got="the path of the card", expected="a .json file", remedy="Name it *.json."
+            f"--out {options.out}", got=f"the path of the {kind}", expected="a .json file", remedy="Name it *.json."
         )
     refuse_overwriting(options.out)
     refuse_overwriting(card_path)
@@ -183,6 +191,8 @@ def _fit(options: argparse.Namespace) -> None:
             expected=f"one of {', '.join(SPECIFICATIONS)}",
             remedy="Name one of these, or leave it out for the features of default_v3.",
         )
+    if known[like].grid:
+        refuse_overwriting(figure_path)
     table, specification = read(options.table), replace(known[like], name=options.name)
     check_fit(table, specification)
     if not options.no_scores:
@@ -190,19 +200,22 @@ def _fit(options: argparse.Namespace) -> None:
     predictor = fit(table, specification)
     if specification.loss_head:
         predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
-    if not options.no_scores:
-        scored = run_scores if specification.grid else scores
-        predictor = replace(predictor, scores=scored(table, specification))
-    files = {options.out: dumps(predictor)}
-    if not options.no_scores and specification.grid:
-        files[card_path] = group_card(predictor)
+    files: dict[Path, bytes] = {}
+    if specification.grid and not options.no_scores:
+        listed, held = scored_by_run(table, specification)
+        predictor = replace(predictor, scores=listed)
+        if drawable():
+            files[figure_path] = draw(shown(predictor, table, held))
+        files[card_path] = group_card(predictor, figure_path.name if files else "").encode()
     elif not options.no_scores:
+        predictor = replace(predictor, scores=scores(table, specification))
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.
         drawn = sorted(options.out.with_name(f"evaluation_{options.out.stem}").glob("*.png"))
         figures = [path.relative_to(options.out.parent).as_posix() for path in drawn]
-        files[card_path] = card(predictor, table, figures)
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        files[card_path] = card(predictor, table, figures).encode()
+    files[options.out] = dumps(predictor).encode()
+    for path, content in files.items():
+        path.write_bytes(content)
     print(f"{predictor.name} fitted on {predictor.provenance['runs']} runs: {options.out}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +59,23 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
     for name, picture in pictures.items():
         figure = Figure(figsize=(8, 5), layout="constrained")
         if picture(assessment, figure):
-            figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})  # the same bytes every time
+            save(figure, folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn
+
+
+def save(figure: Figure, file: Path | BytesIO, dpi: int = 110) -> None:
+    """Write a figure as PNG, the same bytes every time."""
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def intervals(axis: Axes, bars: list[tuple[str, Any]]) -> None:
+    """One dot with its 95 % interval per line, the first on top."""
+    for place, (_, (value, low, high)) in enumerate(bars):
+        axis.plot([low, high], [-place, -place], color="C0", linewidth=1.5)
+        axis.plot(value, -place, marker="o", markersize=4, color="C0")
+    axis.set_yticks([-place for place in range(len(bars))], [name for name, _ in bars], fontsize=8)
+    axis.grid(alpha=0.2)
 
 
 def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
@@ -107,7 +122,7 @@ def _coverage(assessment: Assessment, figure: Figure) -> bool:
         return False
     figure.set_size_inches(8, 1 + 0.22 * len(bars))
     axis = figure.subplots()
-    _intervals(axis, bars)
+    intervals(axis, bars)
     axis.axvline(0.9, color="grey", linewidth=0.8)
     axis.set_xlabel("share of held-out snapshots inside the 90 % interval")
     axis.set_xlim(right=1.02)
@@ -121,7 +136,7 @@ def _contributions(assessment: Assessment, figure: Figure) -> bool:
     if not shown:
         return False
     axis = figure.subplots()
-    _intervals(axis, shown)
+    intervals(axis, shown)
     axis.set_xlabel("mean size of the contribution to the gap (accuracy points)")
     return True
 
@@ -148,12 +163,3 @@ def _learning_curve(assessment: Assessment, figure: Figure) -> bool:
     figure.supxlabel("runs offered to the fit")
     axes[0].set_ylabel("error (accuracy points)")
     return True
-
-
-def _intervals(axis: Axes, bars: list[tuple[str, Any]]) -> None:
-    """One dot with its 95 % interval per line, the first on top."""
-    for place, (_, (value, low, high)) in enumerate(bars):
-        axis.plot([low, high], [-place, -place], color="C0", linewidth=1.5)
-        axis.plot(value, -place, marker="o", markersize=4, color="C0")
-    axis.set_yticks([-place for place in range(len(bars))], [name for name, _ in bars], fontsize=8)
-    axis.grid(alpha=0.2)

@@ -25,6 +25,13 @@ from lightning_gengap.zoo.worst_runs import worst_runs
 
 FEWEST_CONVERGED, WORST = 5, 3
 KINDS = ("all snapshots", "converged")
+CAPTION = (
+    "Left: held-out predictions with their 90 % intervals, the last snapshots of converged runs in orange. Middle: "
+    "coverage of these intervals by train accuracy with 95 % intervals from draws of runs; for each part the number of "
+    "rows and of their runs, and the mean width in points. The parts overlap, and those of fewer than "
+    f"{FEWEST_CONVERGED} rows are left out. A dot at 1 without a line: every row lies inside, so that no draw can "
+    "differ, which proves little where runs are few. Right: mean absolute contributions, as in the table below."
+)
 
 
 def run_scores(table: Table, specification: Specification) -> dict[str, Any]:
@@ -34,6 +41,11 @@ def run_scores(table: Table, specification: Specification) -> dict[str, Any]:
     converged runs; for the specification also coverage and mean width of the interval, mean absolute contributions and
     the worst runs. A score is [value, low, high] with a 95 % interval over runs.
     """
+    return scored_by_run(table, specification)[0]
+
+
+def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str, Any], HeldOut]:
+    """The scores of `run_scores`, and the specification's predictions behind them."""
     baselines = [replace(baseline, grid=specification.grid) for baseline in BASELINES]
     contenders = (specification, *baselines)
     among = np.logical_and.reduce([usable(table, contender) for contender in contenders])
@@ -45,8 +57,9 @@ def run_scores(table: Table, specification: Specification) -> dict[str, Any]:
         "train samples": [int(samples.min()), int(samples.max())],
         "by run": {},
     }
+    predictions = {c.name: hold_out(table, c, by_run(table), among) for c in contenders}
     for contender in contenders:
-        held = hold_out(table, contender, by_run(table), among)
+        held = predictions[contender.name]
         parts = {"all snapshots": held}
         if (converged := settled[held.rows]).sum() >= FEWEST_CONVERGED:
             parts["converged"] = part_of(held, converged)
@@ -56,7 +69,7 @@ def run_scores(table: Table, specification: Specification) -> dict[str, Any]:
             setting = Setting(table, contenders, among, (), draws, Codes.of(table))
             listed["worst runs"] = _worst(setting, held)
     listed["contributions"] = contributions(table, fit(table, specification, among), among)
-    return listed
+    return listed, predictions[specification.name]
 
 
 def over_runs(table: Table, among: Mask) -> Resampling:
@@ -92,11 +105,15 @@ def _errors(table: Table, draws: Resampling, held: HeldOut) -> dict[str, Any]:
 def _of_interval(table: Table, draws: Resampling, parts: Mapping[str, HeldOut]) -> dict[str, Any]:
     found: dict[str, Any] = {"coverage": {}, "width": {}}
     for kind, held in parts.items():
-        actual = table.numbers("gap.accuracy")[held.rows]
-        inside = ((actual >= held.lower) & (actual <= held.upper)).astype(float)
-        found["coverage"][kind] = draws.mean(inside, held.rows).listed()
-        found["width"][kind] = draws.mean(100 * (held.upper - held.lower), held.rows).listed()
+        found["coverage"][kind], found["width"][kind] = coverage_and_width(table, draws, held)
     return found | {"abstained": rounded(parts["all snapshots"].abstained.mean())}
+
+
+def coverage_and_width(table: Table, draws: Resampling, held: HeldOut) -> tuple[list[float] | None, list[float] | None]:
+    """Share of these rows inside the interval, and its mean width in points, each [value, low, high]."""
+    actual = table.numbers("gap.accuracy")[held.rows]
+    inside = ((actual >= held.lower) & (actual <= held.upper)).astype(float)
+    return draws.mean(inside, held.rows).listed(), draws.mean(100 * (held.upper - held.lower), held.rows).listed()
 
 
 def _worst(setting: Setting, held: HeldOut) -> list[dict[str, Any]]:
@@ -113,8 +130,13 @@ def _worst(setting: Setting, held: HeldOut) -> list[dict[str, Any]]:
     return listed
 
 
-def group_card(predictor: Predictor) -> str:
-    """Markdown: what it was fitted on, its held-out errors beside the baselines, what it goes by, where it fails."""
+def group_card(predictor: Predictor, figure: str = "") -> str:
+    """Markdown: what it was fitted on, its held-out errors beside the baselines, what it goes by, where it fails.
+
+    Args:
+        predictor: with the scores of `run_scores`.
+        figure: path, relative to the card, of the figure of `group_figure.draw`, if there is one.
+    """
     facts, scores = predictor.provenance, predictor.scores
     own = scores["by run"][predictor.name]
     fewest, most = (f"{count:,}" for count in scores["train samples"])
@@ -135,6 +157,7 @@ def group_card(predictor: Predictor) -> str:
         f"where train accuracy is at least {CONVERGED}.\n\n" + _scores_table(scores["by run"]),
         f"The 90 % interval, calibrated over runs, covers {covered} in the same tasks; abstained: "
         f"{own['abstained']:.3f}. **Nothing is known of other tasks**: for them use `default`.",
+        *([f"## Figure\n\n![{predictor.name}]({figure})\n\n" + CAPTION] if figure else []),
         "## Features\n\nMean absolute contribution: how far the feature moves the prediction from the fit's centre, in "
         "points.\n\n" + _features(predictor),
         "## Where it fails\n\n" + _failures(scores, predictor.name),
