@@ -8,10 +8,11 @@ by resampling tasks, then their runs. A source left out is resampled over its ta
 Kendall's tau of predicted and actual test accuracy within held-out tasks, over all snapshots and over last ones; regret
 in test points of the snapshot that a candidate prefers within a run of ten snapshots. *Test*: the test accuracy is
 fitted, so that train accuracy enters the gap with coefficient one. *Balanced*: tasks count alike and late snapshots
-more.
+more. *Memoriser*: the predicted test accuracy hardly falls below the nearest neighbour's.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,16 @@ from lightning_gengap.zoo.markdown import table as written
 from lightning_gengap.zoo.protocol import Mask, development, splits
 from lightning_gengap.zoo.regressors import Codes, Points, hold_out_points
 from lightning_gengap.zoo.resampling import Resampling, Score
-from lightning_gengap.zoo.specifications import DEFAULT, IMAGES, IMAGES_3, TRIVIAL, Specification, Term
+from lightning_gengap.zoo.specifications import (
+    DEFAULT,
+    DEFAULT_3,
+    IMAGES,
+    IMAGES_2,
+    IMAGES_3,
+    TRIVIAL,
+    Specification,
+    Term,
+)
 from lightning_gengap.zoo.table import Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -98,6 +108,20 @@ BALANCED = {
     "images_v3, classes": union(IMAGES_3.features[1:], (CLASSES,)),
     "images_v3, size": union(IMAGES_3.features[1:], (SIZE,)),
 }
+MEMORISER = {
+    ("test, balanced, memoriser", "images_v2"): replace(IMAGES_3, features=IMAGES_2.features, bounds=()),
+    ("test, balanced, memoriser", "images_v3"): IMAGES_3,
+    ("test, balanced, memoriser", "images_v3, loss"): replace(IMAGES_3, features=(*IMAGES_3.features, LOSS)),
+    ("test, balanced, memoriser", "images_v3, size"): replace(IMAGES_3, features=(*IMAGES_3.features, SIZE)),
+    ("test, balanced, memoriser", "images_v3, plain copies"): replace(
+        IMAGES_3, features=tuple(AUGMENTED if term == DISCOUNTED else term for term in IMAGES_3.features)
+    ),
+    ("test, balanced, memoriser", "images_v3 without excess by size"): replace(
+        IMAGES_3, features=tuple(term for term in IMAGES_3.features if "excess" not in term.name)
+    ),
+    ("gap, balanced, memoriser", "default"): replace(DEFAULT_3, features=DEFAULT.features, bounds=()),
+    ("gap, balanced, memoriser", "default_v3"): DEFAULT_3,
+}
 SPLITS = (
     "by task",
     "leave one family out",
@@ -128,6 +152,7 @@ def candidates(table: Table) -> dict[Candidate, Specification]:
         ("test, balanced", name): Specification(name, (ACCURACY, *terms), "additive", test_accuracy=True, balanced=True)
         for name, terms in BALANCED.items()
     }
+    listed |= MEMORISER
     there = [name for name, one in listed.items() if all(f"measure.{t.name}" in table.columns for t in one.features)]
     same = {
         (name[0], tuple(sorted(map(str, listed[name].features)))): name for name in reversed(there)

@@ -53,8 +53,7 @@ class Change:
 def held_out(table: Table) -> Iterator[tuple[Predictor, dict[str, dict[str, list[Snapshot]]]]]:
     """For every fold a predictor, and the snapshots that it never saw, in order, by task and run."""
     rows = development(table) & usable(table, IMAGES_3)
-    terms = (*IMAGES_3.features, *IMAGES_3.bounds)
-    names = dict.fromkeys(("train_accuracy", "train_loss", "classes", *(term.name for term in terms)))
+    names = dict.fromkeys(("train_accuracy", "train_loss", "classes", *IMAGES_3.needs))
     values = {name: table.numbers(f"measure.{name}").tolist() for name in names}
     gaps, epochs = table.numbers("gap.accuracy").tolist(), table.numbers("epoch")
     for _, fitted, held in by_task(table):

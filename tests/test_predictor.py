@@ -222,13 +222,13 @@ def test_default_prefers_the_image_predictor_where_its_features_are_measured():
     preferred = default.preferred
     assert preferred is not None
     assert preferred.name.startswith("images_v")
-    assert {"perturbation", "difficulty", "margin"} <= set(default.measures)
+    assert {"perturbation", "difficulty", "input_difficulty"} <= set(default.measures)
     features = {feature.name: feature for feature in (*default.features, *preferred.features)}
     values = {
         name: math.exp(feature.centre) if feature.transform == "log" else feature.centre
         for name, feature in features.items()
     }
-    values |= {"classes": 10.0, "train_accuracy": 0.9}
+    values |= {"classes": 10.0, "train_accuracy": 0.9, NEIGHBOUR: 0.1}
     for head in (default.loss_head, preferred.loss_head):
         values |= {} if head is None else {f.name: values.get(f.name, 0.5) for f in head.features}
     on_images = default.predict(values)

@@ -61,6 +61,7 @@ def _learning_curves() -> dict[str, Key]:
     kinds = {
         "input_difficulty/convolution": "ridge accuracy on random convolutions",
         "input_difficulty/patch": "ridge accuracy on convolutions with the images' own patches",
+        "difficulty/ridge": "ridge accuracy on the untrained network's features",
         "difficulty/neighbour_10": "10-nearest-neighbour accuracy",
     }
     keys: dict[str, Key] = {}

@@ -22,8 +22,8 @@ def difficulty(probe: Probe) -> dict[str, float]:
     Keys `difficulty/ridge_accuracy` (the network at its initial weights, features of h1 to h3, eval mode; the
     largest over four ridge strengths), `difficulty/neighbour_1_accuracy`, `difficulty/neighbour_10_accuracy`
     (Euclidean, on flattened inputs) and `difficulty/class_mean_accuracy` (nearest class mean, own mean without the
-    point). For ten neighbours also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`.
-    Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without initial weights or
+    point). For ridge and ten neighbours also `..._growth` and `..._extrapolated` to the train size, see
+    `learning_curve`. Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without initial weights or
     hidden layers; what is extrapolated where the train size is unknown. Measured once per training. Cost: one forward
     pass and an eigendecomposition of an (examples x examples) matrix.
     """
@@ -34,7 +34,8 @@ def difficulty(probe: Probe) -> dict[str, float]:
         missing = "hidden layers" if probe.initial_state is not None else "initial weights"
         probe.notes.append(f"difficulty/ridge_accuracy is absent: there are no {missing}")
     else:
-        values["difficulty/ridge_accuracy"] = leave_one_out_ridge(initial_features(probe), probe.targets)
+        curve = learning_curve(leave_one_out_ridge, initial_features(probe), probe)
+        values |= {f"difficulty/ridge_{kind}": value for kind, value in curve.items()}
     if probe.inputs is not None:
         flat = probe.inputs.flatten(1).double().cpu()
         values["difficulty/neighbour_1_accuracy"] = leave_one_out_neighbours(flat, probe.targets, 1)

@@ -67,6 +67,7 @@ def specification_of(name_or_path: str) -> Specification:
         test_accuracy=of_test,
         balanced=bool(predictor.provenance.get("balanced", False)),
         symmetric=predictor.interval.above == -predictor.interval.below,
+        offset=predictor.interval.offset,
         memoriser=memoriser,
         bounds=bounds,
     )

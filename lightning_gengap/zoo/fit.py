@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_gengap.errors import TableError
 from lightning_gengap.predictor import Correction, Interval, Predictor
 from lightning_gengap.zoo.protocol import Mask, by_run, by_task
-from lightning_gengap.zoo.ridge import LEVEL, OFFSET, fitted_at, limited_gaps, raised, rounded
+from lightning_gengap.zoo.ridge import LEVEL, fitted_at, limited_gaps, raised, rounded
 from lightning_gengap.zoo.specifications import Specification
 from lightning_gengap.zoo.table import Floats, Table
 
@@ -120,12 +120,13 @@ def _interval(table: Table, specification: Specification, rows: Mask, strength: 
     """
     split, column = (by_run, "run") if specification.grid else (by_task, "task")
     residuals, gaps, tasks = _held_out(table, specification, rows, strength, split, column)
-    scaled = residuals / (gaps + OFFSET)
+    scaled = residuals / (gaps + specification.offset)
     if specification.symmetric:
         below = above = weighted_quantile(np.abs(scaled), tasks, LEVEL)
     else:
         below, above = (weighted_quantile(side, tasks, (1 + LEVEL) / 2) for side in (-scaled, scaled))
-    return Interval(LEVEL, OFFSET, rounded(-below), rounded(above)), rounded(shared_variance(scaled, tasks))
+    interval = Interval(LEVEL, specification.offset, rounded(-below), rounded(above))
+    return interval, rounded(shared_variance(scaled, tasks))
 
 
 def shared_variance(values: Floats, groups: NDArray[Any]) -> float:

@@ -18,7 +18,7 @@ from lightning_gengap.zoo.table import Floats, Table
 from lightning_gengap.zoo.weighting import row_weights
 
 GAP_FLOOR = 0.01
-LEVEL, OFFSET = 0.9, 0.05  # of the intervals
+LEVEL = 0.9  # of the intervals
 KEPT = 0.1  # of what a predicted test accuracy lies below the memoriser's
 
 
@@ -56,7 +56,7 @@ def fitted_at(table: Table, specification: Specification, rows: Mask, strength: 
         measures={name: {} for name in sorted(measures | {"fit"})},
         intercept=rounded(intercept),
         features=tuple(scaled),
-        interval=Interval(LEVEL, OFFSET, 0.0, 0.0),
+        interval=Interval(LEVEL, specification.offset, 0.0, 0.0),
         prior_gap=rounded(float(gaps.mean())),
         provenance={
             "table_sha256": table.sha256,

@@ -43,6 +43,7 @@ class Specification:
         balanced: each task counts the same in the fit, and later snapshots more, see `weighting`.
         symmetric: the interval is as wide above as below, by one quantile of the residuals' sizes instead of two of
             their values.
+        offset: the interval is as wide as a multiple of the predicted gap plus this: the larger, the more even.
         memoriser: the key of a memorising classifier's accuracy, below which the predicted test accuracy hardly falls.
         bounds: features with a coefficient of zero: only how far they are from the fitted rows counts.
     """
@@ -56,6 +57,7 @@ class Specification:
     test_accuracy: bool = False
     balanced: bool = False
     symmetric: bool = False
+    offset: float = 0.05
     memoriser: str = ""
     bounds: tuple[Term, ...] = ()
 
@@ -96,17 +98,26 @@ IMAGES_2 = Specification(
     loss_head=True,
     test_accuracy=True,
 )
-# As before, balanced. Copies on which hardly anything is lost were trained on, and are discounted. What a closed-form
-# classifier makes of the probe is extrapolated to the train size, which else only bounds the support; the larger it is,
-# the more weighs what was learnt beyond such a classifier. A network that fits its labels is at least as good in tests
-# as the nearest neighbour, which fits all of them.
-DEFAULT_3 = replace(
-    DEFAULT_2,
-    name="default_v3",
+# Balanced from here on. What a closed-form classifier makes of the probe is extrapolated to the train size, which else
+# only bounds the support. A network that fits its labels is at least as good in tests as the nearest neighbour, which
+# fits all of them. Errors grow little with the predicted gap, hence the offset.
+DEFAULT_3 = Specification(
+    "default_v3",
+    (
+        Term("train_accuracy", "identity"),
+        Term("difficulty/ridge_extrapolated", "identity"),
+    ),
+    "additive",
+    loss_head=True,
     loss_of_gap=True,
     balanced=True,
     symmetric=True,
+    offset=0.3,
+    memoriser="difficulty/neighbour_1_accuracy",
+    bounds=(Term("train_samples", "log"),),
 )
+# Copies on which hardly anything is lost were trained on, and are discounted. The larger the training set, the more
+# weighs what was learnt beyond a closed-form classifier.
 IMAGES_3 = Specification(
     "images_v3",
     (
@@ -122,6 +133,8 @@ IMAGES_3 = Specification(
     test_accuracy=True,
     balanced=True,
     symmetric=True,
+    offset=0.3,
+    memoriser="difficulty/neighbour_1_accuracy",
     bounds=(Term("train_samples", "log"),),
 )
 # No margins: the task's level from its data, the order from copies and mixes. Chosen on the CIFAR-100 ResNets.
@@ -133,7 +146,7 @@ _IN_FAMILY = (
     Term("input_difficulty/patch_accuracy", "identity"),
 )
 GROUPS = tuple(
-    Specification(f"{group}_small_v1", _IN_FAMILY, "additive", grid=group, symmetric=True)
+    Specification(f"{group}_small_v1", _IN_FAMILY, "additive", grid=group, symmetric=True, offset=2.0)
     for group in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
 )
 MARGINS = Specification("margins_v1", JIANG, "additive")

@@ -42,7 +42,7 @@ def test_measure_prints_values_and_prediction_of_a_checkpoint(tmp_path: Path, ca
     assert printed["values"]["train_samples"] == 600
     assert printed["values"]["classes"] == 3
     assert printed["prediction"]["abstained"]  # no initial weights, so the difficulty is missing
-    assert "difficulty/ridge_accuracy" in printed["prediction"]["outside"]
+    assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_unknown_model_and_predictor_are_refused(tmp_path: Path, capsys: pytest.
 
 def test_zoo_stages_from_recipes_to_a_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The stages as a user runs them, on a table that exists; training is tested in tests/zoo/test_train.py."""
-    table = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v1.csv.gz"
+    table = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v3.csv.gz"
     out = tmp_path / "mine.json"
     assert main(["zoo", "fit", str(table), "--name", "mine_v1", "--out", str(out), "--no-scores"]) == 0
     assert main(["predictors", str(out)]) == 0

@@ -131,13 +131,18 @@ def test_the_values_are_those_of_the_three_classifiers() -> None:
         values = difficulty(probe)
         features = initial_features(probe).numpy()
     flat, order = images.flatten(1).double().numpy(), np.argsort(targets.numpy(), kind="stable")
+    ridge = oracles.leave_one_out_ridge(features, targets.numpy(), RIDGES)
+    ridges = [
+        oracles.leave_one_out_ridge(features[half], targets.numpy()[half], RIDGES) for half in (order[::2], order[1::2])
+    ]
     ten = oracles.leave_one_out_neighbours(flat, targets.numpy(), 10)
     halves = [
         oracles.leave_one_out_neighbours(flat[half], targets.numpy()[half], 10) for half in (order[::2], order[1::2])
     ]
     assert values == pytest.approx(
         {
-            "difficulty/ridge_accuracy": oracles.leave_one_out_ridge(features, targets.numpy(), RIDGES),
+            "difficulty/ridge_accuracy": ridge,
+            "difficulty/ridge_growth": ridge - np.mean(ridges),
             "difficulty/neighbour_1_accuracy": oracles.leave_one_out_neighbours(flat, targets.numpy(), 1),
             "difficulty/neighbour_10_accuracy": ten,
             "difficulty/neighbour_10_growth": ten - np.mean(halves),
@@ -184,13 +189,13 @@ def test_absent_with_fewer_than_five_samples_per_class() -> None:
     with probing(model, images, targets, initial_state=copy_state(model)) as probe:
         assert difficulty(probe) == {}
     with probing(model, images[:15], targets[:15] % 3, initial_state=copy_state(model)) as probe:
-        assert len(difficulty(probe)) == 5
+        assert len(difficulty(probe)) == 6
 
 
 def test_ridge_is_absent_without_initial_weights_or_hidden_layers() -> None:
     images, targets = pictures()
     with probing(networks.made(networks.cnn), images, targets) as probe:
-        assert "difficulty/ridge_accuracy" not in difficulty(probe)
+        assert not any(key.startswith("difficulty/ridge") for key in difficulty(probe))
     model = networks.made(networks.linear)
     with probing(model, images, targets, initial_state=copy_state(model)) as probe:
         assert set(difficulty(probe)) == {
@@ -204,7 +209,7 @@ def test_ridge_is_absent_without_initial_weights_or_hidden_layers() -> None:
 def test_integer_inputs_have_ridge_only() -> None:
     model, targets = networks.made(networks.Tokens), torch.arange(40) % 4
     with probing(model, networks.token_ids(40), targets, initial_state=copy_state(model)) as probe:
-        assert set(difficulty(probe)) == {"difficulty/ridge_accuracy"}
+        assert set(difficulty(probe)) == {"difficulty/ridge_accuracy", "difficulty/ridge_growth"}
 
 
 def test_the_model_keeps_its_weights() -> None:

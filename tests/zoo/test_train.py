@@ -46,7 +46,7 @@ def test_what_trains_is_chosen_and_leaves_the_key_alone(tmp_path: Path, monkeypa
     assert not stage.run(small(), None, tmp_path, accelerator="cpu")
     chosen = []
     monkeypatch.setattr(stage, "Trainer", lambda **settings: chosen.append(settings))
-    stage._trainer(1, [], "auto")
+    stage.make_trainer(1, [], "auto")
     assert [(settings["accelerator"], settings["devices"]) for settings in chosen] == [("auto", 1)]
 
 
