@@ -23,9 +23,9 @@ def difficulty(probe: Probe) -> dict[str, float]:
     largest over four ridge strengths), `difficulty/neighbour_1_accuracy`, `difficulty/neighbour_10_accuracy`
     (Euclidean, on flattened inputs) and `difficulty/class_mean_accuracy` (nearest class mean, own mean without the
     point). For ridge and ten neighbours also `..._growth` and `..._extrapolated` to the train size, see
-    `learning_curve`. Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without initial weights or
-    hidden layers; what is extrapolated where the train size is unknown. Measured once per training. Cost: one forward
-    pass and an eigendecomposition of an (examples x examples) matrix.
+    `learning_curve`. Fractions; higher is easier. Absent with fewer than five samples per class present; ridge without
+    initial weights or hidden layers; what is extrapolated where the train size is unknown. Measured once per training.
+    Cost: one forward pass and an eigendecomposition of an (examples x examples) matrix.
     """
     if not enough_samples(probe, "difficulty/*"):
         return {}
