@@ -32,19 +32,23 @@ ZOO_LONG ?= 8
 ZOO_WHOLE ?= 2
 ZOO := $(RUN) -m lightning_gengap zoo
 DATA := $(if $(ZOO_DATA),--data $(ZOO_DATA))
-# At the last snapshots of grids and long runs only, for they are dear.
+# At the last snapshots of grids and long runs only, for they are dear; the dearest, minutes a run, of long runs alone.
 SCARCE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
+DEAREST := path_norm bartlett norm_product complexity k_variance diagonal_curvature kronecker_curvature pac_bayes \
+	adaptive_sharpness worst_case full_soft_rank tic hessian network_leave_one_out kernel_difficulty
 predictor: $(VENV)/ready
 	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(DATA) --out runs/zoo
 	$(ZOO) run --plan wide --tasks $(ZOO_WIDE) $(DATA) --out runs/zoo
 	$(ZOO) run --plan whole --tasks $(ZOO_WHOLE) $(DATA) --out runs/zoo
 	$(ZOO) run --plan grids --keep-weights $(DATA) --out runs/zoo_weights
-	$(ZOO) run --plan long --tasks $(ZOO_LONG) --keep-weights $(DATA) --out runs/zoo_weights
+	$(ZOO) run --plan long --tasks $(ZOO_LONG) --keep-weights $(DATA) --out runs/zoo_long
 	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
+	$(ZOO) remeasure runs/zoo_long --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures $(SCARCE) --last-only $(DATA)
+	$(ZOO) remeasure runs/zoo_long --measures $(SCARCE) $(DEAREST) --last-only $(DATA)
 	rm -rf runs/zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
-	$(ZOO) table runs/zoo runs/zoo_weights --out runs/zoo.csv.gz
+	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation
@@ -57,6 +61,7 @@ benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/sizes.py
 	$(RUN) benchmarks/recalibration.py
 	$(if $(ZOO_DATA),$(RUN) benchmarks/probe_size.py --data $(ZOO_DATA) --out runs/probe_size.json)
+	$(if $(ZOO_DATA),$(RUN) benchmarks/early_signals.py --data $(ZOO_DATA) --out runs/early_signals.json)
 	$(RUN) benchmarks/soft_rank.py $(DATA)
 	$(RUN) benchmarks/soft_rank_growth.py
 	$(RUN) benchmarks/measures.py
