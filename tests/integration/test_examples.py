@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_cifar_example_runs_on_a_folder_of_arrays(tmp_path: Path):
@@ -15,7 +15,27 @@ def test_cifar_example_runs_on_a_folder_of_arrays(tmp_path: Path):
         np.save(tmp_path / f"cifar10_{split}_labels.npy", rng.integers(0, 10, count))
     arguments = ["--data", str(tmp_path), "--limit-train", "256", "--epochs", "2", "--width", "4"]
     run = subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+        [sys.executable, str(EXAMPLES / "cifar10.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert len(re.findall(r"^epoch +\d+  train [\d.]+  predicted gap [\d.]+", run.stdout, re.MULTILINE)) == 2
     assert "test accuracy" in run.stdout
+
+
+def test_tabular_example_predicts_without_abstaining(tmp_path: Path):
+    arguments = ["--samples", "300", "--epochs", "15"]
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "tabular.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    lines = re.findall(
+        r"^epoch +(\d+)  .*predicted gap [\d.]+ .*actual -?[\d.]+  in support (\d)$", run.stdout, re.MULTILINE
+    )
+    assert [epoch for epoch, _ in lines] == ["5", "10", "15"]
+    assert lines[-1][1] == "1"
