@@ -26,7 +26,7 @@ def test_cifar_example_runs_on_a_folder_of_arrays(tmp_path: Path):
 
 
 def test_tabular_example_predicts_without_abstaining(tmp_path: Path):
-    arguments = ["--samples", "300", "--epochs", "15"]
+    arguments = ["--samples", "500", "--epochs", "15"]
     run = subprocess.run(
         [sys.executable, str(EXAMPLES / "tabular.py"), *arguments],
         capture_output=True,
