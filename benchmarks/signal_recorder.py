@@ -30,7 +30,6 @@ class Recorder(Callback):
         self.order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(1))
         self.predicted: list[Tensor] = []
         self.on_copies: list[Tensor] = []
-        self.coherence: list[float] = []
         self.before: tuple[float, float] | None = None
         self.drops: list[tuple[float, float]] = []
         self.rows: list[dict[str, float]] = []

@@ -34,18 +34,16 @@ CAPTION = (
 )
 
 
-def run_scores(table: Table, specification: Specification) -> dict[str, Any]:
+def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str, Any], HeldOut]:
     """Held-out errors by run (ten folds), of the specification and the baselines on the same rows.
 
     Mean absolute and mean signed errors in accuracy points and R2, over all snapshots and over the last ones of
     converged runs; for the specification also coverage and mean width of the interval, mean absolute contributions and
     the worst runs. A score is [value, low, high] with a 95 % interval over runs.
+
+    Returns:
+        The scores, and the specification's predictions behind them.
     """
-    return scored_by_run(table, specification)[0]
-
-
-def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str, Any], HeldOut]:
-    """The scores of `run_scores`, and the specification's predictions behind them."""
     baselines = [replace(baseline, grid=specification.grid) for baseline in BASELINES]
     contenders = (specification, *baselines)
     among = np.logical_and.reduce([usable(table, contender) for contender in contenders])
@@ -134,7 +132,7 @@ def group_card(predictor: Predictor, figure: str = "") -> str:
     """Markdown: what it was fitted on, its held-out errors beside the baselines, what it goes by, where it fails.
 
     Args:
-        predictor: with the scores of `run_scores`.
+        predictor: with the scores of `scored_by_run`.
         figure: path, relative to the card, of the figure of `group_figure.draw`, if there is one.
     """
     facts, scores = predictor.provenance, predictor.scores

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gengap.zoo.evaluation import hold_out
 from lightning_gengap.zoo.fit import fit, usable
-from lightning_gengap.zoo.group import contributions, group_card, over_runs, run_scores
+from lightning_gengap.zoo.group import contributions, group_card, over_runs, scored_by_run
 from lightning_gengap.zoo.protocol import by_run
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.conftest import PLANTED
@@ -41,7 +41,7 @@ def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run(tmp_path: Path):
     assert len(own) == 5
     fitted = fit(table, GROUP)
     assert fitted.provenance["tasks"] == 5
-    scored = run_scores(table, GROUP)
+    scored = scored_by_run(table, GROUP)[0]
     assert scored["runs"] == 40
     error, constant = (scored["by run"][name]["all snapshots"]["mae"] for name in ("group", "constant"))
     assert error[2] < 0.5 < constant[1]
@@ -49,7 +49,7 @@ def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run(tmp_path: Path):
 
 def test_scores_are_those_of_predictions_held_out_by_run_with_an_interval_that_holds_them(tmp_path: Path):
     table = grid_table(tmp_path, noise=0.02)
-    scored = run_scores(table, GROUP)["by run"]["group"]
+    scored = scored_by_run(table, GROUP)[0]["by run"]["group"]
     held = hold_out(table, GROUP, by_run(table), usable(table, GROUP))
     actual = table.numbers("gap.accuracy")[held.rows]
     error = held.gap - actual
@@ -93,7 +93,7 @@ def test_contributions_are_mean_absolute_terms_of_the_prediction(tmp_path: Path)
 
 def test_the_card_names_the_wrong_run_by_its_hyperparameters_and_what_misled(tmp_path: Path):
     table = grid_table(tmp_path, wrong="02-5", noise=0.005)
-    predictor = replace(fit(table, GROUP), scores=run_scores(table, GROUP))
+    predictor = replace(fit(table, GROUP), scores=scored_by_run(table, GROUP)[0])
     worst = predictor.scores["worst runs"]
     assert len(worst) == 3
     assert worst[0]["run"] == "02-5"
