@@ -3,12 +3,11 @@
     python benchmarks/measures.py --out costs.json [--data DIRECTORY] [--networks ResNet-20] [--print]
 
 The network is fitted to CIFAR-10 from DIRECTORY, to embedded digits without it, until 0.9 of the images are classified
-correctly in eval mode, so that no measure ends early for want of accuracy. A measure that declares more forwards than
-the network's limit is taken on fewer samples, which its row says, and so are the step and the forward beside it. What
-declares more than `repeated` forwards is timed once, the rest `--rounds` times, in turn. A training step and a plain
-no-grad forward are timed at the head of each round and again whenever the measures since have taken the time of 30
-forwards. Each measure is taken as at a first measurement, without warm starts, and alone: what several share is paid
-once where they are taken together, as the row "default measures together" shows.
+correctly in eval mode, so that no measure ends early for want of accuracy. What declares more forwards than the
+network's `repeated` is timed once, the rest `--rounds` times, in turn. A training step and a plain no-grad forward are
+timed at the head of each round and again whenever the measures since have taken the time of 30 forwards. Each measure
+is taken as at a first measurement, without warm starts, and alone: what several share is paid once where they are taken
+together, as the row "default measures together" shows.
 
 Every timing goes to the file as soon as it is there; the same command goes on where an interrupted one was, and
 `--print` prints the table of what the file has.
@@ -19,7 +18,7 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,48 +36,30 @@ from lightning_gengap.measures import MEASURES, ON_REQUEST, compute
 from lightning_gengap.probe import Probe, State, copy_state
 from lightning_gengap.undisturbed import undisturbed
 
-CHUNK = 128
+SAMPLES, CHUNK = 1024, 128
 RENEWED = 30  # forwards' time after which step and forward are timed again
-MOST_OF_PEERS = 150  # forwards of theirs, above which they are timed on fewer samples
 Batches = list[tuple[Tensor, Tensor]]
 
 
 class Subject(NamedTuple):
-    """A network and what its measures are timed on.
-
-    Attributes:
-        build: the network.
-        limit: of declared forwards, above which a measure is taken on `fewer` samples.
-        fewer: that number of samples.
-        repeated: the most declared forwards that are timed in every round; dearer measures are timed in one.
-    """
+    """A network and the most declared forwards that are timed in every round; dearer measures are timed in one."""
 
     build: Callable[[], nn.Module]
-    limit: float
-    fewer: int
     repeated: float
 
 
 class Case(NamedTuple):
-    """What is timed, the forwards that it declares or is expected to need, at most, and over how many samples."""
+    """What is timed, and the forwards that it declares or is expected to need, at most."""
 
     name: str
     declared: float
     most: float
-    samples: int
     work: Callable[[], object]
 
 
-SUBJECTS = {
-    "ResNet-20": Subject(resnet_20, math.inf, 64, 31),
-    "ResNet-18": Subject(resnet_18, 31, 64, 10),
-}
+SUBJECTS = {"ResNet-20": Subject(resnet_20, math.inf), "ResNet-18": Subject(resnet_18, 31)}
 ROWS = {name: [name] for name in MEASURES | ON_REQUEST}
 ROWS["default measures together"] = [name for name, entry in MEASURES.items() if not entry.once]
-
-
-def parts(inputs: Tensor, labels: Tensor, samples: int) -> Batches:
-    return list(zip(inputs[:samples].split(CHUNK), labels[:samples].split(CHUNK), strict=True))
 
 
 def forward(model: nn.Module, data: Batches) -> None:
@@ -129,26 +110,21 @@ def declared_by(names: list[str]) -> tuple[float, float]:
     return sum(entry.forwards for entry in entries), sum(entry.at_most or entry.forwards for entry in entries)
 
 
-def cases_of(subject: Subject, model: nn.Module, data: Batches, few: Batches, taken: Any) -> Iterator[Case]:
-    """Cheap ones first; `taken` maps batches and names of measures to what is timed."""
-    full, fewer = (sum(len(labels) for _, labels in batches) for batches in (data, few))
+def cases_of(model: nn.Module, data: Batches, taken: Callable[[list[str]], None]) -> list[Case]:
+    """Cheap ones first; `taken` takes measures by their names."""
     cases = []
     for row, names in ROWS.items():
-        declared, most = declared_by(names)
-        on = data if declared <= subject.limit else few
-        cases.append(Case(row, declared, most, full if on is data else fewer, partial(taken, on, names)))
-    for on in (data, few):
-        for name, expected, work in peer_cases(model, on):
-            if (expected <= min(subject.limit, MOST_OF_PEERS)) == (on is data):
-                cases.append(Case(name, expected, expected, full if on is data else fewer, work))
-    return iter(sorted(cases, key=lambda case: case.most))
+        cases.append(Case(row, *declared_by(names), partial(taken, names)))
+    for name, expected, work in peer_cases(model, data):
+        cases.append(Case(name, expected, expected, work))
+    return sorted(cases, key=lambda case: case.most)
 
 
 def compared(
     subject: Subject, options: argparse.Namespace, record: dict[str, Any], save: Callable[[], None], file: Path
 ) -> None:
     """Time what the record lacks."""
-    inputs, labels = images(record["source"], 1024, record["data"] and Path(record["data"]), side=32)
+    inputs, labels = images(record["source"], SAMPLES, record["data"] and Path(record["data"]), side=32)
     model, initial = fitted(subject, inputs, labels, file)
     record["accuracy"] = accuracy(model, inputs, labels)
     record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -157,39 +133,32 @@ def compared(
     first = (inputs[:CHUNK], labels[:CHUNK])
     with undisturbed(model):
         layout = Layout.of(model, ProbeBatch(first, first[1], first[0]), default_forward)
-    data = {size: parts(inputs, labels, size) for size in (subject.fewer, 1024)}
+    data = list(zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True))
     notes: dict[str, None] = dict.fromkeys(record.setdefault("notes", []))
 
-    def taken(batches: Batches, names: list[str]) -> None:
-        measured(model, layout, batches, initial, notes, names)
+    def taken(names: list[str]) -> None:
+        measured(model, layout, data, initial, notes, names)
 
-    forward(model, data[subject.fewer])  # warms up
-    step(training, optimizer, data[subject.fewer])
-    cases = list(cases_of(subject, model, data[1024], data[subject.fewer], taken))
-    cases = [case for case in cases if not options.only or case.name in options.only]
+    forward(model, data[:1])  # warms up
+    step(training, optimizer, data[:1])
+    cases = [case for case in cases_of(model, data, taken) if not options.only or case.name in options.only]
     for number in range(options.rounds):
-        beside: dict[int, tuple[float, float]] = {}
+        beside: tuple[float, ...] = ()
         since = 0.0
         for case in cases:
             row = record["rows"].setdefault(case.name, {"taken": []})
-            row |= {"most": case.most, "samples": case.samples}
             if "failed" in row or len(row["taken"]) > number or (number and case.declared > subject.repeated):
                 continue
-            if 1024 in beside and since > RENEWED * beside[1024][0]:
-                beside, since = {}, 0.0
-            if case.samples not in beside:
-                repeats = 1024 // case.samples if case.samples < 1024 else 1
-                chosen, count = data[case.samples], min(repeats, 4)
-                plain = sum(seconds(partial(forward, model, chosen)) for _ in range(count)) / count
-                stepped = sum(seconds(partial(step, training, optimizer, chosen)) for _ in range(count)) / count
-                beside[case.samples] = (plain, stepped)
+            if not beside or since > RENEWED * beside[0]:
+                works = (partial(forward, model, data), partial(step, training, optimizer, data))
+                beside, since = tuple(seconds(work) for work in works), 0.0
             try:
                 spent = seconds(case.work)
             except Exception as error:
                 row["failed"] = str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
                 spent = 0.0
             else:
-                row["taken"].append([spent, *beside[case.samples]])
+                row["taken"].append([spent, *beside])
             since += spent
             record["notes"] = list(notes)
             save()
@@ -198,14 +167,14 @@ def compared(
 
 def table(name: str, record: dict[str, Any]) -> None:
     print(
-        f"\n{name}, {record['parameters']} parameters, fitted to {record['accuracy']:.2f} of 1024 images of "
+        f"\n{name}, {record['parameters']} parameters, fitted to {record['accuracy']:.2f} of {SAMPLES} images of "
         f"{record['source']}; {record['machine']}\n"
     )
-    print("| measure | declared | samples | rounds | training steps | plain forwards |\n|---|---|---|---|---|---|")
+    print("| measure | declared | rounds | training steps | plain forwards |\n|---|---|---|---|---|")
     for case, row in record["rows"].items():
         least, most = declared_by(ROWS[case]) if case in ROWS else (0.0, 0.0)
         declared = "-" if case not in ROWS else f"{least:g} to {most:g}" if most > least else f"{least:g}"
-        head = f"| {case} | {declared} | {row['samples']} | {len(row['taken'])} |"
+        head = f"| {case} | {declared} | {len(row['taken'])} |"
         if row["taken"]:
             steps = [spent / stepped for spent, _, stepped in row["taken"]]
             forwards = [spent / plain for spent, plain, _ in row["taken"]]
@@ -223,7 +192,6 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="rows to take; by default all")
-    parser.add_argument("--limit", type=float, help="of declared forwards, in place of the network's own")
     parser.add_argument("--print", action="store_true", help="print what is in the file, measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of peers
@@ -237,8 +205,7 @@ def main() -> None:
         source, data = ("cifar10", str(options.data)) if options.data else ("digits", None)
         record = records.setdefault(name, {"rows": {}})
         record |= {"source": source, "data": data, "machine": machine()}
-        subject = SUBJECTS[name]._replace(**({"limit": options.limit} if options.limit else {}))
-        compared(subject, options, record, save, options.out.with_suffix(f".{name}.pt"))
+        compared(SUBJECTS[name], options, record, save, options.out.with_suffix(f".{name}.pt"))
     for name, record in records.items():
         table(name, record)
 

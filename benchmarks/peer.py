@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 TRACE_VECTORS, POWER_ITERATIONS = 10, 20
 NEVER = -math.inf  # PyHessian's tolerance on the relative change, which is negative where its trace is
-ITERATIONS = (15, 30, 60, 90, 120, 180, 240, 360)  # of conjugate gradients
+ITERATIONS = (15, 30, 60, 90, 120, 180, 240, 360, 540, 720, 1080, 1440, 2160, 2880, 4320)  # of conjugate gradients
 
 
 def peer_forms(eigenvalues: Tensor, vectors: Tensor, rows: Tensor, ridge: float, count: int) -> dict[int, Tensor]:

@@ -216,7 +216,7 @@ def main() -> None:
         estimated(task, "diagonal", diagonals(task), rounds)
         if name != "ResNet-20":  # curvlinops refuses batch norm here
             estimated(task, "KFAC soft rank", kronecker(task), max(rounds // 4, 3))
-            estimated(task, "soft rank", soft_ranks(task), max(rounds // 4, 3))
+        estimated(task, "soft rank", soft_ranks(task), max(rounds // 4, 3))
         eigenvalues(task, max(rounds // 4, 3))
 
 

@@ -211,21 +211,26 @@ def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """The explicit Jacobian of at most `most` samples, with their logits and class indices, on the CPU.
 
     Shapes (samples x classes, parameters), (samples, classes) in float64, (samples,). One sample at a time: a backward
-    over a whole chunk for each row would cost as many times more.
+    over a whole chunk for each row would cost as many times more. Written in place: it is held once.
     """
     names, weights = trained(probe)
     contents, targets, sizes = subsample(probe, most)
-    rows, logits = [], []
+    jacobian, row = torch.empty(0), 0
+    logits: list[Tensor] = []
     for content, size in zip(contents, sizes, strict=True):
         for sample in range(size):
             alone = rows_of(content, torch.tensor([sample]), size)
             leaves = leaves_of(weights)
             output = _logits_at(probe, names, alone, 1, leaves)
             logits.append(output.detach().cpu().double())
+            if not row:
+                count = sum(weight.numel() for weight in weights)
+                jacobian = torch.empty(len(targets) * output.shape[1], count, dtype=output.dtype)
             for cotangent in torch.eye(output.shape[1], dtype=output.dtype, device=output.device)[:, None]:
                 parts = gradients(output, leaves, cotangent, retain_graph=True)
-                rows.append(torch.cat([part.flatten() for part in parts]).cpu())
-    return torch.stack(rows), torch.cat(logits), targets
+                jacobian[row] = torch.cat([part.flatten() for part in parts])
+                row += 1
+    return jacobian, torch.cat(logits), targets
 
 
 def _logits_at(probe: Probe, names: Sequence[str], content: Any, examples: int, weights: Weights) -> Tensor:

@@ -74,28 +74,33 @@ def lanczos(
     start: Tensor,
     most: int,
     enough: Callable[[Tridiagonal], bool] = lambda tridiagonal: False,
+    kept: int | None = None,
 ) -> Tridiagonal:
     """Up to `most` Lanczos steps, one product each, with full re-orthogonalisation in float64.
 
     Every new vector is orthogonalised against the whole basis twice: products in float32 would otherwise lose the
-    orthogonality that the quadrature rests on. Memory: 8 x steps x len(start) bytes.
+    orthogonality that the quadrature rests on. With `kept` only against the last ones: eigenvalues that are met early
+    come back as copies then, which share the weight that one of them had, so that the rules stay rules and take more
+    steps (Cullum and Willoughby 1985); no bound is sure. Memory: 8 x min(steps, kept) x len(start) bytes.
 
     Args:
         product: a symmetric positive semi-definite matrix times a float64 vector; it may compute in float32.
         start: shape (n,), float64.
         most: the largest number of products.
         enough: called after each step; True stops.
+        kept: the number of vectors of the basis that are kept, at least 2; all by default.
     """
     size = len(start)
     norm = float(start.norm())
     if norm == 0 or most < 1:
         return Tridiagonal(start.new_zeros(0), start.new_zeros(0), norm**2)
-    basis = start.new_zeros(min(most, size), size)
-    diagonal, coupling = start.new_zeros(len(basis)), start.new_zeros(len(basis))
+    steps = min(most, size)
+    basis = start.new_zeros(min(steps, kept or steps), size)
+    diagonal, coupling = start.new_zeros(steps), start.new_zeros(steps)
     vector = start / norm
     found = Tridiagonal(diagonal[:0], coupling[:0], norm**2)
-    for step in range(len(basis)):
-        basis[step] = vector
+    for step in range(steps):
+        basis[step % len(basis)] = vector
         image = product(vector)
         reach = float(image.norm())
         diagonal[step] = vector @ image

@@ -85,12 +85,44 @@ def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor)
 
 
 def gram_of(jacobian: Tensor) -> Tensor:
-    """J J^T, accumulated in float64."""
-    gram = torch.zeros(len(jacobian), len(jacobian), dtype=torch.float64)
-    for block in jacobian.split(2**14, dim=1):
+    """J J^T, accumulated in float64; one triangle is multiplied, in bands, and copied to the other."""
+    count = len(jacobian)
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    bands = torch.arange(count).split(max(count // 8, 64))
+    for block in jacobian.split(max(2**25 // max(count, 1), 64), dim=1):
         wide = block.double()
-        gram += wide @ wide.T
-    return gram
+        for band in bands:
+            first, last = int(band[0]), int(band[-1]) + 1
+            gram[first:, first:last].addmm_(wide[first:], wide[first:last].T)
+    return gram.tril() + gram.tril(-1).T
+
+
+def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
+    """Q_i for the whole network from G itself, which is cheaper where the weights are fewer than samples x classes.
+
+    Args:
+        jacobian: J, shape (samples x classes, weights).
+        probabilities: shape (samples, classes).
+        ridge: on the mean loss.
+
+    Returns:
+        Shape (samples, classes, classes).
+    """
+    count, classes = probabilities.shape
+    step = max(2**22 // (classes * jacobian.shape[1]), 1)  # samples at once
+    parts = jacobian.reshape(count, classes, -1).split(step)
+    hessian = probabilities.new_zeros(jacobian.shape[1], jacobian.shape[1])
+    for rows, p in zip(parts, probabilities[:, :, None].split(step), strict=True):
+        half = (p.sqrt() * (rows - (p * rows).sum(dim=1, keepdim=True))).flatten(0, 1)  # B^T J
+        hessian.addmm_(half.T, half, alpha=1 / count)
+    hessian.diagonal().add_(ridge)
+    factor = torch.linalg.cholesky(hessian)
+    blocks = []
+    for rows in parts:
+        solved = torch.linalg.solve_triangular(factor, rows.to(factor).flatten(0, 1).T, upper=False)
+        solved = solved.reshape(-1, len(rows), classes)
+        blocks.append(torch.einsum("xnk,xnj->nkj", solved, solved) / count)
+    return torch.cat(blocks)
 
 
 def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:

@@ -91,6 +91,28 @@ def test_a_dense_matrix_gives_what_its_eigenvalues_do() -> None:
     assert bracket.middle == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.parametrize("kept", [2, 5])
+def test_with_few_vectors_kept_copies_of_eigenvalues_share_a_weight(kept: int) -> None:
+    size, shapes = 400, []
+    eigenvalues = torch.cat([torch.tensor([1e3, 3e2, 1e2]), torch.linspace(1e-3, 1, size - 3)]).double()
+    start = signs(size)
+
+    def product(vector: Tensor) -> Tensor:
+        shapes.append(vector.shape)
+        return (eigenvalues.float() * vector.float()).double()
+
+    exact = shrunk_exactly(eigenvalues, start, 1e-2)
+    whole, short = lanczos(product, start, 60), lanczos(product, start, 60, kept=kept)
+    nodes, weights = short.nodes_and_weights()
+    assert shapes == [(size,)] * 120
+    assert int((nodes > 50).sum()) > 3  # copies, which the whole basis has none of
+    assert int((whole.nodes_and_weights()[0] > 50).sum()) == 3
+    for eigenvalue in (1e3, 3e2, 1e2):
+        there = (nodes / eigenvalue - 1).abs() < 1e-3
+        assert float(weights[there].sum()) == pytest.approx(1, rel=1e-2)  # the start's signs have squares of 1
+    assert short.value(lambda x: x / (x + 1e-2)) == pytest.approx(exact, rel=1e-2)
+
+
 def test_float32_products_keep_the_bracket() -> None:
     matrix, start = symmetric(SPECTRA["half zero"]), signs()
     eigenvalues, vectors = torch.linalg.eigh(matrix)

@@ -19,9 +19,8 @@ from lightning_gengap.subsample import CHUNK, subsample
 from lightning_gengap.weight_decay import Ridge, ridge_of
 
 MOST_PRODUCTS = 60
-FEWEST_PRODUCTS = 20
 TOLERANCE = 0.02  # of the two rules' half-distance, relative
-MOST_NUMBERS = 2**25  # in the basis: 256 MiB of float64
+MOST_NUMBERS = 2**25  # in the basis, but for two vectors: 256 MiB of float64
 CHUNKS = (CHUNK, 32, 1)  # samples whose graph is held at once
 _STREAM = 2  # its random signs are other than the soft rank's and TIC's
 
@@ -57,9 +56,10 @@ def hessian(probe: Probe) -> dict[str, float]:
     of the right order only. Samples (at most 512 of the probe) and ridge l are the soft rank's; where the ridge varies
     (R = l D), H stands for D^-1/2 H D^-1/2. Not invariant to a scaling of the logits.
 
-    Cost: at most 60 products of about twelve forwards over those samples, and a basis of at most 2^25 numbers: fewer
-    products above 559 thousand trained parameters; absent, with a note, above 1.67 million and where the model cannot
-    be differentiated twice. References: Ghorbani et al. 2019 (arXiv 1901.10159), Shoham et al. 2025 (arXiv
+    Cost: at most 60 products of about twelve forwards over those samples, and a basis of at most 2^25 numbers or two
+    vectors, of which older vectors are dropped above 559 thousand trained parameters: eigenvalues then come back as
+    copies, which takes more products for the same spread. Absent, with a note, above 33.5 million and where the model
+    cannot be differentiated twice. References: Ghorbani et al. 2019 (arXiv 1901.10159), Shoham et al. 2025 (arXiv
     2506.17809).
     """
     names, weights = trained(probe)
@@ -67,8 +67,8 @@ def hessian(probe: Probe) -> dict[str, float]:
     if not size:
         probe.notes.append("curvature/hessian/* is absent: no parameter requires a gradient")
         return {}
-    if MOST_NUMBERS // size < FEWEST_PRODUCTS:
-        probe.notes.append(f"curvature/hessian/* is absent: a basis for {size} trained parameters is too large")
+    if size > MOST_NUMBERS:
+        probe.notes.append(f"curvature/hessian/* is absent: vectors of {size} trained parameters are too large")
         return {}
     ridge = probe.once(ridge_of)
     run = _run(probe, names, weights, ridge)
@@ -121,12 +121,11 @@ def rules(run: Tridiagonal) -> tuple[Rule, Rule]:
 
 def _run(probe: Probe, names: Sequence[str], weights: Weights, ridge: Ridge) -> Tridiagonal | None:
     """Lanczos on the Hessian, in smaller chunks where memory is short; None, with a note, where it fails."""
-    most = min(MOST_PRODUCTS, MOST_NUMBERS // sum(weight.numel() for weight in weights))
     cause = ""
     for chunk in CHUNKS:
         try:
             product = hessian_product(probe, names, weights, ridge.metric, chunk)
-            return spectrum_of(product, weights, most, ridge.value, probe.seed + _STREAM)
+            return spectrum_of(product, weights, MOST_PRODUCTS, ridge.value, probe.seed + _STREAM)
         except Exception as error:
             cause = shortly(error)
             if not out_of_memory(error):
@@ -180,7 +179,7 @@ def spectrum_of(product: Product, weights: Weights, most: int, ridge: float, see
 
     size = sum(weight.numel() for weight in weights)
     start = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
-    run = lanczos(watched, start, most, enough)
+    run = lanczos(watched, start, most, enough, kept=max(MOST_NUMBERS // size, 2))
     if len(met) == 2:
         (first, first_image), (second, second_image) = met
         there, back = float(first @ second_image), float(second @ first_image)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap.curvature import trained
-from lightning_gengap.krylov import lanczos
+from lightning_gengap.krylov import Tridiagonal, lanczos
 from lightning_gengap.measures.hessian import hessian, hessian_product, rules, spectrum_of
 from tests import curvature_oracles as oracles
 from tests import networks
@@ -92,6 +93,24 @@ def test_values_are_the_forms_of_the_start_once_the_space_is_exhausted() -> None
     assert (values["samples"], values["parameters"]) == (COUNT, 31)
     assert values["spread"] <= 0.02
     assert 2 < values["products"] <= len(eigenvalues)
+
+
+@pytest.mark.parametrize("vectors", [2, 3, 10])
+def test_values_are_the_same_where_memory_is_short_of_the_basis(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, targets = task()
+    whole, _ = measured(model, images, targets, seed=3)
+    bases: list[int | None] = []
+
+    def lanczos_seen(*arguments: Any, kept: int | None = None) -> Tridiagonal:
+        bases.append(kept)
+        return lanczos(*arguments, kept=kept)
+
+    monkeypatch.setattr(module, "lanczos", lanczos_seen)
+    monkeypatch.setattr(module, "MOST_NUMBERS", 31 * vectors)
+    values, notes = measured(model, images, targets, seed=3)
+    assert (bases, notes) == ([vectors], [])
+    for name in ("soft_rank_clamped", "negative_mass", "smallest", "top_eigenvalue", "trace"):
+        assert values[name] == pytest.approx(whole[name], rel=0.02), name
 
 
 def test_the_mean_over_starts_is_the_dense_value() -> None:
@@ -239,8 +258,8 @@ def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch
     assert values == {}
     assert len(notes) == 1
     assert notes[0].startswith("curvature/hessian/* is absent: no second derivative (")
-    monkeypatch.setattr(module, "MOST_NUMBERS", 100)
+    monkeypatch.setattr(module, "MOST_NUMBERS", 30)
     values, notes = measured(model, images, targets)
-    assert (values, notes) == ({}, ["curvature/hessian/* is absent: a basis for 31 trained parameters is too large"])
+    assert (values, notes) == ({}, ["curvature/hessian/* is absent: vectors of 31 trained parameters are too large"])
     values, notes = measured(model.requires_grad_(False), images, targets)
     assert (values, notes) == ({}, ["curvature/hessian/* is absent: no parameter requires a gradient"])

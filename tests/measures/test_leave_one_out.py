@@ -17,6 +17,7 @@ from lightning_gengap.leverage import (
     kronecker_blocks,
     left_out,
     output_curvature,
+    weight_blocks,
 )
 from lightning_gengap.measures.leave_one_out import affordable, last_layer, leave_one_out, network_leave_one_out
 from tests import curvature_oracles as oracles
@@ -261,15 +262,44 @@ def test_network_values_by_hand() -> None:
     assert values["loo/network/loss_gap"] == pytest.approx(loss, rel=1e-6)
 
 
+def test_fewer_weights_than_rows_give_the_same_from_their_own_side() -> None:
+    model, images, targets = task(small_mlp, count=400)
+    with probing(model, images, targets, ridge=RIDGE) as probe:
+        assert sum(weight.numel() for weight in model.parameters()) < 4 * 400
+        values = network_leave_one_out(probe)
+    rows, probabilities = oracles.jacobian(model, images).flatten(0, 1), model(images).detach().softmax(dim=1)
+    blocks = dual_blocks(gram_of(rows), probabilities, RIDGE)
+    torch.testing.assert_close(weight_blocks(rows, probabilities, RIDGE), blocks, rtol=1e-7, atol=1e-10)
+    left = left_out(model(images).detach(), targets, blocks)
+    hits = [(logits.argmax(1) == targets).double().mean() for logits in (model(images), left.logits)]
+    assert values["loo/network/samples"] == 400
+    assert values["loo/network/accuracy_gap"] == pytest.approx(float(hits[0] - hits[1]), abs=1e-12)
+    assert values["loo/network/leverage"] == pytest.approx(float((left.leverage > 0.99).double().mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 10), (64, 70), (65, 200), (700, 33)])
+def test_the_gram_matrix_is_the_product(rows: int, columns: int) -> None:
+    jacobian = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    expected = jacobian.double() @ jacobian.double().T
+    torch.testing.assert_close(gram_of(jacobian), expected, rtol=1e-13, atol=1e-13)
+    assert torch.equal(gram_of(jacobian), gram_of(jacobian).T)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "samples"),
+    [(3_466, 7_744), (5_000, 5_368), (5_001, 500), (53_000, 500), (62_006, 432), (272_474, 98), (1_342_000, 20)],
+)
+def test_as_many_samples_as_fit_into_memory(parameters: int, samples: int) -> None:
+    assert affordable(parameters, 10) == samples
+
+
 def test_a_large_network_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 120 < affordable(62_006, 10) < 130
-    assert 60 <= affordable(272_474, 10) < 70
-    assert affordable(11_000_000, 10) < 20
+    assert affordable(11_173_962, 10) == 2
     model, images, targets = task(small_mlp)
-    monkeypatch.setattr(importlib.import_module("lightning_gengap.measures.leave_one_out"), "DENSE_WORK", 1e3)
+    monkeypatch.setattr(importlib.import_module("lightning_gengap.measures.leave_one_out"), "DENSE_JACOBIAN", 10_000)
     with probing(model, images, targets) as probe:
         assert network_leave_one_out(probe) == {}
-        assert "absent" in probe.notes[0]
+        assert probe.notes == ["loo/network/* is absent: 1186 trained parameters, 2 samples fit into memory"]
 
 
 def test_estimates_meet_the_gap_of_refitted_softmax_regressions() -> None:
