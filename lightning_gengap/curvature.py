@@ -21,6 +21,7 @@ from lightning_gengap.jacobian import (
     out_of_memory,
     shortly,
 )
+from lightning_gengap.memory import kept_by
 from lightning_gengap.probe import Probe
 from lightning_gengap.subsample import CHUNK, rows_of, subsample
 
@@ -198,6 +199,24 @@ def reached(probe: Probe) -> bool:
     except Exception:
         return True
     return any(part is not None for part in found)
+
+
+def kept_for_each_sample(probe: Probe) -> int:
+    """Bytes that one more sample adds to the graph of the logits; 0 where there is no graph."""
+    names, weights = trained(probe)
+    batch = probe.batches[0]
+    most = min(2, len(batch.targets))
+
+    def logits_of(count: int) -> Tensor:
+        content = rows_of(batch.content, torch.arange(count), len(batch.targets))
+        return _logits_at(probe, names, content, count, leaves_of(weights))
+
+    try:
+        with differentiable_attention():
+            kept = [kept_by(partial(logits_of, count)) for count in range(1, most + 1)]
+    except Exception:
+        return 0  # whoever needs the graph says what is amiss
+    return max(kept[-1] - kept[0], 0) if most > 1 else kept[0]
 
 
 def refuse_complex(parameters: Mapping[str, Tensor]) -> None:

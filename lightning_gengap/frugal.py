@@ -1,4 +1,4 @@
-"""Work on the curvature that starts again with less memory where it did not suffice."""
+"""Work on the curvature by the fastest way that memory allows, and again with less of it where it did not suffice."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lightning_gengap.curvature import SAMPLES, Curvature, dual_curvature
+from lightning_gengap.curvature import SAMPLES, Curvature, dual_curvature, kept_for_each_sample
 from lightning_gengap.jacobian import out_of_memory, shortly
+from lightning_gengap.memory import available
 from lightning_gengap.probe import Probe
 from lightning_gengap.subsample import CHUNK
 
@@ -17,6 +18,8 @@ Result = TypeVar("Result")
 REBUILT = 3  # the rung that keeps nothing between products
 # Samples a chunk and the first rung to try; each asks for less memory than the one before.
 FRUGALITY = ((CHUNK, 1), (CHUNK, REBUILT), (32, REBUILT), (4, REBUILT), (1, REBUILT))
+GRAPHS = 3  # activations are kept for J and for its transpose, with masks and the like up to three times in all
+SHARE = 0.75  # of the memory that is left
 
 
 @dataclass
@@ -42,10 +45,23 @@ class Attempt:
         Raises:
             RuntimeError, MemoryError: out of memory.
         """
+        if self.curvature is None and not self.absent and self.frugality == 0:
+            self._fit_in(probe)
         if self.curvature is None and not self.absent:
             self.curvature = dual_curvature(probe, self.most, *FRUGALITY[self.frugality])
             self.absent = self.curvature is None
         return self.curvature
+
+    def _fit_in(self, probe: Probe) -> None:
+        """Begin with the first way that fits into memory."""
+        count = min(self.most, len(probe.targets))
+        cause = f"graphs of {count} samples would not fit into memory"
+        held = [count, *(min(chunk, count) for chunk, _ in FRUGALITY[1:])]
+        self.frugality = next((way for way, samples in enumerate(held) if fits(probe, samples)), len(FRUGALITY))
+        self.absent = self.frugality == len(FRUGALITY)
+        self.cause = cause if self.absent else ""
+        if self.frugality and not self.absent:
+            probe.notes.append(_less(self.frugality, cause))
 
     def lowered(self, cause: str) -> bool:
         """Let go of the curvature and ask for less memory from now on; False where nothing less is known."""
@@ -99,9 +115,20 @@ def with_curvature(
         # Outside of the handler: the traceback would keep what has to be freed.
         curvature = None
         if attempt.lowered(cause):
-            chunk = FRUGALITY[attempt.frugality][0]
-            less = f"graphs rebuilt for every product, {chunk} samples at once"
-            probe.notes.append(f"curvature/* takes longer by {less}, a faster way is absent: {cause}")
+            probe.notes.append(_less(attempt.frugality, cause))
+
+
+def _less(frugality: int, cause: str) -> str:
+    less = f"graphs rebuilt for every product, {FRUGALITY[frugality][0]} samples at once"
+    return f"curvature/* takes longer by {less}, a faster way is absent: {cause}"
+
+
+def fits(probe: Probe, samples: int) -> bool:
+    """Whether graphs of that many samples fit into what is left of the CPU's memory; a device says when it is full."""
+    if any(weight.device.type != "cpu" for weight in probe.model.parameters()):
+        return True
+    left = available()
+    return left is None or GRAPHS * samples * probe.once(kept_for_each_sample) <= SHARE * left
 
 
 def unless_out_of_memory(probe: Probe, name: str, work: Callable[[], Result]) -> Result | None:

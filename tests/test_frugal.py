@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -9,9 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap import jacobian as jacobian_module
-from lightning_gengap.curvature import Curvature
-from lightning_gengap.frugal import FRUGALITY, REBUILT, sampled, unless_out_of_memory, whole, with_curvature
+from lightning_gengap.curvature import Curvature, kept_for_each_sample
+from lightning_gengap.frugal import (
+    FRUGALITY,
+    GRAPHS,
+    REBUILT,
+    SHARE,
+    sampled,
+    unless_out_of_memory,
+    whole,
+    with_curvature,
+)
 from lightning_gengap.jacobian import Jacobian, out_of_memory
+from lightning_gengap.measures.hessian import hessian
 from lightning_gengap.measures.leave_one_out import leave_one_out, network_leave_one_out
 from lightning_gengap.measures.soft_rank import full_soft_rank, soft_rank
 from lightning_gengap.measures.tic import tic
@@ -154,6 +165,36 @@ def test_every_attempt_gives_the_same_product_and_frees_the_graphs_of_the_one_be
     with probing(model, images, targets) as probe:
         assert with_curvature(probe, "this", work) == "done"
     assert seen == [(1, 20), (3, 20), (3, 20), (3, 4), (3, 1)]
+
+
+@pytest.mark.parametrize(("room", "frugality", "largest"), [(COUNT, 0, COUNT), (5, 3, 4), (1, 4, 1)])
+def test_on_the_cpu_the_first_way_is_one_that_fits_into_what_is_left(
+    room: int, frugality: int, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, (model, images, targets) = reference(), task()
+    with probing(model, images, targets, ridge=1e-2) as probe:
+        each = GRAPHS * probe.once(kept_for_each_sample)
+        assert each > 0
+        monkeypatch.setattr("lightning_gengap.frugal.available", lambda: math.ceil(room * each / SHARE))
+        model.limit = room  # what does not fit is never tried: the process would be killed for it
+        values = tic(probe)
+        attempt, notes = probe.once(sampled), list(probe.notes)
+    assert attempt.curvature is not None
+    assert (attempt.frugality, max(attempt.curvature.sizes)) == (frugality, largest)
+    assert values == pytest.approx(expected, rel=1e-6)
+    assert all(f"{largest} samples at once" in note and "would not fit into memory" in note for note in notes)
+    assert len(notes) == (frugality > 0)
+
+
+def test_where_not_even_one_sample_fits_it_is_absent_and_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_gengap.frugal.available", lambda: 100)
+    monkeypatch.setattr("lightning_gengap.frugal.dual_curvature", lambda *_: pytest.fail("tried"))
+    with probing(*task()) as probe:
+        assert soft_rank(probe) == {}
+        assert hessian(probe) == {}
+        notes = list(probe.notes)
+    assert [note.split(" is absent")[0] for note in notes] == ["curvature/soft_rank", "curvature/hessian/*"]
+    assert all("would not fit into memory" in note for note in notes)
 
 
 def test_every_step_of_the_ladder_asks_for_less() -> None:

@@ -99,7 +99,7 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal | Non
     """The diagonal for the parameters `names`, on the curvature samples; None, with a note about `keys`, if it fails.
 
     G_jj = (1/n) sum_i sum_c p_ic (J_i^T (e_c - p_i))_j^2, for sqrt(p_c) (e_c - p) is column c of the factor B of
-    diag(p) - p p^T; the column of the label is the loss gradient, so that both means come from the same backwards.
+    diag(p) - p p^T; the column of the label, without the root, is the loss gradient.
     """
     held = {name: parameter.detach() for name, parameter in probe.model.named_parameters()}
     weights = {name: held.pop(name) for name in names}
@@ -149,7 +149,10 @@ def _zeros(weights: Parts) -> tuple[Parts, Parts]:
 
 
 def _squares(logits: Tensor, label: Tensor, pull: Callable[[Tensor], Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Per parameter, the squared columns of one sample summed with the weights p (curvature) and y (noise).
+    """Per parameter, one sample's squared columns summed with the weights p (curvature), and the label's (noise).
+
+    Time goes into passes over numbers as many as there are weights, hence scaled columns, squared as they are added,
+    and a backward more for the label's.
 
     Args:
         logits: shape (classes,).
@@ -157,12 +160,15 @@ def _squares(logits: Tensor, label: Tensor, pull: Callable[[Tensor], Sequence[Te
         pull: the product with J^T.
     """
     probabilities = logits.detach().softmax(0)
-    sums: list[tuple[Tensor, Tensor]] = []
-    for axis, p, y in zip(torch.eye(len(label)).to(probabilities), probabilities, label, strict=True):
-        squares = [part.square() for part in pull(axis - probabilities)]
-        terms = [(p * square, y * square) for square in squares]
-        sums = [(c + a, n + b) for (c, n), (a, b) in zip(sums, terms, strict=True)] if sums else terms
-    return sums
+    curvature: list[Tensor] = []
+    for axis, p in zip(torch.eye(len(label)).to(probabilities), probabilities, strict=True):
+        column = pull(p.sqrt() * (axis - probabilities))
+        if curvature:
+            curvature = [total.addcmul_(part, part) for total, part in zip(curvature, column, strict=True)]
+        else:
+            curvature = [part.square() for part in column]
+    noise = [part.square() for part in pull(label - probabilities)]
+    return list(zip(curvature, noise, strict=True))
 
 
 def _logits_at(probe: Probe, held: Parts, content: Any, weights: Parts) -> Tensor:

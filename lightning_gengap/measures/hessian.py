@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap.curvature import SAMPLES, trained
+from lightning_gengap.frugal import fits
 from lightning_gengap.jacobian import Weights, differentiable_attention, gradients, leaves_of, out_of_memory, shortly
 from lightning_gengap.krylov import Product, Tridiagonal, lanczos
 from lightning_gengap.probe import Probe
@@ -121,8 +122,10 @@ def rules(run: Tridiagonal) -> tuple[Rule, Rule]:
 
 def _run(probe: Probe, names: Sequence[str], weights: Weights, ridge: Ridge) -> Tridiagonal | None:
     """Lanczos on the Hessian, in smaller chunks where memory is short; None, with a note, where it fails."""
-    cause = ""
+    cause = "a graph of one sample would not fit into memory"
     for chunk in CHUNKS:
+        if not fits(probe, min(chunk, SAMPLES, len(probe.targets))):
+            continue
         try:
             product = hessian_product(probe, names, weights, ridge.metric, chunk)
             return spectrum_of(product, weights, MOST_PRODUCTS, ridge.value, probe.seed + _STREAM)

@@ -224,6 +224,16 @@ def test_smaller_chunks_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -
     assert values == pytest.approx(whole, rel=1e-6)
 
 
+def test_chunks_that_would_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fits", lambda probe, samples: samples <= 1)
+    seen: list[int] = []
+    model, images, targets = task()
+    with probing(model, images, targets, ridge=RIDGE) as probe:
+        model[2].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
+        assert hessian(probe)
+    assert set(seen) == {1}
+
+
 def test_every_product_is_one_forward_per_chunk() -> None:
     model, images, targets = task()
     seen: list[int] = []
@@ -231,7 +241,7 @@ def test_every_product_is_one_forward_per_chunk() -> None:
         handle = model[2].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
         values = hessian(probe)
         handle.remove()
-    assert seen == [COUNT] * int(values["curvature/hessian/products"])
+    assert seen == [1, 2, *[COUNT] * int(values["curvature/hessian/products"])]  # one and two: what graphs keep
 
 
 def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
