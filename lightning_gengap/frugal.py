@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from lightning_gengap.curvature import SAMPLES, Curvature, dual_curvature, kept_for_each_sample
 from lightning_gengap.jacobian import out_of_memory, shortly
-from lightning_gengap.memory import available
+from lightning_gengap.memory import room_for
 from lightning_gengap.probe import Probe
 from lightning_gengap.subsample import CHUNK
 
@@ -19,7 +19,6 @@ REBUILT = 3  # the rung that keeps nothing between products
 # Samples a chunk and the first rung to try; each asks for less memory than the one before.
 FRUGALITY = ((CHUNK, 1), (CHUNK, REBUILT), (32, REBUILT), (4, REBUILT), (1, REBUILT))
 GRAPHS = 3  # activations are kept for J and for its transpose, with masks and the like up to three times in all
-SHARE = 0.75  # of the memory that is left
 
 
 @dataclass
@@ -127,8 +126,7 @@ def fits(probe: Probe, samples: int) -> bool:
     """Whether graphs of that many samples fit into what is left of the CPU's memory; a device says when it is full."""
     if any(weight.device.type != "cpu" for weight in probe.model.parameters()):
         return True
-    left = available()
-    return left is None or GRAPHS * samples * probe.once(kept_for_each_sample) <= SHARE * left
+    return room_for(GRAPHS * samples * probe.once(kept_for_each_sample))
 
 
 def unless_out_of_memory(probe: Probe, name: str, work: Callable[[], Result]) -> Result | None:

@@ -10,6 +10,13 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 UNLIMITED = 2**60  # above it, a control group's limit means that there is none
+SHARE = 0.75  # of what is left, which others want too
+
+
+def room_for(count: float) -> bool:
+    """Whether that many bytes fit into what is left; True where that is not known."""
+    left = available()
+    return left is None or count <= SHARE * left
 
 
 def available(root: Path = Path("/")) -> int | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +16,6 @@ from lightning_gengap.frugal import (
     FRUGALITY,
     GRAPHS,
     REBUILT,
-    SHARE,
     sampled,
     unless_out_of_memory,
     whole,
@@ -26,6 +26,7 @@ from lightning_gengap.measures.hessian import hessian
 from lightning_gengap.measures.leave_one_out import leave_one_out, network_leave_one_out
 from lightning_gengap.measures.soft_rank import full_soft_rank, soft_rank
 from lightning_gengap.measures.tic import tic
+from lightning_gengap.memory import SHARE
 from tests import curvature_oracles as oracles
 from tests import networks
 from tests.probes import probing
@@ -175,7 +176,7 @@ def test_on_the_cpu_the_first_way_is_one_that_fits_into_what_is_left(
     with probing(model, images, targets, ridge=1e-2) as probe:
         each = GRAPHS * probe.once(kept_for_each_sample)
         assert each > 0
-        monkeypatch.setattr("lightning_gengap.frugal.available", lambda: math.ceil(room * each / SHARE))
+        monkeypatch.setattr("lightning_gengap.memory.available", lambda: math.ceil(room * each / SHARE))
         model.limit = room  # what does not fit is never tried: the process would be killed for it
         values = tic(probe)
         attempt, notes = probe.once(sampled), list(probe.notes)
@@ -187,13 +188,16 @@ def test_on_the_cpu_the_first_way_is_one_that_fits_into_what_is_left(
 
 
 def test_where_not_even_one_sample_fits_it_is_absent_and_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_gengap.frugal.available", lambda: 100)
+    monkeypatch.setattr("lightning_gengap.memory.available", lambda: 100)
     monkeypatch.setattr("lightning_gengap.frugal.dual_curvature", lambda *_: pytest.fail("tried"))
     with probing(*task()) as probe:
         assert soft_rank(probe) == {}
+        assert network_leave_one_out(probe) == {}
+        monkeypatch.setattr(sys.modules[hessian.__module__], "room_for", lambda count: True)
         assert hessian(probe) == {}
         notes = list(probe.notes)
-    assert [note.split(" is absent")[0] for note in notes] == ["curvature/soft_rank", "curvature/hessian/*"]
+    whose = ["curvature/soft_rank", "loo/network/*", "curvature/hessian/*"]
+    assert [note.split(" is absent")[0] for note in notes] == whose
     assert all("would not fit into memory" in note for note in notes)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.memory import available, kept_by
+from lightning_gengap.memory import available, kept_by, room_for
 
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 KIB = 1024
@@ -57,6 +57,12 @@ def test_control_groups_of_the_first_version(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/job/memory.stat": f"total_inactive_file {600 * KIB}\n",
     }
     assert available(written(tmp_path, files)) == 100 * KIB
+
+
+def test_a_quarter_is_left_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for left, fitting in ((1000, [True, False]), (None, [True, True])):
+        monkeypatch.setattr("lightning_gengap.memory.available", lambda left=left: left)
+        assert [room_for(count) for count in (750, 751)] == fitting
 
 
 def test_here_it_is_a_plausible_number() -> None:

@@ -15,6 +15,7 @@ from lightning_gengap.curvature import SAMPLES, trained
 from lightning_gengap.frugal import fits
 from lightning_gengap.jacobian import Weights, differentiable_attention, gradients, leaves_of, out_of_memory, shortly
 from lightning_gengap.krylov import Product, Tridiagonal, lanczos
+from lightning_gengap.memory import room_for
 from lightning_gengap.probe import Probe
 from lightning_gengap.subsample import CHUNK, subsample
 from lightning_gengap.weight_decay import Ridge, ridge_of
@@ -22,6 +23,7 @@ from lightning_gengap.weight_decay import Ridge, ridge_of
 MOST_PRODUCTS = 60
 TOLERANCE = 0.02  # of the two rules' half-distance, relative
 MOST_NUMBERS = 2**25  # in the basis, but for two vectors: 256 MiB of float64
+VECTORS = 8  # of the parameters' length in float64 that Lanczos holds at once, where the basis has two
 CHUNKS = (CHUNK, 32, 1)  # samples whose graph is held at once
 _STREAM = 2  # its random signs are other than the soft rank's and TIC's
 
@@ -68,7 +70,7 @@ def hessian(probe: Probe) -> dict[str, float]:
     if not size:
         probe.notes.append("curvature/hessian/* is absent: no parameter requires a gradient")
         return {}
-    if size > MOST_NUMBERS:
+    if size > MOST_NUMBERS or not room_for(VECTORS * 8 * size):
         probe.notes.append(f"curvature/hessian/* is absent: vectors of {size} trained parameters are too large")
         return {}
     ridge = probe.once(ridge_of)

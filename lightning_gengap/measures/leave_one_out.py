@@ -22,6 +22,7 @@ from lightning_gengap.leverage import (
     output_curvature,
     weight_blocks,
 )
+from lightning_gengap.memory import room_for
 from lightning_gengap.probe import Probe
 from lightning_gengap.trace import clean_name
 from lightning_gengap.weight_decay import Ridge, ridge_of
@@ -111,6 +112,10 @@ def _network_values(probe: Probe) -> dict[str, float]:
     count = min(len(probe.targets), affordable(parameters, classes))
     if count < FEWEST or not parameters:
         probe.notes.append(f"loo/network/* is absent: {parameters} trained parameters, {count} samples fit into memory")
+        return {}
+    rows = count * classes
+    if not room_for(4 * rows * parameters + 4 * 8 * min(rows, parameters) ** 2):
+        probe.notes.append(f"loo/network/* is absent: the Jacobian of {count} samples would not fit into memory")
         return {}
     try:
         jacobian, logits, targets = jacobian_of(probe, count)

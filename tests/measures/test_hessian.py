@@ -271,5 +271,8 @@ def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "MOST_NUMBERS", 30)
     values, notes = measured(model, images, targets)
     assert (values, notes) == ({}, ["curvature/hessian/* is absent: vectors of 31 trained parameters are too large"])
+    monkeypatch.undo()
+    monkeypatch.setattr("lightning_gengap.memory.available", lambda: 31 * 8 * 8)
+    assert measured(model, images, targets) == (values, notes)
     values, notes = measured(model.requires_grad_(False), images, targets)
     assert (values, notes) == ({}, ["curvature/hessian/* is absent: no parameter requires a gradient"])
