@@ -94,7 +94,7 @@ ON_REQUEST = {
     ),
     "separability": Measure(separability, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
-        gradient_noise, forwards=12.0, drawn_by_place=True, besides="every sample's gradients written out"
+        gradient_noise, forwards=16.0, drawn_by_place=True, besides="every sample's gradients written out"
     ),
     "sharpness": Measure(sharpness, forwards=31.0),
     "pac_bayes": Measure(pac_bayes, forwards=100.0, at_most=303.0),
@@ -103,7 +103,7 @@ ON_REQUEST = {
     "soft_rank": Measure(soft_rank, forwards=130.0, drawn_by_place=True, at_most=490.0),
     "full_soft_rank": Measure(full_soft_rank, forwards=260.0, drawn_by_place=True, at_most=980.0),
     "tic": Measure(tic, forwards=100.0, drawn_by_place=True, at_most=130.0),
-    "diagonal_curvature": Measure(diagonal_curvature, forwards=20.0, besides="every sample's gradients written out"),
+    "diagonal_curvature": Measure(diagonal_curvature, forwards=28.0, besides="every sample's gradients written out"),
     "kronecker_curvature": Measure(kronecker_curvature, forwards=38.0, besides="the factors and their eigenvalues"),
     "hessian": Measure(hessian, forwards=330.0, at_most=390.0),
     "leave_one_out": Measure(
@@ -128,7 +128,7 @@ ON_REQUEST = {
     ),
     "kernel_difficulty": Measure(
         kernel_difficulty,
-        forwards=6.0,
+        forwards=8.0,
         once=True,
         besides="every sample's gradient written out",
     ),

@@ -68,7 +68,7 @@ def diagonal_curvature(probe: Probe) -> dict[str, float]:
     non-negative; the first at most the number of parameters; the first three not invariant to a scaling of the logits
     or to ReLU rescaling.
 
-    Cost: two forwards and a backward per class of every sample, some 45 forwards' worth over those samples at ten
+    Cost: two forwards and classes + 1 backwards of every sample, some 50 forwards' worth over those samples at ten
     classes; one sample at a time, with a note, where `vmap` fails. Absent, with a note, where per-sample derivatives
     fail, no gradient reaches a parameter or there are more than 256 classes. References: Becker and LeCun 1988; Thomas
     et al. 2020 (arXiv 1906.07774).

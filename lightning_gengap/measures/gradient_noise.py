@@ -58,7 +58,7 @@ def gradient_noise(probe: Probe) -> dict[str, float]:
     samples: nats, a stand-in for the gap of the loss that vanishes where the samples are interpolated. All
     non-negative, none invariant; they fall with the training loss, next to which they are to be read. Absent with one
     note: the criterion without n; all where per-sample derivatives fail or no gradient reaches a parameter. Cost: a
-    forward and two full backwards per sample, in time twelve forwards. References: Thomas et al. 2020 (arXiv
+    forward and two full backwards per sample, in time 12 to 22 forwards. References: Thomas et al. 2020 (arXiv
     1906.07774), Jiang et al. 2020 (arXiv 1912.02178).
     """
     try:
