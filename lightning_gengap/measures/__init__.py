@@ -105,7 +105,7 @@ ON_REQUEST = {
     "tic": Measure(tic, forwards=100.0, drawn_by_place=True, at_most=130.0),
     "diagonal_curvature": Measure(diagonal_curvature, forwards=28.0, besides="every sample's gradients written out"),
     "kronecker_curvature": Measure(kronecker_curvature, forwards=38.0, besides="the factors and their eigenvalues"),
-    "hessian": Measure(hessian, forwards=330.0, at_most=390.0),
+    "hessian": Measure(hessian, forwards=400.0, at_most=450.0),
     "leave_one_out": Measure(
         leave_one_out, forwards=1.0, besides="a solve with the last layer's weights, up to 6 s on one core"
     ),

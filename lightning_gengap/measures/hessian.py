@@ -59,7 +59,7 @@ def hessian(probe: Probe) -> dict[str, float]:
     of the right order only. Samples (at most 512 of the probe) and ridge l are the soft rank's; where the ridge varies
     (R = l D), H stands for D^-1/2 H D^-1/2. Not invariant to a scaling of the logits.
 
-    Cost: at most 60 products of about twelve forwards over those samples, and a basis of at most 2^25 numbers or two
+    Cost: at most 60 products of about 14 forwards over those samples, and a basis of at most 2^25 numbers or two
     vectors, of which older vectors are dropped above 559 thousand trained parameters: eigenvalues then come back as
     copies, which takes more products for the same spread. Absent, with a note, above 33.5 million and where the model
     cannot be differentiated twice. References: Ghorbani et al. 2019 (arXiv 1901.10159), Shoham et al. 2025 (arXiv

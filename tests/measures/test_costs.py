@@ -139,7 +139,7 @@ def test_a_search_that_never_ends_early_costs_the_declared_bound(name: str, monk
     bound = EVERY[name].at_most
     assert bound is not None
     assert forwards <= bound
-    assert bound <= 1.6 * forwards, "declare less"  # second derivatives take longer than their multiplications
+    assert bound <= 1.75 * forwards, "declare less"  # second derivatives take longer than their multiplications
 
 
 @pytest.mark.parametrize(("network", "name", "forwards"), DEARER)
