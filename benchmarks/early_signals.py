@@ -31,21 +31,21 @@ import torch
 from joblib import Parallel, delayed
 from signal_recorder import Recorder
 
-from lightning_gengap.quiet import quiet
-from lightning_gengap.samples import Reading, draw_samples
-from lightning_gengap.zoo.abilities import ranking
-from lightning_gengap.zoo.fit import usable
-from lightning_gengap.zoo.markdown import ranged
-from lightning_gengap.zoo.markdown import table as written
-from lightning_gengap.zoo.plans import small_zoo
-from lightning_gengap.zoo.protocol import development, splits
-from lightning_gengap.zoo.recipe import Recipe
-from lightning_gengap.zoo.regressors import Codes, hold_out_points
-from lightning_gengap.zoo.resampling import Resampling
-from lightning_gengap.zoo.specifications import IMAGES_3, TRIVIAL, Specification, Term
+from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.zoo.evaluate.abilities import ranking
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling
+from lightning_gengap.zoo.evaluate.regressors import Codes, hold_out_points
+from lightning_gengap.zoo.evaluate.splits import development, splits
+from lightning_gengap.zoo.fit.fit import usable
+from lightning_gengap.zoo.fit.specifications import IMAGES_3, TRIVIAL, Specification, Term
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as written
 from lightning_gengap.zoo.table import Table, read, with_numbers
-from lightning_gengap.zoo.task import prepare
-from lightning_gengap.zoo.train import MONITORED, fresh_model, loader, make_trainer
+from lightning_gengap.zoo.train.plans import small_zoo
+from lightning_gengap.zoo.train.recipe import Recipe
+from lightning_gengap.zoo.train.run import MONITORED, fresh_model, loader, make_trainer
+from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.task import prepare
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 SIGNALS = (

@@ -11,10 +11,10 @@ from peer import arpack, peer_hessian, peer_operator, power_iteration
 from timing import seconds, spread
 from torch import Tensor, nn
 
-from lightning_gengap.curvature import dual_curvature
-from lightning_gengap.curvature import trained as trainable
-from lightning_gengap.krylov import Product, Tridiagonal, lanczos
-from lightning_gengap.measures.hessian import hessian_product
+from lightning_gengap.derivatives.gauss_newton import dual_curvature
+from lightning_gengap.derivatives.gauss_newton import trained as trainable
+from lightning_gengap.linalg.lanczos import Product, Tridiagonal, lanczos
+from lightning_gengap.measures.curvature.hessian import hessian_product
 
 GOAL = 0.01
 

@@ -10,10 +10,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.batches import ProbeBatch, default_forward
-from lightning_gengap.layers import Layout
-from lightning_gengap.probe import Probe
-from lightning_gengap.weight_decay import ASSUMED_RIDGE
+from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
 
 CHUNK = 128
 DENSE = 5000  # rows of a Hessian that is written out

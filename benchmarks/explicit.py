@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_gengap.curvature import Curvature, jacobian_of
-from lightning_gengap.measures.leave_one_out import gram_of
-from lightning_gengap.probe import Probe
+from lightning_gengap.derivatives.gauss_newton import Curvature, jacobian_of
+from lightning_gengap.measures.curvature.leave_one_out import gram_of
+from lightning_gengap.network.probe import Probe
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_gengap.zoo.abilities import ranking, turn
-from lightning_gengap.zoo.ablation import union
-from lightning_gengap.zoo.fit import usable
-from lightning_gengap.zoo.markdown import ranged
-from lightning_gengap.zoo.markdown import table as written
-from lightning_gengap.zoo.protocol import Mask, development, splits
-from lightning_gengap.zoo.regressors import Codes, Points, hold_out_points
-from lightning_gengap.zoo.resampling import Resampling, Score
-from lightning_gengap.zoo.specifications import (
+from lightning_gengap.zoo.evaluate.abilities import ranking, turn
+from lightning_gengap.zoo.evaluate.ablation import union
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score
+from lightning_gengap.zoo.evaluate.regressors import Codes, Points, hold_out_points
+from lightning_gengap.zoo.evaluate.splits import Mask, development, splits
+from lightning_gengap.zoo.fit.fit import usable
+from lightning_gengap.zoo.fit.specifications import (
     DEFAULT,
     DEFAULT_3,
     IMAGES,
@@ -35,6 +33,8 @@ from lightning_gengap.zoo.specifications import (
     Specification,
     Term,
 )
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as written
 from lightning_gengap.zoo.table import Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"

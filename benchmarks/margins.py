@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.batches import ProbeBatch, default_forward
-from lightning_gengap.layers import Layout
-from lightning_gengap.measures.margin import logit_gap, margin
-from lightning_gengap.probe import Probe
+from lightning_gengap.measures.margins.margin import logit_gap, margin
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
-from lightning_gengap.zoo.architectures import ResNet, VisionTransformer, network_in_network
+from lightning_gengap.zoo.train.architectures import ResNet, VisionTransformer, network_in_network
 
 CHUNK = 128
 MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {

@@ -30,10 +30,10 @@ from timing import machine, seconds, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.batches import ProbeBatch, default_forward
-from lightning_gengap.layers import Layout
 from lightning_gengap.measures import MEASURES, ON_REQUEST, compute
-from lightning_gengap.probe import Probe, State, copy_state
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe, State, copy_state
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 SAMPLES, CHUNK = 1024, 128

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from lightning_gengap.zoo.architectures import ResidualBlock, ResNet
-from lightning_gengap.zoo.datasets import load
+from lightning_gengap.zoo.train.architectures import ResidualBlock, ResNet
+from lightning_gengap.zoo.train.datasets import load
 
 
 def dense(classes: int = 10, width: int = 32, inputs: int = 64) -> nn.Module:

@@ -23,23 +23,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_gengap.observer import Observer
-from lightning_gengap.probe import copy_state
-from lightning_gengap.quiet import quiet
-from lightning_gengap.samples import Reading, draw_samples
-from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE
-from lightning_gengap.zoo.fit import usable
-from lightning_gengap.zoo.grid_plans import GRIDS, grid_zoo
-from lightning_gengap.zoo.long_plans import long_zoo, whole_zoo
-from lightning_gengap.zoo.plans import small_zoo, wide_zoo
-from lightning_gengap.zoo.protocol import development, splits
-from lightning_gengap.zoo.recipe import Recipe
-from lightning_gengap.zoo.regressors import hold_out_points
-from lightning_gengap.zoo.resampling import Resampling
-from lightning_gengap.zoo.specifications import IMAGES_3, Specification, Term
+from lightning_gengap.measurement import Observer
+from lightning_gengap.network.probe import copy_state
+from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling
+from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
+from lightning_gengap.zoo.evaluate.regressors import hold_out_points
+from lightning_gengap.zoo.evaluate.splits import development, splits
+from lightning_gengap.zoo.fit.fit import usable
+from lightning_gengap.zoo.fit.specifications import IMAGES_3, Specification, Term
 from lightning_gengap.zoo.table import Floats, Table, read, with_numbers
-from lightning_gengap.zoo.task import prepare
-from lightning_gengap.zoo.train import fresh_model, loader
+from lightning_gengap.zoo.train.grid_plans import GRIDS, grid_zoo
+from lightning_gengap.zoo.train.long_plans import long_zoo, whole_zoo
+from lightning_gengap.zoo.train.plans import small_zoo, wide_zoo
+from lightning_gengap.zoo.train.recipe import Recipe
+from lightning_gengap.zoo.train.run import fresh_model, loader
+from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.task import prepare
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 SIZES = (128, 256, 512, 1024)

@@ -27,15 +27,15 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_gengap import available_predictors, load_predictor
-from lightning_gengap.batches import ProbeBatch
-from lightning_gengap.derived import derived
+from lightning_gengap.measurement import Observer
 from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
-from lightning_gengap.observer import Observer
-from lightning_gengap.probe import copy_state
-from lightning_gengap.randomization import corrupted_labels
-from lightning_gengap.samples import Samples
-from lightning_gengap.zoo.architectures import mlp, vgg
-from lightning_gengap.zoo.datasets import load
+from lightning_gengap.measures.derived import derived
+from lightning_gengap.network.probe import copy_state
+from lightning_gengap.randomized_data import corrupted_labels
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.zoo.train.architectures import mlp, vgg
+from lightning_gengap.zoo.train.datasets import load
 
 FITTED, MOST_EPOCHS, CLASSES = 0.99, 400, 10
 NARROW, HIDDEN = 2000, 512  # training samples up to which the CNN's hidden layer of 64 fits them; its units beyond

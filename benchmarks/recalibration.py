@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_gengap.predictor import Correction, Prediction, Predictor
-from lightning_gengap.recalibration import (
+from lightning_gengap.predictors.predictor import Correction, Prediction, Predictor
+from lightning_gengap.predictors.recalibration import (
     Pair,
     correction_of,
     live_correction,
@@ -22,10 +22,10 @@ from lightning_gengap.recalibration import (
     recalibrated,
     scaled_residual,
 )
-from lightning_gengap.zoo.fit import fit, usable
-from lightning_gengap.zoo.protocol import by_task, development
-from lightning_gengap.zoo.resampling import bootstrap
-from lightning_gengap.zoo.specifications import IMAGES_3
+from lightning_gengap.zoo.evaluate.bootstrap import bootstrap
+from lightning_gengap.zoo.evaluate.splits import by_task, development
+from lightning_gengap.zoo.fit.fit import fit, usable
+from lightning_gengap.zoo.fit.specifications import IMAGES_3
 from lightning_gengap.zoo.table import Table, read
 
 

@@ -32,11 +32,11 @@ from peer import kronecker_soft_rank, peer_hessian, peer_operator, peer_value
 from timing import machine, seconds, spread
 from torch import Tensor, nn
 
-from lightning_gengap.curvature import dual_curvature
-from lightning_gengap.curvature import trained as trainable
+from lightning_gengap.derivatives.gauss_newton import dual_curvature
+from lightning_gengap.derivatives.gauss_newton import trained as trainable
+from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE
 from lightning_gengap.measures import compute
-from lightning_gengap.measures.diagonal_curvature import diagonal_of
-from lightning_gengap.weight_decay import ASSUMED_RIDGE
+from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_of
 
 VECTORS = 12
 Work = Callable[[int], float]

@@ -21,19 +21,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_gengap.derived import INGREDIENTS
-from lightning_gengap.zoo.abilities import serving, within
-from lightning_gengap.zoo.ablation import finite, measures_of, term_of, union
-from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE
-from lightning_gengap.zoo.fit import BALANCED_STRENGTHS, usable
-from lightning_gengap.zoo.markdown import ranged
-from lightning_gengap.zoo.markdown import table as written
-from lightning_gengap.zoo.protocol import Mask, Split, by_task, development, splits
-from lightning_gengap.zoo.regressors import Codes, Points, design, hold_out_points, predicted_points
-from lightning_gengap.zoo.resampling import Resampling, Score
-from lightning_gengap.zoo.specifications import DEFAULT_3, IMAGES_3, Specification, Term
+from lightning_gengap.measures.derived import INGREDIENTS
+from lightning_gengap.zoo.evaluate.abilities import serving, within
+from lightning_gengap.zoo.evaluate.ablation import finite, measures_of, term_of, union
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score
+from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
+from lightning_gengap.zoo.evaluate.regressors import Codes, Points, design, hold_out_points, predicted_points
+from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_task, development, splits
+from lightning_gengap.zoo.fit.fit import BALANCED_STRENGTHS, usable
+from lightning_gengap.zoo.fit.row_weights import row_weights
+from lightning_gengap.zoo.fit.specifications import DEFAULT_3, IMAGES_3, Specification, Term
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as written
 from lightning_gengap.zoo.table import Floats, Table, read
-from lightning_gengap.zoo.weighting import row_weights
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 OUTER = ("by task", "leave one source out")

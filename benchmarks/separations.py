@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.keys import MEASURED
+from lightning_gengap.measures.keys import MEASURED
 
 Row = dict[str, Any]
 

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from lightning_gengap.measures.perturbation import flipped_and_shifted
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted
 from lightning_gengap.undisturbed import undisturbed
-from lightning_gengap.zoo.recipe import Recipe
-from lightning_gengap.zoo.task import TaskData
-from lightning_gengap.zoo.train import observed_gap
+from lightning_gengap.zoo.train.recipe import Recipe
+from lightning_gengap.zoo.train.run import observed_gap
+from lightning_gengap.zoo.train.task import TaskData
 
 STEPS = 2  # of each epoch whose coherence is taken
 RIDGE = 1e-2  # of linear classifiers, times the mean square of the representation

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_gengap.zoo.evaluation import TRIVIAL_BASELINE
-from lightning_gengap.zoo.fit import fit, predicted, usable
-from lightning_gengap.zoo.specifications import DEFAULT_2, DEFAULT_3, IMAGES_2, IMAGES_3
+from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
+from lightning_gengap.zoo.fit.fit import fit, predicted, usable
+from lightning_gengap.zoo.fit.specifications import DEFAULT_2, DEFAULT_3, IMAGES_2, IMAGES_3
 from lightning_gengap.zoo.table import read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"

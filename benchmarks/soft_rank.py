@@ -29,11 +29,11 @@ from timing import machine, seconds, spread
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.batches import ProbeBatch, default_forward
-from lightning_gengap.curvature import Curvature, dual_curvature
-from lightning_gengap.layers import Layout
-from lightning_gengap.measures.soft_rank import estimated
-from lightning_gengap.probe import Probe
+from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
+from lightning_gengap.measures.curvature.soft_rank import estimated
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 SLACK = 2e-4  # float32 products move a form by up to this share

@@ -23,12 +23,12 @@ from timing import machine, seconds, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.batches import ProbeBatch, default_forward
-from lightning_gengap.curvature import Curvature, dual_curvature, jacobian_of
-from lightning_gengap.krylov import lanczos
-from lightning_gengap.layers import Layout
-from lightning_gengap.measures.soft_rank import MOST_PRODUCTS, estimated
-from lightning_gengap.probe import Probe
+from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature, jacobian_of
+from lightning_gengap.linalg.lanczos import lanczos
+from lightning_gengap.measures.curvature.soft_rank import MOST_PRODUCTS, estimated
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 RIDGE = 5e-4

@@ -68,7 +68,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _predictors(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor_files import available_predictors, load_predictor
+    from lightning_gengap.predictors.files import available_predictors, load_predictor
 
     if options.name is not None:
         print(json.dumps(asdict(load_predictor(options.name)), indent=1, sort_keys=True))
@@ -83,7 +83,7 @@ def _predictors(options: argparse.Namespace) -> None:
 
 
 def _measures(options: argparse.Namespace) -> None:
-    from lightning_gengap.catalogue import catalogue
+    from lightning_gengap.reference_pages import catalogue
 
     print(catalogue(), end="")
 
@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from lightning_gengap.predictor_files import load_predictor
+    from lightning_gengap.predictors.files import load_predictor
     from lightning_gengap.standalone import measure
 
     predictor = load_predictor(options.predictor)
@@ -116,8 +116,8 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _recalibrate(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor_files import dumps, load_predictor
-    from lightning_gengap.recalibration import recalibrate
+    from lightning_gengap.predictors.files import dumps, load_predictor
+    from lightning_gengap.predictors.recalibration import recalibrate
 
     refuse_overwriting(options.out)
     try:

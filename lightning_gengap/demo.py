@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gengap.monitor import GapMonitor
-from lightning_gengap.quiet import quiet
-from lightning_gengap.zoo.datasets import load
+from lightning_gengap.monitor.gap_monitor import GapMonitor
+from lightning_gengap.zoo.train.datasets import load
+from lightning_gengap.zoo.train.silence_lightning import quiet
 
 CORRUPTED = 0.3
 

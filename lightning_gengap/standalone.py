@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_gengap.batches import Forward, Target
 from lightning_gengap.errors import ConfigurationError, MeasureError
-from lightning_gengap.keys import MEASURED
+from lightning_gengap.measurement import Observation, Observer, naming_memory
 from lightning_gengap.measures import MEASURES, known
-from lightning_gengap.observer import Observation, Observer, naming_memory
-from lightning_gengap.probe import State
-from lightning_gengap.samples import CHUNK, Reading, Samples, take_batches
+from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.network.probe import State
+from lightning_gengap.samples.batches import Forward, Target
+from lightning_gengap.samples.drawing import CHUNK, Reading, Samples, take_batches
 from lightning_gengap.undisturbed import random_streams_kept
 
 LEAST_DECAY = 1e-12

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gengap.batches import ProbeBatch, default_forward, read_batch
-from lightning_gengap.layers import Layout
-from lightning_gengap.probe import Probe
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward, read_batch
 from lightning_gengap.undisturbed import undisturbed
 
 

@@ -6,38 +6,38 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from lightning_gengap.derivatives.jacobian import out_of_memory, shortly
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.jacobian import out_of_memory, shortly
-from lightning_gengap.measures.adaptive_sharpness import adaptive_sharpness
-from lightning_gengap.measures.augmentation import augmentation
-from lightning_gengap.measures.bartlett import bartlett
-from lightning_gengap.measures.calibration import calibration
-from lightning_gengap.measures.complexity import complexity
-from lightning_gengap.measures.diagonal_curvature import diagonal_curvature
-from lightning_gengap.measures.difficulty import difficulty
-from lightning_gengap.measures.distance import distance
-from lightning_gengap.measures.fit import fit
-from lightning_gengap.measures.gradient_noise import gradient_noise
-from lightning_gengap.measures.hessian import hessian
-from lightning_gengap.measures.input_difficulty import input_difficulty
-from lightning_gengap.measures.k_variance import k_variance
-from lightning_gengap.measures.kernel_difficulty import kernel_difficulty
-from lightning_gengap.measures.kronecker_curvature import kronecker_curvature
-from lightning_gengap.measures.leave_one_out import leave_one_out, network_leave_one_out
-from lightning_gengap.measures.margin import margin
-from lightning_gengap.measures.norm import norm
-from lightning_gengap.measures.norm_product import norm_product
-from lightning_gengap.measures.pac_bayes import pac_bayes
-from lightning_gengap.measures.path_norm import path_norm
-from lightning_gengap.measures.perturbation import perturbation
-from lightning_gengap.measures.perturbed_margin import perturbed_margin
-from lightning_gengap.measures.representation import representation
-from lightning_gengap.measures.separability import separability
-from lightning_gengap.measures.sharpness import sharpness
-from lightning_gengap.measures.soft_rank import full_soft_rank, soft_rank
-from lightning_gengap.measures.tic import tic
-from lightning_gengap.measures.worst_case import worst_case
-from lightning_gengap.probe import Probe
+from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_curvature
+from lightning_gengap.measures.curvature.hessian import hessian
+from lightning_gengap.measures.curvature.kronecker_curvature import kronecker_curvature
+from lightning_gengap.measures.curvature.leave_one_out import leave_one_out, network_leave_one_out
+from lightning_gengap.measures.curvature.soft_rank import full_soft_rank, soft_rank
+from lightning_gengap.measures.curvature.tic import tic
+from lightning_gengap.measures.difficulty.difficulty import difficulty
+from lightning_gengap.measures.difficulty.input_difficulty import input_difficulty
+from lightning_gengap.measures.difficulty.kernel_difficulty import kernel_difficulty
+from lightning_gengap.measures.difficulty.representation import representation
+from lightning_gengap.measures.difficulty.separability import separability
+from lightning_gengap.measures.margins.bartlett import bartlett
+from lightning_gengap.measures.margins.calibration import calibration
+from lightning_gengap.measures.margins.fit import fit
+from lightning_gengap.measures.margins.k_variance import k_variance
+from lightning_gengap.measures.margins.margin import margin
+from lightning_gengap.measures.margins.perturbed_margin import perturbed_margin
+from lightning_gengap.measures.norms.complexity import complexity
+from lightning_gengap.measures.norms.distance import distance
+from lightning_gengap.measures.norms.norm import norm
+from lightning_gengap.measures.norms.norm_product import norm_product
+from lightning_gengap.measures.norms.path_norm import path_norm
+from lightning_gengap.measures.perturbation.augmentation import augmentation
+from lightning_gengap.measures.perturbation.perturbation import perturbation
+from lightning_gengap.measures.sharpness.adaptive_sharpness import adaptive_sharpness
+from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
+from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
+from lightning_gengap.measures.sharpness.sharpness import sharpness
+from lightning_gengap.measures.sharpness.worst_case import worst_case
+from lightning_gengap.network.probe import Probe
 
 
 @dataclass(frozen=True)

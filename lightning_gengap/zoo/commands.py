@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning_gengap.errors import ConfigurationError, DataError
 from lightning_gengap.zoo.files import refuse_overwriting
-from lightning_gengap.zoo.parallel import BACKENDS, in_parallel
+from lightning_gengap.zoo.train.parallel import BACKENDS, in_parallel
 
 
 def zoo_stages(stages: Any) -> None:
@@ -92,7 +92,7 @@ def _parallel_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     from joblib import delayed
 
-    from lightning_gengap.zoo.train import check_accelerator, run
+    from lightning_gengap.zoo.train.run import check_accelerator, run
 
     if options.backend == "loky":  # on a cluster it is the workers that need the GPU
         check_accelerator(options.accelerator)
@@ -105,8 +105,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
-    from lightning_gengap.zoo import long_plans, plans
-    from lightning_gengap.zoo.grid_plans import GRIDS, grid_zoo
+    from lightning_gengap.zoo.train import long_plans, plans
+    from lightning_gengap.zoo.train.grid_plans import GRIDS, grid_zoo
 
     if plan == "grids":
         return grid_zoo(len(GRIDS) if tasks is None else tasks)
@@ -126,7 +126,7 @@ def _remeasure(options: argparse.Namespace) -> None:
 
     from lightning_gengap.measures import known
     from lightning_gengap.zoo.files import sorted_out
-    from lightning_gengap.zoo.remeasure import remeasure
+    from lightning_gengap.zoo.train.remeasure import remeasure
 
     names = [name for name in options.measures if known(name)]
     paths, cut = sorted_out(options.runs)
@@ -162,16 +162,16 @@ def _say_skipped(paths: Iterable[Path]) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from lightning_gengap.predictor_files import dumps
-    from lightning_gengap.zoo.card import card
-    from lightning_gengap.zoo.evaluation import scores
-    from lightning_gengap.zoo.figures import drawable
-    from lightning_gengap.zoo.fit import fit, usable
-    from lightning_gengap.zoo.group import group_card, scored_by_run
-    from lightning_gengap.zoo.group_figure import draw, shown
-    from lightning_gengap.zoo.loss_head import fit_loss_head
-    from lightning_gengap.zoo.needs import check_fit, check_scores
-    from lightning_gengap.zoo.specifications import DEFAULT_3, SPECIFICATIONS
+    from lightning_gengap.predictors.files import dumps
+    from lightning_gengap.zoo.evaluate.held_out import scores
+    from lightning_gengap.zoo.evaluate.needs import check_fit, check_scores
+    from lightning_gengap.zoo.evaluate.one_family import group_card, scored_by_run
+    from lightning_gengap.zoo.fit.fit import fit, usable
+    from lightning_gengap.zoo.fit.loss_head import fit_loss_head
+    from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
+    from lightning_gengap.zoo.report.card import card
+    from lightning_gengap.zoo.report.figures import drawable
+    from lightning_gengap.zoo.report.one_family_figure import draw, shown
     from lightning_gengap.zoo.table import read
 
     card_path, figure_path = (options.out.with_suffix(suffix) for suffix in (".md", ".png"))
@@ -220,9 +220,9 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lightning_gengap.zoo import figures
-    from lightning_gengap.zoo.assessment import assess, specification_of
-    from lightning_gengap.zoo.report import report
+    from lightning_gengap.zoo.evaluate.scores import assess, specification_of
+    from lightning_gengap.zoo.report import figures
+    from lightning_gengap.zoo.report.report import report
     from lightning_gengap.zoo.table import read
 
     drawing = figures.drawable() if options.figures is None else options.figures

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.derived import derived
 from lightning_gengap.errors import TableError
+from lightning_gengap.measures.derived import derived
 from lightning_gengap.zoo.files import sorted_out
-from lightning_gengap.zoo.recipe import described, recipe_of
 from lightning_gengap.zoo.table_checks import bad, check_cells, check_values
+from lightning_gengap.zoo.train.recipe import described, recipe_of
 
 Floats = NDArray[np.float64]
 Found = TypeVar("Found")

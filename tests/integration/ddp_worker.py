@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURES, Measure
 from tests.lightning_models import EpochValues, Stream, TinyModel, blobs, loader, quiet_trainer
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 RANK = int(os.environ["LOCAL_RANK"])
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_gengap import GapMonitor, measure
 from lightning_gengap.errors import MeasureError
 from tests.lightning_models import EpochValues, quiet_trainer
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 DEAR = ["full_soft_rank", "network_leave_one_out"]
 ROOM = 100 * 2**20

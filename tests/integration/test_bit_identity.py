@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.measures import MEASURES, Measure
-from lightning_gengap.probe import Probe
+from lightning_gengap.network.probe import Probe
 from tests.lightning_models import (
     EXAMPLES,
     ManualModel,
@@ -27,7 +27,7 @@ from tests.lightning_models import (
     quiet_trainer,
     validation_loader,
 )
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 

@@ -72,7 +72,7 @@ def test_unknown_model_and_predictor_are_refused(tmp_path: Path, capsys: pytest.
 
 
 def test_zoo_stages_from_recipes_to_a_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The stages as a user runs them, on a table that exists; training is tested in tests/zoo/test_train.py."""
+    """The stages as a user runs them, on a table that exists; training is tested in tests/zoo/train/test_run.py."""
     table = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v3.csv.gz"
     out = tmp_path / "mine.json"
     assert main(["zoo", "fit", str(table), "--name", "mine_v1", "--out", str(out), "--no-scores"]) == 0

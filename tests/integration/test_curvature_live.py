@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import optim
 
 from lightning_gengap import measure
-from lightning_gengap.batches import read_batch
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.observer import Observer
-from lightning_gengap.samples import Samples
+from lightning_gengap.measurement import Observer
+from lightning_gengap.samples.batches import read_batch
+from lightning_gengap.samples.drawing import Samples
 from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, blobs, fitted, loader, quiet_trainer, watched
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 

@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.keys import AGES
 from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
-from lightning_gengap.probe import Probe
-from lightning_gengap.schedule import DEAR, Schedule
+from lightning_gengap.measures.keys import AGES
+from lightning_gengap.monitor.schedule import DEAR, Schedule
+from lightning_gengap.network.probe import Probe
 from tests.integration.test_bit_identity import assert_identical
 from tests.lightning_models import EpochValues, TinyModel, fitted, loader, quiet_trainer, watched
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 WORST, TIC = "gengap/worst_case/alpha", "gengap/curvature/tic"
 

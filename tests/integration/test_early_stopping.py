@@ -15,7 +15,7 @@ from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.measures import MEASURES, Measure
 from tests.lightning_models import TinyModel, ValidatedModel, fitted
-from tests.predictors import abstaining_predictor, tiny_monitor
+from tests.tiny_predictors import abstaining_predictor, tiny_monitor
 
 KEYS = ("gengap/predicted_test_accuracy", "gengap/predicted_gap")
 

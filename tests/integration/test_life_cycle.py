@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
-from lightning_gengap.keys import MEASURED, PREDICTED
+from lightning_gengap.measures.keys import MEASURED, PREDICTED
 from tests.lightning_models import (
     EpochValues,
     MemoryLogger,
@@ -27,7 +27,7 @@ from tests.lightning_models import (
     quiet_trainer,
     validation_loader,
 )
-from tests.predictors import ALWAYS, tiny_monitor, tiny_predictor
+from tests.tiny_predictors import ALWAYS, tiny_monitor, tiny_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.predictor import LossHead
-from lightning_gengap.recalibration import live_correction, recalibrated
+from lightning_gengap.predictors.predictor import LossHead
+from lightning_gengap.predictors.recalibration import live_correction, recalibrated
 from tests.lightning_models import (
     EpochValues,
     TinyModel,
@@ -23,7 +23,7 @@ from tests.lightning_models import (
     quiet_trainer,
     validation_loader,
 )
-from tests.predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
+from tests.tiny_predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 KEY = "gengap/recalibrated_gap"

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_gengap import charts
-from lightning_gengap.charts import BINS
+from lightning_gengap.monitor import charts
+from lightning_gengap.monitor.charts import BINS
 from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_gengap.keys import PREDICTED, PREFIX
-from lightning_gengap.predictor_files import available_predictors, loads
+from lightning_gengap.measures.keys import PREDICTED, PREFIX
+from lightning_gengap.predictors.files import available_predictors, loads
 
 ROOT = Path(__file__).parents[2]
 

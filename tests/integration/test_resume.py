@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_gengap.measures import MEASURES
 from tests.lightning_models import EpochValues, TinyModel, fitted, loader, quiet_trainer
-from tests.predictors import ALWAYS, tiny_monitor
+from tests.tiny_predictors import ALWAYS, tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 

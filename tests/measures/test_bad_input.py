@@ -15,13 +15,13 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap import measure
 from lightning_gengap.errors import DataError, GapError, LogitsError
-from lightning_gengap.keys import MEASURED
 from lightning_gengap.measures import MEASURES, ON_REQUEST
-from lightning_gengap.probe import copy_state
-from lightning_gengap.readout import Status
+from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.monitor.readout import Status
+from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.lightning_models import watched
-from tests.predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor
 
 COUNT = 24
 EVERY = MEASURES | ON_REQUEST

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derived import INGREDIENTS, derived
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.keys import MEASURED
 from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure, compute, known
-from lightning_gengap.probe import Probe, copy_state
+from lightning_gengap.measures.derived import INGREDIENTS, derived
+from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_gengap import frugal
-from lightning_gengap.measures import MEASURES, ON_REQUEST, noise
-from lightning_gengap.measures.margin import margin_signature
-from lightning_gengap.probe import Probe, copy_state
+from lightning_gengap.derivatives import fallback as frugal
+from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.sharpness import weight_noise as noise
+from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derived import INGREDIENTS
-from lightning_gengap.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
-from lightning_gengap.keys import MEASURED
-from lightning_gengap.measures import MEASURES, ON_REQUEST, noise
-from lightning_gengap.probe import copy_state
+from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap.measures.derived import INGREDIENTS
+from lightning_gengap.measures.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
+from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures.sharpness import weight_noise as noise
+from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.probes import probing
 
@@ -92,7 +93,7 @@ def before_and_after(name: str, change: str) -> list[tuple[Mapping[str, float], 
 
 def test_every_key_of_a_measure_has_a_declaration_and_no_pattern_is_idle() -> None:
     undeclared = [key for keys in KEYS.values() for key in keys if invariance_of(key) is None]
-    assert not undeclared, "declare them in lightning_gengap.invariances"
+    assert not undeclared, "declare them in lightning_gengap.measures.invariances"
     assert {cell for cells in INVARIANCES.values() for cell in cells} <= set(CELLS)
     declared = [invariance_of(key) for key in MEASURED]
     assert not [pattern for pattern, cells in INVARIANCES.items() if not any(cells is found for found in declared)]

@@ -8,13 +8,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_gengap.measures.bartlett import bartlett
-from lightning_gengap.measures.distance import distance
-from lightning_gengap.measures.k_variance import k_variance
-from lightning_gengap.measures.pac_bayes import pac_bayes
-from lightning_gengap.measures.path_norm import path_norm
-from lightning_gengap.probe import copy_state
-from lightning_gengap.randomization import corrupted_labels, random_labels
+from lightning_gengap.measures.margins.bartlett import bartlett
+from lightning_gengap.measures.margins.k_variance import k_variance
+from lightning_gengap.measures.norms.distance import distance
+from lightning_gengap.measures.norms.path_norm import path_norm
+from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
+from lightning_gengap.network.probe import copy_state
+from lightning_gengap.randomized_data import corrupted_labels, random_labels
 from tests.probes import probing
 
 TRAIN = 400

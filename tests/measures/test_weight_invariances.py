@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from lightning_gengap.measures import compute
-from lightning_gengap.measures.folding import folded
-from lightning_gengap.probe import copy_state
-from tests import measure_oracles, networks
+from lightning_gengap.network.folding import folded
+from lightning_gengap.network.probe import copy_state
+from tests import networks
+from tests.oracles import measures as measure_oracles
 from tests.probes import probing
 
 COUNT = 40

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.keys import MEASURED
-from lightning_gengap.measures.adaptive_sharpness import adaptive_sharpness
-from lightning_gengap.measures.bartlett import bartlett
-from lightning_gengap.measures.calibration import calibration
-from lightning_gengap.measures.complexity import complexity
-from lightning_gengap.measures.distance import distance
-from lightning_gengap.measures.gradient_noise import gradient_noise
-from lightning_gengap.measures.k_variance import k_variance
-from lightning_gengap.measures.norm_product import norm_product
-from lightning_gengap.measures.pac_bayes import pac_bayes
-from lightning_gengap.measures.path_norm import path_norm
-from lightning_gengap.measures.separability import separability
-from lightning_gengap.measures.sharpness import sharpness
-from lightning_gengap.measures.worst_case import worst_case
-from lightning_gengap.probe import Probe, copy_state
+from lightning_gengap.measures.difficulty.separability import separability
+from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures.margins.bartlett import bartlett
+from lightning_gengap.measures.margins.calibration import calibration
+from lightning_gengap.measures.margins.k_variance import k_variance
+from lightning_gengap.measures.norms.complexity import complexity
+from lightning_gengap.measures.norms.distance import distance
+from lightning_gengap.measures.norms.norm_product import norm_product
+from lightning_gengap.measures.norms.path_norm import path_norm
+from lightning_gengap.measures.sharpness.adaptive_sharpness import adaptive_sharpness
+from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
+from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
+from lightning_gengap.measures.sharpness.sharpness import sharpness
+from lightning_gengap.measures.sharpness.worst_case import worst_case
+from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_gengap.zoo import ablation
-from lightning_gengap.zoo.assessment import Assessment, assess
-from lightning_gengap.zoo.regressors import ridge
-from lightning_gengap.zoo.specifications import Specification, Term
+from lightning_gengap.zoo.evaluate import ablation
+from lightning_gengap.zoo.evaluate.regressors import ridge
+from lightning_gengap.zoo.evaluate.scores import Assessment, assess
+from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.tables import rows
 

@@ -8,9 +8,10 @@ import pytest
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lightning_gengap.__main__ import main
-from lightning_gengap.zoo import figures, plans
-from lightning_gengap.zoo.plans import digits_zoo
+from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.table import read, write
+from lightning_gengap.zoo.train import plans
+from lightning_gengap.zoo.train.plans import digits_zoo
 from tests.zoo.tables import rows
 
 
@@ -94,8 +95,8 @@ def test_report_numbers_and_figures_are_written_together_or_not_at_all(
         return ["one.png"]
 
     assessed = SimpleNamespace(report={"number": number})
-    monkeypatch.setattr("lightning_gengap.zoo.assessment.assess", lambda *_: assessed)
-    monkeypatch.setattr("lightning_gengap.zoo.report.report", lambda _, drawn: f"see {drawn}")
+    monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.assess", lambda *_: assessed)
+    monkeypatch.setattr("lightning_gengap.zoo.report.report.report", lambda _, drawn: f"see {drawn}")
     monkeypatch.setattr(figures, "draw", draw)
     monkeypatch.setattr(figures, "drawable", lambda: True)
     write(rows(2), tmp_path / "t.csv.gz")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gengap.predictor_files import load_predictor
-from lightning_gengap.zoo.fit import fit, predicted, usable
-from lightning_gengap.zoo.loss_head import fit_loss_head, predicted_losses
-from lightning_gengap.zoo.specifications import SPECIFICATIONS
+from lightning_gengap.predictors.files import load_predictor
+from lightning_gengap.zoo.fit.fit import fit, predicted, usable
+from lightning_gengap.zoo.fit.loss_head import fit_loss_head, predicted_losses
+from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import Table, read
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ import pytest
 
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.files import sorted_out
-from lightning_gengap.zoo.plans import digits_zoo
 from lightning_gengap.zoo.table import collect, joined, read, rows_of, write, write_checked
+from lightning_gengap.zoo.train.plans import digits_zoo
 from tests.zoo.tables import rows
 
 

@@ -1,0 +1,118 @@
+"""How hard the training set is without any network: leave-one-out ridge on inputs and on random convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu, unfold
+
+from lightning_gengap.measures.difficulty.difficulty import enough_samples, learning_curve, leave_one_out_ridge
+from lightning_gengap.network.probe import Probe
+
+FILTERS = 128
+RANDOM_SIDE, PATCH_SIDE = 5, 6
+PATCHES = 10_000
+POOLED = 4
+FLATTENING = 0.01  # added to the patches' variances before whitening, relative to their mean
+_CHUNK = 64
+
+
+def input_difficulty(probe: Probe) -> dict[str, float]:
+    """Leave-one-out accuracy of ridge on the inputs, on random convolutions and on the images' own patches.
+
+    Keys `input_difficulty/ridge_accuracy` (the flattened inputs as they are); for images also
+    `input_difficulty/convolution_accuracy` (128 seeded Gaussian filters of 5 x 5) and
+    `input_difficulty/patch_accuracy` (128 whitened patches of 6 x 6 of the probe's own images as filters of the
+    whitened images; after Coates and Ng 2012), each followed by ReLU of both signs and the mean over a 4 x 4 grid.
+    The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used.
+
+    For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`.
+
+    Fractions; higher is easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs,
+    shapes that differ or fewer than five samples per class present; the last two without images of such a size;
+    `..._extrapolated` where the train size is unknown. Measured once per training, and only where wanted. Cost: no
+    forward; two convolutions, three eigendecompositions of an (examples x examples) matrix and four of half that size.
+    """
+    inputs = probe.inputs
+    if inputs is None:
+        probe.notes.append("input_difficulty/* is absent: the inputs are integers or differ in shape")
+        return {}
+    if not enough_samples(probe, "input_difficulty/*"):
+        return {}
+    values: dict[str, float] = {}
+    if probe.wants("input_difficulty/ridge_accuracy"):
+        flat = inputs.flatten(1).double().cpu()
+        values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
+    kinds = {
+        "convolution": (RANDOM_SIDE, convolution_features),
+        "patch": (PATCH_SIDE, patch_features),
+    }
+    for name, (side, features) in kinds.items():
+        key = f"input_difficulty/{name}"
+        if not any(probe.wants(f"{key}_{kind}") for kind in ("accuracy", "growth", "extrapolated")):
+            continue
+        if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
+            probe.notes.append(f"{key}_accuracy is absent: no images of {side} x {side} or more")
+            continue
+        rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
+        curve = learning_curve(leave_one_out_ridge, rows, probe)
+        values |= {f"{key}_{kind}": value for kind, value in curve.items()}
+    return values
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Images with mean zero and variance one in every channel that varies; float32, or float64 if they were."""
+    images = images if images.dtype == torch.float64 else images.float()
+    deviation = images.std(dim=(0, 2, 3), correction=0, keepdim=True)
+    return (images - images.mean(dim=(0, 2, 3), keepdim=True)) / torch.where(deviation > 0, deviation, 1.0)
+
+
+def convolution_features(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Responses to Gaussian filters; shape (examples, 2 x filters x 4 x 4), float64, on the CPU."""
+    channels = images.shape[1]
+    filters = torch.randn(FILTERS, channels, RANDOM_SIDE, RANDOM_SIDE, generator=generator, dtype=torch.float64)
+    return responses(images, filters.to(images), torch.zeros(FILTERS).to(images))
+
+
+def patch_features(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Responses of the whitened images to whitened patches of their own; shape as `convolution_features`.
+
+    With W the whitening of patches x, a filter is f = W (x - mean) / |W (x - mean)| and its response f^T W (x' - mean)
+    at each place x': one convolution with W f and an offset.
+    """
+    channels = images.shape[1]
+    patches = drawn_patches(images, generator)
+    mean = patches.mean(dim=0)
+    centred = patches - mean
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    variances = variances.clamp(min=0)
+    whitening = axes @ torch.diag(1 / (variances + FLATTENING * variances.mean()).sqrt()) @ axes.T
+    filters = normalize(centred[:FILTERS] @ whitening, dim=1) @ whitening
+    shaped = filters.reshape(-1, channels, PATCH_SIDE, PATCH_SIDE)
+    return responses(images, shaped.to(images), -(filters @ mean).to(images))
+
+
+def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Patches at random places of random images; shape (patches, channels x side x side), float64, on the CPU."""
+    owner = torch.randint(len(images), (PATCHES,), generator=generator)
+    reach = [length - PATCH_SIDE + 1 for length in images.shape[2:]]
+    place = torch.rand(PATCHES, 2, generator=generator) * torch.tensor(reach)
+    down, right = place.long().unbind(dim=1)
+    found = torch.empty(PATCHES, images.shape[1] * PATCH_SIDE**2, dtype=torch.float64)
+    for start in range(0, len(images), _CHUNK):
+        mine = (owner >= start) & (owner < start + _CHUNK)
+        every = unfold(images[start : start + _CHUNK], PATCH_SIDE)  # (images, patch, places)
+        column = down[mine] * reach[1] + right[mine]
+        found[mine] = every[owner[mine] - start, :, column].double().cpu()
+    return found
+
+
+def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
+    """Convolution, ReLU of both signs, mean over a 4 x 4 grid; float64, on the CPU."""
+    rows = []
+    for chunk in images.split(_CHUNK):
+        seen = conv2d(chunk, filters, offsets)
+        both = torch.cat([relu(seen), relu(-seen)], dim=1)
+        pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3])))
+        rows.append(pooled.flatten(1).double().cpu())
+    return torch.cat(rows)

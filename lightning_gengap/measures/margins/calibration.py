@@ -1,0 +1,43 @@
+"""How far the confidence on the training samples is from their accuracy, and how spread the probabilities are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.network.probe import Probe
+
+BINS = 15
+
+
+def calibration(probe: Probe) -> dict[str, float]:
+    """Expected calibration error and mean entropy of the softmax probabilities on the probe.
+
+    Keys `calibration/error_15`: sum over 15 equal bins b of the largest probability of
+    (|b| / examples) |accuracy_b - confidence_b|, a fraction in [0, 1]; `calibration/entropy`: mean of
+    -sum_k p_k log p_k, nats in [0, log classes]. Both depend on the scale of the logits, neither on ReLU rescaling.
+    On samples that are interpolated, confidence is calibrated whatever the gap: state indicators, no estimates. Cost:
+    none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
+    """
+    logits = probe.once(margin_signature).logits
+    return {
+        f"calibration/error_{BINS}": expected_calibration_error(logits, probe.targets),
+        "calibration/entropy": mean_entropy(logits),
+    }
+
+
+def expected_calibration_error(logits: Tensor, targets: Tensor) -> float:
+    """Mean distance of accuracy and confidence over equal bins of confidence, weighted by their shares."""
+    probabilities = logits.softmax(1)
+    return float(
+        multiclass_calibration_error(
+            probabilities, targets, num_classes=logits.shape[1], n_bins=BINS, norm="l1", validate_args=False
+        )
+    )
+
+
+def mean_entropy(logits: Tensor) -> float:
+    """Mean entropy of the softmax of each row, in nats; a probability of zero contributes zero."""
+    logs = logits.log_softmax(1)
+    return float(-(logs.exp() * logs).nan_to_num(0.0).sum(dim=1).mean())

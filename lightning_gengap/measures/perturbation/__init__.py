@@ -1,0 +1,1 @@
+"""The accuracy on changed copies of the samples. May import network and other measures."""

@@ -1,0 +1,141 @@
+"""Accuracy and loss on augmented copies of training images: how much of what was learnt survives small changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted
+from lightning_gengap.network.probe import Probe
+
+Change = Callable[[Tensor, torch.Generator], Tensor]
+TURN, ZOOM = math.radians(15), 1.25
+DRAWS = 3  # of flips and shifts; the mean over them is less noisy
+
+
+def augmentation(probe: Probe) -> dict[str, float]:
+    """Accuracy and mean cross-entropy on several kinds of augmented copies; absent for inputs that are not images.
+
+    Keys `augmentation/<kind>_accuracy` (fraction) and `augmentation/<kind>_loss` (nats): `shift` (flips and shifts up
+    to an eighth of the side, mean over three draws), `far_shift` (up to a quarter), `turn` (rotations up to 15
+    degrees), `zoom` (by 0.8 to 1.25), `contrast` (by 0.5 to 1.5, brightness by up to half a deviation), `cutout` (a
+    square of half the side set to zero), `blend` (0.7 of the image and 0.3 of any other one), `all` (flip, shift, turn,
+    zoom and contrast together). Labels as trained. Drawn from the probe's seed, the same at every measurement.
+    Accuracies are invariant to a scaling of the logits; all to ReLU rescaling. Cost: ten forward passes. Reference:
+    after Natekar and Sharma 2020 (arXiv 2012.02775).
+    """
+    images = probe.inputs
+    if images is None or images.ndim != 4 or min(images.shape[2:]) < 4:
+        probe.notes.append("augmentation/* is absent: the inputs are not images of one size")
+        return {}
+    generator = torch.Generator().manual_seed(probe.seed)
+    values: dict[str, float] = {}
+    for kind, changes in KINDS.items():
+        drawn = [scores_on(probe, change(images, generator)) for change in changes]
+        values[f"augmentation/{kind}_accuracy"] = sum(accuracy for accuracy, _ in drawn) / len(drawn)
+        values[f"augmentation/{kind}_loss"] = sum(loss for _, loss in drawn) / len(drawn)
+    return values
+
+
+def scores_on(probe: Probe, images: Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy with the inputs exchanged; one forward."""
+    correct, loss, start = 0, 0.0, 0
+    with torch.no_grad():
+        for batch in probe.batches:
+            stop = start + len(batch.targets)
+            logits = probe.logits_on(batch.with_inputs(images[start:stop]), stop - start).double().cpu()
+            targets = probe.targets[start:stop]
+            correct += int((logits.argmax(1) == targets).sum())
+            loss += float(cross_entropy(logits, targets, reduction="sum"))
+            start = stop
+    return correct / start, loss / start
+
+
+def far_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifted by up to a quarter of the side in both directions, zeros moving in."""
+    return _moved(images, _uniform(images, generator, 0.5), _uniform(images, generator, 0.5))
+
+
+def turned(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotated by up to 15 degrees either way."""
+    return _moved(images, angle=_uniform(images, generator, TURN))
+
+
+def zoomed(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Magnified by 0.8 to 1.25."""
+    return _moved(images, scale=ZOOM ** _uniform(images, generator, 1.0))
+
+
+def contrasted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Contrast about the image's mean by 0.5 to 1.5, brightness by up to half a deviation of all images."""
+    factor = 1 + _uniform(images, generator, 0.5)[:, None, None, None].to(images)
+    offset = _uniform(images, generator, 0.5)[:, None, None, None].to(images) * images.std()
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return (images - mean) * factor + mean + offset
+
+
+def cut_out(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A square of half the side set to zero, anywhere inside."""
+    height, width = images.shape[2:]
+    top = torch.randint(0, height - height // 2 + 1, (len(images), 1), generator=generator)
+    left = torch.randint(0, width - width // 2 + 1, (len(images), 1), generator=generator)
+    rows, columns = torch.arange(height)[None], torch.arange(width)[None]
+    in_rows = (rows >= top) & (rows < top + height // 2)
+    in_columns = (columns >= left) & (columns < left + width // 2)
+    gone = (in_rows[:, :, None] & in_columns[:, None, :])[:, None].to(images.device)
+    return images.masked_fill(gone, 0.0)
+
+
+def blended(images: Tensor, generator: torch.Generator) -> Tensor:
+    """0.7 of the image and 0.3 of another one of any class."""
+    partner = torch.arange(len(images)).roll(1)[torch.randperm(len(images), generator=generator)]
+    return 0.7 * images + 0.3 * images[partner.to(images.device)]
+
+
+def all_together(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flipped, shifted, turned, zoomed and contrasted."""
+    moved = _moved(
+        flipped_and_shifted(images, generator),
+        angle=_uniform(images, generator, TURN),
+        scale=ZOOM ** _uniform(images, generator, 1.0),
+    )
+    return contrasted(moved, generator)
+
+
+KINDS: dict[str, tuple[Change, ...]] = {
+    "shift": (flipped_and_shifted,) * DRAWS,
+    "far_shift": (far_shifted,),
+    "turn": (turned,),
+    "zoom": (zoomed,),
+    "contrast": (contrasted,),
+    "cutout": (cut_out,),
+    "blend": (blended,),
+    "all": (all_together,),
+}
+
+
+def _uniform(images: Tensor, generator: torch.Generator, reach: float) -> Tensor:
+    """One number in [-reach, reach] per image."""
+    return reach * (2 * torch.rand(len(images), generator=generator) - 1)
+
+
+def _moved(
+    images: Tensor,
+    right: Tensor | None = None,
+    down: Tensor | None = None,
+    angle: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Bilinear affine maps; shifts in half sides, zeros outside."""
+    nothing = torch.zeros(len(images))
+    angle, scale = nothing if angle is None else angle, 1 + nothing if scale is None else scale
+    right, down = nothing if right is None else right, nothing if down is None else down
+    cosine, sine = angle.cos() / scale, angle.sin() / scale
+    upper, lower = torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)
+    maps = torch.stack([upper, lower], dim=1).to(images)
+    grid = affine_grid(maps, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, align_corners=False)

@@ -1,0 +1,156 @@
+"""What is asked of the Trainer: what cannot work with it, who reads our keys when, and where training stands."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.measures.keys import PREFIX
+
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+_VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse strategies that shard parameters: no rank holds the weights that would be measured.
+
+    Raises:
+        ConfigurationError: the strategy shards parameters.
+    """
+    name = type(trainer.strategy).__name__
+    if name in _SHARDED:
+        raise ConfigurationError(
+            "GapMonitor",
+            got=f"Trainer(strategy={name})",
+            expected="a single device or DDP, where every rank holds all weights",
+            remedy="Remove GapMonitor, or train with strategy='ddp'.",
+        )
+
+
+def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
+    """Find callbacks on our keys that would not read the value of the epoch that just ended.
+
+    Args:
+        trainer: about to fit.
+        is_logged: whether a key will be logged in every epoch.
+
+    Raises:
+        ConfigurationError: a callback would look for a key that is never logged, or look before it is first
+            logged, and end the run.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor.startswith(PREFIX):
+            _check_reader(callback, monitor, trainer, is_logged(monitor))
+
+
+def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bool) -> None:
+    subject = f"{type(callback).__name__} on {monitor}"
+    if not logged:
+        raise ConfigurationError(
+            subject,
+            got="a key that GapMonitor does not log with these arguments",
+            expected=f"for example {PREFIX}predicted_test_accuracy, {PREFIX}predicted_gap or {PREFIX}train_accuracy",
+            remedy="Check the spelling; predictions need a predictor, single measures need measures=[...], and those "
+            "of more than five forward passes budget=None, to be there from the first epoch on; recalibrated_gap only "
+            "begins once a validation could be compared with a prediction.",
+        )
+    if _reads_at_train_epoch_end(callback, trainer):
+        return
+    arguments = "check_on_train_epoch_end=True"
+    if isinstance(callback, ModelCheckpoint):
+        arguments = f"{'every_n_epochs=1, ' if _saves_by_step(callback) else ''}save_on_train_epoch_end=True"
+    fix = f"Use {type(callback).__name__}(monitor={monitor!r}, ..., {arguments})."
+    if trainer.val_check_interval != 1.0:
+        raise ConfigurationError(
+            subject,
+            got=f"val_check_interval={trainer.val_check_interval}: it looks before the first epoch has ended",
+            expected="to read the key at the end of the training epoch, when it is logged",
+            remedy=fix,
+        )
+    when = "during training" if _saves_by_step(callback) else "right after validation"
+    reads = "would read the previous epoch's value" if trainer.enable_validation else "would read no value in time"
+    every = trainer.check_val_every_n_epoch
+    rank_zero_warn(f"{subject} {reads}, because it looks {when} (check_val_every_n_epoch={every}). {fix}")
+
+
+def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tuple[float | None, str | None]:
+    """The validation accuracy among the logged metrics, and why there is none.
+
+    Args:
+        metrics: logged values by key.
+        name: the key to use; None for the one that matches (val|valid|validation)(_|/)(acc|accuracy).
+    """
+    found = [key for key in metrics if (key == name if name else _VALIDATION_ACCURACY.fullmatch(key))]
+    if len(found) == 1:
+        value = float(metrics[found[0]])
+        if math.isfinite(value):
+            return value, None
+        return None, f"{PREFIX}actual_gap is absent: the logged {found[0]} is {value}."
+    wanted = repr(name) if name else "a key like val_acc or val/accuracy"
+    reason = f"{len(found)} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
+    return None, f"{PREFIX}actual_gap is absent: {reason}. Pass GapMonitor(validation_accuracy='<the key you log>')."
+
+
+def scalar_step(trainer: Trainer) -> int:
+    """Where `log` puts scalars at the end of a training epoch; the one place that reads Lightning's own counter."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - 1
+
+
+def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> Tensor | None:
+    """The loss in what a training step returned; None where it has none, or need not be what was minimised."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if isinstance(loss, Tensor) and module.automatic_optimization:
+        return loss.detach() * trainer.accumulate_grad_batches  # Lightning reports it divided
+    return None
+
+
+def planned_share(trainer: Trainer, epochs: int) -> float | None:
+    """The share of the planned training that is done after so many epochs; None without a plan."""
+    shares = []
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        shares.append(epochs / trainer.max_epochs)
+    return min(max(shares), 1.0) if shares else None  # training ends with whichever comes first
+
+
+def placed_as_in_training(trainer: Trainer) -> Callable[[Any], Any]:
+    """The way of a training batch to the device: precision, then the module's or data module's transfer hooks."""
+
+    def place(batch: Any) -> Any:
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    return place
+
+
+def _reads_at_train_epoch_end(callback: Callback, trainer: Trainer) -> bool:
+    """Lightning's own rule for when the callback looks; mirrors `EarlyStopping.setup` and `ModelCheckpoint`."""
+    once_per_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+    if isinstance(callback, ModelCheckpoint):
+        chosen = callback._save_on_train_epoch_end
+        if _saves_by_step(callback):
+            return False
+        if chosen is None and trainer.check_val_every_n_epoch == 1 and not trainer.enable_validation:
+            return True
+    elif isinstance(callback, EarlyStopping):
+        chosen = callback._check_on_train_epoch_end
+    else:
+        return True
+    return once_per_epoch if chosen is None else bool(chosen)
+
+
+def _saves_by_step(callback: Callback) -> bool:
+    if not isinstance(callback, ModelCheckpoint):
+        return False
+    return callback._every_n_train_steps > 0 or callback._train_time_interval is not None

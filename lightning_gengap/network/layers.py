@@ -1,0 +1,184 @@
+"""What one traced forward tells about a network: the representations to watch, and its weight layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lightning_gengap.errors import LayerError
+from lightning_gengap.network.trace import Side, Trace, Visit, clean_name, trace_forward
+from lightning_gengap.samples.batches import Forward, ProbeBatch, logits_of
+
+LAYERS = ("input", "h1", "h2", "h3")
+_LAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one representation is read: a module's output, or its input (shown as `name:in`).
+
+    Attributes:
+        layer: its name in every key: `input`, `h1`, `h2` or `h3`.
+        call: which call of the module within one forward, from 0.
+        reused: whether the module is called more than once (then shown as `name#call`).
+        clone: whether a later in-place operation would overwrite the tensor before it is read.
+    """
+
+    layer: str
+    module: str
+    side: Side
+    call: int = 0
+    reused: bool = False
+    clone: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.module}{f'#{self.call}' if self.reused else ''}{':in' if self.side == 'input' else ''}"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A module that the forward called, in order.
+
+    Attributes:
+        input_shape: of its first float input, without the batch axis.
+        after: the module whose output was its input, or None.
+        calls: how often one forward calls it.
+    """
+
+    module: str
+    input_shape: tuple[int, ...]
+    after: str | None
+    calls: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The taps of a network and the modules its forward calls, found once, on one batch."""
+
+    taps: tuple[Tap, ...]
+    ran: tuple[Ran, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:
+        """Trace one forward of `model` on `batch`; call inside `undisturbed`.
+
+        Raises:
+            LayerError: a name in `layers` was not met in the forward, or cannot be watched.
+            LogitsError: the output is not logits of shape (batch, classes).
+        """
+
+        def run(inputs: Tensor | None) -> Tensor:
+            content = batch.content if inputs is None else batch.with_inputs(inputs)
+            return logits_of(forward(model, content), len(batch.targets))
+
+        trace = trace_forward(model, batch.inputs, run)
+        return cls(choose_taps(model, trace, layers), _modules_in_order(trace))
+
+
+def choose_taps(model: nn.Module, trace: Trace, layers: Sequence[str] | None = None) -> tuple[Tap, ...]:
+    """Choose the hidden taps h1, h2, h3 from a traced forward, or take the modules named in `layers`.
+
+    Depth counts parameterised module calls. h3 is the input of the last linear or convolutional layer; h1 and h2
+    are the tensors nearest to 1/3 and 2/3 of the depth, before h3, that every path from inputs to logits passes
+    through: the output of a residual block qualifies, the inside of one does not. Only tensors with the examples on
+    their first axis are chosen. A network with fewer layers has only some of them, or none.
+
+    Raises:
+        LayerError: a name in `layers` was not met in the forward (the message lists those that were), or its tensor
+            does not have the examples on its first axis.
+    """
+    if layers is not None:
+        return tuple(_named_tap(trace, layer, name) for layer, name in zip(LAYERS[1:], _checked(layers), strict=False))
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    last = next(
+        (v for v in reversed(trace.visits) if v.side == "input" and isinstance(modules[v.module], _LAST_LAYERS)), None
+    )
+    if last is None or last.depth == 0:
+        return ()
+    stages = [stage for stage in _stage_ends(trace, below=last.depth) if stage.edge != last.edge]
+    chosen = {"h3": _named_after(trace, last)} if _by_example(trace, last) else {}
+    if stages:
+        chosen["h1"] = min(stages, key=lambda v: abs(v.depth - trace.depth / 3))
+        later = [v for v in stages if v.depth > chosen["h1"].depth]
+        if later:
+            chosen["h2"] = min(later, key=lambda v: abs(v.depth - 2 * trace.depth / 3))
+    return tuple(_tap(trace, layer, chosen[layer]) for layer in sorted(chosen))
+
+
+def _stage_ends(trace: Trace, below: int) -> list[Visit]:
+    """At each depth the last tensor that everything passes through, in order of depth."""
+    through = trace.bottlenecks()
+    ends: dict[int, Visit] = {}
+    for visit in trace.visits:
+        met = visit.depth in ends and ends[visit.depth].edge == visit.edge
+        if visit.edge in through and 0 < visit.depth < below and _by_example(trace, visit) and not met:
+            ends[visit.depth] = visit
+    return [_named_after(trace, ends[depth]) for depth in sorted(ends)]
+
+
+def _named_after(trace: Trace, visit: Visit) -> Visit:
+    """The visit that names this tensor best: the outermost module that made it, else the given one."""
+    met = [v for v in trace.visits if v.edge == visit.edge and v.edge is not None]
+    passed_on = {(v.module, v.call) for v in met if v.side == "input"}  # by an identity, or dropout in eval mode
+    made = [v for v in met if v.side == "output" and (v.module, v.call) not in passed_on]
+    return min(made, key=lambda v: v.module.count("."), default=visit)
+
+
+def _by_example(trace: Trace, visit: Visit) -> bool:
+    """Whether the first axis is that of the examples: not in sequence-first networks, nor where axes are merged."""
+    return visit.shape[:1] == (trace.examples,)
+
+
+def _tap(trace: Trace, layer: str, visit: Visit) -> Tap:
+    reused = trace.calls[visit.module] > 1
+    return Tap(layer, visit.module, visit.side, visit.call, reused, clone=visit.overwritten)
+
+
+def _modules_in_order(trace: Trace) -> tuple[Ran, ...]:
+    produced = {v.edge: v.module for v in reversed(trace.visits) if v.side == "output" and v.edge is not None}
+    ran = [
+        Ran(v.module, v.shape[1:], None if v.edge is None else produced.get(v.edge), trace.calls[v.module])
+        for v in trace.visits
+        if v.side == "input" and v.call == 0
+    ]
+    return tuple(ran)
+
+
+def _checked(layers: Sequence[str]) -> Sequence[str]:
+    if isinstance(layers, str) or not 1 <= len(layers) <= 3:
+        raise LayerError(
+            "layers",
+            got=repr(layers),
+            expected="one to three module names, for h1, h2 and h3",
+            remedy="For example layers=['layer1', 'layer2', 'layer3'].",
+        )
+    return layers
+
+
+def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
+    side: Side = "input" if name.endswith(":in") else "output"
+    module, _, call = clean_name(name.removesuffix(":in")).partition("#")
+    for visit in trace.visits:
+        if visit.module == module and visit.side == side and str(visit.call) == (call or "0"):
+            return _checked_tap(trace, layer, visit)
+    known = sorted({visit.module for visit in trace.visits})
+    raise LayerError(
+        f"layer {layer}",
+        got=repr(name),
+        expected=f"a module that the forward calls: {', '.join(known)}",
+        remedy="Append ':in' for a module's input, '#1' for its second call.",
+    )
+
+
+def _checked_tap(trace: Trace, layer: str, visit: Visit) -> Tap:
+    tap = _tap(trace, layer, visit)
+    if not _by_example(trace, visit):
+        raise LayerError(
+            f"layer {layer}",
+            got=f"{str(tap)!r} of shape {visit.shape} for {trace.examples} examples",
+            expected="a tensor with the examples on its first axis",
+            remedy="Name another module, or give recurrent layers and attention batch_first=True.",
+        )
+    return tap

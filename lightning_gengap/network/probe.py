@@ -1,0 +1,158 @@
+"""A model at one moment on one fixed set of training samples; measures pull what they need from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.network.functional_call import called_at
+from lightning_gengap.network.layers import Layout, Tap
+from lightning_gengap.network.trace import clean_name, first_float_tensor
+from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward, exchange, logits_of
+
+State = Mapping[str, Tensor]
+Quantity = TypeVar("Quantity")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model and the labelled samples it is measured on; use it inside `undisturbed(model)`.
+
+    Attributes:
+        model: the watched module, in eval mode.
+        batches: the samples in chunks; no result depends on the chunking.
+        layout: the taps and the modules in the order of the forward.
+        forward: maps (model, batch content) to logits.
+        train_samples: the number of distinct samples that are trained on; None if unknown.
+        initial_state: parameters and buffers at the start of training; None if unknown.
+        memory: warm starts that measures carry from one measurement to the next.
+        seed: for the fixed pairs, shifts and noise of the perturbation measures.
+        ridge: the weight decay as a ridge on the mean loss: one number, or by parameter name a tensor that is 0-d or
+            of its shape; None for that of the optimizers.
+        optimizers: what trains the model; none if unknown.
+        wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
+        notes: why something is absent, one sentence each; whoever measures says it to the user once.
+    """
+
+    model: nn.Module
+    batches: tuple[ProbeBatch, ...]
+    layout: Layout
+    forward: Forward = default_forward
+    train_samples: int | None = None
+    initial_state: State | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+    ridge: float | State | None = None
+    optimizers: Sequence[Any] = ()
+    wanted: frozenset[str] | None = None
+    notes: list[str] = field(default_factory=list)
+    _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def wants(self, key: str) -> bool:
+        """Whether the value of this key is asked for."""
+        return self.wanted is None or key in self.wanted
+
+    def once(self, quantity: Callable[[Probe], Quantity]) -> Quantity:
+        """What `quantity` gives for this probe, computed at the first request and shared between measures."""
+        if quantity not in self._shared:
+            self._shared[quantity] = quantity(self)
+        return self._shared[quantity]
+
+    def forget(self) -> None:
+        """Drop what is shared between measures, and free its memory; later requests compute it again."""
+        self._shared.clear()
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Class indices of all samples, on the CPU; shape (examples,)."""
+        return torch.cat([batch.targets for batch in self.batches]).cpu()
+
+    @cached_property
+    def inputs(self) -> Tensor | None:
+        """All input tensors in one, on their device; None for integer inputs or shapes that differ."""
+        parts = [batch.inputs.detach() for batch in self.batches if batch.inputs is not None]
+        if len(parts) != len(self.batches) or len({part.shape[1:] for part in parts}) != 1:
+            return None
+        return torch.cat(parts)
+
+    def logits_on(self, content: Any, examples: int, state: State | None = None) -> Tensor:
+        """Float32 logits of one batch content, optionally at other weights; the model's own are not touched."""
+        if state is None:
+            output = self.forward(self.model, content)
+        else:
+            device = next((parameter.device for parameter in self.model.parameters()), None)
+            bound = {f"model.{name}": value.to(device) for name, value in state.items()}
+            output = called_at(_Bound(self.model, self.forward), bound, content)
+        logits = logits_of(output, examples)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
+        """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
+        correct, start = 0, 0
+        with torch.no_grad():
+            for batch in self.batches:
+                stop = start + len(batch.targets)
+                logits = self.logits_on(batch.with_inputs(inputs[start:stop]), stop - start)
+                correct += int((logits.argmax(1).cpu() == targets[start:stop]).sum())
+                start = stop
+        return correct / start
+
+    @contextmanager
+    def tapped(self, taps: Sequence[Tap] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Hooks that store, during one forward, the tensor of every tap under its layer name."""
+        caught: dict[str, Tensor] = {}
+        handles = []
+        modules = {clean_name(name): module for name, module in self.model.named_modules()}
+        try:
+            for tap in self.layout.taps if taps is None else taps:
+                handles.append(_hook(modules[tap.module], tap, caught))
+            yield caught
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Bound(nn.Module):
+    """Model and forward in one module, so that other weights can be bound for one call."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = forward
+
+    def forward(self, content: Any) -> Any:
+        return self._forward(self.model, content)
+
+
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of `model`, copied to the CPU."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach().to("cpu", copy=True) for name, value in named}
+
+
+def _hook(module: nn.Module, tap: Tap, caught: dict[str, Tensor]) -> Any:
+    calls = 0
+
+    def catch(content: Any) -> Any:
+        """Store the tensor at the tapped call; return what must replace the content, or None."""
+        nonlocal calls
+        met, calls = calls, calls + 1
+        tensor = first_float_tensor(content) if met == tap.call else None
+        if tensor is None:
+            return None
+        starts_graph = torch.is_grad_enabled() and not tensor.requires_grad
+        caught[tap.layer] = tensor.detach().requires_grad_() if starts_graph else tensor
+        if not (starts_graph or tap.clone):
+            return None
+        onward = caught[tap.layer].clone() if tap.clone else caught[tap.layer]
+        return exchange(content, tensor, onward)
+
+    if tap.side == "output":
+        return module.register_forward_hook(lambda module, args, output: catch(output))
+    return module.register_forward_pre_hook(lambda module, args, kwargs: catch((args, kwargs)), with_kwargs=True)

@@ -1,0 +1,4 @@
+"""Predictors: one formula from measured values to a gap with its interval, their files, and what observed gaps change.
+
+May import measures, and no torch.
+"""

@@ -1,0 +1,102 @@
+"""Move a predictor towards gaps that were really observed, the more the more there are. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from statistics import fmean
+
+from lightning_gengap.errors import PredictorError
+from lightning_gengap.predictors.predictor import Correction, Prediction, Predictor
+
+Pair = tuple[Mapping[str, float], float]
+_ASSUMED_SHARE = 0.2  # at the low end of what was measured, docs/recalibration.md
+_LIVE_WEIGHT, _FADING = 0.8, 0.7
+
+
+def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
+    """A predictor with the same features whose gap is scaled to fit observed gaps of your own models.
+
+    Residuals are taken relative to (gap + offset), as the interval takes them. A share of their variance is common to
+    the models of one task (`shared_by_task` in the provenance, measured on the zoo); the mean residual of k pairs is
+    shrunken by k share / (k share + 1 - share), and the interval loses what is then known. The result is labelled:
+    its name ends in `+recalibrated`.
+
+    Args:
+        predictor: bundled or your own; an earlier correction is replaced.
+        pairs: values as `measure` returns them, and the gap observed for that model, as accuracy fraction.
+
+    Raises:
+        PredictorError: no pair on which the predictor does not abstain, or a gap outside [-1, 1].
+    """
+    plain = replace(predictor, correction=None)
+    residuals = []
+    for values, gap in pairs:
+        if not (math.isfinite(gap) and -1 <= gap <= 1):
+            raise PredictorError(
+                "recalibrate",
+                got=f"an observed gap of {gap}",
+                expected="train minus test accuracy as a fraction in [-1, 1]",
+                remedy="Divide percentages by 100.",
+            )
+        prediction = plain.predict(values)
+        if not prediction.abstained:
+            residuals.append(scaled_residual(plain, prediction, gap))
+    if not residuals:
+        raise PredictorError(
+            "recalibrate",
+            got="no pair on which the predictor does not abstain",
+            expected="at least one",
+            remedy="Measure models that are trained further, or fit a predictor of your own with `gengap zoo fit`.",
+        )
+    correction = correction_of(plain, residuals)
+    name = plain.name.removesuffix("+recalibrated") + "+recalibrated"
+    return replace(plain, name=name, correction=correction)
+
+
+def scaled_residual(predictor: Predictor, prediction: Prediction, gap: float) -> float:
+    """(Observed - predicted) / (predicted + offset), as the interval scales it."""
+    return (gap - prediction.gap) / (prediction.gap + predictor.interval.offset)
+
+
+def correction_of(predictor: Predictor, residuals: list[float], effective: float | None = None) -> Correction:
+    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width.
+
+    Args:
+        predictor: its provenance gives the share of variance that residuals have in common.
+        residuals: at least one.
+        effective: as how many independent models they count; None for their number.
+    """
+    share = float(predictor.provenance.get("shared_by_task", _ASSUMED_SHARE))
+    count = len(residuals) if effective is None else effective
+    weight = count * share / (count * share + 1 - share) if share > 0 else 0.0
+    width = math.sqrt(1 - share + share * (1 - weight))
+    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=len(residuals))
+
+
+def recalibrated(predictor: Predictor, prediction: Prediction, correction: Correction, accuracy: float) -> float:
+    """The gap of a prediction (no abstention) as the predictor gives it with a further correction, without measuring.
+
+    Args:
+        predictor: that made the prediction.
+        prediction: its contributions tell the gap before it was limited.
+        correction: multiplies (gap + offset).
+        accuracy: train accuracy as fraction; the gap lies in [0, accuracy].
+    """
+    offset = predictor.interval.offset
+    raw = prediction.gap - prediction.contributions["limits"]
+    return min(max(correction.factor * (raw + offset) - offset, 0.0), accuracy)
+
+
+def live_correction(residuals: list[float], age: int) -> Correction:
+    """What the epochs of one run say of the present one: much of the last residual, the less the older it is.
+
+    Residuals of one run are alike, but only while they are close in time, so that many are no more than one. The
+    weights are a compromise between the rules compared in `docs/recalibration.md`. The interval is left alone.
+
+    Args:
+        residuals: of one run, at least one, the latest last.
+        age: measurements since the latest.
+    """
+    return Correction(factor=1 + _LIVE_WEIGHT * _FADING**age * residuals[-1], width=1.0, pairs=len(residuals))

@@ -1,0 +1,162 @@
+"""Held-out scores of the loss-gap head against baselines, on the rows on which the accuracy gap is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from lightning_gengap.zoo.evaluate.abilities import last_snapshots, serving, within
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score, rounded
+from lightning_gengap.zoo.evaluate.splits import Mask, Split
+from lightning_gengap.zoo.fit.loss_head import FLOOR, fit_loss_head, fit_loss_point, predicted_losses, with_gaps
+from lightning_gengap.zoo.table import Floats
+
+if TYPE_CHECKING:
+    from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
+
+SCORED = ("by task", "leave one family out", "leave one data set out", "leave one source out")
+Losses = Mapping[str, tuple[Floats, Floats, Floats]]  # by contender: gap, lower and upper end, in nats
+
+
+def loss_scores(setting: Setting, parts: Mapping[str, tuple[list[Split], Mapping[str, HeldOut]]]) -> dict[str, Any]:
+    """By split: errors in nats and of the log, R2 in both, rank correlation, coverage; with 95 % intervals.
+
+    The head abstains where the predictor of the accuracy gap does: it then says its prior. Logs count gaps below the
+    head's floor, negative ones too, as the floor; errors in nats and the coverage do not.
+
+    Args:
+        setting: what is compared; of the baselines, the constant (here the geometric mean) and the trivial features.
+        parts: by name, a split and the held-out accuracy gaps by contender.
+
+    Returns:
+        Empty where the specification has no head or no loss gap is in the table.
+    """
+    there = setting.among & np.isfinite(setting.table.numbers("gap.loss"))
+    if not setting.specification.loss_head or not there.any():
+        return {}
+    listed: dict[str, Any] = {"floor": FLOOR, "rows": int(there.sum()), "splits": {}}
+    for name, (split, held) in parts.items():
+        rows, losses, abstained = _held_losses(setting, split, held, there)
+        if len(rows) == 0:
+            listed["splits"][name] = {"rows": 0}
+            continue
+        listed["splits"][name] = _compared(setting, rows, losses, abstained)
+        if name == "by task":
+            listed["ranking"] = _ranked(setting, rows, losses)
+        if name.startswith("leave"):
+            listed["splits"][name]["groups"] = _listed(setting, rows, losses, abstained, split)
+    return listed
+
+
+def _held_losses(
+    setting: Setting, split: list[Split], held: Mapping[str, HeldOut], there: Mask
+) -> tuple[NDArray[np.int64], Losses, Mask]:
+    """Held-out rows in the table's order, each contender's losses for them, and the specification's abstentions."""
+    table, main = setting.table, setting.specification.name
+    asked = np.zeros(len(table), bool)
+    asked[held[main].rows] = True
+    contenders = {c.name: c for c in setting.contenders if c.name in (main, "trivial", "constant")}
+    gaps = np.full(len(table), np.nan)
+    gaps[held[main].rows] = held[main].gap
+    columns = {name: np.full((3, len(table)), np.nan) for name in contenders}
+    silent = {name: np.zeros(len(table), bool) for name in contenders}
+    for name, quiet in silent.items():
+        quiet[held[name].rows] = held[name].abstained
+    for _, fitted, group in split:
+        rows, known = group & there & asked, fitted & there
+        if not rows.any() or known.sum() < 10:
+            continue
+        for name, specification in contenders.items():
+            # The baselines are asked for no interval, which would take ten more fits.
+            fitting = fit_loss_head if name == main else fit_loss_point
+            head = fitting(table, specification, known)
+            if head is not None:
+                said = with_gaps(table, gaps) if specification.loss_of_gap else table
+                columns[name][:, rows] = predicted_losses(head, said, rows, silent[name][rows])
+    rows_found = np.flatnonzero(np.isfinite(columns[main][0]))
+    losses = {name: tuple(column[:, rows_found]) for name, column in columns.items()}
+    return rows_found, losses, silent[main][rows_found]
+
+
+def _compared(setting: Setting, rows: NDArray[np.int64], losses: Losses, abstained: Mask) -> dict[str, Any]:
+    main, draws, actual = setting.specification.name, setting.resampling, setting.table.numbers("gap.loss")[rows]
+    floored = np.maximum(actual, FLOOR)
+    gaps = {name: gap for name, (gap, _, _) in losses.items()}
+    logs = {name: np.log(gap) for name, gap in gaps.items()}
+    errors = {name: np.abs(gap - actual) for name, gap in gaps.items()}
+    log_errors = {name: np.abs(log - np.log(floored)) for name, log in logs.items()}
+    _, lower, upper = losses[main]
+    inside = ((actual >= lower) & (actual <= upper)).astype(float)
+    inside_floored = ((floored >= lower) & (floored <= upper)).astype(float)
+    kept = ~abstained
+    return {
+        "rows": len(rows),
+        "mae": {name: draws.mean(error, rows).listed() for name, error in errors.items()},
+        "r2": {name: draws.r2(gap, actual, rows).listed() for name, gap in gaps.items()},
+        "log mae": {name: draws.mean(error, rows).listed() for name, error in log_errors.items()},
+        "log r2": {name: draws.r2(log, np.log(floored), rows).listed() for name, log in logs.items()},
+        "rank correlation": {
+            name: rank_correlation(draws, gap, actual, rows).listed()
+            for name, gap in gaps.items()
+            if name != "constant"
+        },
+        "skill": draws.skill(errors[main], errors["trivial"], rows).listed(),
+        "log skill": draws.skill(log_errors[main], log_errors["trivial"], rows).listed(),
+        "coverage": {
+            "kept": draws.mean(inside[kept], rows[kept]).listed(),
+            "all": draws.mean(inside, rows).listed(),
+            "floored": draws.mean(inside_floored[kept], rows[kept]).listed(),
+            "counts": [int(inside[kept].sum()), int(kept.sum())],
+        },
+        "below floor": rounded((actual < FLOOR).mean()),
+        "abstained": rounded(abstained.mean()),
+    }
+
+
+def rank_correlation(draws: Resampling, score: Floats, actual: Floats, rows: NDArray[np.int64]) -> Score:
+    """Spearman's correlation; the draws keep the ranks among all rows and weigh them."""
+    if len(rows) == 0:
+        return Score(float("nan"), np.full(len(draws.weights), np.nan))
+    ours, theirs = (rankdata(values) - (len(rows) + 1) / 2 for values in (score, actual))
+    first, second, both, squared, other = (
+        draws.mean(values, rows) for values in (ours, theirs, ours * theirs, ours**2, theirs**2)
+    )
+
+    def correlation(one: Any, two: Any, product: Any, square: Any, another: Any) -> Any:
+        spread = (square - one**2) * (another - two**2)
+        return (product - one * two) / np.sqrt(np.where(spread > 0, spread, np.nan))
+
+    terms = (first, second, both, squared, other)
+    return Score(float(correlation(*(t.value for t in terms))), correlation(*(t.draws for t in terms)))
+
+
+def _ranked(setting: Setting, rows: NDArray[np.int64], losses: Losses) -> dict[str, Any]:
+    """Tau of predicted and actual loss gap within held-out tasks, along training and among last snapshots."""
+    table = setting.table
+    actual, runs, last = table.numbers("gap.loss")[rows], table.words("run")[rows], last_snapshots(table)[rows]
+    listed = {}
+    for name, chosen in {"along training": np.ones(len(rows), bool), "final": last}.items():
+        parts = serving(table, rows, chosen)
+        scores = {key: gap for key, (gap, _, _) in losses.items() if key != "constant"}
+        scores["minus train loss"] = -table.numbers("measure.train_loss")[rows]
+        taus = {key: within(score, actual, runs, parts).listed() for key, score in scores.items()}
+        listed[name] = {"tasks": len(parts), "snapshots": sum(map(len, parts)), "tau": taus}
+    return listed
+
+
+def _listed(
+    setting: Setting, rows: NDArray[np.int64], losses: Losses, abstained: Mask, split: list[Split]
+) -> dict[str, Any]:
+    """Per held-out group: errors in nats and of the log, and coverage."""
+    listed = {}
+    for name, _, group in split:
+        chosen = group[rows]
+        if chosen.any():
+            part = {key: tuple(column[chosen] for column in columns) for key, columns in losses.items()}
+            compared = _compared(setting, rows[chosen], part, abstained[chosen])  # type: ignore[arg-type]
+            listed[name] = {key: compared[key] for key in ("rows", "mae", "log mae", "log skill", "coverage")}
+    return listed

@@ -1,0 +1,31 @@
+"""How much each snapshot counts in a fit: all alike, or each task alike with its later snapshots counting more."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_gengap.zoo.evaluate.splits import Mask
+from lightning_gengap.zoo.fit.specifications import Specification
+from lightning_gengap.zoo.table import Floats, Table
+
+
+def row_weights(table: Table, specification: Specification, rows: Mask) -> Floats:
+    """Weights of the rows, with mean one.
+
+    Where the specification is `balanced`, a snapshot counts by the square of its share of the run's last epoch, the
+    snapshots of a run add up to one, and then the rows of every task to the same: a task with many runs, or a run with
+    many early snapshots, does not draw the fit to itself.
+    """
+    count = int(rows.sum())
+    if not specification.balanced:
+        return np.ones(count)
+    epoch = table.numbers("epoch")[rows]
+    epoch = np.where(epoch > 0, epoch, 1.0)  # a table of one row per run may lack it
+    run, task = table.codes("run")[rows], table.codes("task")[rows]
+    last = np.zeros(int(run.max()) + 1)
+    np.maximum.at(last, run, epoch)
+    late = (epoch / last[run]) ** 2
+    of_run = late / np.bincount(run, late)[run]
+    of_task = of_run / np.bincount(task, of_run)[task]
+    weights: Floats = of_task / of_task.mean()
+    return weights

@@ -1,0 +1,1 @@
+"""Reports, cards and figures written from scores. May import zoo.evaluate."""

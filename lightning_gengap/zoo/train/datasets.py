@@ -1,0 +1,70 @@
+"""The data behind the tasks: a directory of arrays, what scikit-learn embeds, and synthetic classes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gengap.errors import DataError
+from lightning_gengap.zoo.train.synthetic import SYNTHETIC, drawn
+from lightning_gengap.zoo.train.synthetic import bayes_accuracy as bayes_accuracy
+
+SOURCES = ("cifar10", "cifar100", "fashion_mnist", "digits", *SYNTHETIC, "breast_cancer")
+CLASS_COUNTS = {"cifar10": 10, "cifar100": 100, "fashion_mnist": 10, "digits": 10}  # of the image sources
+Images = tuple[NDArray[Any], NDArray[np.int64]]
+
+
+@lru_cache(maxsize=2)
+def load(source: str, split: str, directory: Path | None) -> Images:
+    """Images (N, height, width, channels) in uint8, or features (N, features), and labels of one split.
+
+    Args:
+        source: `digits` (embedded: 1,197 training and 600 test images, split by a fixed seed), `breast_cancer`
+            (embedded, tabular: 380 and 189), a synthetic one (see `synthetic`), or the name of files
+            `<source>_<split>_{images,labels}.npy` in `directory`.
+        split: `train` or `test`.
+        directory: where the files are; not needed for the digits.
+
+    Raises:
+        DataError: the files are not there.
+    """
+    if source == "digits":
+        return _digits(split)
+    if source == "breast_cancer":
+        return _breast_cancer(split)
+    if source in SYNTHETIC:
+        return drawn(source, split)
+    paths = [Path(directory or ".") / f"{source}_{split}_{part}.npy" for part in ("images", "labels")]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"data set {source}",
+            got=f"no file {missing[0]}",
+            expected="arrays <source>_{train,test}_{images,labels}.npy",
+            remedy="Pass --data DIRECTORY, or use only the embedded digits.",
+        )
+    images, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+    return (images if images.ndim == 4 else images[..., None]), labels.astype(np.int64)
+
+
+def _digits(split: str) -> Images:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    chosen = order[:1197] if split == "train" else order[1197:]
+    pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8)
+    return pixels.reshape(-1, 8, 8, 1), labels[chosen].astype(np.int64)
+
+
+def _breast_cancer(split: str) -> Images:
+    from sklearn.datasets import load_breast_cancer
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    chosen = order[:380] if split == "train" else order[380:]
+    return features[chosen], labels[chosen].astype(np.int64)

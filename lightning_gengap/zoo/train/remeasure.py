@@ -1,0 +1,82 @@
+"""Further measures of finished runs, from the weights kept at their snapshots: a new measure needs no new training.
+
+Measures of the task and the initial weights alone (`once`) need no weights: the recipe's seed gives them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gengap.errors import TableError
+from lightning_gengap.measurement import Observer
+from lightning_gengap.measures import known
+from lightning_gengap.network.probe import copy_state
+from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.zoo.files import finished, write_whole
+from lightning_gengap.zoo.train.recipe import Recipe, recipe_of
+from lightning_gengap.zoo.train.run import MONITORED, fresh_model, loader
+from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.snapshots import Weights
+from lightning_gengap.zoo.train.task import prepare
+
+
+def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_only: bool = False) -> bool:
+    """Add measures to the rows of the run in `path`, on the samples that were monitored in training.
+
+    Rows that have them are left alone; the file is replaced in one step. With `last_only`, only the last snapshot.
+    True if anything was measured.
+
+    Raises:
+        TableError: the file holds no whole run, or the run kept no weights.
+        MeasureError: an unknown measure.
+    """
+    if not finished(path):
+        raise TableError(
+            f"run {path.stem}",
+            got=f"no whole run in {path}",
+            expected="what `gengap zoo run` writes",
+            remedy="Repeat it with `gengap zoo run`.",
+        )
+    content = json.loads(path.read_text())
+    rows = content["rows"][-1:] if last_only else content["rows"]
+    missing = [row for row in rows if not set(measures) <= set(row.get("taken", []))]
+    if not missing:
+        return False
+    torch.set_num_threads(1)
+    recipe = recipe_of(content["recipe"])
+    of_task = all(known(name).once for name in measures)  # they need the initial weights alone, which the seed gives
+    weights = None if of_task else Weights.read(path.with_suffix(".npz"))
+    with quiet():
+        for row, values in zip(missing, _values(recipe, weights, missing, measures, directory), strict=True):
+            row |= {f"measure.{key}": value for key, value in values.items() if f"measure.{key}" not in row}
+            row["taken"] = sorted({*row.get("taken", []), *measures})
+    write_whole(path, json.dumps(content))
+    return True
+
+
+def _values(
+    recipe: Recipe,
+    weights: Weights | None,
+    rows: Sequence[dict[str, Any]],
+    measures: Sequence[str],
+    directory: Path | None,
+) -> list[dict[str, float]]:
+    """Measured values at each row's weights, or at the initial ones where none are kept."""
+    data = prepare(recipe.task, directory)
+    samples = draw_samples(loader(data, recipe.batch_size), Reading(MONITORED))
+    assert samples is not None, "a map-style data set can always be read"
+    model = fresh_model(recipe, data, directory)
+    initial = copy_state(model) if weights is None else weights.at(0)
+    model.load_state_dict(initial)
+    observer = Observer.of(model, samples, initial_state=initial)
+    found = []
+    for row in rows:
+        if weights is not None:
+            model.load_state_dict(weights.at(int(row["epoch"])))
+        found.append(observer.observe(model, measures).values)
+    return found

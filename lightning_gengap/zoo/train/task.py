@@ -1,0 +1,118 @@
+"""A task: a data set, a subset of its classes, a rendering, a train size and a label-noise level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from lightning_gengap.zoo.train.datasets import bayes_accuracy, load
+
+MOST_TEST = 2000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned; equal tasks are equal data.
+
+    Attributes:
+        classes: labels of the source that take part, relabelled 0, 1, ...
+        side: images are averaged down to side x side pixels.
+        train_samples: drawn from the training split, seeded; all there are if fewer.
+        noise: share of the labels drawn uniformly from all classes of the task.
+        groups: superclasses that the classes are merged into, in turn; 0 keeps the classes.
+        imbalance: size of the largest over the smallest class, falling geometrically; test data alike.
+        coarse: images are averaged to coarse x coarse pixels and spread out to `side` again; 0 leaves them.
+        rotated: each image is turned by a random multiple of 90 degrees.
+    """
+
+    source: str
+    classes: tuple[int, ...]
+    side: int
+    grey: bool
+    train_samples: int
+    noise: float
+    seed: int
+    groups: int = 0
+    imbalance: float = 1.0
+    coarse: int = 0
+    rotated: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """The number of classes that a model tells apart."""
+        return self.groups or len(self.classes)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Standardised images (examples, channels, side, side), or features (examples, features), and labels.
+
+    Test labels are uncorrupted; `bayes_accuracy` is the best that any classifier reaches on them, NaN if unknown.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    bayes_accuracy: float = math.nan
+
+
+def prepare(task: Task, directory: Path | None) -> TaskData:
+    """Draw, render, standardise and corrupt the task's data."""
+    rng = np.random.default_rng(task.seed)
+    train_images, train_labels = _drawn(task, "train", task.train_samples, directory, rng)
+    test_images, test_labels = _drawn(task, "test", MOST_TEST, directory, rng)
+    pooled = (0, 2, 3) if train_images.ndim == 4 else (0,)
+    mean, deviation = train_images.mean(dim=pooled, keepdim=True), train_images.std(dim=pooled, keepdim=True)
+    redrawn = torch.from_numpy(rng.random(len(train_labels)) < task.noise)
+    random_labels = torch.from_numpy(rng.integers(0, task.outputs, len(train_labels)))
+    return TaskData(
+        (train_images - mean) / deviation,
+        torch.where(redrawn, random_labels, train_labels),
+        (test_images - mean) / deviation,
+        test_labels,
+        bayes_accuracy(task.source),
+    )
+
+
+def _drawn(
+    task: Task, split: str, most: int, directory: Path | None, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    images, labels = load(task.source, split, directory)
+    chosen = rng.permutation(np.flatnonzero(np.isin(labels, task.classes)))
+    if task.imbalance > 1:
+        chosen = _imbalanced(chosen, labels, task, most)
+    chosen = np.sort(chosen[:most])
+    relabel = np.full(int(labels.max()) + 1, -1)
+    relabel[list(task.classes)] = np.arange(len(task.classes)) % task.outputs
+    values = torch.from_numpy(np.ascontiguousarray(images[chosen]))
+    targets = torch.from_numpy(relabel[labels[chosen]])
+    if values.ndim == 2:
+        return values.float(), targets
+    pixels = values.permute(0, 3, 1, 2).float() / 255
+    if task.grey:
+        pixels = pixels.mean(dim=1, keepdim=True)
+    if task.side < pixels.shape[-1]:
+        pixels = adaptive_avg_pool2d(pixels, task.side)
+    if task.coarse:
+        pixels = interpolate(adaptive_avg_pool2d(pixels, task.coarse), size=pixels.shape[-1])
+    if task.rotated:
+        turns = rng.integers(0, 4, len(pixels))
+        pixels = torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(pixels, turns, strict=True)])
+    return pixels, targets
+
+
+def _imbalanced(chosen: NDArray[np.int64], labels: NDArray[np.int64], task: Task, most: int) -> NDArray[np.int64]:
+    """The first of each class in sizes that fall geometrically, in the order of `chosen`."""
+    share = task.imbalance ** -(np.arange(len(task.classes)) / max(len(task.classes) - 1, 1))
+    members = [chosen[labels[chosen] == label] for label in task.classes]
+    unit = min(most / share.sum(), *(len(own) / part for own, part in zip(members, share, strict=True)))
+    kept = np.concatenate([own[: max(int(unit * part), 2)] for own, part in zip(members, share, strict=True)])
+    return chosen[np.isin(chosen, kept)]

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.measures.difficulty.difficulty import RIDGES
+from lightning_gengap.measures.difficulty.kernel_difficulty import WIDTH, kernel_difficulty, sketch, sketched_gradients
+from lightning_gengap.network.probe import copy_state
+from tests import networks
+from tests.oracles import curvature as curvature_oracles
+from tests.oracles import measures as measure_oracles
+from tests.probes import probing
+
+COUNT = 24
+KEY = "kernel_difficulty/ridge_accuracy"
+
+
+def task(factory: Callable[[], nn.Module], count: int = COUNT) -> tuple[nn.Module, Tensor, Tensor]:
+    model, images = networks.made(factory).double().eval(), networks.images(count).double()
+    return model, images, torch.arange(count) % networks.CLASSES
+
+
+def sketched(model: nn.Module, images: Tensor, seed: int, chunk: int | None = None) -> Tensor:
+    initial = copy_state(model)
+    with probing(model, images, torch.zeros(len(images)).long(), chunk=chunk, seed=seed) as probe:
+        return sketched_gradients(probe, initial)
+
+
+def tangent_kernel(model: nn.Module, images: Tensor) -> Tensor:
+    """sum_k J_k(x) . J_k(x') for all pairs."""
+    rows = curvature_oracles.jacobian(model, images)
+    return torch.einsum("nkp,mkp->nm", rows, rows)
+
+
+def small_mlp() -> nn.Module:
+    return networks.mlp((6,))
+
+
+@pytest.mark.parametrize("factory", [small_mlp, networks.cnn_with_batch_norm], ids=lambda factory: factory.__name__)
+def test_products_of_sketches_are_unbiased_for_the_tangent_kernel(factory: Callable[[], nn.Module]) -> None:
+    model, images, _ = task(factory, 4)
+    expected = tangent_kernel(model, images)
+    draws = 20
+    found = torch.stack([(rows := sketched(model, images, seed)) @ rows.T for seed in range(draws)])
+    error = found.std(dim=0) / draws**0.5
+    assert float(((found.mean(dim=0) - expected).abs() / error).max()) < 4.5  # 10 pairs
+
+
+def test_a_sketch_keeps_every_entry_once() -> None:
+    rows = {"long": torch.randn(3, 2 * WIDTH + 5), "short": torch.randn(3, 2, 2)}
+    signs = {"long": torch.ones(2 * WIDTH + 5), "short": torch.tensor([1.0, -1.0, 1.0, -1.0])}
+    found = sketch(rows, signs)
+    assert found.shape == (3, WIDTH)
+    expected = rows["long"][:, 5:6] + rows["long"][:, WIDTH + 5 : WIDTH + 6]
+    torch.testing.assert_close(found[:, 5:6].float(), expected)
+    expected = rows["long"][:, 1] + rows["long"][:, WIDTH + 1] + rows["long"][:, 2 * WIDTH + 1] - rows["short"][:, 0, 1]
+    torch.testing.assert_close(found[:, 1].float(), expected)
+
+
+def test_the_value_is_that_of_refits_with_the_centred_kernel() -> None:
+    model, images, targets = task(networks.cnn, 40)
+    with probing(model, images, targets, chunk=7, seed=2, initial_state=copy_state(model)) as probe:
+        value = kernel_difficulty(probe)[KEY]
+    rows = sketched(model, images, 2).numpy()
+    gram = (rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T
+    gram /= gram.diagonal().mean()
+    signs = np.where(targets.numpy()[:, None] == np.arange(4), 1.0, -1.0)
+    accuracies = []
+    for ridge in RIDGES:
+        hits = 0
+        for i in range(40):
+            rest = [j for j in range(40) if j != i]
+            bordered = np.ones((40, 40))  # the last row and column: a free mean
+            bordered[:-1, :-1] = gram[np.ix_(rest, rest)] + ridge * np.eye(39)
+            bordered[-1, -1] = 0.0
+            dual = np.linalg.solve(bordered, np.vstack([signs[rest], np.zeros(4)]))
+            hits += int(np.argmax(gram[i, rest] @ dual[:-1] + dual[-1]) == targets[i])
+        accuracies.append(hits / 40)
+    assert value == pytest.approx(max(accuracies))
+
+
+def test_the_present_weights_and_the_scale_of_the_logits_do_not_matter() -> None:
+    model, images, targets = task(networks.cnn_with_batch_norm)
+    initial = copy_state(model)
+    with probing(model, images, targets, initial_state=initial) as probe:
+        before = kernel_difficulty(probe)
+        features = sketched_gradients(probe, initial)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+        model[1].running_var.mul_(3)
+    with probing(model, images, targets, initial_state=initial) as probe:
+        assert kernel_difficulty(probe) == before
+        assert torch.equal(sketched_gradients(probe, initial), features)
+    model, images, targets = task(networks.linear)  # where the kernel does not depend on the weights at all
+    with probing(model, images, targets, initial_state=copy_state(model)) as probe:
+        before = kernel_difficulty(probe)
+    measure_oracles.scale_last_layer(model[-1], 7.0)
+    with probing(model, images, targets, initial_state=copy_state(model)) as probe:
+        assert kernel_difficulty(probe) == before
+
+
+def test_token_networks_have_a_kernel_too() -> None:
+    model, ids = networks.made(networks.Tokens).double().eval(), networks.token_ids(4)
+    initial = copy_state(model)
+    draws = []
+    for seed in range(20):
+        with probing(model, ids, torch.zeros(4).long(), seed=seed) as probe:
+            rows = sketched_gradients(probe, initial)
+        draws.append(rows @ rows.T)
+    found = torch.stack(draws)
+    error = found.std(dim=0) / 20**0.5 + 1e-12
+    assert float(((found.mean(dim=0) - tangent_kernel(model, ids)).abs() / error).max()) < 4.5
+
+
+def test_what_is_undefined_is_absent_with_a_note() -> None:
+    model, images, targets = task(networks.mlp)
+    with probing(model, images, targets) as probe:
+        assert kernel_difficulty(probe) == {}
+        assert probe.notes == ["kernel_difficulty/* is absent: there are no initial weights"]
+    with probing(model, images[:19], targets[:19], initial_state=copy_state(model)) as probe:
+        assert kernel_difficulty(probe) == {}
+        assert "too few" in probe.notes[0]
+    same = images[:1].expand(COUNT, -1, -1, -1)
+    with probing(model, torch.zeros_like(same), targets, initial_state=copy_state(model)) as probe:
+        assert kernel_difficulty(probe) == {}
+        assert probe.notes == ["kernel_difficulty/* is absent: the gradients do not vary"]
+    frozen = networks.made(networks.mlp).double().requires_grad_(False)
+    with probing(frozen, images, targets, initial_state=copy_state(frozen)) as probe:
+        assert kernel_difficulty(probe) == {}
+        assert "no parameter is trainable" in probe.notes[0]

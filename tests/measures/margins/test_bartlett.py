@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.measures.margins.bartlett import bartlett, normalized_margins
+from lightning_gengap.measures.margins.margin import logit_gap
+from tests import networks
+from tests.oracles import measures as measure_oracles
+from tests.probes import probing
+
+
+def measured(model: nn.Module, images: Tensor, **more: object) -> tuple[dict[str, float], list[str]]:
+    with torch.no_grad():
+        targets = model.eval()(images).argmax(1)
+    with probing(model, images, targets, **{"train_samples": 500, **more}) as probe:
+        return bartlett(probe), probe.notes
+
+
+def complexity(matrices: list[np.ndarray], images: Tensor, samples: int) -> float:
+    spectral = [np.linalg.norm(matrix, 2) for matrix in matrices]
+    groups = [sum(np.linalg.norm(row) for row in matrix) for matrix in matrices]
+    total = sum((group / norm) ** (2 / 3) for group, norm in zip(groups, spectral, strict=True)) ** 1.5
+    size = np.sqrt(np.mean([np.linalg.norm(image) ** 2 for image in images.numpy().reshape(len(images), -1)]))
+    return float(np.prod(spectral) * total * size / np.sqrt(samples))
+
+
+def both(scale: float, gaps: np.ndarray) -> dict[str, float]:
+    """All keys of a network without shortcuts: identities and zeros as references are the same."""
+    values = {f"bartlett/{prefix}q05": np.quantile(gaps, 0.05) / scale for prefix in ("", "identity_")}
+    values |= {f"bartlett/{prefix}q10": np.quantile(gaps, 0.1) / scale for prefix in ("", "identity_")}
+    values |= {f"bartlett/{prefix}median": np.quantile(gaps, 0.5) / scale for prefix in ("", "identity_")}
+    return values | {f"bartlett/log_complexity{suffix}": math.log(scale) for suffix in ("", "_identity")}
+
+
+def test_a_dense_network_against_numpy() -> None:
+    model, images = networks.made(networks.mlp).double(), networks.images(30).double()
+    values, notes = measured(model, images)
+    scale = complexity([layer.weight.detach().numpy() for layer in model[1::2]], images, 500)
+    gaps = logit_gap(model(images), model(images).argmax(1)).detach().numpy()
+    assert notes == []
+    assert values == pytest.approx(both(scale, gaps), rel=1e-6)
+
+
+Matrix = tuple[np.ndarray, np.ndarray]  # A and its reference M
+
+
+def with_references(pairs: Sequence[Matrix], images: Tensor, samples: int) -> float:
+    """log R |X|_2 / n of dense matrices."""
+    spectral = [np.linalg.norm(a, 2) for a, _ in pairs]
+    groups = [sum(np.linalg.norm(row) for row in a - m) for a, m in pairs]
+    total = sum((group / norm) ** (2 / 3) for group, norm in zip(groups, spectral, strict=True)) ** 1.5
+    size = np.sqrt(np.mean([np.linalg.norm(image) ** 2 for image in images.numpy().reshape(len(images), -1)]))
+    return math.log(np.prod(spectral) * total * size / np.sqrt(samples))
+
+
+def plain(matrix: np.ndarray) -> Matrix:
+    return matrix, np.zeros_like(matrix)
+
+
+def around(branch: Sequence[np.ndarray], projection: np.ndarray | None = None) -> list[Matrix]:
+    """The matrices of a block on the state (what passes by, what the layers made)."""
+    one = np.eye(branch[-1].shape[0])
+    if len(branch) == 1:
+        return [(one + branch[0], one)]
+    beside = np.eye(branch[0].shape[1]) if projection is None else projection
+    reference = beside if projection is None else np.zeros_like(beside)
+    first = np.vstack([beside, branch[0]]), np.vstack([reference, np.zeros_like(branch[0])])
+    last = np.hstack([one, branch[-1]]), np.hstack([one, np.zeros_like(branch[-1])])
+    return [first, *((diagonal(one, w), diagonal(one, np.zeros_like(w))) for w in branch[1:-1]), last]
+
+
+def diagonal(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    corner = np.zeros((first.shape[0], second.shape[1])), np.zeros((second.shape[0], first.shape[1]))
+    return np.block([[first, corner[0]], [corner[1], second]])
+
+
+class DenseResidual(nn.Module):
+    """Blocks of one, two and three dense layers beside an identity, and one of two beside a projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(192, 6)
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(6, 6) for _ in range(count)) for count in (1, 2, 3))
+        self.first, self.second, self.beside = nn.Linear(6, 5), nn.Linear(5, 7), nn.Linear(6, 7)
+        self.head = nn.Linear(7, networks.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.stem(images.flatten(1)))
+        for block in self.blocks:
+            y = x
+            for i, layer in enumerate(block):
+                y = layer(torch.relu(y) if i else y)
+            x = torch.relu(x + y)
+        x = torch.relu(self.second(torch.relu(self.first(x))) + self.beside(x))
+        return self.head(x)
+
+
+def test_shortcuts_around_dense_layers_against_numpy() -> None:
+    model, images = networks.made(DenseResidual).double(), networks.images(30).double()
+    with torch.no_grad():
+        for block in model.blocks:
+            block[0].weight *= 3  # norms on both sides of one
+    weight = {name: m.weight.detach().numpy() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    pairs = [plain(weight["stem"])]
+    for i, count in enumerate((1, 2, 3)):
+        pairs += around([weight[f"blocks.{i}.{j}"] for j in range(count)])
+    pairs += [*around([weight["first"], weight["second"]], weight["beside"]), plain(weight["head"])]
+    values, notes = measured(model, images)
+    expected = with_references(pairs, images, 500)
+    assert notes == []
+    # The power iteration has not fully converged after its fifty steps.
+    assert values["bartlett/log_complexity_identity"] == pytest.approx(expected, abs=2e-3)
+    zero = with_references([plain(matrix) for matrix in weight.values()], images, 500)
+    assert values["bartlett/log_complexity"] == pytest.approx(zero, abs=1e-6)
+    gaps = logit_gap(model(images), model(images).argmax(1)).detach().numpy()
+    scale = math.exp(values["bartlett/log_complexity_identity"])
+    assert values["bartlett/identity_q10"] == pytest.approx(np.quantile(gaps, 0.1) / scale, rel=1e-9)
+
+
+def test_the_matrices_of_a_block_are_the_block() -> None:
+    """The oracle itself: with a ReLU on the layers' part of the state the matrices compute the sum."""
+    rng = np.random.default_rng(0)
+    branch, x = [rng.normal(size=(4, 3)), rng.normal(size=(5, 4)), rng.normal(size=(3, 5))], rng.normal(size=3)
+    made = branch[2] @ np.maximum(branch[1] @ np.maximum(branch[0] @ x, 0), 0)
+    state = x
+    for i, (matrix, _) in enumerate(around(branch)):
+        state = matrix @ state
+        if i < 2:
+            state = np.concatenate([state[:3], np.maximum(state[3:], 0)])
+    np.testing.assert_allclose(state, x + made)
+
+
+def test_shortcuts_around_convolutions_count_as_dense_operators() -> None:
+    model, images = networks.made(networks.ResNet).double(), networks.images(10).double()
+    matrix = lambda layers, shape: measure_oracles.affine(layers, shape)[0]  # noqa: E731
+    pairs = [plain(matrix([model.conv1, model.bn1], (3, 8, 8)))]
+    for block, shape, inner in (
+        (model.layer1, (6, 8, 8), (6, 8, 8)),
+        (model.layer2, (6, 8, 8), (8, 4, 4)),
+        (model.layer3, (8, 4, 4), (8, 4, 4)),
+    ):
+        branch = [matrix([block.conv1, block.bn1], shape), matrix([block.conv2, block.bn2], inner)]
+        beside = None if isinstance(block.shortcut, nn.Identity) else matrix([block.shortcut], shape)
+        pairs += around(branch, beside)
+    pairs.append(plain(model.fc.weight.detach().numpy()))
+    values, notes = measured(model, images)
+    assert notes == []
+    expected = with_references(pairs, images, 500)
+    assert values["bartlett/log_complexity_identity"] == pytest.approx(expected, abs=2e-2)
+    assert values["bartlett/log_complexity_identity"] != pytest.approx(values["bartlett/log_complexity"], abs=0.1)
+
+
+class Joined(nn.Module):
+    """Two layers whose outputs meet as `join` says."""
+
+    def __init__(self, join: Callable[[nn.Module, Tensor], Tensor], width: int = 6) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Linear(192, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.join, self.head = join, nn.Linear(width, networks.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.stem(images.flatten(1)))
+        return self.head(torch.relu(self.join(self, x)))
+
+
+def gated(net: nn.Module, x: Tensor) -> Tensor:
+    return net.two(net.one(x).sigmoid() * x)
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "concatenation": lambda: Joined(lambda net, x: torch.cat([net.two(net.one(x)), x], dim=1), width=12),
+    "gate": lambda: Joined(gated),
+    "two layers side by side": lambda: Joined(lambda net, x: net.one(x) + net.two(x)),
+    "an activation in the branch's end": lambda: Joined(lambda net, x: x + torch.relu(net.two(net.one(x)))),
+    "an activation in front": lambda: Joined(lambda net, x: x + net.two(net.one(torch.tanh(x)))),
+    "an activation beside": lambda: Joined(lambda net, x: torch.tanh(x) + net.two(net.one(x))),
+    "a difference": lambda: Joined(lambda net, x: x - net.two(net.one(x))),
+    "a scaled sum": lambda: Joined(lambda net, x: torch.add(x, net.two(net.one(x)), alpha=2)),
+    "shortcut in shortcut": lambda: Joined(lambda net, x: x + net.two(x + net.one(x))),
+    "three readers": lambda: Joined(lambda net, x: x + net.one(x) + net.two(x)),
+    "broadcast": lambda: Joined(lambda net, x: x + net.two(net.one(x)) + net.head.bias.new_zeros(2, 1, 1)[0]),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(OTHERS) - {"broadcast"}))
+def test_where_tensors_meet_in_other_ways_there_are_no_identities(kind: str) -> None:
+    values, notes = measured(networks.made(OTHERS[kind]).double(), networks.images(10).double())
+    assert set(values) == {f"bartlett/{name}" for name in ("q05", "q10", "median", "log_complexity")}
+    assert len(notes) == 1
+    assert "bartlett/identity_* and log_complexity_identity are absent" in notes[0]
+
+
+def test_a_sum_with_a_constant_is_a_bias() -> None:
+    values, notes = measured(networks.made(OTHERS["broadcast"]).double(), networks.images(10).double())
+    assert "bartlett/log_complexity_identity" in values
+    assert notes == []
+
+
+def test_a_layer_that_is_called_twice_has_no_such_complexity() -> None:
+    values, notes = measured(networks.made(networks.Reused), networks.images(10))
+    assert values == {}
+    assert notes == ["bartlett/* is absent: the layer 'shared' is called more than once"]
+
+
+def test_the_margins_of_all_samples_have_the_quantiles() -> None:
+    for factory, names in ((networks.cnn, ["bartlett"]), (networks.ResNet, ["bartlett", "bartlett_identity"])):
+        model, images = networks.made(factory).double().eval(), networks.images(20).double()
+        with probing(model, images, networks.mostly_right_targets(model, images), train_samples=500) as probe:
+            shown, values = normalized_margins(probe), bartlett(probe)
+        assert list(shown) == names
+        for name, prefix in zip(names, ("", "identity_"), strict=False):
+            assert shown[name].shape == (20,)
+            median = float(shown[name].quantile(0.5))
+            assert median == pytest.approx(values[f"bartlett/{prefix}median"], rel=1e-9)
+
+
+def test_no_margins_where_the_complexity_is_not_defined() -> None:
+    model, images = networks.made(networks.VisionTransformer), networks.images(20)
+    with probing(model, images, model(images).argmax(1), train_samples=20) as probe:
+        assert normalized_margins(probe) == {}
+        assert bartlett(probe) == {}
+        assert len(probe.notes) == 1
+
+
+def test_convolutions_count_as_dense_operators() -> None:
+    model, images = networks.made(networks.cnn_with_batch_norm).double(), networks.images(10).double()
+    matrices, channels = [], 3
+    for i in (0, 3, 6):
+        matrices.append(measure_oracles.affine([model[i], model[i + 1]], (channels, 8, 8))[0])
+        channels = model[i].out_channels
+    matrices.append(model[-1].weight.detach().numpy())
+    values, _ = measured(model, images)
+    # The power iteration has not fully converged after its fifty steps.
+    assert values["bartlett/log_complexity"] == pytest.approx(math.log(complexity(matrices, images, 500)), abs=2e-2)
+
+
+def test_invariances() -> None:
+    images = networks.images(20).double()
+    model = networks.made(networks.mlp).double()
+    before, _ = measured(model, images)
+    measure_oracles.rescale_relu(model[1], model[3], 5.0)
+    assert measured(model, images)[0] == pytest.approx(before, rel=1e-5)
+    measure_oracles.scale_last_layer(model[-1], 7.0)
+    after, _ = measured(model, images)
+    for name in ("q05", "q10", "median"):
+        assert after[f"bartlett/{name}"] == pytest.approx(before[f"bartlett/{name}"], rel=1e-5)
+    model = networks.made(networks.cnn_with_batch_norm).double()
+    before, _ = measured(model, images)
+    measure_oracles.rescale_batch_norm(model[3], model[4], 3.0)
+    assert measured(model, images)[0] == pytest.approx(before, rel=1e-5)
+
+
+def test_the_number_of_monitored_samples_does_not_matter_but_that_of_training_samples_does() -> None:
+    model, images = networks.made(networks.mlp).double(), networks.images(20).double()
+    once, _ = measured(model, images)
+    twice, _ = measured(model, torch.cat([images, images]), chunk=7)
+    assert twice["bartlett/log_complexity"] == pytest.approx(once["bartlett/log_complexity"], rel=1e-9)
+    more, _ = measured(model, images, train_samples=2000)
+    assert more["bartlett/log_complexity"] == pytest.approx(once["bartlett/log_complexity"] - math.log(2), rel=1e-9)
+
+
+def test_what_is_undefined_is_absent_with_a_note() -> None:
+    images = networks.images(20)
+    values, notes = measured(networks.made(networks.mlp), images, train_samples=None)
+    assert values == {}
+    assert notes == ["bartlett/* is absent: it needs float inputs of one shape, and the number of training samples"]
+    assert measured(networks.made(networks.VisionTransformer), images)[0] == {}
+    model = networks.made(networks.mlp)
+    with probing(model, images, model(images).argmin(1), train_samples=20) as probe:
+        assert bartlett(probe)["bartlett/q05"] < 0

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.measures.margins.margin import logit_gap, margin, margin_signature
+from tests import networks, oracles
+from tests.probes import probing
+
+COUNT = 30
+FACTORIES = [
+    networks.mlp,
+    networks.cnn_with_batch_norm,
+    networks.ResNet,
+    networks.VisionTransformer,
+    networks.Reused,
+    networks.Recurrent,
+    networks.FunctionalStages,
+]
+named = pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+Task = tuple[nn.Module, Tensor, Tensor]
+
+
+def task(factory: Callable[[], nn.Module], count: int = COUNT, dtype: torch.dtype = torch.float64) -> Task:
+    model, images = networks.made(factory).double(), networks.images(count).double()
+    targets = networks.mostly_right_targets(model, images)
+    return model.to(dtype), images.to(dtype), targets
+
+
+def measured(model: nn.Module, images: Tensor, targets: Tensor, chunk: int | None = None) -> dict[str, float]:
+    with probing(model, images, targets, chunk=chunk) as probe:
+        return margin(probe)
+
+
+def signed(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    with probing(model, images, targets) as probe:
+        return {layer: metric.margins() for layer, metric in margin_signature(probe).layers.items()}
+
+
+@named
+def test_margins_are_those_of_one_sample_and_one_layer_at_a_time(factory: Callable[[], nn.Module]) -> None:
+    model, images, targets = task(factory)
+    values = measured(model, images, targets, chunk=7)
+    with probing(model, images, targets, chunk=7) as probe:
+        taps = {"input": "input"} | {tap.layer: str(tap) for tap in probe.layout.taps}
+        layers = margin_signature(probe).layers
+    assert list(layers) == list(taps)
+    for layer, tap in taps.items():
+        variation = oracles.total_variation(model.eval(), tap, images)
+        expected = oracles.distances(model, tap, images, targets) / variation
+        np.testing.assert_allclose(layers[layer].margins().numpy(), expected, rtol=1e-9)
+        assert values[f"margin/{layer}/total_variation"] == pytest.approx(variation, rel=1e-9)
+        for name, value in oracles.tukey([d for d in expected.tolist() if d > 0]).items():
+            assert values[f"margin/{layer}/{name}"] == pytest.approx(value, rel=1e-9)
+
+
+@named
+def test_float32_is_near_float64(factory: Callable[[], nn.Module]) -> None:
+    model, images, targets = task(factory, count=100)
+    with probing(model, images, targets) as probe:
+        clear = logit_gap(margin_signature(probe).logits, targets).abs() > 1e-3
+    exact = signed(model, images, targets)
+    single = signed(model.float(), images.float(), targets)
+    assert int(clear.sum()) > 80
+    for layer, values in exact.items():
+        torch.testing.assert_close(single[layer][clear], values[clear], rtol=1e-3, atol=0)
+
+
+def test_margins_are_exact_distances_on_a_linear_model() -> None:
+    model, images, targets = task(networks.linear)
+    weight, bias = model[1].weight.detach().numpy(), model[1].bias.detach().numpy()
+    flat = images.flatten(1).numpy()
+    logits = flat @ weight.T + bias
+    variation = np.sqrt(flat.var(axis=0).sum())
+    margins = signed(model, images, targets)["input"].numpy()
+    for row, y, found in zip(logits, targets.tolist(), margins, strict=True):
+        c = max((k for k in range(networks.CLASSES) if k != y), key=lambda k, row=row: row[k])
+        distance = (row[y] - row[c]) / np.linalg.norm(weight[y] - weight[c])
+        assert found * variation == pytest.approx(distance, rel=1e-9)
+
+
+def test_the_point_moved_by_its_margin_lies_on_the_boundary() -> None:
+    model, images, targets = task(networks.linear)
+    with probing(model, images, targets) as probe:
+        distances = torch.cat(margin_signature(probe).layers["input"].distances)
+    weight = model[1].weight.detach()
+    logits = model(images).detach()
+    others = logits.scatter(1, targets[:, None], -torch.inf).argmax(1)
+    normals = nn.functional.normalize(weight[targets] - weight[others])
+    moved = images - (distances[:, None] * normals).reshape(images.shape)
+    assert logit_gap(model(moved), targets).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 7.0), (torch.float32, 1e-25), (torch.float32, 1e25)])
+def test_scaling_the_logits_changes_nothing(dtype: torch.dtype, scale: float) -> None:
+    model, images, targets = task(networks.cnn_with_batch_norm, dtype=dtype)
+    before = signed(model, images, targets)
+    with torch.no_grad():
+        model[-1].weight *= scale
+        model[-1].bias *= scale
+    for layer, values in signed(model, images, targets).items():
+        torch.testing.assert_close(values, before[layer], rtol=1e-9 if dtype == torch.float64 else 1e-4, atol=0)
+
+
+def test_rescaling_adjacent_relu_layers_changes_nothing() -> None:
+    model, images, targets = task(networks.cnn)
+    before, variation = signed(model, images, targets), measured(model, images, targets)["margin/h1/total_variation"]
+    with torch.no_grad():
+        model[0].weight *= 5
+        model[0].bias *= 5
+        model[2].weight /= 5
+    for layer, values in signed(model, images, targets).items():
+        torch.testing.assert_close(values, before[layer], rtol=1e-9, atol=0)
+    assert measured(model, images, targets)["margin/h1/total_variation"] == pytest.approx(5 * variation, rel=1e-9)
+
+
+def test_rescaling_in_front_of_batch_norm_changes_nothing() -> None:
+    model, images, targets = task(networks.cnn_with_batch_norm)
+    before = measured(model, images, targets)
+    with torch.no_grad():
+        convolution, norm = model[3], model[4]
+        convolution.weight *= 3
+        convolution.bias *= 3
+        norm.running_mean *= 3
+        norm.running_var.copy_(9 * (norm.running_var + norm.eps) - norm.eps)
+    assert measured(model, images, targets) == pytest.approx(before, rel=1e-9)
+
+
+@named
+@pytest.mark.parametrize("chunk", [1, 7, 29])
+def test_the_chunking_does_not_matter(factory: Callable[[], nn.Module], chunk: int) -> None:
+    model, images, targets = task(factory)
+    assert measured(model, images, targets, chunk) == pytest.approx(measured(model, images, targets), rel=1e-9)
+
+
+def test_an_inplace_network_has_the_values_of_its_twin() -> None:
+    values = []
+    for inplace in (True, False):
+        model, images, targets = task(lambda inplace=inplace: networks.VGG(inplace))
+        with probing(model, images, targets, layers=["features.1", "features.4:in", "classifier.1"]) as probe:
+            values.append(margin(probe))
+    assert values[0] == values[1]
+
+
+def test_misclassified_samples_are_dropped_from_the_statistics_only() -> None:
+    model, images, targets = task(networks.mlp)
+    margins = signed(model, images, targets)["h1"]
+    values = measured(model, images, targets)
+    wrong = torch.arange(COUNT) % 5 == 0
+    assert bool((margins[wrong] < 0).all())
+    assert values["margin/correct_fraction"] == pytest.approx(0.8)
+    assert values["margin/h1/median"] == pytest.approx(float(margins[~wrong].median()), rel=0.2)
+    right = measured(model, images[~wrong], targets[~wrong])
+    scale = right["margin/h1/total_variation"] / values["margin/h1/total_variation"]
+    assert values["margin/h1/q1"] == pytest.approx(right["margin/h1/q1"] * scale, rel=1e-9)
+
+
+def test_a_layer_that_the_logits_ignore_is_absent_with_a_note() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = networks.made(lambda: networks.mlp([16, 8])), nn.Linear(4, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.body(images).detach())
+
+    images = networks.images(20)
+    with probing(Detached(), images, torch.arange(20) % 4) as probe:
+        layers = margin_signature(probe).layers
+    assert list(layers) == ["h3"]
+    assert probe.notes == ["margin/<layer> is absent for input: no gradient of the logits reaches it"]
+
+
+def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only() -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.EmbeddingBag(networks.VOCABULARY, networks.CLASSES)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.embedding(ids)
+
+    ids = networks.token_ids(20)
+    values = measured(networks.made(Bag), ids, torch.arange(20) % 4)
+    assert {key.split("/")[1] for key in values} == {"output", "correct_fraction"}
+
+
+def test_parameters_get_no_gradient() -> None:
+    model, images, targets = task(networks.ResNet)
+    measured(model, images, targets)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not images.requires_grad

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, perturbation, same_class_mixes
+from tests import networks
+from tests.probes import probing
+
+KEYS = [f"perturbation/{name}_accuracy" for name in ("mix", "augment", "noise_0.1", "noise_0.3", "noise_0.6")]
+
+
+def measured(
+    model: nn.Module, images: Tensor, targets: Tensor, chunk: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    with probing(model, images, targets, chunk=chunk, seed=seed) as probe:
+        return perturbation(probe)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_mix_is_half_an_image_and_half_another_of_its_class() -> None:
+    images, targets = networks.images(40).double(), torch.arange(40) % 3
+    mixes = same_class_mixes(images, targets, generator())
+    assert mixes.shape == images.shape
+    partners = 2 * mixes - images
+    found = torch.cdist(partners.flatten(1), images.flatten(1)).min(dim=1)
+    assert float(found.values.max()) < 1e-6
+    assert torch.equal(targets[found.indices], targets)
+    assert not bool((found.indices == torch.arange(40)).any())
+    assert sorted(found.indices.tolist()) == list(range(40))
+    assert not torch.equal(same_class_mixes(images, targets, generator(1)), mixes)
+
+
+def test_a_class_of_one_is_mixed_with_itself() -> None:
+    images, targets = networks.images(5), torch.tensor([0, 0, 0, 0, 1])
+    torch.testing.assert_close(same_class_mixes(images, targets, generator())[4], images[4])
+
+
+@pytest.mark.parametrize(("height", "width", "down", "right"), [(16, 8, 2, 1), (8, 24, 1, 3), (7, 7, 0, 0)])
+def test_images_are_flipped_and_shifted_by_up_to_an_eighth(height: int, width: int, down: int, right: int) -> None:
+    images = torch.randn(200, 2, height, width, generator=generator(1))
+    moved = flipped_and_shifted(images, generator())
+    assert moved.shape == images.shape
+    padded = nn.functional.pad(images, (right, right, down, down))
+    flipped = nn.functional.pad(images.flip(3), (right, right, down, down))
+    seen = set()
+    for i, image in enumerate(moved):
+        for y in range(2 * down + 1):
+            for x in range(2 * right + 1):
+                for flip, source in enumerate((padded, flipped)):
+                    if torch.equal(image, source[i, :, y : y + height, x : x + width]):
+                        seen.add((i, y, x, flip))
+    assert {i for i, *_ in seen} == set(range(200))
+    assert {(y, x, flip) for _, y, x, flip in seen} == {
+        (y, x, flip) for y in range(2 * down + 1) for x in range(2 * right + 1) for flip in (0, 1)
+    }
+
+
+def test_the_values_are_accuracies_on_perturbed_images() -> None:
+    model, images = networks.made(networks.mlp).eval(), networks.images(60)
+    targets = networks.mostly_right_targets(model, images)
+    stream = generator(3)
+    inputs = [same_class_mixes(images, targets, stream), flipped_and_shifted(images, stream)]
+    noise = torch.randn(images.shape, generator=stream)
+    deviation = images.double().var(dim=0, correction=0).sqrt().float()
+    inputs += [images + level * deviation * noise for level in (0.1, 0.3, 0.6)]
+    with torch.no_grad():
+        expected = [float((model(perturbed).argmax(1) == targets).double().mean()) for perturbed in inputs]
+    assert measured(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
+
+
+def test_noise_costs_accuracy() -> None:
+    model, images = networks.made(networks.mlp), networks.images(200)
+    targets = networks.mostly_right_targets(model, images)
+    values = measured(model, images, targets)
+    assert values["perturbation/noise_0.1_accuracy"] > values["perturbation/noise_0.6_accuracy"]
+
+
+def test_the_same_seed_gives_the_same_values_whatever_the_chunks_and_the_global_stream() -> None:
+    model, images = networks.made(networks.mlp), networks.images(60)
+    targets = networks.mostly_right_targets(model, images)
+    torch.manual_seed(1)
+    first = measured(model, images, targets)
+    torch.manual_seed(2)
+    assert measured(model, images, targets, chunk=13) == first
+    assert any(measured(model, images, targets, seed=seed) != first for seed in (1, 2, 3))
+
+
+def test_scaling_the_logits_changes_nothing() -> None:
+    model, images = networks.made(networks.mlp), networks.images(60)
+    targets = networks.mostly_right_targets(model, images)
+    before = measured(model, images, targets)
+    with torch.no_grad():
+        model[-1].weight *= 4
+        model[-1].bias *= 4
+    assert measured(model, images, targets) == before
+
+
+def test_absent_for_inputs_that_are_no_images() -> None:
+    targets = torch.arange(20) % 4
+    rows = networks.images(20).flatten(1)
+    assert measured(networks.made(networks.mlp), rows, targets) == {}
+    assert measured(networks.made(networks.Tokens), networks.token_ids(20), targets) == {}
+
+
+def test_the_images_themselves_are_untouched() -> None:
+    images = networks.images(20)
+    before = images.clone()
+    measured(networks.made(networks.cnn), images, torch.arange(20) % 4)
+    assert torch.equal(images, before)
+
+
+def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measurement():
+    model = networks.made(networks.cnn_with_batch_norm)
+    inputs = networks.images(40)
+    targets = networks.mostly_right_targets(model, inputs)
+    with probing(model, inputs, targets) as probe:
+        everything = perturbation(probe)
+    for key in everything:
+        with probing(model, inputs, targets, wanted=frozenset({key})) as probe:
+            assert perturbation(probe) == {key: everything[key]}

@@ -1,0 +1,224 @@
+"""A start that cannot be measured is said once; training goes on unchanged, and what was missed is made up for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gengap import GapEarlyStopping
+from lightning_gengap.errors import DataError, GapError, LogitsError, MeasureError
+from tests.lightning_models import EpochValues, Stream, TinyModel, blobs, fitted, loader, quiet_trainer, watched
+from tests.tiny_predictors import tiny_monitor
+
+
+class Starts(TinyModel):
+    """Its first forwards in eval mode are spoiled."""
+
+    def __init__(self, spoiled: int, spoil: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.left, self.spoil = spoiled, spoil
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(images)
+        self.left -= 1
+        return self.spoil(super().forward(images)) if self.left >= 0 else super().forward(images)
+
+
+def no_memory(logits: Tensor) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+SPOILED: dict[str, tuple[Callable[[Tensor], Tensor], type[GapError], str]] = {
+    "memory": (no_memory, MeasureError, "the first forward in eval mode: got OutOfMemoryError: CUDA out of memory"),
+    "NaN": (lambda logits: logits * torch.nan, LogitsError, "with NaN or infinity; expected finite logits"),
+    "infinity": (lambda logits: logits + torch.inf, LogitsError, "with NaN or infinity; expected finite logits"),
+}
+ALWAYS = {"gengap/status", "gengap/overhead"}
+DATA: dict[str, Callable[[], Any]] = {"indexed": loader, "stream": lambda: DataLoader(Stream(), batch_size=16)}
+each_data = pytest.mark.parametrize("data", DATA)
+each_kind = pytest.mark.parametrize("kind", SPOILED)
+
+
+def trained(*callbacks: Any, model: TinyModel, **arguments: Any) -> tuple[EpochValues, list[str], dict[str, Tensor]]:
+    values, said = watched(*callbacks, model=model, **arguments)
+    return values, said, model.state_dict()
+
+
+@each_data
+@each_kind
+def test_a_start_that_fails_is_said_once_and_training_is_unchanged(kind: str, data: str):
+    spoil, _, words = SPOILED[kind]
+    torch.manual_seed(1)
+    model = Starts(10**9, spoil)
+    alone = copy.deepcopy(model)
+    early = GapEarlyStopping(patience=1, max_gap=0.01)
+    values, said, weights = trained(tiny_monitor(), early, model=model, data=DATA[data](), max_epochs=5)
+    _, _, expected = trained(model=alone, data=DATA[data](), max_epochs=5)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert values("gengap/status") == [2, 2, 2, 4, 4]
+    assert early.reason is None
+    assert {key for row in values.rows for key in row if key.startswith("gengap/")} == ALWAYS
+    (message,) = said
+    assert words in message
+    assert "could not measure before the first step: " in message
+
+
+@each_data
+@each_kind
+def test_a_start_that_fails_is_made_up_for(kind: str, data: str):
+    torch.manual_seed(1)
+    model = Starts(1 if kind == "memory" else 2, SPOILED[kind][0])  # the layers are found in any logits
+    values, said, weights = trained(tiny_monitor(), model=copy.deepcopy(model), data=DATA[data]())
+    model.left = 0
+    expected, _, alone = trained(tiny_monitor(), model=model, data=DATA[data]())
+    assert len(said) == 1
+    for now, then in zip(values.rows, expected.rows, strict=True):
+        assert now | {"gengap/overhead": 0.0} == then | {"gengap/overhead": 0.0}
+    assert values("gengap/in_support") == [1, 1]
+    assert all(torch.equal(weights[name], alone[name]) for name in alone)
+
+
+def test_one_class_is_said_once_and_training_is_unchanged():
+    data = DataLoader(TensorDataset(blobs().tensors[0], torch.zeros(64, dtype=torch.long)), batch_size=16)
+    model = TinyModel()
+    alone = copy.deepcopy(model)
+    values, said, weights = trained(tiny_monitor(), model=model, data=data, max_epochs=5)
+    _, _, expected = trained(model=alone, data=data, max_epochs=5)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert values("gengap/status") == [2, 2, 2, 4, 4]
+    (message,) = said
+    assert "64 samples, all of class 0; expected two classes or more" in message
+    with pytest.raises(DataError, match="all of class 0; expected two classes or more"):
+        fitted(tiny_monitor(on_error="raise"), data=data)
+
+
+def test_samples_that_do_not_fit_into_memory_are_said_once():
+    class Crowded(TinyModel):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch if len(batch[0]) <= 16 else no_memory(batch[0])
+
+    values, said = watched(tiny_monitor(), model=Crowded())
+    assert values("gengap/status") == [2, 2]
+    assert len(said) == 1
+    assert "reading the training samples: got OutOfMemoryError" in said[0]
+
+
+@pytest.mark.parametrize("last", [2, 3])  # two forwards find layers and classes, the third measures
+def test_memory_that_is_missed_after_the_first_forward_is_no_error_either(last: int):
+    def later(logits: Tensor) -> Tensor:
+        return no_memory(logits) if model.left == 0 else logits
+
+    model = Starts(last, later)
+    values, said = watched(tiny_monitor(), model=model)
+    assert values("gengap/status") == [0, 0]
+    assert len(said) == 1
+    assert "could not measure before the first step: MeasureError: " in said[0]
+    assert "out of memory" in said[0]
+
+
+@each_data
+@each_kind
+def test_on_error_raise_raises_what_fails_at_the_start(kind: str, data: str):
+    spoil, error, words = SPOILED[kind]
+    trainer = quiet_trainer(tiny_monitor(on_error="raise"))
+    with pytest.raises(error, match=words):
+        trainer.fit(Starts(10**9, spoil), DATA[data]())
+    assert trainer.global_step == 0
+
+
+def pretrained(spoiled: int) -> TinyModel:
+    model = Starts(spoiled, no_memory)
+    fitted(model=model, max_epochs=4)
+    return model
+
+
+@each_data
+def test_initial_weights_that_know_the_task_are_noticed_later_too(data: str):
+    for spoiled in (0, 1):
+        model = pretrained(0)
+        model.left = spoiled
+        monitor = tiny_monitor()
+        watched(monitor, model=model, data=DATA[data](), max_epochs=1)
+        assert monitor.prediction is not None
+        assert monitor.prediction.outside == ("initial_weights",)
+
+
+class Validated(Starts):
+    """Its validation needs no forward."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_acc", 0.5)
+
+
+def test_a_validation_without_a_measurement_has_no_actual_gap():
+    values, said = watched(tiny_monitor(), model=Validated(2, no_memory), validate=True, max_epochs=3)
+    assert len(said) == 1
+    assert values("gengap/status") == [2, 0, 0]
+    assert ["gengap/actual_gap" in row for row in values.rows] == [False, True, True]
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+def test_a_fit_goes_on_after_one_that_could_not_be_measured():
+    monitor, model = tiny_monitor(), Starts(10**9, no_memory)
+    trainer = quiet_trainer(monitor, max_epochs=1)
+    with pytest.warns(UserWarning, match="could not measure before the first step"):
+        trainer.fit(model, loader())
+    assert monitor.values == {}
+    model.left, trainer.fit_loop.max_epochs = 0, 3
+    trainer.fit(model, loader())
+    assert monitor.prediction is not None
+    assert monitor.prediction.outside == ()
+    assert trainer.callback_metrics["gengap/status"] == 0
+
+
+READERS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "strict": (lambda: EarlyStopping("gengap/predicted_gap", patience=9), True),
+    "lenient": (lambda: EarlyStopping("gengap/predicted_gap", patience=9, strict=False), False),
+    "status": (lambda: EarlyStopping("gengap/status", patience=9), False),
+    "own": (lambda: EarlyStopping("user_loss", patience=9), False),
+    "ours": (lambda: GapEarlyStopping(patience=9), False),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_start_that_fails_is_refused_where_lightning_would_end_the_run_for_want_of_a_value(kind: str):
+    make, refused = READERS[kind]
+    trainer = quiet_trainer(make(), tiny_monitor())
+    if refused:
+        with pytest.raises(MeasureError, match="out of memory"):
+            trainer.fit(Starts(10**9, no_memory), loader())
+        assert trainer.global_step == 0
+    else:
+        with pytest.warns(UserWarning, match="could not measure before the first step"):
+            trainer.fit(Starts(10**9, no_memory), loader())
+        assert trainer.global_step == 8
+
+
+def test_a_scheduler_or_a_checkpoint_after_validation_waits_for_values_too(tmp_path: Path):
+    class Scheduled(Starts):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "gengap/train_loss"}}
+
+    with pytest.raises(MeasureError, match="out of memory"):
+        fitted(tiny_monitor(), model=Scheduled(10**9, no_memory))
+    for validate in (True, False):
+        checkpoint = ModelCheckpoint(tmp_path, monitor="gengap/predicted_gap", save_on_train_epoch_end=True)
+        arguments = {"model": Validated(10**9, no_memory), "validate": validate, "enable_checkpointing": True}
+        if validate:
+            with pytest.raises(MeasureError, match="out of memory"):
+                fitted(checkpoint, tiny_monitor(), **arguments)
+        else:
+            values, said = watched(checkpoint, tiny_monitor(), **arguments)
+            assert values("gengap/status") == [2, 2]
+            assert "GapMonitor could not measure before the first step" in said[0]

@@ -1,0 +1,155 @@
+"""What GapMonitor measures when, on which samples, and what it logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from lightning_gengap.measures.keys import MEASURED
+from tests.lightning_models import (
+    Iterated,
+    MemoryLogger,
+    Stream,
+    TinyModel,
+    ValidatedModel,
+    fitted,
+    loader,
+    quiet_trainer,
+    validation_loader,
+    watched,
+)
+from tests.tiny_predictors import tiny_monitor, tiny_predictor, wide_feature
+
+
+def dictionaries(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    images, targets = (torch.stack(part) for part in zip(*items, strict=True))
+    return {"picture": images, "truth": targets + 7}
+
+
+class OddModel(TinyModel):
+    """Unusual batches, and a forward that wants more than inputs."""
+
+    def forward(self, images: Tensor, scale: float) -> tuple[Tensor, float]:  # type: ignore[override]
+        return super().forward(images) * scale, scale
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return cross_entropy(self(batch["picture"], 1.0)[0], batch["truth"] - 7)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "stream"])
+def test_hooks_read_unusual_batches(streamed: bool):
+    monitor = tiny_monitor(
+        forward=lambda module, batch: module(batch["picture"], 1.0)[0], target=lambda batch: batch["truth"] - 7
+    )
+    data = loader(collate_fn=dictionaries)
+    values = fitted(monitor, model=OddModel(), data=Iterated(data) if streamed else data)
+    assert values("gengap/status") == [0, 0]
+    assert values("gengap/train_accuracy")[-1] > 0.9
+    assert {"margin/input/median", "speed/train_loss_mean"} <= set(monitor.values)
+
+
+def test_mappings_with_usual_keys_need_no_hooks():
+    class Usual(TinyModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return cross_entropy(self(batch["image"]), batch["label"])
+
+    def collate(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        return {"image": torch.stack([x for x, _ in items]), "label": torch.stack([y for _, y in items])}
+
+    assert fitted(tiny_monitor(), model=Usual(), data=loader(collate_fn=collate))("gengap/status") == [0, 0]
+
+
+def test_the_actual_gap_is_train_minus_validation_accuracy():
+    values = fitted(tiny_monitor(), validate=True)
+    for row in values.rows:
+        assert row["gengap/actual_gap"] == pytest.approx(row["gengap/train_accuracy"] - row["val_acc"])
+
+
+def test_the_actual_gap_is_there_in_epochs_with_validation_only():
+    logger = MemoryLogger()
+    fitted(tiny_monitor(), validate=True, check_val_every_n_epoch=2, max_epochs=4, logger=logger)
+    assert [step for step, _ in logger.series("gengap/actual_gap")] == [7, 15]
+
+
+class TwoAccuracies(ValidatedModel):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("valid_accuracy", 0.25)
+
+
+def test_several_validation_accuracies_give_one_notice(caplog: pytest.LogCaptureFixture):
+    torch.manual_seed(0)
+    trainer = quiet_trainer(tiny_monitor(), max_epochs=3)
+    trainer.fit(TwoAccuracies(), loader(), validation_loader())
+    assert "gengap/actual_gap" not in trainer.callback_metrics
+    notices = [message for message in caplog.messages if "actual_gap is absent" in message]
+    assert len(notices) == 1
+    assert "2 logged metrics match" in notices[0]
+    trainer = quiet_trainer(tiny_monitor(validation_accuracy="valid_accuracy"))
+    trainer.fit(TwoAccuracies(), loader(), validation_loader())
+    logged = trainer.callback_metrics
+    assert float(logged["gengap/actual_gap"]) == pytest.approx(float(logged["gengap/train_accuracy"]) - 0.25)
+
+
+def test_the_schedule_measures_first_and_every_nth_epoch():
+    values = fitted(tiny_monitor(every_n_epochs=3), max_epochs=7)
+    assert values("gengap/status") == [0, 1, 0, 1, 1, 0, 1]
+    gaps = values("gengap/predicted_gap")
+    assert gaps[0] == gaps[1] != gaps[2] == gaps[3] == gaps[4]
+
+
+def test_the_budget_thins_out_measurements():
+    monitor = tiny_monitor(budget=1e-4)
+    values = fitted(monitor, max_epochs=4)
+    assert values("gengap/status") == [0, 1, 1, 1]
+    overheads = values("gengap/overhead")
+    assert overheads == sorted(overheads, reverse=True)
+    assert overheads[-1] > 0
+
+
+def test_a_predictor_whose_features_are_missing_abstains():
+    predictor = tiny_predictor(features=(wide_feature("perturbation/mix_accuracy", "identity", 1.0),))
+    monitor = tiny_monitor(predictor=predictor)
+    values = fitted(monitor, data=DataLoader(Stream(), batch_size=16))
+    assert values("gengap/status") == [3, 3]
+    assert monitor.prediction is not None
+    assert monitor.prediction.outside == ("perturbation/mix_accuracy",)
+
+
+def test_unknown_size_abstains_where_the_size_is_a_feature():
+    predictor = tiny_predictor(features=(wide_feature("train_samples", "log", -0.1),))
+    assert fitted(tiny_monitor(predictor=predictor))("gengap/status") == [0, 0]
+    streamed = fitted(tiny_monitor(predictor=predictor), data=DataLoader(Stream(), batch_size=16))
+    assert streamed("gengap/status") == [3, 3]
+
+
+def test_what_is_absent_is_said_once():
+    class Frozen(TinyModel):
+        """No gradient reaches the input."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.detach() * 1.0)
+
+    _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)
+    assert len(said) == 1
+    assert "no gradient of the logits reaches it" in said[0]
+
+
+def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():
+    needed = tiny_predictor(
+        measures={"perturbation": {}}, features=(wide_feature("perturbation/augment_accuracy", "identity", 0.1),)
+    )
+    taken = {}
+    for measures in ((), ("perturbation",)):
+        monitor = tiny_monitor(predictor=needed, measures=measures)
+        fitted(monitor)
+        taken[measures] = {key for key in monitor.values if key.startswith("perturbation/")}
+    # What follows from them costs nothing; `excess_by_size` needs another measure.
+    assert taken[()] == {"perturbation/augment_accuracy", "perturbation/discounted_accuracy"}
+    every = {key for key in MEASURED if key.startswith("perturbation/")}
+    assert taken[("perturbation",)] == every - {"perturbation/excess_by_size"}

@@ -1,0 +1,212 @@
+"""When dear measures are taken, on a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import mean
+
+import pytest
+
+from lightning_gengap.monitor.budget import Budget
+from lightning_gengap.monitor.schedule import DEAR, MOST_FAILURES, RESERVED, Schedule
+
+
+@dataclass
+class Run:
+    """A training whose epochs take a second, measured as `GapMonitor` does."""
+
+    budget: Budget
+    schedule: Schedule
+    measured: list[int] = field(default_factory=list)
+    taken: dict[str, list[int]] = field(default_factory=dict)
+    overheads: list[float] = field(default_factory=list)
+
+
+def run(
+    costs: Mapping[str, float],
+    usual: float,
+    epochs: int = 400,
+    share: float | None = 0.05,
+    declared: Mapping[str, float] | None = None,
+    last: int | None = None,
+) -> Run:
+    """Seconds by dear measure and of all others; by default the declared forwards are a twentieth of a second each."""
+    forwards = declared or {name: 20 * seconds / usual for name, seconds in costs.items()}
+    done = Run(Budget(share), Schedule(dict(forwards), others=20.0), taken={name: [] for name in costs})
+    for epoch in range(epochs):
+        step(done, epoch, costs, usual, ends=epoch == last)
+    return done
+
+
+def step(done: Run, epoch: int, costs: Mapping[str, float], usual: float, ends: bool = False) -> None:
+    done.budget.trained += 1.0
+    if done.budget.allows(0.0 if ends else done.schedule.reserved(done.budget)):
+        chosen = done.schedule.choose(done.budget, first=not done.measured, last=ends)
+        done.measured.append(epoch)
+        seconds = usual * (0.8 + 0.4 * (epoch % 2))
+        done.budget.record(seconds + sum(costs[name] for name in chosen))
+        done.budget.set_apart(sum(costs[name] for name in chosen))
+        for name in chosen:
+            done.schedule.record(name, epoch, costs[name], succeeded=True)
+            done.taken[name].append(epoch)
+    done.overheads.append(done.budget.overhead)
+
+
+CASES = {
+    "room for all": ({"a": 0.004, "b": 0.006}, 0.002),
+    "room for one at a time": ({"a": 0.2, "b": 0.3, "c": 0.5}, 0.02),
+    "no room": ({"a": 0.2, "b": 0.3}, 0.08),
+    "very unequal": ({"a": 0.1, "b": 1.5}, 0.03),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.3])
+def test_the_share_holds_from_the_second_measurement_on(case: str, share: float):
+    costs, usual = CASES[case]
+    done = run(costs, usual, share=share)
+    beginning = done.measured[1]
+    # The slack is what one measurement may take beyond the median of the last ones.
+    assert all(overhead <= share + 0.2 * usual / (beginning + 1) for overhead in done.overheads[beginning:])
+    assert done.overheads[-1] > 0.7 * min(share, usual + sum(costs.values()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_dear_measure_is_taken_again_and_again_and_delays_the_others_by_its_reserve_at_most(case: str):
+    costs, usual = CASES[case]
+    done, alone = run(costs, usual), run({}, usual)
+    assert len(done.measured) >= (1 - RESERVED) * len(alone.measured) - 1
+    assert max(after - before for before, after in zip(done.measured, done.measured[1:], strict=False)) <= 5
+    assert all(len(epochs) >= 2 for epochs in done.taken.values())
+
+
+def test_where_there_is_room_the_others_are_measured_in_every_epoch():
+    done = run({"a": 1.0, "b": 2.0}, usual=0.03)
+    assert done.measured == list(range(400))
+    assert 2 <= len(done.taken["b"]) < len(done.taken["a"])
+
+
+def test_where_there_is_plenty_every_measure_is_taken_in_every_epoch():
+    done = run({"a": 0.002, "b": 0.002, "c": 0.002}, usual=0.002)
+    assert all(epochs[-100:] == list(range(300, 400)) for epochs in done.taken.values())
+
+
+def test_the_first_measurement_has_no_dear_measure_however_large_the_budget():
+    assert all(min(epochs) > 0 for epochs in run({"a": 1e-6}, usual=1e-6, share=1.0).taken.values())
+    assert Schedule({"a": DEAR, "b": 2 * DEAR}, others=2.0).choose(Budget(1.0), first=True, last=False) == ("a",)
+
+
+def test_each_has_an_equal_share_so_that_the_dearer_is_the_rarer():
+    done = run({"a": 0.1, "b": 0.4}, usual=0.01)
+    seconds = {name: cost * len(done.taken[name]) for name, cost in (("a", 0.1), ("b", 0.4))}
+    assert seconds["a"] == pytest.approx(seconds["b"], abs=0.4)
+    gaps = [after - before for before, after in zip(done.taken["b"], done.taken["b"][1:], strict=False)]
+    assert max(gaps) <= 1.25 * min(gaps)
+
+
+def test_measures_of_one_cost_alternate():
+    done = run({"a": 0.2, "b": 0.2, "c": 0.2}, usual=0.01)
+    epochs = [epoch for measure in done.taken.values() for epoch in measure]
+    assert len(set(epochs)) == len(epochs)
+    order = sorted((epoch, name) for name, measure in done.taken.items() for epoch in measure)
+    names = [name for _, name in order]
+    assert names == (["a", "b", "c"] * len(names))[: len(names)]
+
+
+def test_one_that_is_never_affordable_keeps_nobody_waiting():
+    done = run({"a": 0.1, "b": 1e6}, usual=0.01)
+    assert done.taken["b"] == []
+    assert len(done.taken["a"]) > 50
+    assert done.schedule.unpaid() == ["b"]
+
+
+def test_a_declared_cost_that_is_far_off_counts_until_the_first_measurement_only():
+    costs = {"a": 0.1, "b": 0.1}
+    modest = run(costs, 0.01, declared={"a": 200.0, "b": 4000.0})
+    waited = modest.taken["b"][0]
+    assert waited > 3 * modest.taken["a"][0]
+    later = [sum(epoch > waited for epoch in modest.taken[name]) for name in costs]
+    assert later[1] >= later[0]
+    bold = run({"a": 1.0, "b": 0.1}, 0.01, declared={"a": 20.0, "b": 200.0})
+    assert mean(bold.overheads[-10:]) <= 0.05
+    assert len(bold.taken["a"]) <= 10
+
+
+def test_the_last_epoch_takes_whatever_the_rest_of_the_budget_pays_for():
+    costs = {"a": 0.5, "b": 0.6, "c": 1e6}
+    for epochs in range(30, 60):
+        done = run(costs, usual=0.01, epochs=epochs, last=epochs - 1)
+        assert done.overheads[-1] <= 0.05 + 0.01 / epochs
+        before = run(costs, usual=0.01, epochs=epochs - 1)
+        left = 0.05 * epochs - before.budget.spent - 0.012
+        assert (epochs - 1 in done.taken["a"] + done.taken["b"]) == (left >= 0.5)
+
+
+def test_without_budget_all_are_taken_always():
+    schedule = Schedule({"a": 1.0, "b": 100.0, "c": 50.0}, others=2.0)
+    assert set(schedule.choose(Budget(None), first=True, last=False)) == {"a", "b", "c"}
+    assert schedule.reserved(Budget(None, trained=100.0)) == 0.0
+
+
+def test_nothing_is_reserved_for_nobody():
+    budget = Budget(0.05, trained=100.0)
+    assert Schedule({"a": DEAR}, others=2.0).reserved(budget) == 0.0
+    schedule = Schedule({"a": DEAR + 1}, others=2.0)
+    assert schedule.reserved(budget) == pytest.approx(RESERVED * 5.0)
+    schedule.record("a", 3, 0.4, succeeded=True)
+    assert schedule.reserved(budget) == pytest.approx(RESERVED * 5.0 - 0.4)
+    schedule.record("a", 4, 4.0, succeeded=True)
+    assert schedule.reserved(budget) == 0.0
+
+
+@pytest.mark.parametrize("forwards", [1.0, 100.0])
+def test_failures_in_a_row_switch_off_one_measure_alone(forwards: float):
+    schedule, budget = Schedule({"a": forwards, "b": 1.0}, others=2.0), Budget(None)
+    for epoch in range(MOST_FAILURES - 1):
+        schedule.record("a", epoch, 1.0, succeeded=False)
+    schedule.record("a", 2, 1.0, succeeded=True)
+    for epoch in range(MOST_FAILURES):
+        assert set(schedule.choose(budget, first=False, last=False)) == {"a", "b"}
+        schedule.record("a", 3 + epoch, 1.0, succeeded=False)
+    assert schedule.choose(budget, first=False, last=True) == ("b",)
+
+
+def test_what_failed_costs_but_does_not_tell_the_cost():
+    schedule = Schedule({"a": 100.0}, others=2.0)
+    schedule.record("a", 0, 7.0, succeeded=False)
+    assert schedule.spent == {"a": 7.0}
+    assert schedule.costs == {}
+
+
+def test_ages_are_of_dear_measures_that_have_values():
+    schedule = Schedule({"a": 100.0, "b": 100.0, "c": 1.0}, others=2.0)
+    schedule.record("a", 3, 1.0, succeeded=True)
+    schedule.record("a", 5, 1.0, succeeded=False)
+    schedule.record("b", 5, 1.0, succeeded=False)
+    schedule.record("c", 5, 1.0, succeeded=True)
+    assert schedule.ages(3) == {"a": 0.0}
+    assert schedule.ages(7) == {"a": 4.0}
+
+
+def test_state_continues_the_schedule():
+    costs, usual = {"a": 0.2, "b": 0.3}, 0.02
+    whole, half = run(costs, usual, epochs=80), run(costs, usual, epochs=40)
+    again = Schedule(half.schedule.forwards, half.schedule.others)
+    again.resume(half.schedule.state())
+    resumed = Run(Budget(0.05, **half.budget.state()), again, list(half.measured), {"a": [], "b": []})
+    for epoch in range(40, 80):
+        step(resumed, epoch, costs, usual)
+    assert {name: [epoch for epoch in epochs if epoch >= 40] for name, epochs in whole.taken.items()} == resumed.taken
+    assert all(resumed.taken.values())
+
+
+def test_state_of_measures_that_are_no_longer_asked_for_is_kept_as_spent():
+    schedule = Schedule({"a": 100.0}, others=2.0)
+    schedule.record("a", 3, 4.0, succeeded=True)
+    other = Schedule({"b": 100.0}, others=2.0)
+    other.resume(schedule.state())
+    assert other.ages(5) == {}
+    budget = Budget(0.05, trained=100.0, spent=4.5, recent=[0.005])
+    assert other.choose(budget, first=False, last=False) == ("b",)
+    assert other.choose(Budget(0.05, trained=94.0, spent=4.5, recent=[0.005]), first=False, last=False) == ()

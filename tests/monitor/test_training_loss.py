@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from lightning_gengap import GapMonitor
+from lightning_gengap.errors import TargetError
+from lightning_gengap.monitor.training_loss import RunningLoss, TrainingSpeed
+from tests.lightning_models import ManualModel, TinyModel, blobs, fitted, loader
+from tests.tiny_predictors import tiny_monitor
+
+KEY = "speed/train_loss_mean"
+EVERY = {KEY, "speed/recent_loss", "speed/first_epoch_loss", "speed/first_epoch_accuracy"}
+
+
+def speeds(monitor: GapMonitor) -> dict[str, float]:
+    return {key: value for key, value in monitor.values.items() if key.startswith("speed/")}
+
+
+class StepLosses(Callback):
+    """The cross-entropy of each step as Lightning reports it, divided by the accumulation."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *others: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_running_mean_is_that_of_the_steps_cross_entropy(accumulated: int):
+    monitor, steps = tiny_monitor(), StepLosses()
+    fitted(monitor, steps, accumulate_grad_batches=accumulated)
+    assert len(steps.losses) == 8
+    assert monitor.values[KEY] == pytest.approx(accumulated * sum(steps.losses) / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_first_and_the_last_epoch_have_means_of_their_own(accumulated: int):
+    monitor, steps = tiny_monitor(), StepLosses()
+    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=3)
+    assert set(speeds(monitor)) == EVERY
+    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(accumulated * sum(steps.losses[:4]) / 4, rel=1e-6)
+    assert monitor.values["speed/recent_loss"] == pytest.approx(accumulated * sum(steps.losses[8:]) / 4, rel=1e-6)
+
+
+def test_in_the_first_epoch_both_means_are_the_same():
+    monitor = tiny_monitor()
+    fitted(monitor, max_epochs=1)
+    values = speeds(monitor)
+    assert values["speed/first_epoch_loss"] == values["speed/recent_loss"] == values[KEY]
+
+
+class Scored(TinyModel):
+    """Keeps how many of each step's own logits were right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right: list[int] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self(batch[0])
+        self.right.append(int((logits.argmax(1) == batch[1]).sum()))
+        return cross_entropy(logits, batch[1])
+
+
+def test_the_first_epochs_accuracy_is_that_of_the_steps_own_logits():
+    monitor, model = tiny_monitor(), Scored()
+    fitted(monitor, model=model, max_epochs=3)
+    assert sum(model.right[:4]) != sum(model.right[4:8])
+    assert monitor.values["speed/first_epoch_accuracy"] == sum(model.right[:4]) / 64
+
+
+class Twice(Scored):
+    """Its head is called a second time, but not in the first step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx > 0:
+            self(batch[0])
+        return loss
+
+
+def test_logits_that_are_not_the_only_ones_leave_the_accuracy_out():
+    monitor = tiny_monitor()
+    fitted(monitor, model=Twice())
+    assert set(speeds(monitor)) == EVERY - {"speed/first_epoch_accuracy"}
+
+
+class Changed(TinyModel):
+    """Its loss is the cross-entropy and something else."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> None:
+        super().__init__()
+        self.change = change
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch[0])
+        return self.change(logits, batch[1], sum(p.square().sum() for p in self.parameters()))
+
+
+def mixed(logits: Tensor, targets: Tensor, norm: Tensor) -> Tensor:
+    return 0.7 * cross_entropy(logits, targets) + 0.3 * cross_entropy(logits, targets.roll(1))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "label smoothing": lambda logits, targets, norm: cross_entropy(logits, targets, label_smoothing=0.1),
+    "mixed labels": mixed,
+    "class weights": lambda logits, targets, norm: cross_entropy(logits, targets, torch.tensor([1.0, 2, 3, 4])),
+    "weight penalty": lambda logits, targets, norm: cross_entropy(logits, targets) + 1e-3 * norm,
+    "sum": lambda logits, targets, norm: cross_entropy(logits, targets, reduction="sum"),
+    "temperature": lambda logits, targets, norm: cross_entropy(logits / 2, targets),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_another_loss_has_no_training_speed(name: str):
+    monitor = tiny_monitor()
+    fitted(monitor, model=Changed(LOSSES[name]))
+    assert speeds(monitor) == {}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda logits, targets, norm: cross_entropy(logits, targets),
+        lambda logits, targets, norm: {"loss": cross_entropy(logits, targets), "more": 1},
+        lambda logits, targets, norm: nn.functional.nll_loss(logits.log_softmax(1), targets),
+    ],
+    ids=["tensor", "mapping", "log softmax"],
+)
+def test_the_plain_cross_entropy_is_recognised(loss: Any):
+    monitor = tiny_monitor()
+    fitted(monitor, model=Changed(loss))
+    assert KEY in monitor.values
+
+
+def test_a_step_without_loss_ends_it():
+    monitor = tiny_monitor()
+    with pytest.warns(UserWarning, match="returned `None`"):  # Lightning's
+        fitted(monitor, model=Changed(lambda logits, targets, norm: None))
+    assert KEY not in monitor.values
+
+
+def test_manual_optimisation_has_no_training_speed():
+    monitor = tiny_monitor()
+    fitted(monitor, model=ManualModel())
+    assert speeds(monitor) == {}
+
+
+def test_labels_that_only_probe_data_can_tell_end_it_without_an_error():
+    class OneHot(TinyModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return cross_entropy(self(batch[0]), batch[1])
+
+    def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        targets = torch.stack([y for _, y in items])
+        return torch.stack([x for x, _ in items]), nn.functional.one_hot(targets, 4).float()
+
+    monitor = tiny_monitor(probe_data=DataLoader(blobs(), batch_size=16))
+    logged = fitted(monitor, model=OneHot(), data=loader(collate_fn=collate))
+    assert logged("gengap/status") == [0, 0]
+    assert KEY not in monitor.values
+
+
+def stepped(loss: Tensor, logits: Tensor, targets: Tensor) -> TrainingSpeed:
+    """The speed after one checked step of a model that returned `logits`."""
+    model, speed = nn.Identity(), TrainingSpeed()
+    speed.begin_check(model, logits.shape[1])
+    model(logits)
+    speed.step(loss, lambda: targets)
+    return speed
+
+
+LOGITS, TARGETS = torch.randn(8, 4), torch.tensor([0, 1, 2, 3] * 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0, 40.0])
+def test_rounding_of_a_small_loss_is_no_difference(scale: float):
+    confident = scale * nn.functional.one_hot(TARGETS, 4).float() + torch.randn(8, 4)
+    assert stepped(cross_entropy(confident, TARGETS), confident, TARGETS).value() is not None
+
+
+def test_low_precision_is_allowed_its_rounding():
+    half = LOGITS.bfloat16()
+    assert stepped(cross_entropy(half, TARGETS), half, TARGETS).value() is not None
+
+
+@pytest.mark.parametrize("targets", [TARGETS[:4], TARGETS + 1, TARGETS - 100, TARGETS[:0]])
+def test_targets_that_do_not_belong_to_the_logits_do_not_match(targets: Tensor):
+    assert stepped(cross_entropy(LOGITS, TARGETS), LOGITS, targets).value() is None
+
+
+def test_unreadable_targets_do_not_match():
+    def unreadable() -> Tensor:
+        raise TargetError("targets", got="a", expected="b", remedy="c")
+
+    model, speed = nn.Identity(), TrainingSpeed()
+    speed.begin_check(model, 4)
+    model(LOGITS)
+    speed.step(torch.tensor(1.0), unreadable)
+    assert speed.value() is None
+
+
+def test_without_a_check_there_is_no_value():
+    speed = TrainingSpeed()
+    speed.step(torch.tensor(1.0), lambda: TARGETS)
+    assert speed.value() is None
+
+
+def test_a_compiled_model_is_not_watched():
+    model, speed = torch.compile(nn.Linear(3, 4), backend="eager"), TrainingSpeed()
+    speed.begin_check(model, 4)
+    assert not any(module._forward_hooks for module in model.modules())
+    speed.step(torch.tensor(1.0), lambda: TARGETS)
+    assert speed.value() is None
+
+
+def test_hooks_live_for_one_step():
+    model, speed = nn.Sequential(nn.Linear(3, 4)), TrainingSpeed()
+    speed.begin_check(model, 4)
+    assert len(model._forward_hooks) == len(model[0]._forward_hooks) == 1
+    speed.begin_check(model, 4)
+    assert len(model._forward_hooks) == 1
+    speed.close()
+    assert not model._forward_hooks
+    assert not model[0]._forward_hooks
+
+
+def test_state_continues_the_mean():
+    speed = stepped(cross_entropy(LOGITS, TARGETS), LOGITS, TARGETS)
+    again = TrainingSpeed.restored(speed.state())
+    assert again.value() == pytest.approx(speed.value())
+    again.step(torch.tensor(9.0), lambda: TARGETS)
+    assert again.value() == pytest.approx((float(cross_entropy(LOGITS, TARGETS)) + 9) / 2)
+    assert set(map(type, speed.state().values())) <= {bool, float}
+
+
+def steps_of(speed: TrainingSpeed, epoch: int, batches: range, per_epoch: int = 3) -> TrainingSpeed:
+    """The steps of an epoch; losses and hits differ between all of them."""
+    model = nn.Identity()
+    for batch in batches:
+        generator = torch.Generator().manual_seed(per_epoch * epoch + batch)
+        logits = torch.randn(8, 4, generator=generator)
+        speed.begin_step(model, 4, epoch, batch)
+        model(logits)
+        speed.step(cross_entropy(logits, TARGETS), lambda: TARGETS)
+    return speed
+
+
+@pytest.mark.parametrize("stop", [(0, 1), (0, 3), (1, 1), (1, 3)])
+def test_state_continues_every_value_wherever_it_is_taken(stop: tuple[int, int]):
+    whole, parts = TrainingSpeed(), TrainingSpeed()
+    for epoch in range(3):
+        steps_of(whole, epoch, range(3))
+        cut = stop[1] if epoch == stop[0] else 3
+        steps_of(parts, epoch, range(cut))
+        if epoch == stop[0]:
+            parts = TrainingSpeed.restored(parts.state())
+            assert set(map(type, parts.state().values())) <= {bool, float}
+        steps_of(parts, epoch, range(cut, 3))
+        assert set(whole.values()) == EVERY
+        assert parts.values() == pytest.approx(whole.values())
+
+
+def test_what_an_older_checkpoint_does_not_have_comes_with_the_next_epoch():
+    old = {"valid": True, "checked": True, "total": 6.0, "count": 3.0}
+    speed = TrainingSpeed.restored(old)
+    assert speed.values() == {KEY: 2.0}
+    assert set(steps_of(speed, 4, range(1, 3)).values()) == {KEY}  # its epoch's first step was not seen
+    assert set(steps_of(speed, 5, range(3)).values()) == {KEY, "speed/recent_loss"}
+
+
+def test_one_module_is_watched_in_the_first_epoch_and_none_later():
+    model, speed = nn.Sequential(nn.Identity(), nn.Identity()), TrainingSpeed()
+
+    def hooks() -> int:
+        return sum(len(module._forward_hooks) for module in model.modules())
+
+    found = []
+    for epoch in range(2):
+        for batch in range(3):
+            speed.begin_step(model, 4, epoch, batch)
+            found.append(hooks())
+            model(LOGITS)
+            speed.step(cross_entropy(LOGITS, TARGETS), lambda: TARGETS)
+            assert hooks() == 0
+    assert found == [3, 1, 1, 3, 0, 0]
+
+
+def test_running_loss_is_a_metric_of_its_own():
+    metric = RunningLoss()
+    for value in (1.0, 2.0, 6.0):
+        metric.update(torch.tensor(value, requires_grad=True))
+    assert float(metric.compute()) == 3.0
+    assert float(pickle.loads(pickle.dumps(metric)).compute()) == 3.0
+    metric.reset()
+    assert metric.count == 0

@@ -1,0 +1,71 @@
+"""The blocks that are read off the graph of a forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.network.folding_check import verified
+from lightning_gengap.network.shortcuts import Block, Shortcuts
+from lightning_gengap.zoo.train.architectures import build
+from tests import networks
+from tests.probes import probing
+
+TARGETS = torch.arange(12) % networks.CLASSES
+
+
+def found(model: nn.Module, inputs: Tensor | None = None) -> Shortcuts:
+    with probing(model, networks.images(12) if inputs is None else inputs, TARGETS) as probe:
+        return probe.once(verified).shortcuts
+
+
+@pytest.mark.parametrize("factory", [networks.mlp, networks.cnn_with_batch_norm, networks.VGG, networks.Nested])
+def test_a_chain_has_no_blocks(factory: type[nn.Module]) -> None:
+    assert found(networks.made(factory)) == Shortcuts()
+
+
+def test_basic_blocks_have_two_layers_beside_an_identity_or_a_projection() -> None:
+    blocks = set(found(networks.made(networks.ResNet)).blocks)
+    assert blocks == {
+        Block(("layer1.conv1", "layer1.conv2"), None),
+        Block(("layer2.conv1", "layer2.conv2"), "layer2.shortcut"),
+        Block(("layer3.conv1", "layer3.conv2"), None),
+    }
+
+
+def test_inverted_residual_blocks_have_three_and_some_have_no_shortcut() -> None:
+    model = networks.made(lambda: build("mobilenet", 3, 8, networks.CLASSES, 4, 2, 0.0, True))
+    names = {place for place, block in enumerate(model) if getattr(block, "shortcut", False)}
+    assert {block.branch for block in found(model).blocks} == {
+        tuple(f"{place}.body.{i}" for i in (0, 3, 6)) for place in names
+    }
+    assert 0 < len(names) < sum(hasattr(block, "shortcut") for block in model)
+
+
+def test_a_place_where_tensors_meet_otherwise_is_named() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(192, 6), nn.Linear(198, networks.CLASSES)
+
+        def forward(self, images: Tensor) -> Tensor:
+            flat = images.flatten(1)
+            return self.head(torch.cat([flat, self.first(flat)], dim=1))
+
+    shortcuts = found(networks.made(Dense))
+    assert shortcuts.blocks == ()
+    assert "Cat joins tensors in another way" in str(shortcuts.refusal)
+
+
+def test_a_broadcast_sum_is_no_shortcut_around_a_layer() -> None:
+    class Broadcast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.gate, self.head = nn.Linear(192, 6), nn.Linear(6, 1), nn.Linear(6, networks.CLASSES)
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = torch.relu(self.stem(images.flatten(1)))
+            return self.head(x + self.gate(x))
+
+    assert found(networks.made(Broadcast)).refusal is not None

@@ -1,0 +1,245 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lightning_gengap import available_predictors, load_predictor
+from lightning_gengap.errors import PredictorError
+from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.files import dumps, loads
+from lightning_gengap.predictors.predictor import Interval, Memoriser, Predictor
+
+
+def feature(name: str = "train_loss", transform: str = "log", coefficient: float = -0.5) -> Feature:
+    return Feature(name, transform, coefficient, centre=0.0, low=-2.0, high=2.0, deviation=1.0, floor=1e-6)
+
+
+def predictor(form: str = "product_of_powers", **changes: object) -> Predictor:
+    made = Predictor(
+        name="tiny_v1",
+        form=form,
+        measures={"fit": {}},
+        intercept=math.log(0.1) if form == "product_of_powers" else 0.1,
+        features=(feature(), feature("train_samples", "log", -0.05)),
+        interval=Interval(0.9, 0.05, -0.5, 0.8),
+        prior_gap=0.2,
+        provenance={"runs": 1, "tasks": 1},
+        scores={},
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+NEIGHBOUR = "difficulty/neighbour_1_accuracy"
+VALUES = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.5, "train_samples": 3.0}
+
+
+def test_product_form_is_a_product_of_powers():
+    expected = 0.1 * 0.5**-0.5 * 3.0**-0.05
+    assert predictor().predict(VALUES).gap == pytest.approx(expected, rel=1e-12)
+
+
+def test_additive_form_is_a_sum_of_logs():
+    expected = 0.1 - 0.5 * math.log(0.5) - 0.05 * math.log(3.0)
+    assert predictor("additive").predict(VALUES).gap == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", ["product_of_powers", "additive"])
+@pytest.mark.parametrize("loss", [1.0, 0.5, 0.2, 5.0])
+def test_contributions_add_up_to_the_gap(form: str, loss: float):
+    prediction = predictor(form).predict(VALUES | {"train_loss": loss})
+    assert {"intercept", "limits", "train_loss", "train_samples"} == set(prediction.contributions)
+    assert math.fsum(prediction.contributions.values()) == pytest.approx(prediction.gap, abs=1e-15)
+
+
+def test_gap_is_limited_to_the_train_accuracy_and_limits_say_by_how_much():
+    steep = predictor(features=(feature(coefficient=-3.0),))
+    prediction = steep.predict(VALUES | {"train_loss": 0.2})
+    assert prediction.gap == 0.9
+    assert prediction.contributions["limits"] < -1
+
+
+def test_interval_scales_with_gap_plus_offset_and_contains_the_gap():
+    prediction = predictor().predict(VALUES)
+    assert prediction.lower == pytest.approx(prediction.gap - 0.5 * (prediction.gap + 0.05))
+    assert prediction.upper == pytest.approx(prediction.gap + 0.8 * (prediction.gap + 0.05))
+    assert prediction.in_support
+    assert not prediction.abstained
+
+
+def test_near_the_support_the_interval_widens_with_distance():
+    inside = predictor().predict(VALUES | {"train_loss": math.exp(-2.0)})
+    near = predictor().predict(VALUES | {"train_loss": math.exp(-2.5)})
+    assert not near.in_support
+    assert not near.abstained
+    assert near.outside == ("train_loss",)
+    assert (near.upper - near.lower) / (near.gap + 0.05) == pytest.approx(
+        1.5 * (inside.upper - inside.lower) / (inside.gap + 0.05)
+    )
+
+
+def test_flags_widen_and_are_listed():
+    plain, doubtful = predictor().predict(VALUES), predictor().predict(VALUES, ["augmented_probe"])
+    assert doubtful.outside == ("augmented_probe",)
+    assert not doubtful.in_support
+    assert doubtful.upper - doubtful.lower == pytest.approx(2 * (plain.upper - plain.lower))
+
+
+@pytest.mark.parametrize(
+    ("change", "outside"),
+    [
+        ({"train_loss": math.exp(3.5)}, ("train_loss",)),
+        ({"train_loss": math.nan}, ("train_loss",)),
+        ({"train_accuracy": 0.3}, ()),
+    ],
+)
+def test_beyond_near_missing_or_untrained_abstains(change: dict[str, float], outside: tuple[str, ...]):
+    prediction = predictor().predict(VALUES | change)
+    assert prediction.abstained
+    assert prediction.outside == outside
+    assert (prediction.lower, prediction.upper) == (0.0, (VALUES | change)["train_accuracy"])
+    assert prediction.gap == min(0.2, (VALUES | change)["train_accuracy"])
+    assert math.fsum(prediction.contributions.values()) == pytest.approx(prediction.gap)
+
+
+def test_train_size_is_near_up_to_twenty_times_the_largest():
+    largest = math.exp(2.0)
+    assert not predictor().predict(VALUES | {"train_samples": 19.9 * largest}).abstained
+    assert predictor().predict(VALUES | {"train_samples": 20.1 * largest}).abstained
+
+
+def test_what_is_a_multiple_of_log_train_size_reaches_as_far_as_train_size_does():
+    bounds = {"coefficient": 0.1, "centre": 0.0, "low": -0.2, "high": 0.3, "deviation": 0.1, "floor": 0.0}
+    by_size = Feature("perturbation/excess_by_size", "identity", **bounds)
+    plain = Feature("perturbation/discounted_accuracy", "identity", **bounds)
+    assert (by_size.distance(0.3), plain.distance(0.3)) == (0, 0)
+    for value in (0.3 + math.log(20), -0.2 - math.log(20)):
+        assert by_size.distance(value) == pytest.approx(1)
+        assert plain.distance(value) == pytest.approx(10 * math.log(20))
+
+
+@pytest.mark.parametrize("form", ["product_of_powers", "additive"])
+@pytest.mark.parametrize(("neighbour", "bound"), [(0.85, 0.85), (0.99, 0.9), (0.3, None)])
+def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(
+    form: str, neighbour: float, bound: float | None
+):
+    plain, values = predictor(form), VALUES | {NEIGHBOUR: neighbour}
+    before = plain.predict(VALUES).gap
+    prediction = replace(plain, memoriser=Memoriser(NEIGHBOUR, 0.2)).predict(values)
+    expected = before if bound is None else 0.9 - (bound - 0.2 * (bound - (0.9 - before)))
+    assert prediction.gap == pytest.approx(expected, abs=1e-12)
+    assert prediction.contributions["memoriser"] == pytest.approx(expected - before, abs=1e-12)
+    assert math.fsum(prediction.contributions.values()) == pytest.approx(prediction.gap, abs=1e-15)
+
+
+def test_a_memoriser_is_needed_and_without_its_value_the_predictor_abstains():
+    bound = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))
+    assert NEIGHBOUR in bound.needs
+    assert bound.predict(VALUES).abstained
+    assert bound.predict(VALUES).outside == (NEIGHBOUR,)
+
+
+def test_models_below_the_memoriser_keep_their_order():
+    bound = predictor("additive", memoriser=Memoriser(NEIGHBOUR, 0.1))
+    gaps = [bound.predict(VALUES | {"train_loss": loss, NEIGHBOUR: 0.85}).gap for loss in (0.8, 0.5, 0.3)]
+    assert gaps == sorted(set(gaps))
+
+
+def test_train_accuracy_and_classes_are_always_needed():
+    with pytest.raises(PredictorError, match="got values without 'classes'"):
+        predictor().predict({"train_accuracy": 0.9})
+
+
+def test_round_trip_keeps_every_digit():
+    for made in (predictor(), predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))):
+        assert loads(dumps(made), "here") == made
+
+
+def damaged(**changes: object) -> str:
+    """A file whose hash matches its changed content."""
+    import hashlib
+
+    content = json.loads(dumps(predictor()))
+    content.pop("sha256")
+    for key, value in changes.items():
+        if value is None:
+            content.pop(key)
+        else:
+            content[key] = value
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return json.dumps(content | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "text that is not JSON"),
+        ("[]", "format 'list'"),
+        (dumps(predictor()).replace('"intercept": -', '"intercept": '), "SHA-256 that does not match"),
+        (damaged(format=2), "format 2, expected 1"),
+        (damaged(surprise=1), "surprise"),
+        (damaged(interval=None), "interval"),
+        (damaged(form="cubic"), "form 'cubic'"),
+        (damaged(measures={"horoscope": {}}), "horoscope"),
+        (damaged(features=[{**feature().__dict__, "name": "margin/h9/median"}]), "which this version does not measure"),
+        (damaged(features=[{**feature().__dict__, "transform": "sqrt"}]), "transform 'sqrt'"),
+        (damaged(prior_gap="much"), "numbers that are not finite"),
+        (damaged(memoriser={"name": "horoscope", "kept": 0.1}), "memoriser 'horoscope', which this version"),
+        (damaged(memoriser={"name": NEIGHBOUR, "kept": 1.1}), "a memoriser that keeps 1.1"),
+        (damaged(memoriser={"name": NEIGHBOUR}), "fields ['name'] for a Memoriser"),
+    ],
+)
+def test_damaged_and_foreign_files_are_refused(text: str, message: str):
+    with pytest.raises(PredictorError, match="expected a predictor written by this version") as caught:
+        loads(text, "file.json")
+    assert message in str(caught.value)
+
+
+def test_unknown_name_lists_the_bundled_ones(tmp_path: Path):
+    with pytest.raises(PredictorError, match=r"one of default, .*default_v1"):
+        load_predictor("imagenet_v9")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PredictorError, match="not UTF-8"):
+        load_predictor(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("name", available_predictors())
+def test_bundled_predictors_load_and_have_scores_and_a_card(name: str):
+    loaded = load_predictor(name)
+    assert loaded.scores.get("splits") or loaded.scores["by run"]  # a group's tasks are too few to hold out
+    card = Path(__file__).parents[2] / "pretrained_predictors" / f"{loaded.name}.md"
+    assert loaded.name in card.read_text()
+
+
+def test_default_is_the_newest_default():
+    assert available_predictors()[0] == "default"
+    assert load_predictor("default").name.startswith("default_v")
+
+
+def test_default_prefers_the_image_predictor_where_its_features_are_measured():
+    default = load_predictor("default")
+    preferred = default.preferred
+    assert preferred is not None
+    assert preferred.name.startswith("images_v")
+    assert {"perturbation", "difficulty", "input_difficulty"} <= set(default.measures)
+    features = {feature.name: feature for feature in (*default.features, *preferred.features)}
+    values = {
+        name: math.exp(feature.centre) if feature.transform == "log" else feature.centre
+        for name, feature in features.items()
+    }
+    values |= {"classes": 10.0, "train_accuracy": 0.9, NEIGHBOUR: 0.1}
+    for head in (default.loss_head, preferred.loss_head):
+        values |= {} if head is None else {f.name: values.get(f.name, 0.5) for f in head.features}
+    on_images = default.predict(values)
+    assert on_images == preferred.predict(values)
+    del values["perturbation/discounted_accuracy"]
+    elsewhere = default.predict(values)
+    assert elsewhere == replace(default, preferred=None).predict(values)
+    assert elsewhere != on_images
+    assert not elsewhere.abstained
+
+
+def test_a_file_holds_one_predictor():
+    default = load_predictor("default")
+    assert loads(dumps(default), "here") == replace(default, preferred=None)

@@ -1,0 +1,148 @@
+"""Which indices are drawn from, for every kind of sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from lightning_gengap.errors import DataError
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.trainable_indices import trainable_indices
+from tests.lightning_models import Stream
+from tests.samples.test_drawing import READING, drawn, numbered, read
+
+
+class EveryThird(Sampler[int]):
+    """A sampler of the user's own, with a state that moves when it is iterated."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.passes = length, 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        yield from torch.randperm(self.length).mul(3).tolist()
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class OwnBatches(Sampler[list[int]]):
+    def __iter__(self) -> Iterator[list[int]]:
+        yield [0, 1, 2]
+        yield [3, 4, 4]
+
+    def __len__(self) -> int:
+        return 2
+
+
+class Endless(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        return (i % 10 for i in count())
+
+    def __len__(self) -> int:
+        return 10
+
+
+class Uncopyable(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(10))
+
+    def __deepcopy__(self, memo: object) -> Uncopyable:
+        raise TypeError("cannot be copied")
+
+
+LOADERS: dict[str, tuple[DataLoader[Any], Sequence[int]]] = {
+    "in order": (DataLoader(numbered()), range(40)),
+    "shuffled": (DataLoader(numbered(), 7, shuffle=True), range(40)),
+    "subset": (DataLoader(Subset(numbered(), range(5, 25)), 7, shuffle=True), range(5, 25)),
+    "subset sampler": (DataLoader(numbered(), 7, sampler=SubsetRandomSampler([3, 8, 11, 8])), [3, 8, 11]),
+    "tensor of indices": (DataLoader(numbered(), sampler=SubsetRandomSampler(torch.tensor([3, 8, 8]))), [3, 8]),
+    "zero weights": (
+        DataLoader(numbered(), sampler=WeightedRandomSampler([0.0, 1, 1, 0] * 10, 8)),
+        [i for i in range(40) if i % 4 in (1, 2)],
+    ),
+    "own sampler": (DataLoader(numbered(), sampler=EveryThird(13)), range(0, 39, 3)),
+    "endless sampler": (DataLoader(numbered(), sampler=Endless()), range(10)),
+    "own batches": (DataLoader(numbered(), batch_sampler=OwnBatches()), range(5)),
+    "batch sampler": (DataLoader(numbered(), batch_sampler=BatchSampler(EveryThird(4), 2, True)), [0, 3, 6, 9]),
+    "batched by the data set": (
+        DataLoader(numbered(), sampler=BatchSampler(RandomSampler(numbered()), 8, False), batch_size=None),
+        range(40),
+    ),
+    "distributed": (DataLoader(numbered(), sampler=DistributedSampler(numbered(), 2, 0)), range(40)),
+    "distributed subset": (
+        DataLoader(numbered(), sampler=DistributedSamplerWrapper(SubsetRandomSampler([3, 8, 11, 9]), 2, 1)),
+        [3, 8, 9, 11],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_samples_are_those_trained_on(kind: str):
+    loader, expected = LOADERS[kind]
+    samples = draw_samples(loader, READING)
+    assert sorted(read(samples)) == list(expected)
+    assert samples is not None
+    assert samples.train_samples == len(expected)
+    assert (samples.source, samples.augmented) == ("indices", False)
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5])
+@pytest.mark.parametrize("explicit", [False, True], ids=["batch_size", "batch_sampler"])
+def test_limited_batches_in_order_leave_the_rest_untouched(batches: int, explicit: bool):
+    by_size = {"batch_size": 8}
+    by_sampler = {"batch_sampler": BatchSampler(SequentialSampler(numbered()), 8, False)}
+    loader = DataLoader(numbered(), **(by_sampler if explicit else by_size))
+    assert drawn(loader, batches_per_epoch=batches) == list(range(8 * batches))
+
+
+def test_limited_batches_of_a_shuffled_set_are_drawn_from_all_of_it():
+    assert drawn(DataLoader(numbered(), 8, shuffle=True), batches_per_epoch=1) == list(range(40))
+
+
+def test_the_users_sampler_and_random_streams_do_not_move():
+    sampler = EveryThird(13)
+    generator = torch.Generator().manual_seed(7)
+    before = torch.get_rng_state(), generator.get_state()
+    draw_samples(DataLoader(numbered(), sampler=sampler), READING)
+    draw_samples(DataLoader(numbered(), shuffle=True, generator=generator), READING)
+    assert sampler.passes == 0
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert torch.equal(before[1], generator.get_state())
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(Stream(), batch_size=4),
+        {"a": DataLoader(numbered()), "b": DataLoader(numbered())},
+        [1, 2, 3],
+        DataLoader(numbered(), batch_size=None),
+        DataLoader(numbered(), sampler=Uncopyable()),
+    ],
+    ids=["stream", "mapping", "list", "ready batches", "uncopyable sampler"],
+)
+def test_what_cannot_be_indexed_waits_for_the_first_batches(loader: Any):
+    assert trainable_indices(loader) is None
+    assert draw_samples(loader, READING) is None
+
+
+def test_nothing_to_read_is_refused():
+    with pytest.raises(DataError, match="got a loader over TensorDataset that yields no index"):
+        draw_samples(DataLoader(numbered(0), sampler=SequentialSampler(numbered(0))), READING)

@@ -1,0 +1,52 @@
+"""Predictors made by hand, so that no test depends on a fitted one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from lightning_gengap import GapMonitor
+from lightning_gengap.measures.keys import PREDICTED
+from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.predictor import Interval, Predictor
+
+SOMETIMES = {"actual_gap", "recalibrated_gap", "predicted_loss_gap"}  # with a validation; with a loss head
+ALWAYS = {f"gengap/{key}" for key in (*PREDICTED, "train_accuracy", "train_loss") if key not in SOMETIMES}
+
+
+def wide_feature(name: str, transform: str, coefficient: float, **changes: float) -> Feature:
+    """A feature that no value is outside of."""
+    feature = Feature(name, transform, coefficient, centre=0.0, low=-1e6, high=1e6, deviation=1.0, floor=1e-6)
+    return replace(feature, **changes)
+
+
+def tiny_predictor(**changes: Any) -> Predictor:
+    """gap = 0.1 x train_loss^-0.1 x exp(-0.5 ridge accuracy); supports everything."""
+    predictor = Predictor(
+        name="tiny_v1",
+        form="product_of_powers",
+        measures={"difficulty": {}},
+        intercept=math.log(0.1),
+        features=(
+            wide_feature("train_loss", "log", -0.1),
+            wide_feature("difficulty/ridge_accuracy", "identity", -0.5),
+        ),
+        interval=Interval(level=0.9, offset=0.05, below=-0.5, above=0.8),
+        prior_gap=0.2,
+        provenance={},
+        scores={},
+    )
+    return replace(predictor, **changes)
+
+
+def abstaining_predictor(**changes: Any) -> Predictor:
+    """One feature is never measured, so that every prediction is an abstention."""
+    missing = wide_feature("perturbation/mix_accuracy", "identity", 1.0)
+    return tiny_predictor(name="absent_v1", measures={}, features=(missing,), **changes)
+
+
+def tiny_monitor(**changes: Any) -> GapMonitor:
+    """A monitor with the tiny predictor that measures whenever due and logs scalars only."""
+    arguments: dict[str, Any] = {"predictor": tiny_predictor(), "budget": None, "verbosity": "quiet"}
+    return GapMonitor(**(arguments | changes))

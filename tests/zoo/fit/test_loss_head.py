@@ -1,0 +1,113 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_gengap.errors import PredictorError
+from lightning_gengap.predictors.files import dumps, loads
+from lightning_gengap.zoo.evaluate.splits import by_task
+from lightning_gengap.zoo.fit.fit import fit, held_out_gaps, shared_variance
+from lightning_gengap.zoo.fit.loss_head import fit_loss_head, held_out
+from lightning_gengap.zoo.fit.specifications import Specification, Term
+from lightning_gengap.zoo.table import Table, read, write
+from tests.zoo.tables import rows
+
+PLANTED = Specification("planted", (Term("train_loss", "log"), Term("train_samples", "log")))
+
+
+def made(tmp_path: Path, noise: float = 0.0) -> Table:
+    rng = np.random.default_rng(0)
+    table_rows = rows(60)
+    for row in table_rows:
+        law = 0.4 - 0.6 * math.log(row["measure.train_loss"]) - 0.2 * math.log(row["measure.train_samples"])
+        row["gap.loss"] = math.exp(law + noise * rng.normal())
+    write(table_rows, tmp_path / "t.csv.gz")
+    return read(tmp_path / "t.csv.gz")
+
+
+def test_planted_law_is_recovered(tmp_path: Path):
+    table = made(tmp_path)
+    head = fit_loss_head(table, PLANTED, np.ones(len(table), bool))
+    assert head is not None
+    assert [feature.coefficient for feature in head.features] == pytest.approx([-0.6, -0.2], abs=0.01)
+    values = {"train_loss": 0.2, "train_samples": 900.0}
+    predicted = head.predict(values)
+    assert predicted is not None
+    assert predicted[0] == pytest.approx(math.exp(0.4 - 0.6 * math.log(0.2) - 0.2 * math.log(900)), rel=0.02)
+    assert head.predict({"train_loss": 0.2}) is None
+
+
+def test_interval_covers_held_out_tasks(tmp_path: Path):
+    table = made(tmp_path, noise=0.5)
+    everything = np.ones(len(table), bool)
+    head = fit_loss_head(table, PLANTED, everything)
+    assert head is not None
+    residuals, _ = held_out(table, PLANTED, everything, by_task)
+    inside = ((residuals >= head.below) & (residuals <= head.above)).mean()
+    assert 0.88 <= inside <= 0.96  # nominal 0.9; a new task counts as one of 61
+    assert head.above == pytest.approx(1.645 * 0.5, rel=0.15)
+
+
+def test_a_table_without_loss_gaps_gives_no_head(tmp_path: Path):
+    table_rows = rows(8)
+    for row in table_rows:
+        row.pop("gap.loss", None)
+    write(table_rows, tmp_path / "t.csv.gz")
+    table = read(tmp_path / "t.csv.gz")
+    assert fit_loss_head(table, PLANTED, np.ones(len(table), bool)) is None
+
+
+def test_a_predictor_with_a_head_comes_back_from_its_file_and_predicts_both(tmp_path: Path):
+    table = made(tmp_path)
+    predictor = replace(fit(table, PLANTED), loss_head=fit_loss_head(table, PLANTED, np.ones(len(table), bool)))
+    assert loads(dumps(predictor), "here") == predictor
+    seen = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.2, "train_samples": 900.0}
+    gap, lower, upper = predictor.predict(seen).loss_gap or (0, 0, 0)
+    assert 0 < lower <= gap <= upper
+    low = predictor.predict(seen | {"train_accuracy": 0.1})
+    assert low.abstained
+    assert low.loss_gap == predictor.loss_head.prior  # type: ignore[union-attr]
+
+
+def test_a_head_on_the_predicted_gap_recovers_its_power_and_reads_no_table_in_use(tmp_path: Path):
+    table_rows = rows(60)
+    for row in table_rows:
+        row["gap.loss"] = 3 * row["gap.accuracy"] ** 0.5
+    write(table_rows, tmp_path / "t.csv.gz")
+    table = read(tmp_path / "t.csv.gz")
+    law = replace(
+        PLANTED,
+        features=(*PLANTED.features, Term("difficulty/ridge_accuracy", "identity")),
+        loss_of_gap=True,
+    )
+    everything = np.ones(len(table), bool)
+    gaps = held_out_gaps(table, law, everything)
+    assert np.abs(gaps - table.numbers("gap.accuracy")).mean() < 0.01
+    predictor = replace(fit(table, law), loss_head=fit_loss_head(table, law, everything))
+    assert predictor.loss_head is not None
+    assert [f.name for f in predictor.loss_head.features] == ["predicted_gap", "train_loss"]
+    assert [f.coefficient for f in predictor.loss_head.features] == pytest.approx([0.5, 0], abs=0.02)
+    assert "predicted_gap" not in predictor.needs
+    assert loads(dumps(predictor), "here") == predictor
+    seen = {"train_accuracy": 0.98, "classes": 10.0, "train_loss": 0.2, "train_samples": 900.0}
+    said = predictor.predict(seen | {"difficulty/ridge_accuracy": 0.5})
+    assert said.loss_gap is not None
+    assert said.loss_gap[0] == pytest.approx(3 * said.gap**0.5, rel=0.03)
+
+
+def test_the_predicted_gap_is_a_feature_of_heads_alone(tmp_path: Path):
+    predictor = fit(made(tmp_path), PLANTED)
+    odd = replace(predictor, features=(replace(predictor.features[0], name="predicted_gap"),))
+    with pytest.raises(PredictorError, match="predicted_gap"):
+        loads(dumps(odd), "here")
+
+
+def test_shared_variance_is_the_intraclass_correlation():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(400), 6)
+    values = rng.normal(size=400)[groups] * math.sqrt(0.3) + rng.normal(size=2400) * math.sqrt(0.7)
+    assert shared_variance(values, groups) == pytest.approx(0.3, abs=0.08)  # about 3 standard errors
+    assert shared_variance(rng.normal(size=2400), groups) < 0.06
+    assert shared_variance(groups.astype(float), groups) == 1.0

@@ -1,0 +1,68 @@
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_gengap.errors import DataError
+from lightning_gengap.zoo.train.task import Task, prepare
+
+DIGITS = Task("digits", tuple(range(10)), 8, True, 1100, 0.0, seed=3)
+
+
+def test_noise_redraws_its_share_of_the_train_labels_only():
+    before, after = prepare(DIGITS, None), prepare(replace(DIGITS, noise=0.5), None)
+    changed = (before.train_labels != after.train_labels).double().mean().item()
+    assert changed == pytest.approx(0.5 * 0.9, abs=0.05)  # a tenth of the redrawn labels stay the same
+    assert torch.equal(before.test_labels, after.test_labels)
+    assert torch.equal(before.train_images, after.train_images)
+    assert before.train_images.mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_imbalance_is_the_ratio_of_the_largest_to_the_smallest_class_in_both_splits():
+    data = prepare(replace(DIGITS, imbalance=8.0, train_samples=400), None)
+    for labels in (data.train_labels, data.test_labels):
+        counts = np.bincount(labels.numpy(), minlength=10)
+        assert counts[0] / counts[9] == pytest.approx(8.0, rel=0.35)  # whole images
+        assert all(first >= later for first, later in pairwise(counts))
+    assert len(data.train_labels) <= 400
+
+
+def test_superclasses_merge_the_classes_in_turn():
+    task = replace(DIGITS, groups=3)
+    merged, plain = prepare(task, None), prepare(DIGITS, None)
+    assert task.outputs == 3
+    assert torch.equal(merged.train_labels, plain.train_labels % 3)
+    assert DIGITS.outputs == 10
+
+
+def test_coarse_images_keep_their_side_and_have_equal_blocks():
+    images = prepare(replace(DIGITS, coarse=4), None).train_images
+    assert images.shape[-1] == 8
+    assert torch.equal(images[:, :, 0::2, 0::2], images[:, :, 1::2, 1::2])
+
+
+def test_rotated_images_are_those_of_the_plain_task_turned():
+    turned, plain = prepare(replace(DIGITS, rotated=True), None).train_images, prepare(DIGITS, None).train_images
+    matching = [
+        any(torch.allclose(image, other.rot90(k, (1, 2)), atol=1e-5) for k in range(4))
+        for image, other in zip(turned[:50], plain[:50], strict=True)
+    ]
+    assert all(matching)
+    assert not torch.allclose(turned, plain, atol=1e-3)
+
+
+def test_tabular_and_synthetic_tasks_are_standardised_features():
+    for source, classes in (("breast_cancer", 2), ("teacher", 4)):
+        data = prepare(Task(source, tuple(range(classes)), 1, True, 300, 0.0, 0), None)
+        assert data.train_images.ndim == 2
+        assert len(data.train_images) == 300
+        assert torch.allclose(data.train_images.std(dim=0), torch.ones(data.train_images.shape[1]), atol=1e-3)
+    assert 0.5 < data.bayes_accuracy < 1
+
+
+def test_missing_files_say_what_is_expected(tmp_path: Path):
+    with pytest.raises(DataError, match="Pass --data DIRECTORY"):
+        prepare(Task("cifar10", (0, 1), 16, False, 100, 0.0, 0), tmp_path)
