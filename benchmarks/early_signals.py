@@ -31,7 +31,7 @@ import torch
 from joblib import Parallel, delayed
 from signal_recorder import Recorder
 
-from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from lightning_gengap.zoo.evaluate.abilities import ranking
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
 from lightning_gengap.zoo.evaluate.regressors import Codes, hold_out_points
@@ -44,7 +44,7 @@ from lightning_gengap.zoo.table import Table, read, with_numbers
 from lightning_gengap.zoo.train.plans import small_zoo
 from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.run import MONITORED, fresh_model, loader, make_trainer
-from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.task import prepare
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -66,11 +66,11 @@ def trained_again(recipe: Recipe, directory: Path | None) -> tuple[str, dict[str
     """The key of one run, and its snapshots with their signals."""
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    with quiet():
+    with silence_lightning():
         data = prepare(recipe.task, directory)
         model = fresh_model(recipe, data, directory)
         batches = loader(data, recipe.batch_size)
-        samples = draw_samples(batches, Reading(MONITORED))
+        samples = draw_samples(batches, SampleReader(MONITORED))
         assert samples is not None
         inputs = torch.cat([batch.inputs for batch in samples.batches if batch.inputs is not None])
         targets = torch.cat([batch.targets for batch in samples.batches])

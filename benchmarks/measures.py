@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 SUBJECTS = {"ResNet-20": Subject(resnet_20, math.inf), "ResNet-18": Subject(resnet_18, 31)}
 ROWS = {name: [name] for name in MEASURES | ON_REQUEST}
-ROWS["default measures together"] = [name for name, entry in MEASURES.items() if not entry.once]
+ROWS["default measures together"] = [name for name, entry in MEASURES.items() if not entry.per_training]
 
 
 def forward(model: nn.Module, data: Batches) -> None:

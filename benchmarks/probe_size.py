@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_gengap.measurement import Observer
+from lightning_gengap.measurement import Measurer
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
 from lightning_gengap.zoo.evaluate.regressors import hold_out_points
@@ -38,7 +38,7 @@ from lightning_gengap.zoo.train.long_plans import long_zoo, whole_zoo
 from lightning_gengap.zoo.train.plans import small_zoo, wide_zoo
 from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.run import fresh_model, loader
-from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.task import prepare
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -71,16 +71,16 @@ def measured(recipe: Recipe, directory: Path | None) -> dict[str, dict[str, floa
     """Accuracies by number of samples and seed."""
     torch.set_num_threads(1)
     found = {}
-    with quiet():
+    with silence_lightning():
         data = prepare(recipe.task, directory)
         for size, seed in [*((size, 0) for size in SIZES), *((SIZES[-1], seed) for seed in SEEDS[1:])]:
             model = fresh_model(replace(recipe, seed=recipe.seed + 100 * seed, pretrained=False), data, directory)
-            samples = draw_samples(loader(data, recipe.batch_size), Reading(size, seed))
+            samples = draw_samples(loader(data, recipe.batch_size), SampleReader(size, seed))
             assert samples is not None
             names = ["input_difficulty", "difficulty", *(["kernel_difficulty"] if size == SIZES[-1] else [])]
-            observation = Observer.of(model, samples, initial_state=copy_state(model)).observe(model, names)
+            measurement = Measurer.of(model, samples, initial_state=copy_state(model)).measure(model, names)
             keys = (*(f"{key}_accuracy" for key in KEYS), KERNEL)
-            found[f"{size}/{seed}"] = {key: observation.values[key] for key in keys if key in observation.values}
+            found[f"{size}/{seed}"] = {key: measurement.values[key] for key in keys if key in measurement.values}
     return found
 
 

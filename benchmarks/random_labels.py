@@ -27,7 +27,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_gengap import available_predictors, load_predictor
-from lightning_gengap.measurement import Observer
+from lightning_gengap.measurement import Measurer
 from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.network.probe import copy_state
@@ -147,17 +147,17 @@ def measured(model: nn.Module, train: Split, initial: dict[str, Tensor], row: di
         images, labels = train.images[:count], train.labels[:count]
         pairs = zip(images.split(256), labels.split(256), strict=True)
         batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-        observer = Observer.of(model, Samples(batches, len(train.labels), False, "probe_data"), initial_state=initial)
+        measurer = Measurer.of(model, Samples(batches, len(train.labels), False, "probe_data"), initial_state=initial)
         for name in (name for name in table if name not in row["measured"]):
             try:
-                observation = observer.observe(model, [name])
+                measurement = measurer.measure(model, [name])
             except Exception as error:  # of one measure: the others go on
                 row["notes"].append(f"{name} fails: {type(error).__name__}: {error}")
                 continue
             # Facts of the task come with each: those of the larger probe stay.
             larger = table is tables[0][0]
-            row["values"] |= {key: value for key, value in observation.values.items() if larger or "/" in key}
-            row["notes"] += observation.notes
+            row["values"] |= {key: value for key, value in measurement.values.items() if larger or "/" in key}
+            row["notes"] += measurement.notes
             row["measured"].append(name)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap.monitor.gap_monitor import GapMonitor
 from lightning_gengap.zoo.train.datasets import load
-from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 
 CORRUPTED = 0.3
 
@@ -78,7 +78,7 @@ def demo(epochs: int, out: Path) -> None:
     training, test = _digits("train"), _digits("test")
     print(f"{len(training)} digits, {CORRUPTED:.0%} of their labels redrawn at random; gaps in accuracy points")
     print("epoch  train acc  predicted     90 % interval  actual  support")
-    with quiet():
+    with silence_lightning():
         trainer = Trainer(
             max_epochs=epochs,
             accelerator="cpu",

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.jacobian import out_of_memory, shortly
+from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
-from lightning_gengap.measures import compute, known
+from lightning_gengap.measures import compute, get_measure
 from lightning_gengap.measures.curvature.soft_rank import density_of
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.keys import MEASURED
@@ -27,7 +27,7 @@ from lightning_gengap.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
-class Observation:
+class Measurement:
     """What one measurement yields.
 
     Attributes:
@@ -51,7 +51,7 @@ class Observation:
 
 
 @dataclass
-class Observer:
+class Measurer:
     """A model's samples and what is kept between its measurements.
 
     Attributes:
@@ -86,7 +86,7 @@ class Observer:
         layers: Sequence[str] | None = None,
         initial_state: State | None = None,
         seed: int = 0,
-    ) -> Observer:
+    ) -> Measurer:
         """Trace the model on its first batch, and check that its outputs are logits.
 
         Raises:
@@ -136,9 +136,9 @@ class Observer:
         }
         return facts if known_samples is None else facts | {"train_samples": float(known_samples)}
 
-    def observe(
+    def measure(
         self, model: nn.Module, names: Iterable[str], extras: Iterable[str] = (), optimizers: Sequence[Any] = ()
-    ) -> Observation:
+    ) -> Measurement:
         """Measure the model now; measures of the task itself are taken at the first request only.
 
         Args:
@@ -150,9 +150,12 @@ class Observer:
         Raises:
             MeasureError: an unknown measure, or one that must succeed and failed.
         """
-        names, further = list(names), [name for name in extras if not (known(name).once and name in self.taken)]
-        repeated = [name for name in names if not known(name).once]
-        first = [name for name in names if known(name).once and name not in self.taken]
+        names, further = (
+            list(names),
+            [name for name in extras if not (get_measure(name).per_training and name in self.taken)],
+        )
+        repeated = [name for name in names if not get_measure(name).per_training]
+        first = [name for name in names if get_measure(name).per_training and name not in self.taken]
         with undisturbed(model):
             probe = Probe(
                 model,
@@ -173,7 +176,7 @@ class Observer:
                 self.taken += first
             margins = {}
             if "margin" in repeated:
-                layers = probe.once(margin_signature).layers
+                layers = probe.cached(margin_signature).layers
                 margins = {layer: metric.margins().cpu() for layer, metric in layers.items()}
             if "bartlett" in repeated:
                 margins |= normalized_margins(probe)
@@ -189,9 +192,9 @@ class Observer:
         values |= derived(values)
         return replace(taken, values=values, extras=extras, margins=margins, spectrum=spectrum, notes=notes)
 
-    def _further(self, probe: Probe, names: Iterable[str]) -> Observation:
+    def _further(self, probe: Probe, names: Iterable[str]) -> Measurement:
         """Take measures one by one, each in a guard of its own, so that one that fails leaves nothing to the next."""
-        taken = Observation({})
+        taken = Measurement({})
         for name in names:
             started = time.perf_counter()
             try:
@@ -205,7 +208,7 @@ class Observer:
                 taken.failures[name] = frameless(error)
                 probe.forget()
             else:
-                if known(name).once:
+                if get_measure(name).per_training:
                     self.once |= values
                     self.taken.append(name)
                 taken.extras[name] = values
@@ -228,7 +231,7 @@ def naming_memory(what: str) -> Iterator[None]:
         if isinstance(error, GapError) or not out_of_memory(error):
             raise
         raise MeasureError(
-            what, got=shortly(error), expected="enough memory to measure", remedy="Use fewer samples."
+            what, got=one_line(error), expected="enough memory to measure", remedy="Use fewer samples."
         ) from error
 
 

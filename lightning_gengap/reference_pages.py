@@ -65,7 +65,7 @@ def catalogue() -> str:
 
 
 def _measure_row(name: str, entry: Measure) -> Sequence[str]:
-    taken = "once" if entry.once else "each time"
+    taken = "once" if entry.per_training else "each time"
     taken = f"on request, {taken}" if name in ON_REQUEST else taken
     cost = f"{entry.forwards:g}" + (f" (≤ {entry.at_most:g})" if entry.at_most else "")
     text = inspect.getdoc(entry.function) or ""

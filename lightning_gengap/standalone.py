@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.errors import ConfigurationError, MeasureError
-from lightning_gengap.measurement import Observation, Observer, naming_memory
-from lightning_gengap.measures import MEASURES, known
+from lightning_gengap.measurement import Measurement, Measurer, naming_memory
+from lightning_gengap.measures import MEASURES, get_measure
 from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.batches import Forward, Target
-from lightning_gengap.samples.drawing import CHUNK, Reading, Samples, take_batches
+from lightning_gengap.samples.drawing import CHUNK, SampleReader, Samples, take_batches
 from lightning_gengap.undisturbed import random_streams_kept
 
 LEAST_DECAY = 1e-12
@@ -69,7 +69,7 @@ def measure(
     if initial_state is not None:
         initial_state = _fitting(initial_state, model)
     device = next((parameter.device for parameter in model.parameters()), "cpu")
-    everything = Reading(2**62, seed, target, forward, place=lambda batch: _moved(batch, device))
+    everything = SampleReader(2**62, seed, target, forward, place=lambda batch: _moved(batch, device))
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=CHUNK)
     reading = naming_memory("reading the samples")
@@ -77,14 +77,14 @@ def measure(
         batches = take_batches(data, everything)
     count = sum(len(batch.targets) for batch in batches)
     samples = Samples(batches, count, augmented=False, source="probe_data")
-    observer = Observer.of(model, samples, forward, layers, initial_state, seed)
-    observer.ridge = ridge
-    observation = observer.observe(model, MEASURES if names is None else names, optimizers=optimizers)
+    measurer = Measurer.of(model, samples, forward, layers, initial_state, seed)
+    measurer.ridge = ridge
+    measurement = measurer.measure(model, MEASURES if names is None else names, optimizers=optimizers)
     if names is not None:
-        _require_some(observation, names)
-    for note in observation.notes:
+        _require_some(measurement, names)
+    for note in measurement.notes:
         warnings.warn(note, stacklevel=2)
-    return observation.values
+    return measurement.values
 
 
 def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:
@@ -111,17 +111,17 @@ def _names(measures: Iterable[str]) -> tuple[str, ...]:
         )
     names = tuple(measures)
     for name in names:
-        known(name)
+        get_measure(name)
     return names
 
 
-def _require_some(observation: Observation, names: Sequence[str]) -> None:
+def _require_some(measurement: Measurement, names: Sequence[str]) -> None:
     """Refuse to return nothing of what was asked for by name: whoever asks for one value then looks for its key."""
-    if not names or any(MEASURED[key].measure in names for key in observation.values if key in MEASURED):
+    if not names or any(MEASURED[key].measure in names for key in measurement.values if key in MEASURED):
         return
     raise MeasureError(
         f"measure{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}",
-        got=f"no value ({'; '.join(observation.notes) or 'no reason was given'})",
+        got=f"no value ({'; '.join(measurement.notes) or 'no reason was given'})",
         expected="at least one",
         remedy="Ask for measures that are defined for this model and data; without measures= all such are taken.",
     )

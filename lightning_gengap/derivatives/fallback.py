@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, Curvature, dual_curvature, kept_for_each_sample
-from lightning_gengap.derivatives.jacobian import out_of_memory, shortly
+from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK
@@ -22,7 +22,7 @@ GRAPHS = 3  # activations are kept for J and for its transpose, with masks and t
 
 
 @dataclass
-class Attempt:
+class CurvatureInMemory:
     """The curvature of at most `most` samples, by the fastest way that has fitted into memory so far.
 
     Attributes:
@@ -74,28 +74,28 @@ class Attempt:
         return not self.absent
 
 
-def sampled(probe: Probe) -> Attempt:
+def sampled(probe: Probe) -> CurvatureInMemory:
     """On at most `SAMPLES` of the probe's samples, drawn by its seed."""
-    return Attempt(SAMPLES)
+    return CurvatureInMemory(SAMPLES)
 
 
-def whole(probe: Probe) -> Attempt:
+def whole(probe: Probe) -> CurvatureInMemory:
     """On all of the probe's samples."""
-    return Attempt(len(probe.targets))
+    return CurvatureInMemory(len(probe.targets))
 
 
 def with_curvature(
     probe: Probe,
     name: str,
     work: Callable[[Curvature], Result],
-    samples: Callable[[Probe], Attempt] = sampled,
+    samples: Callable[[Probe], CurvatureInMemory] = sampled,
 ) -> Result | None:
     """What `work` makes of the curvature; where memory runs out in a product, it starts again with less at once.
 
     None, with a note that names the absent quantity `name` and the cause, where the curvature is absent, its products
     are not finite, or memory does not suffice for one sample at a time.
     """
-    attempt = probe.once(samples)
+    attempt = probe.cached(samples)
     while True:
         try:
             curvature = attempt.of(probe)
@@ -105,12 +105,12 @@ def with_curvature(
                 probe.notes.append(f"{name} is absent: even one sample at a time does not fit ({attempt.cause})")
             return None
         except ArithmeticError as error:
-            probe.notes.append(f"{name} is absent: {shortly(error)}")
+            probe.notes.append(f"{name} is absent: {one_line(error)}")
             return None
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            cause = shortly(error)
+            cause = one_line(error)
         # Outside of the handler: the traceback would keep what has to be freed.
         curvature = None
         if attempt.lowered(cause):
@@ -126,7 +126,7 @@ def fits(probe: Probe, samples: int) -> bool:
     """Whether graphs of that many samples fit into what is left of the CPU's memory; a device says when it is full."""
     if any(weight.device.type != "cpu" for weight in probe.model.parameters()):
         return True
-    return room_for(GRAPHS * samples * probe.once(kept_for_each_sample))
+    return room_for(GRAPHS * samples * probe.cached(kept_for_each_sample))
 
 
 def unless_out_of_memory(probe: Probe, name: str, work: Callable[[], Result]) -> Result | None:
@@ -136,5 +136,5 @@ def unless_out_of_memory(probe: Probe, name: str, work: Callable[[], Result]) ->
     except Exception as error:
         if not out_of_memory(error):
             raise
-        probe.notes.append(f"{name} is absent: {shortly(error)}")
+        probe.notes.append(f"{name} is absent: {one_line(error)}")
         return None

@@ -14,12 +14,12 @@ from torch.nn.functional import one_hot
 from lightning_gengap.derivatives.jacobian import (
     Jacobian,
     Weights,
-    climb,
+    choose_method,
     differentiable_attention,
     gradients,
     leaves_of,
+    one_line,
     out_of_memory,
-    shortly,
 )
 from lightning_gengap.derivatives.memory import kept_by
 from lightning_gengap.network.probe import Probe
@@ -131,7 +131,7 @@ def dual_curvature(probe: Probe, most: int = SAMPLES, chunk: int = CHUNK, first_
         probe: the model and its samples.
         most: the largest number of samples.
         chunk: samples that are differentiated at once; fewer take less memory and more time.
-        first_rung: see `climb`.
+        first_rung: see `choose_method`.
 
     Raises:
         RuntimeError, MemoryError: out of memory.
@@ -148,11 +148,11 @@ def dual_curvature(probe: Probe, most: int = SAMPLES, chunk: int = CHUNK, first_
     except Exception as error:
         if out_of_memory(error):
             raise
-        probe.notes.append(f"curvature/* is absent: {shortly(error)}")
+        probe.notes.append(f"curvature/* is absent: {one_line(error)}")
         return None
     # Float64 softmax of what the network gave; the floor keeps sqrt(p) invertible and changes nothing else.
     probabilities = logits.cpu().double().softmax(dim=1).clamp(min=1e-60)
-    climbed = climb(maps, weights, logits, sizes, probe.notes, first_rung)
+    climbed = choose_method(maps, weights, logits, sizes, probe.notes, first_rung)
     if climbed is None:
         return None
     chunks, rung = climbed
@@ -177,7 +177,7 @@ def without_gradients(probe: Probe, keys: str) -> bool:
     So it is where the forward runs under `no_grad` or its output is detached: what is computed from gradients would be
     zero there, and wrong.
     """
-    if probe.once(reached):
+    if probe.cached(reached):
         return False
     probe.notes.append(f"{keys} is absent: no gradient of the logits reaches a trained parameter")
     return True

@@ -23,7 +23,7 @@ class Jacobian(NamedTuple):
     applied: Callable[[Weights], Tensor]
 
 
-def climb(
+def choose_method(
     maps: Sequence[LogitsAt],
     weights: Weights,
     logits: Tensor,
@@ -59,7 +59,7 @@ def climb(
         except Exception as error:
             if rung == len(RUNGS) and out_of_memory(error):
                 raise
-            failures.append(f"{name}: {shortly(error)}")
+            failures.append(f"{name}: {one_line(error)}")
             continue
         if failures:
             notes.append(f"curvature/* takes longer by {name}, a faster way is absent: {'; '.join(failures)}")
@@ -154,7 +154,7 @@ def differentiable_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def shortly(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_gengap.derivatives.gauss_newton import trained
-from lightning_gengap.derivatives.jacobian import Weights, shortly
+from lightning_gengap.derivatives.jacobian import Weights, one_line
 from lightning_gengap.network.probe import Probe
 
 ASSUMED_RIDGE = 1e-3
@@ -77,7 +77,7 @@ def decay_of(optimizers: Sequence[Any], model: nn.Module, notes: list[str]) -> d
     try:
         found = _read([getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers], model)
     except Exception as error:  # an optimizer may keep anything as its state
-        found = shortly(error)
+        found = one_line(error)
     if isinstance(found, str):
         notes.append(f"curvature/lambda is assumed, the optimizer's weight decay is absent: {found}")
         return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lightning_gengap.derivatives.jacobian import out_of_memory, shortly
+from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.errors import MeasureError
 from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_curvature
 from lightning_gengap.measures.curvature.hessian import hessian
@@ -53,14 +53,14 @@ class Measure:
             themselves.
         at_most: the upper bound of that where it depends on the model, as that of a search does.
         besides: what else takes time, in words.
-        once: whether it describes the task and the initial weights, so that it is measured once per training.
+        per_training: whether it describes the task and the initial weights, so that it is measured once per training.
         drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe: the
             same at every measurement of a run, but another order of the samples is another draw.
     """
 
     function: Callable[[Probe], dict[str, float]]
     forwards: float
-    once: bool = False
+    per_training: bool = False
     drawn_by_place: bool = False
     at_most: float | None = None
     besides: str = ""
@@ -74,7 +74,7 @@ MEASURES = {
     "difficulty": Measure(
         difficulty,
         forwards=1.0,
-        once=True,
+        per_training=True,
         besides="an eigendecomposition (examples x examples)",
         drawn_by_place=True,
     ),
@@ -122,14 +122,14 @@ ON_REQUEST = {
     "input_difficulty": Measure(
         input_difficulty,
         forwards=2.0,
-        once=True,
+        per_training=True,
         drawn_by_place=True,
         besides="two convolutions of the images, three eigendecompositions (examples x examples)",
     ),
     "kernel_difficulty": Measure(
         kernel_difficulty,
         forwards=8.0,
-        once=True,
+        per_training=True,
         besides="every sample's gradient written out",
     ),
 }
@@ -146,7 +146,7 @@ def compute(probe: Probe, names: Iterable[str]) -> dict[str, float]:
     """
     values: dict[str, float] = {}
     for name in names:
-        entry = known(name)
+        entry = get_measure(name)
         try:
             found = entry.function(probe)
         except Exception as error:
@@ -161,10 +161,10 @@ def compute(probe: Probe, names: Iterable[str]) -> dict[str, float]:
 def _failed(name: str, error: Exception) -> MeasureError:
     report = "Please report it if it should be defined for this model; the other measures can be taken without it."
     remedy = "Use fewer samples." if out_of_memory(error) else report
-    return MeasureError(f"measure {name!r}", got=shortly(error), expected="its values", remedy=remedy)
+    return MeasureError(f"measure {name!r}", got=one_line(error), expected="its values", remedy=remedy)
 
 
-def known(name: str) -> Measure:
+def get_measure(name: str) -> Measure:
     """The entry for `name` in the tables.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, known
+from lightning_gengap.measures import MEASURES, get_measure
 from lightning_gengap.measures.derived import with_ingredients
 from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.monitor.schedule import DEAR, Schedule
@@ -47,13 +47,13 @@ class Selection:
 
     def schedule(self) -> Schedule:
         """What is measured once per training belongs to its start-up, which the budget does not count."""
-        costs = {name: 0.0 if known(name).once else known(name).forwards for name in self.measures}
+        costs = {name: 0.0 if get_measure(name).per_training else get_measure(name).forwards for name in self.measures}
         extras = {name: forwards for name, forwards in costs.items() if name not in self.needed}
         return Schedule(extras, sum(forwards for name, forwards in costs.items() if extras.get(name, 0.0) <= DEAR))
 
     def once(self, taken: Collection[str]) -> tuple[list[str], list[str]]:
         """Measures that are taken once per training and are not among `taken`: the needed and the further ones."""
-        missing = [name for name in self.measures if known(name).once and name not in taken]
+        missing = [name for name in self.measures if get_measure(name).per_training and name not in taken]
         return [name for name in missing if name in self.needed], [name for name in missing if name not in self.needed]
 
 
@@ -72,7 +72,7 @@ def select(predictor: Predictor | None, measures: Sequence[str], every: bool) ->
     _require("measures", measures, not isinstance(measures, str), "a sequence of names")
     needed = ("margin", "fit", *(() if predictor is None else predictor.measures))
     names = dict.fromkeys((*needed, *measures, *(MEASURES if every else ())))
-    chosen = tuple(name for name in names if known(name))
+    chosen = tuple(name for name in names if get_measure(name))
     wanted = None
     if predictor is not None and not every:
         named = (key for key, declared in MEASURED.items() if declared.measure in measures)

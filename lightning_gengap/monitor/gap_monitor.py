@@ -16,13 +16,13 @@ from lightning_gengap.monitor.arguments import check_arguments, select
 from lightning_gengap.monitor.budget import Budget
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.measuring import measure_together, say_unpaid
-from lightning_gengap.monitor.run_state import Session
-from lightning_gengap.monitor.start_up import StartUp, forgiven
+from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.start_up import StartUp, tolerate_start_failures
 from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, minimised_loss
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
-from lightning_gengap.samples.drawing import FirstBatches, Reading
+from lightning_gengap.samples.drawing import FirstBatches, SampleReader
 
 
 class GapMonitor(Callback):
@@ -84,14 +84,14 @@ class GapMonitor(Callback):
         self.every_n_epochs, self.budget, self.verbosity, self.on_error = every_n_epochs, budget, verbosity, on_error
         selection = select(self.predictor, measures, every=verbosity == "full")
         self.measures = selection.measures
-        self._start_up = StartUp(Reading(samples, seed, target, forward), selection, probe_data, layers)
+        self._start_up = StartUp(SampleReader(samples, seed, target, forward), selection, probe_data, layers)
         self._display = Display(
             verbosity, tuple(measures), self.predictor is not None, validation_accuracy, raises=on_error == "raise"
         )
         self._display.predicts_loss = self.predictor is not None and self.predictor.loss_head is not None
         if budget is not None:
             self._display.sparse = tuple(selection.schedule().dear)
-        self._session: Session | None = None
+        self._session: RunState | None = None
         self._restored: dict[str, Any] | None = None
         self._first_batches: FirstBatches | None = None
         self._validated = False
@@ -131,19 +131,19 @@ class GapMonitor(Callback):
         self._session = session = self._begin(trainer, pl_module)
         if session is None:
             return
-        with forgiven(session, trainer):
+        with tolerate_start_failures(session, trainer):
             self._first_batches = self._start_up.watch(trainer, pl_module, session)
         self._display.lay_out(trainer)
         session.budget.start_up += time.perf_counter() - started
         self._clock = time.perf_counter()
 
-    def _begin(self, trainer: Trainer, module: LightningModule) -> Session | None:
+    def _begin(self, trainer: Trainer, module: LightningModule) -> RunState | None:
         """A fresh session, or the one that a checkpoint or the last `fit` of this Trainer left; None if off."""
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return None
         restored, self._restored = self._restored, None
-        session = Session(self.predictor, Budget(self.budget), raises=self.on_error == "raise")
+        session = RunState(self.predictor, Budget(self.budget), raises=self.on_error == "raise")
         return self._start_up.begin(session, trainer, module, restored, self._session)
 
     # During training: nothing raises, whatever fails is said once.
@@ -156,8 +156,8 @@ class GapMonitor(Callback):
             return
         if self._first_batches is not None:
             self._start_up.copy(batch, self._first_batches, session, pl_module)
-        if session.observer is not None:
-            session.speed.begin_step(pl_module, session.observer.classes, trainer.current_epoch, batch_idx)
+        if session.measurer is not None:
+            session.speed.begin_step(pl_module, session.measurer.classes, trainer.current_epoch, batch_idx)
 
     @override
     def on_train_batch_end(
@@ -184,26 +184,26 @@ class GapMonitor(Callback):
         session.budget.trained += now - self._clock
         due = not session.measured or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         needed = self._start_up.selection.needed
-        observation = measure_together(trainer, pl_module, session, needed, due, self._catch_up)
+        measurement = measure_together(trainer, pl_module, session, needed, due, self._catch_up)
         # Copied batches and training speed differ between ranks, and so may the keys: rank 0 speaks for all.
         agree = trainer.strategy.reduce_boolean_decision
         validated = self._validated and agree("train_accuracy" in session.readout.shown, all=True)
         shown = trainer.strategy.broadcast(self._display.scalars(session, trainer, validated))
         pl_module.log_dict(shown, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-        if observation is not None:
+        if measurement is not None:
             started = time.perf_counter()
-            self._display.draw(trainer, observation, session)
+            self._display.draw(trainer, measurement, session)
             session.budget.spent += time.perf_counter() - started
         self._validated = False
         self._clock = time.perf_counter()
 
-    def _catch_up(self, trainer: Trainer, module: LightningModule, session: Session) -> None:
+    def _catch_up(self, trainer: Trainer, module: LightningModule, session: RunState) -> None:
         """Watch the copied batches, all of them, once the first epoch has ended; or what failed before it."""
         started = time.perf_counter()
         if self._first_batches is not None:
             self._start_up.start(self._first_batches.checked(), session, module, trainer)
             self._first_batches = None
-        elif session.observer is None:
+        elif session.measurer is None:
             self._first_batches = self._start_up.watch(trainer, module, session)
         session.budget.start_up += time.perf_counter() - started
 
@@ -245,4 +245,4 @@ class GapMonitor(Callback):
         self._first_batches = None
         if self._session is not None:
             self._session.speed.close()
-            self._session.observer = None
+            self._session.measurer = None

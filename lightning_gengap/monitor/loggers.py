@@ -9,10 +9,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_gengap.measurement import Observation
+from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures.keys import AGES, MEASURED, PREDICTED, PREFIX
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
-from lightning_gengap.monitor.run_state import Session
+from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import find_validation_accuracy, scalar_step
 
 
@@ -56,7 +56,7 @@ class Display:
             return False  # not before the budget has paid for the measure
         return name in ("train_accuracy", "train_loss") or (name in MEASURED and self._shows(name))
 
-    def scalars(self, session: Session, trainer: Trainer, validated: bool) -> dict[str, float]:
+    def scalars(self, session: RunState, trainer: Trainer, validated: bool) -> dict[str, float]:
         """The epoch's values by full key, all finite; what a validation in it tells, the session learns from.
 
         Args:
@@ -82,13 +82,13 @@ class Display:
         """Prepare the loggers' charts, once."""
         self._decorate(trainer, lambda logger: lay_out(logger, self.prefix))
 
-    def draw(self, trainer: Trainer, observation: Observation, session: Session) -> None:
+    def draw(self, trainer: Trainer, measurement: Measurement, session: RunState) -> None:
         """Histograms and contributions, on the step axis of this epoch's scalars."""
         contributions = {} if session.prediction is None else session.prediction.contributions
-        panels = Panels(observation.margins, contributions, scalar_step(trainer), self.prefix, observation.spectrum)
+        panels = Panels(measurement.margins, contributions, scalar_step(trainer), self.prefix, measurement.spectrum)
         self._decorate(trainer, lambda logger: draw(logger, panels))
 
-    def _actual_gap(self, session: Session, trainer: Trainer) -> float | None:
+    def _actual_gap(self, session: RunState, trainer: Trainer) -> float | None:
         accuracy, notice = find_validation_accuracy(trainer.callback_metrics, self.validation_accuracy)
         if accuracy is not None:
             return session.readout.shown["train_accuracy"] - accuracy

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gengap.errors import frameless
-from lightning_gengap.measurement import Observation
+from lightning_gengap.measurement import Measurement
 from lightning_gengap.monitor.readout import Status
-from lightning_gengap.monitor.run_state import Session
+from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.trainer_facts import planned_share
 
@@ -20,11 +20,11 @@ from lightning_gengap.monitor.trainer_facts import planned_share
 def measure_together(
     trainer: Trainer,
     module: LightningModule,
-    session: Session,
+    session: RunState,
     needed: Sequence[str],
     due: bool,
-    prepare: Callable[[Trainer, LightningModule, Session], None],
-) -> Observation | None:
+    prepare: Callable[[Trainer, LightningModule, RunState], None],
+) -> Measurement | None:
     """Measure if it is due and the budget allows it, and show the result; otherwise hold the last values.
 
     Args:
@@ -45,36 +45,36 @@ def measure_together(
         session.readout.hold(Status.HELD)
         return None
     session.budget.trained += _waited_for(module.device)
-    observation, failure = None, None
+    measurement, failure = None, None
     try:
         prepare(trainer, module, session)
         with session.budget.measuring():
-            observation = session.observe(module, needed, extras, trainer.optimizers)
+            measurement = session.measure(module, needed, extras, trainer.optimizers)
     except Exception as error:
         failure = error if session.raises else frameless(error)
     # Ranks agree on failure before anything else, so that all show, hold and switch off together.
     agree = trainer.strategy.reduce_boolean_decision
-    all_measured = agree(observation is not None, all=True)
-    if observation is None or not all_measured:
+    all_measured = agree(measurement is not None, all=True)
+    if measurement is None or not all_measured:
         session.failures += 1
         session.readout.hold(Status.FAILED)
         say_failure(session, failure or RuntimeError("another rank failed."), f"in epoch {trainer.current_epoch}")
         return None
-    failed = [name for name in extras if not agree(name not in observation.failures, all=True)]
-    account(session, observation, failed, trainer.current_epoch)
-    session.show(observation, done)
+    failed = [name for name in extras if not agree(name not in measurement.failures, all=True)]
+    account(session, measurement, failed, trainer.current_epoch)
+    session.show(measurement, done)
     session.measured, session.failures, session.warned = True, 0, False
     while session.notes:
         rank_zero_warn(f"GapMonitor: {session.notes.pop(0)}.")
-    return observation
+    return measurement
 
 
-def account(session: Session, observation: Observation, failed: Collection[str], epoch: int) -> None:
+def account(session: RunState, measurement: Measurement, failed: Collection[str], epoch: int) -> None:
     """Keep what further measures gave and cost; say of each, once, that it failed."""
-    session.account(observation, epoch, failed)
+    session.account(measurement, epoch, failed)
     for name in failed:
         if name not in session.schedule.said:
-            cause = observation.failures.get(name, "another rank failed.")
+            cause = measurement.failures.get(name, "another rank failed.")
             rank_zero_warn(
                 f"GapMonitor could not measure {name} in epoch {epoch}: {cause} Everything else goes on, and its last "
                 f"values are held; after {MOST_FAILURES} failures in a row it is no longer tried."
@@ -82,7 +82,7 @@ def account(session: Session, observation: Observation, failed: Collection[str],
         session.schedule.said.add(name)
 
 
-def say_failure(session: Session, error: Exception, when: str) -> None:
+def say_failure(session: RunState, error: Exception, when: str) -> None:
     """Say once in a row that nothing could be measured, or raise it where that is wanted."""
     if session.raises:
         raise error
@@ -95,7 +95,7 @@ def say_failure(session: Session, error: Exception, when: str) -> None:
     session.warned = True
 
 
-def say_unpaid(session: Session) -> None:
+def say_unpaid(session: RunState) -> None:
     """Say which measures were asked for and never paid for; training has ended."""
     share, unpaid = session.budget.share, session.schedule.unpaid()
     if share is not None and unpaid:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LogitsError
-from lightning_gengap.measurement import Observation, Observer
+from lightning_gengap.measurement import Measurement, Measurer
 from lightning_gengap.monitor.budget import Budget
 from lightning_gengap.monitor.readout import Readout, Status
 from lightning_gengap.monitor.schedule import Schedule
@@ -22,8 +22,8 @@ from lightning_gengap.samples.drawing import Samples
 
 
 @dataclass
-class Session:
-    """The state of one training under observation; knows no Lightning.
+class RunState:
+    """The state of one training under measurement; knows no Lightning.
 
     Attributes:
         schedule: which of the measures that no prediction needs are taken when.
@@ -60,7 +60,7 @@ class Session:
     residual_age: int = 0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
-    observer: Observer | None = None
+    measurer: Measurer | None = None
     measured: bool = False
     failures: int = 0
     warned: bool = False
@@ -68,42 +68,42 @@ class Session:
 
     def watch(
         self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
-    ) -> Observer:
+    ) -> Measurer:
         """Watch these samples from now on; the first time, show the values before any step.
 
         Raises:
             LayerError, LogitsError, TargetError, MeasureError: the model cannot be watched; what was watched before
                 is kept.
         """
-        before = self.observer
+        before = self.measurer
         try:
             return self._watch(model, samples, forward, layers, seed)
         except Exception:
-            self.observer = before
+            self.measurer = before
             raise
 
     def _watch(
         self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
-    ) -> Observer:
-        said = set() if self.observer is None else self.observer.said
-        self.observer = Observer.of(model, samples, forward, layers, self.initial_state, seed)
-        self.observer.once, self.observer.taken = self.once, self.taken
-        self.observer.memory, self.observer.said, self.observer.raises = self.memory, said, self.raises
-        self.observer.wanted = self.wanted
+    ) -> Measurer:
+        said = set() if self.measurer is None else self.measurer.said
+        self.measurer = Measurer.of(model, samples, forward, layers, self.initial_state, seed)
+        self.measurer.once, self.measurer.taken = self.once, self.taken
+        self.measurer.memory, self.measurer.said, self.measurer.raises = self.memory, said, self.raises
+        self.measurer.wanted = self.wanted
         if samples.augmented and "augmented_probe" not in self.flags:
             self.flags.append("augmented_probe")
         if not self.readout.shown:
-            observation = self.observe(model, ["fit"])
-            self._doubt(self.observer, observation.values["train_accuracy"])
-            self.show(observation, progress=None)
+            measurement = self.measure(model, ["fit"])
+            self._doubt(self.measurer, measurement.values["train_accuracy"])
+            self.show(measurement, progress=None)
         elif "train_accuracy" not in self.readout.shown:  # it could not be watched before the first step
-            self._doubt(self.observer, self.observer.initial_accuracy(model))
-        return self.observer
+            self._doubt(self.measurer, self.measurer.initial_accuracy(model))
+        return self.measurer
 
-    def _doubt(self, observer: Observer, accuracy: float | None) -> None:
+    def _doubt(self, measurer: Measurer, accuracy: float | None) -> None:
         """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
-        chance = observer.chance()
-        noise = 2 * math.sqrt(chance * (1 - chance) / len(observer.samples))  # the first batch alone may be small
+        chance = measurer.chance()
+        noise = 2 * math.sqrt(chance * (1 - chance) / len(measurer.samples))  # the first batch alone may be small
         unlearned = accuracy is not None and accuracy <= chance + 0.25 * (1 - chance) + noise
         if not unlearned and "initial_weights" not in self.flags:
             self.flags.append("initial_weights")
@@ -114,20 +114,20 @@ class Session:
             return None
         return self.schedule.choose(self.budget, first=not self.measured, last=last)
 
-    def observe(
+    def measure(
         self, model: nn.Module, names: Sequence[str], extras: Sequence[str] = (), optimizers: Sequence[Any] = ()
-    ) -> Observation:
+    ) -> Measurement:
         """Measure now; nothing is shown yet, because in a distributed run another rank may have failed.
 
         Raises:
             LogitsError: the model's outputs are no longer finite.
             MeasureError: one of `names` failed.
         """
-        if self.observer is None:
+        if self.measurer is None:
             raise RuntimeError("observe() before watch()")
-        observation = self.observer.observe(model, names, extras, optimizers)
-        self.notes += [note for note in observation.notes if note.partition("/")[0] not in self._optional()]
-        if "train_loss" not in observation.values:
+        measurement = self.measurer.measure(model, names, extras, optimizers)
+        self.notes += [note for note in measurement.notes if note.partition("/")[0] not in self._optional()]
+        if "train_loss" not in measurement.values:
             error = LogitsError(
                 "model output",
                 got="NaN or infinity on the monitored samples",
@@ -136,23 +136,23 @@ class Session:
             )
             error.may_pass = True
             raise error
-        return observation
+        return measurement
 
-    def account(self, observation: Observation, epoch: int, failed: Collection[str]) -> None:
+    def account(self, measurement: Measurement, epoch: int, failed: Collection[str]) -> None:
         """Keep what further measures gave and cost; one that failed on any rank has failed here."""
-        for name, seconds in observation.seconds.items():
+        for name, seconds in measurement.seconds.items():
             self.schedule.record(name, epoch, seconds, succeeded=name not in failed)
             if name in failed:
-                observation.extras.pop(name, None)
-        self.extras |= observation.extras
-        apart = sum(seconds for name, seconds in observation.seconds.items() if self.schedule.is_dear(name))
+                measurement.extras.pop(name, None)
+        self.extras |= measurement.extras
+        apart = sum(seconds for name, seconds in measurement.seconds.items() if self.schedule.is_dear(name))
         if apart:
             self.budget.set_apart(apart)
 
-    def show(self, observation: Observation, progress: float | None) -> None:
+    def show(self, measurement: Measurement, progress: float | None) -> None:
         """Predict from what was measured now, and update what is shown: further measures show their last values."""
-        values = dict(observation.values)
-        for extra in observation.extras.values():
+        values = dict(measurement.values)
+        for extra in measurement.extras.values():
             values |= extra
         if progress is not None:
             values["progress"] = progress

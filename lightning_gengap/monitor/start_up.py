@@ -12,16 +12,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gengap.errors import GapError, frameless
-from lightning_gengap.measurement import Observer, naming_memory
+from lightning_gengap.measurement import Measurer, naming_memory
 from lightning_gengap.measures.keys import PREFIX
 from lightning_gengap.monitor.arguments import Selection
 from lightning_gengap.monitor.early_stopping import GapEarlyStopping
 from lightning_gengap.monitor.measuring import account, say_failure
 from lightning_gengap.monitor.readout import Status
-from lightning_gengap.monitor.run_state import Session
+from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import placed_as_in_training, planned_share
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import FirstBatches, Reading, Samples, draw_samples
+from lightning_gengap.samples.drawing import FirstBatches, SampleReader, Samples, draw_samples
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class StartUp:
         layers: module names to watch; None for the automatic choice.
     """
 
-    reading: Reading
+    reading: SampleReader
     selection: Selection
     probe_data: Any = None
     layers: Sequence[str] | None = None
 
     def begin(
         self,
-        session: Session,
+        session: RunState,
         trainer: Trainer,
         module: LightningModule,
         restored: dict[str, Any] | None,
-        previous: Session | None,
-    ) -> Session:
+        previous: RunState | None,
+    ) -> RunState:
         """Keep the initial weights, or go on from what a checkpoint or the last `fit` of this Trainer left."""
         session.schedule, session.wanted = self.selection.schedule(), self.selection.wanted
         if trainer.ckpt_path is None and trainer.global_step == 0:
@@ -63,7 +63,7 @@ class StartUp:
             )
         return session
 
-    def watch(self, trainer: Trainer, module: LightningModule, session: Session) -> FirstBatches | None:
+    def watch(self, trainer: Trainer, module: LightningModule, session: RunState) -> FirstBatches | None:
         """Read the samples and watch them; or give what is to copy the batches of training, where nothing else can.
 
         Raises:
@@ -85,14 +85,14 @@ class StartUp:
         finally:
             module._current_fx_name = hook
 
-    def copy(self, batch: Any, first_batches: FirstBatches, session: Session, module: LightningModule) -> None:
+    def copy(self, batch: Any, first_batches: FirstBatches, session: RunState, module: LightningModule) -> None:
         """Copy a batch of training; the first is watched at once, so that one that cannot be watched is raised.
 
         Raises:
-            GapError: it is the first, before any step, and cannot be watched, see `forgiven`.
+            GapError: it is the first, before any step, and cannot be watched, see `tolerate_start_failures`.
         """
-        if session.observer is None and not session.warned:
-            with forgiven(session, module.trainer):
+        if session.measurer is None and not session.warned:
+            with tolerate_start_failures(session, module.trainer):
                 _add(batch, first_batches)
                 self._watch(first_batches.samples(), session, module)
             return
@@ -102,14 +102,14 @@ class StartUp:
             if not session.warned:
                 say_failure(session, error, "while copying the first batches")
 
-    def start(self, samples: Samples, session: Session, module: LightningModule, trainer: Trainer) -> None:
+    def start(self, samples: Samples, session: RunState, module: LightningModule, trainer: Trainer) -> None:
         """Watch the samples, and measure what describes the task: once per training.
 
         Raises:
             GapError: the model cannot be watched.
         """
-        observer = self._watch(samples, session, module)
-        taps = ", ".join(f"{tap.layer} = {tap}" for tap in observer.layout.taps) or "no hidden layer"
+        measurer = self._watch(samples, session, module)
+        taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
         known_size = "an unknown number of" if samples.train_samples is None else samples.train_samples
         rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {known_size} training samples.")
         if samples.augmented:
@@ -121,18 +121,18 @@ class StartUp:
         if not (needed or extras):
             return
         try:
-            observation = session.observe(module, ["fit", *needed], extras)
-            account(session, observation, list(observation.failures), trainer.current_epoch)
-            session.show(observation, planned_share(trainer, trainer.current_epoch))
+            measurement = session.measure(module, ["fit", *needed], extras)
+            account(session, measurement, list(measurement.failures), trainer.current_epoch)
+            session.show(measurement, planned_share(trainer, trainer.current_epoch))
         except Exception as error:
             say_failure(session, error, "the difficulty of the task")
 
-    def _watch(self, samples: Samples, session: Session, module: LightningModule) -> Observer:
+    def _watch(self, samples: Samples, session: RunState, module: LightningModule) -> Measurer:
         return session.watch(module, samples, self.reading.forward, self.layers, self.reading.seed)
 
 
 @contextmanager
-def forgiven(session: Session, trainer: Trainer) -> Iterator[None]:
+def tolerate_start_failures(session: RunState, trainer: Trainer) -> Iterator[None]:
     """Before the first step: what may pass is said once, and tried again at the next measurement.
 
     Raises:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.network.functional_call import called_at
-from lightning_gengap.network.layers import Ran
+from lightning_gengap.network.functional_call import call_with
+from lightning_gengap.network.layers import CalledModule
 from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import BATCH_NORMS, NotFoldableError, folded_bias, folded_weights
@@ -47,7 +47,7 @@ class Folded:
 
 
 def folded(probe: Probe) -> Folded:
-    """The probe's network folded, checked to reproduce its logits; take it through `probe.once`.
+    """The probe's network folded, checked to reproduce its logits; take it through `probe.cached`.
 
     A network without batch norm is given as it is, whatever its layers. Cost: a forward and backward of one batch.
 
@@ -87,10 +87,10 @@ def read_at(model: nn.Module, state: State, read: Callable[[nn.Module], Quantity
     """What `read` gives while the model's parameters and buffers are exchanged for `state`, on their devices."""
     devices = {name: value.device for name, value in [*model.named_parameters(), *model.named_buffers()]}
     bound = {f"model.{name}": value.to(devices[name]) for name, value in state.items() if name in devices}
-    return called_at(_Reader(model, read), bound)
+    return call_with(_Reader(model, read), bound)
 
 
-def folded_weights_of(model: nn.Module, ran: tuple[Ran, ...]) -> dict[str, Tensor]:
+def folded_weights_of(model: nn.Module, ran: tuple[CalledModule, ...]) -> dict[str, Tensor]:
     """`folded_weights` of a model as it is now.
 
     Raises:
@@ -99,7 +99,7 @@ def folded_weights_of(model: nn.Module, ran: tuple[Ran, ...]) -> dict[str, Tenso
     return folded_weights({clean_name(name): module for name, module in model.named_modules()}, ran)
 
 
-def fold(model: nn.Module, ran: tuple[Ran, ...]) -> Folded:
+def fold(model: nn.Module, ran: tuple[CalledModule, ...]) -> Folded:
     """Fold every batch norm that the forward calls; nothing is written to the model.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.network.folding import TOLERANCE, folded_weights_of, read_at
-from lightning_gengap.network.layers import Ran
+from lightning_gengap.network.layers import CalledModule
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.shortcuts import Graph, Shortcuts, shortcuts_in
 from lightning_gengap.network.trace import clean_name, first_float_tensor
@@ -66,7 +66,7 @@ def verified_weights(probe: Probe) -> dict[str, Tensor]:
     Raises:
         NotFoldableError: that is not so, or a layer has no folded weights; the message names it.
     """
-    found = probe.once(verified)
+    found = probe.cached(verified)
     if found.refusal is not None:
         raise NotFoldableError(found.refusal)
     return found.weights
@@ -81,12 +81,12 @@ def initial_weights(probe: Probe) -> dict[str, Tensor] | None:
     verified_weights(probe)
     if probe.initial_state is None:
         return None
-    ran, embeddings = probe.layout.ran, probe.once(verified).embeddings
+    ran, embeddings = probe.layout.ran, probe.cached(verified).embeddings
     return read_at(probe.model, probe.initial_state, lambda model: _weights_of(model, ran, embeddings))
 
 
 def verified(probe: Probe) -> Verified:
-    """What the forward shows, also that it refuses; take it through `probe.once`."""
+    """What the forward shows, also that it refuses; take it through `probe.cached`."""
     try:
         return _verify(probe)
     except NotFoldableError as reason:
@@ -140,13 +140,17 @@ def _few(probe: Probe) -> ProbeBatch:
     return ProbeBatch((inputs, batch.targets[:FEW]), batch.targets[:FEW], inputs)
 
 
-def _weights_of(model: nn.Module, ran: tuple[Ran, ...], embeddings: tuple[str, ...]) -> dict[str, Tensor]:
+def _weights_of(model: nn.Module, ran: tuple[CalledModule, ...], embeddings: tuple[str, ...]) -> dict[str, Tensor]:
     modules = {clean_name(name): module for name, module in model.named_modules()}
     return {name: modules[name].weight.detach() for name in embeddings} | folded_weights_of(model, ran)
 
 
 def _hooks(
-    modules: dict[str, nn.Module], ran: tuple[Ran, ...], weights: dict[str, Tensor], graph: Graph, embedded: list[str]
+    modules: dict[str, nn.Module],
+    ran: tuple[CalledModule, ...],
+    weights: dict[str, Tensor],
+    graph: Graph,
+    embedded: list[str],
 ) -> dict[str, Callable[..., Tensor]]:
     """By module, the forward hooks that exchange what it returns."""
     norms = {met.module: met.after for met in ran if isinstance(modules[met.module], BATCH_NORMS)}

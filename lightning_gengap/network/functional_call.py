@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def called_at(module: nn.Module, state: Mapping[str, Tensor], *args: Any) -> Any:
+def call_with(module: nn.Module, state: Mapping[str, Tensor], *args: Any) -> Any:
     """`module(*args)` with the named parameters and buffers exchanged for `state` during the call.
 
     Every place of a shared tensor is exchanged exactly once. `functional_call` alone would exchange the tensors of a

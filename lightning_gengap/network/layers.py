@@ -38,7 +38,7 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Ran:
+class CalledModule:
     """A module that the forward called, in order.
 
     Attributes:
@@ -58,7 +58,7 @@ class Layout:
     """The taps of a network and the modules its forward calls, found once, on one batch."""
 
     taps: tuple[Tap, ...]
-    ran: tuple[Ran, ...]
+    ran: tuple[CalledModule, ...]
 
     @classmethod
     def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:
@@ -136,10 +136,10 @@ def _tap(trace: Trace, layer: str, visit: Visit) -> Tap:
     return Tap(layer, visit.module, visit.side, visit.call, reused, clone=visit.overwritten)
 
 
-def _modules_in_order(trace: Trace) -> tuple[Ran, ...]:
+def _modules_in_order(trace: Trace) -> tuple[CalledModule, ...]:
     produced = {v.edge: v.module for v in reversed(trace.visits) if v.side == "output" and v.edge is not None}
     ran = [
-        Ran(v.module, v.shape[1:], None if v.edge is None else produced.get(v.edge), trace.calls[v.module])
+        CalledModule(v.module, v.shape[1:], None if v.edge is None else produced.get(v.edge), trace.calls[v.module])
         for v in trace.visits
         if v.side == "input" and v.call == 0
     ]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.network.functional_call import called_at
+from lightning_gengap.network.functional_call import call_with
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.trace import clean_name, first_float_tensor
 from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward, exchange, logits_of
@@ -58,7 +58,7 @@ class Probe:
         """Whether the value of this key is asked for."""
         return self.wanted is None or key in self.wanted
 
-    def once(self, quantity: Callable[[Probe], Quantity]) -> Quantity:
+    def cached(self, quantity: Callable[[Probe], Quantity]) -> Quantity:
         """What `quantity` gives for this probe, computed at the first request and shared between measures."""
         if quantity not in self._shared:
             self._shared[quantity] = quantity(self)
@@ -88,7 +88,7 @@ class Probe:
         else:
             device = next((parameter.device for parameter in self.model.parameters()), None)
             bound = {f"model.{name}": value.to(device) for name, value in state.items()}
-            output = called_at(_Bound(self.model, self.forward), bound, content)
+            output = call_with(_Bound(self.model, self.forward), bound, content)
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 

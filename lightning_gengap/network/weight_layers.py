@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_gengap.network.layers import Ran
+from lightning_gengap.network.layers import CalledModule
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -20,7 +20,7 @@ class NotFoldableError(Exception):
     """Why the norms are not defined for this network."""
 
 
-def folded_weights(modules: dict[str, nn.Module], ran: tuple[Ran, ...]) -> dict[str, Tensor]:
+def folded_weights(modules: dict[str, nn.Module], ran: tuple[CalledModule, ...]) -> dict[str, Tensor]:
     """Weights of linear and convolutional layers, each scaled by the batch norm that reads its output."""
     if "" in modules and any(p is not None and p.is_floating_point() for p in modules[""]._parameters.values()):
         raise NotFoldableError(f"{type(modules['']).__name__} has parameters outside its layers")

@@ -1,4 +1,4 @@
-"""Reading a batch: where its inputs and its class targets are, and how to exchange the inputs."""
+"""SampleReader a batch: where its inputs and its class targets are, and how to exchange the inputs."""
 
 from __future__ import annotations
 

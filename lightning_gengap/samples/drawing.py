@@ -48,7 +48,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Reading:
+class SampleReader:
     """How samples are read: how many, with which seed and hooks, and onto which device."""
 
     samples: int
@@ -68,7 +68,7 @@ class Reading:
 
 
 def draw_samples(
-    loader: Any, reading: Reading, probe_data: Any = None, batches_per_epoch: float = float("inf")
+    loader: Any, reading: SampleReader, probe_data: Any = None, batches_per_epoch: float = float("inf")
 ) -> Samples | None:
     """Read the monitored samples now, or return None where only the batches of training itself can be copied.
 
@@ -92,7 +92,7 @@ def draw_samples(
         return _read_indices(_reader_of(loader), indices, reading, len(indices), "indices")
 
 
-def take_batches(batches: Iterable[Any], reading: Reading) -> tuple[ProbeBatch, ...]:
+def take_batches(batches: Iterable[Any], reading: SampleReader) -> tuple[ProbeBatch, ...]:
     """The first batches up to the number of samples (the last one is used whole).
 
     Raises:
@@ -121,7 +121,7 @@ class FirstBatches:
         reading: how many samples to keep; the batches are on their device already.
     """
 
-    reading: Reading
+    reading: SampleReader
     kept: list[ProbeBatch] = field(default_factory=list)
 
     def add(self, batch: Any) -> None:
@@ -147,7 +147,7 @@ class FirstBatches:
         return self.samples()
 
 
-def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, reading: Reading) -> Samples:
+def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, reading: SampleReader) -> Samples:
     train_samples = None if indices is None else len(indices)
     own, dataset = _indexed(data)
     if own is not None:
@@ -179,7 +179,7 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
 
 
 def _read_indices(
-    read: Read, indices: Sequence[int], reading: Reading, train_samples: int | None, source: str
+    read: Read, indices: Sequence[int], reading: SampleReader, train_samples: int | None, source: str
 ) -> Samples:
     drawn = reading.draw(indices)
     batches = _checked(reading.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))

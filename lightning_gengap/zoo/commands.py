@@ -124,11 +124,11 @@ def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
 def _remeasure(options: argparse.Namespace) -> None:
     from joblib import delayed
 
-    from lightning_gengap.measures import known
+    from lightning_gengap.measures import get_measure
     from lightning_gengap.zoo.files import sorted_out
     from lightning_gengap.zoo.train.remeasure import remeasure
 
-    names = [name for name in options.measures if known(name)]
+    names = [name for name in options.measures if get_measure(name)]
     paths, cut = sorted_out(options.runs)
     _say_skipped(cut)
     if not paths:

@@ -105,7 +105,7 @@ def test_a_set_up_that_does_not_fit_takes_smaller_chunks() -> None:
     with probing(model, images, targets, ridge=1e-2) as probe:
         model.limit = 5
         values = tic(probe)
-        attempt, notes = probe.once(sampled), list(probe.notes)
+        attempt, notes = probe.cached(sampled), list(probe.notes)
     assert attempt.curvature is not None
     assert attempt.curvature.sizes == (4,) * 5
     assert attempt.curvature.rung == REBUILT
@@ -125,7 +125,7 @@ def test_a_product_that_runs_out_of_memory_is_taken_with_graphs_rebuilt(
     )
     with probing(*task(), ridge=1e-2) as probe:
         values = tic(probe)
-        notes, attempt = list(probe.notes), probe.once(sampled)
+        notes, attempt = list(probe.notes), probe.cached(sampled)
     assert values == pytest.approx(expected, rel=1e-6)
     assert attempt.curvature is not None
     assert (attempt.frugality, attempt.curvature.rung) == (1, REBUILT)
@@ -174,12 +174,12 @@ def test_on_the_cpu_the_first_way_is_one_that_fits_into_what_is_left(
 ) -> None:
     expected, (model, images, targets) = reference(), task()
     with probing(model, images, targets, ridge=1e-2) as probe:
-        each = GRAPHS * probe.once(kept_for_each_sample)
+        each = GRAPHS * probe.cached(kept_for_each_sample)
         assert each > 0
         monkeypatch.setattr("lightning_gengap.derivatives.memory.available", lambda: math.ceil(room * each / SHARE))
         model.limit = room  # what does not fit is never tried: the process would be killed for it
         values = tic(probe)
-        attempt, notes = probe.once(sampled), list(probe.notes)
+        attempt, notes = probe.cached(sampled), list(probe.notes)
     assert attempt.curvature is not None
     assert (attempt.frugality, max(attempt.curvature.sizes)) == (frugality, largest)
     assert values == pytest.approx(expected, rel=1e-6)
@@ -254,7 +254,7 @@ def test_all_samples_of_the_probe_are_another_curvature(monkeypatch: pytest.Monk
     model, images, targets = task()
     with probing(model, images, targets) as probe:
         few, full = soft_rank(probe), full_soft_rank(probe)
-        assert probe.once(sampled) is not probe.once(whole)
+        assert probe.cached(sampled) is not probe.cached(whole)
     assert (few["curvature/samples"], full["curvature/full/samples"]) == (6, COUNT)
     exact = oracles.soft_rank(oracles.dual(model, images), 1e-3)
     assert full["curvature/full/soft_rank"] == pytest.approx(exact, rel=0.1)

@@ -13,7 +13,7 @@ from torch import optim
 
 from lightning_gengap import measure
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measurement import Observer
+from lightning_gengap.measurement import Measurer
 from lightning_gengap.samples.batches import read_batch
 from lightning_gengap.samples.drawing import Samples
 from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, blobs, fitted, loader, quiet_trainer, watched
@@ -151,9 +151,9 @@ def test_tensorboard_has_the_spectrum_at_the_steps_where_it_was_measured(tmp_pat
 def test_an_observation_has_the_spectrum_wherever_the_soft_rank_is_asked_for() -> None:
     model, targets = TinyModel(), torch.arange(64) % 4
     samples = Samples((read_batch((blobs()[:][0], targets)),), 64, augmented=False, source="probe_data")
-    observer = Observer.of(model, samples)
-    assert observer.observe(model, ["fit"]).spectrum is None
-    needed, further = observer.observe(model, ["soft_rank"]), observer.observe(model, ["fit"], ["soft_rank"])
+    measurer = Measurer.of(model, samples)
+    assert measurer.measure(model, ["fit"]).spectrum is None
+    needed, further = measurer.measure(model, ["soft_rank"]), measurer.measure(model, ["fit"], ["soft_rank"])
     assert needed.spectrum is not None
     assert further.spectrum is not None
     assert torch.equal(needed.spectrum[0], further.spectrum[0])

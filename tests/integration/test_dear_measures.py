@@ -178,7 +178,7 @@ def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):
 
 
 def test_every_dear_measure_has_an_age():
-    dear = {name for name, entry in (MEASURES | ON_REQUEST).items() if entry.forwards > DEAR and not entry.once}
+    dear = {name for name, entry in (MEASURES | ON_REQUEST).items() if entry.forwards > DEAR and not entry.per_training}
     assert {f"age/{name}" for name in dear} <= set(AGES)
 
 

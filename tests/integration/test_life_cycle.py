@@ -170,13 +170,13 @@ def test_no_hooks_and_no_samples_are_left():
     fitted(monitor, model=model)
     assert hooks(model) == own
     assert monitor._session is not None
-    assert monitor._session.observer is None
+    assert monitor._session.measurer is None
     interrupted = Interrupted()
     with pytest.raises(RuntimeError, match="interrupted"):
         fitted(monitor, model=interrupted)
     assert interrupted.hooks_in_step > own
     assert hooks(interrupted) == own
-    assert monitor._session.observer is None
+    assert monitor._session.measurer is None
 
 
 def test_two_monitors_keep_their_values_apart():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure, compute, known
+from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure, compute, get_measure
 from lightning_gengap.measures.derived import INGREDIENTS, derived
 from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.network.probe import Probe, copy_state
@@ -216,7 +216,7 @@ def test_a_second_measurement_agrees_with_the_first(name: str, network: str) -> 
 
 @every_measure
 def test_measures_say_what_they_compute_and_cost(name: str) -> None:
-    entry = known(name)
+    entry = get_measure(name)
     assert entry is EVERY[name]
     text = entry.function.__doc__ or ""
     assert all(word in text for word in ("Key", "Cost")), "the docstring names keys and cost"
@@ -231,4 +231,4 @@ def test_compute_drops_what_is_undefined_and_joins_measures(monkeypatch: pytest.
 
 def test_an_unknown_measure_lists_the_known() -> None:
     with pytest.raises(MeasureError, match=f"got 'margns'; expected one of {', '.join(MEASURES)}"):
-        known("margns")
+        get_measure("margns")

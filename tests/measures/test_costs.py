@@ -99,7 +99,7 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
         with Multiplications() as one:
             forward(probe)
         if name != "margin":
-            probe.once(margin_signature)
+            probe.cached(margin_signature)
         with Multiplications() as counted:
             values = entry.function(probe)
     forwards = counted.total / one.total
@@ -133,7 +133,7 @@ def test_a_search_that_never_ends_early_costs_the_declared_bound(name: str, monk
     with probing(model, images, targets, chunk=8, initial_state=initial, train_samples=SAMPLES, ridge=ridge) as probe:
         with Multiplications() as one:
             forward(probe)
-        probe.once(margin_signature)
+        probe.cached(margin_signature)
         with Multiplications() as counted:
             EVERY[name].function(probe)
     forwards = counted.total / one.total

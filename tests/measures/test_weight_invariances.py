@@ -142,7 +142,7 @@ def test_an_equal_function_that_is_not_folded_would_be_seen() -> None:
     for _ in range(2):
         with probing(model, images, targets) as probe:
             plain = float(model[0].weight.detach().square().sum())
-            sizes.append((plain, float(probe.once(folded).state["0.weight"].square().sum())))
+            sizes.append((plain, float(probe.cached(folded).state["0.weight"].square().sum())))
         CHANGES["c"](model)
     assert sizes[1][0] == pytest.approx(9 * sizes[0][0])
     assert sizes[1][1] == pytest.approx(sizes[0][1], rel=1e-9)

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gengap import GapError, GapMonitor
 from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
-from lightning_gengap.measures import MEASURES, known
+from lightning_gengap.measures import MEASURES, get_measure
 from lightning_gengap.monitor.arguments import select
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
@@ -53,7 +53,7 @@ def test_measures_taken_once_are_those_not_taken_yet_needed_ones_apart():
 
 def test_what_is_taken_once_costs_the_schedule_nothing_and_dear_measures_are_counted_apart():
     schedule = select(tiny_predictor(), ["input_difficulty", "norm", "hessian"], every=False).schedule()
-    forwards = {name: known(name).forwards for name in ("margin", "fit", "norm", "hessian")}
+    forwards = {name: get_measure(name).forwards for name in ("margin", "fit", "norm", "hessian")}
     assert schedule.forwards == {"input_difficulty": 0.0, "norm": forwards["norm"], "hessian": forwards["hessian"]}
     assert schedule.others == forwards["margin"] + forwards["fit"] + forwards["norm"]
     assert schedule.dear == ["hessian"]

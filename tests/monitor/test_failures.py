@@ -115,7 +115,7 @@ def test_a_further_measure_that_fails_later_holds_its_values(monkeypatch: pytest
 
 def test_a_further_measure_of_the_task_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch):
     measure = Odd(lambda call: True)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1, once=True))
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1, per_training=True))
     values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=4)
     assert values("gengap/status") == [0] * 4
     assert measure.calls == 3
@@ -128,7 +128,7 @@ def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkey
     def greedy(probe: Probe) -> dict[str, float]:
         block = torch.ones(64)
         kept.append(weakref.ref(block))
-        probe.once(lambda shared: kept.append(weakref.ref(tensor := torch.ones(8))) or tensor)
+        probe.cached(lambda shared: kept.append(weakref.ref(tensor := torch.ones(8))) or tensor)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     class Alive(TinyModel):
@@ -164,7 +164,7 @@ def test_a_difficulty_that_fails_is_said_once_and_training_completes(
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("needed", [False, True])
 def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.MonkeyPatch, once: bool, needed: bool):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1, once=once))
+    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1, per_training=once))
     monitor = needing_norm(on_error="raise") if needed else tiny_monitor(measures=["norm"], on_error="raise")
     with pytest.raises(MeasureError, match="measure 'norm': got RuntimeError: broken measure") as caught:
         fitted(monitor)

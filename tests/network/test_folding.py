@@ -23,7 +23,7 @@ from tests.probes import probing
 def plain_and_folded(model: nn.Module, chunk: int | None = 5) -> tuple[Tensor, Tensor, Folded]:
     images = networks.images(12).double()
     with probing(model.double(), images, torch.arange(12) % 4, chunk=chunk) as probe:
-        network = probe.once(folded)
+        network = probe.cached(folded)
         logits = [probe.logits_on(batch.content, len(batch.targets), network.state) for batch in probe.batches]
         return model(images).detach(), torch.cat(logits).detach(), network
 
@@ -95,7 +95,7 @@ def test_the_initial_network_is_folded_like_the_trained_one_and_nothing_is_writt
     before = {name: value.clone() for name, value in model.state_dict().items()}
     identities = [id(value) for value in [*model.parameters(), *model.buffers()]]
     with probing(model, images, torch.arange(8) % 4, initial_state=copy_state(initial)) as probe:
-        start = probe.once(folded_initial)
+        start = probe.cached(folded_initial)
         assert start is not None
         logits = probe.logits_on(probe.batches[0].content, 8, start.state)
     torch.testing.assert_close(logits, initial.eval()(images), rtol=1e-9, atol=1e-9)
@@ -149,7 +149,7 @@ class Constant(nn.Module):
 def test_what_cannot_be_folded_is_refused(factory: Callable[[], nn.Module], reason: str) -> None:
     def attempt(probe: Probe) -> None:
         with pytest.raises(NotFoldableError, match=reason):
-            probe.once(folded)
+            probe.cached(folded)
 
     with probing(networks.made(factory), networks.images(8), torch.arange(8) % 4) as probe:
         attempt(probe)

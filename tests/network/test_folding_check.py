@@ -33,7 +33,7 @@ TARGETS = torch.arange(20) % networks.CLASSES
 def refusal(model: nn.Module, inputs: Tensor | None = None) -> str | None:
     inputs = networks.images(20).double() if inputs is None else inputs
     with probing(model.double(), inputs, TARGETS) as probe:
-        return probe.once(verified).refusal
+        return probe.cached(verified).refusal
 
 
 class Pair(nn.Module):
@@ -230,7 +230,7 @@ def test_the_zoo_is_folded_and_keeps_its_logits(family: str, norms: bool) -> Non
     torch.testing.assert_close(twin(images), model(images))
     with probing(model, images, TARGETS, chunk=7) as probe:
         weights = verified_weights(probe)
-        state = probe.once(folded).state
+        state = probe.cached(folded).state
         logits = torch.cat([probe.logits_on(batch.content, len(batch.targets), state) for batch in probe.batches])
     assert (logits - model(images)).abs().max() < 1e-4
     expected = {name: m.weight for name, m in twin.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -252,7 +252,7 @@ def test_single_and_half_precision_are_no_reason_to_refuse(
 ) -> None:
     model = networks.made(factory).to(precision)
     with probing(model, networks.images(20).to(precision), TARGETS) as probe:
-        assert probe.once(verified).refusal is None
+        assert probe.cached(verified).refusal is None
 
 
 def test_frozen_layers_and_those_without_gradient_are_folded() -> None:

@@ -67,7 +67,7 @@ def test_a_shared_quantity_is_computed_once() -> None:
         return 7
 
     with probing(networks.made(networks.mlp), networks.images(20), TARGETS) as probe:
-        assert probe.once(quantity) == probe.once(quantity) == 7
+        assert probe.cached(quantity) == probe.cached(quantity) == 7
     assert len(computed) == 1
 
 

@@ -17,7 +17,7 @@ TARGETS = torch.arange(12) % networks.CLASSES
 
 def found(model: nn.Module, inputs: Tensor | None = None) -> Shortcuts:
     with probing(model, networks.images(12) if inputs is None else inputs, TARGETS) as probe:
-        return probe.once(verified).shortcuts
+        return probe.cached(verified).shortcuts
 
 
 @pytest.mark.parametrize("factory", [networks.mlp, networks.cnn_with_batch_norm, networks.VGG, networks.Nested])

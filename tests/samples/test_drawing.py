@@ -14,7 +14,7 @@ from torch.utils.data import (
 from lightning_gengap.errors import BatchError, DataError
 from lightning_gengap.samples.drawing import (
     FirstBatches,
-    Reading,
+    SampleReader,
     Samples,
     copied,
     draw_samples,
@@ -22,7 +22,7 @@ from lightning_gengap.samples.drawing import (
 )
 from tests.lightning_models import blobs
 
-READING = Reading(samples=1024)
+READING = SampleReader(samples=1024)
 
 
 def numbered(examples: int = 40) -> TensorDataset:
@@ -42,7 +42,7 @@ def drawn(loader: Any, **arguments: Any) -> list[int]:
 
 def test_the_draw_is_seeded_and_without_repetition():
     loader = DataLoader(numbered(200), shuffle=True)
-    first, again, other = (read(draw_samples(loader, Reading(50, seed))) for seed in (1, 1, 2))
+    first, again, other = (read(draw_samples(loader, SampleReader(50, seed))) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert len(set(first)) == 50
@@ -74,7 +74,7 @@ def test_augmentation_is_noticed_in_the_data_set_and_on_the_device():
     samples = draw_samples(DataLoader(Augmented()), READING)
     assert samples is not None
     assert samples.augmented
-    place = Reading(1024, place=lambda batch: (batch[0] + torch.rand(1), batch[1]))
+    place = SampleReader(1024, place=lambda batch: (batch[0] + torch.rand(1), batch[1]))
     samples = draw_samples(DataLoader(numbered()), place)
     assert samples is not None
     assert samples.augmented
@@ -92,12 +92,12 @@ def test_an_unreadable_batch_is_refused():
 
 
 def test_take_batches_stops_at_enough():
-    taken = take_batches(iter(DataLoader(blobs(64), batch_size=10)), Reading(25))
+    taken = take_batches(iter(DataLoader(blobs(64), batch_size=10)), SampleReader(25))
     assert [len(batch.targets) for batch in taken] == [10, 10, 10]
 
 
 def test_first_batches_are_copied_up_to_enough():
-    first = FirstBatches(Reading(20))
+    first = FirstBatches(SampleReader(20))
     for start in range(0, 40, 10):
         batch = [torch.full((10, 1), float(start)), torch.arange(10) % 2]
         first.add(batch)
@@ -107,13 +107,13 @@ def test_first_batches_are_copied_up_to_enough():
 
 
 def test_first_batches_of_one_class_are_refused_at_the_end_only():
-    first = FirstBatches(Reading(20))
+    first = FirstBatches(SampleReader(20))
     first.add((torch.zeros(1, 1), torch.tensor([2])))
     assert len(first.samples()) == 1
     with pytest.raises(DataError, match="all of class 2"):
         first.checked()
     with pytest.raises(DataError, match="got no batch"):
-        FirstBatches(Reading(20)).checked()
+        FirstBatches(SampleReader(20)).checked()
 
 
 def test_copies_keep_the_structure_and_share_nothing():

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap.errors import BatchError, DataError, TargetError
-from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from tests.lightning_models import Stream
 from tests.samples.test_drawing import READING, Augmented, drawn, numbered, read
 
@@ -34,7 +34,7 @@ def test_probe_data_of_another_length_are_read_as_their_own_sampler_says():
 def test_probe_data_may_be_batches_or_a_stream():
     batches = [(torch.full((4, 1), 7.0), torch.tensor([0, 1, 0, 1]))] * 3
     assert len(drawn(HELD_OUT, probe_data=batches)) == 12
-    samples = draw_samples(HELD_OUT, Reading(40), DataLoader(Stream(), batch_size=16))
+    samples = draw_samples(HELD_OUT, SampleReader(40), DataLoader(Stream(), batch_size=16))
     assert samples is not None
     assert (len(samples), samples.train_samples) == (48, 10)
 

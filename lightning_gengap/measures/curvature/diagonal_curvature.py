@@ -15,7 +15,7 @@ from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_gradients
-from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of, shortly
+from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of, one_line
 from lightning_gengap.derivatives.weight_decay import ridge_of
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import rows_of, subsample
@@ -90,7 +90,7 @@ def diagonal_curvature(probe: Probe) -> dict[str, float]:
 def ridges_of(probe: Probe) -> Parts:
     """The soft rank's ridge by trained parameter, 0-d or of its shape."""
     names, _ = trained(probe)
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
     metric = ridge.metric if ridge.metric is not None else (torch.ones((), dtype=torch.float64),) * len(names)
     return {name: part * ridge.value for name, part in zip(names, metric, strict=True)}
 
@@ -116,7 +116,7 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal | Non
             probe.notes.append(f"{keys} is absent: it takes a backward for each of {classes} classes")
             return None
     except Exception as error:
-        probe.notes.append(f"{keys} is absent: {shortly(error)}")
+        probe.notes.append(f"{keys} is absent: {one_line(error)}")
         return None
     labels = one_hot(targets, classes)
     failures = []
@@ -127,7 +127,7 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal | Non
                 for content, size, label in zip(contents, sizes, labels.split(sizes), strict=True):
                     way(partial(_logits_at, probe, held), weights, content, size, label, sums)
         except Exception as error:
-            failures.append(f"{name}: {shortly(error)}")
+            failures.append(f"{name}: {one_line(error)}")
             continue
         if failures:
             probe.notes.append(f"{keys} takes longer by {name}, a faster way is absent: {'; '.join(failures)}")

@@ -18,8 +18,8 @@ from lightning_gengap.derivatives.jacobian import (
     differentiable_attention,
     gradients,
     leaves_of,
+    one_line,
     out_of_memory,
-    shortly,
 )
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
@@ -80,7 +80,7 @@ def hessian(probe: Probe) -> dict[str, float]:
     if size > MOST_NUMBERS or not room_for(VECTORS * 8 * size):
         probe.notes.append(f"curvature/hessian/* is absent: vectors of {size} trained parameters are too large")
         return {}
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
     run = _run(probe, names, weights, ridge)
     if run is None:
         return {}
@@ -139,7 +139,7 @@ def _run(probe: Probe, names: Sequence[str], weights: Weights, ridge: Ridge) -> 
             product = hessian_product(probe, names, weights, ridge.metric, chunk)
             return spectrum_of(product, weights, MOST_PRODUCTS, ridge.value, probe.seed + _STREAM)
         except Exception as error:
-            cause = shortly(error)
+            cause = one_line(error)
             if not out_of_memory(error):
                 break
     probe.notes.append(f"curvature/hessian/* is absent: no second derivative ({cause})")

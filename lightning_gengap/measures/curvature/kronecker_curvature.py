@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_gradients
-from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of, shortly
+from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of, one_line
 from lightning_gengap.measures.curvature.diagonal_curvature import MOST_CLASSES, diagonal_of, ridges_of
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import subsample
@@ -86,7 +86,7 @@ def kronecker_curvature(probe: Probe) -> dict[str, float]:
             return {}
         layers = factored(probe)
     except Exception as error:
-        probe.notes.append(f"{KEYS} is absent: {shortly(error)}")
+        probe.notes.append(f"{KEYS} is absent: {one_line(error)}")
         return {}
     if not layers:
         probe.notes.append(f"{KEYS} is absent: no linear layer or convolution is trained and called as such")

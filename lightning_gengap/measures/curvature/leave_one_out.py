@@ -10,7 +10,7 @@ from torch.nn.functional import log_softmax, nll_loss
 
 from lightning_gengap.derivatives.fallback import unless_out_of_memory
 from lightning_gengap.derivatives.gauss_newton import jacobian_of, trained
-from lightning_gengap.derivatives.jacobian import shortly
+from lightning_gengap.derivatives.jacobian import one_line
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.linalg.leverage import (
@@ -120,9 +120,9 @@ def _network_values(probe: Probe) -> dict[str, float]:
     try:
         jacobian, logits, targets = jacobian_of(probe, count)
     except Exception as error:
-        probe.notes.append(f"loo/network/* is absent: {shortly(error)}")
+        probe.notes.append(f"loo/network/* is absent: {one_line(error)}")
         return {}
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
     jacobian, probabilities = in_metric(jacobian, probe, ridge), logits.softmax(dim=1)
     if parameters < len(jacobian):
         blocks = weight_blocks(jacobian, probabilities, ridge.value)
@@ -185,7 +185,7 @@ def layer_ridge(probe: Probe, layer: LastLayer) -> float | Tensor:
 
     A weight that is no trained parameter, frozen or computed from others, has the network's geometric mean.
     """
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
     if ridge.metric is None:
         return ridge.value
     classes, inputs = layer.logits.shape[1], layer.features.shape[1]

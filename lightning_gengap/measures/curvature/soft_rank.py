@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_gengap.derivatives.fallback import Attempt, sampled, whole, with_curvature
+from lightning_gengap.derivatives.fallback import CurvatureInMemory, sampled, whole, with_curvature
 from lightning_gengap.derivatives.gauss_newton import Curvature
 from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge
 from lightning_gengap.derivatives.weight_decay import ridge_of as ridge_of
@@ -90,10 +90,10 @@ def soft_rank(probe: Probe) -> dict[str, float]:
     products; twice that where R varies. Absent, with a note, where the model cannot be differentiated twice or does
     not fit into memory. Reference: Shoham et al. 2025 (arXiv 2506.17809).
     """
-    found = probe.once(measured)
+    found = probe.cached(measured)
     if found is None:
         return {}
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
     largest = found.plain.largest(LARGEST)
     return {
         **_at_ridges(found, "curvature/"),
@@ -125,12 +125,12 @@ def measured(probe: Probe) -> SoftRank | None:
 
 def density_of(probe: Probe) -> tuple[Tensor, Tensor] | None:
     """Eigenvalues of the plain Gauss-Newton matrix and how many directions each stands for; no further products."""
-    found = probe.once(measured)
+    found = probe.cached(measured)
     return None if found is None else found.plain.density()
 
 
-def _measured(probe: Probe, name: str, samples: Callable[[Probe], Attempt]) -> SoftRank | None:
-    ridge = probe.once(ridge_of)
+def _measured(probe: Probe, name: str, samples: Callable[[Probe], CurvatureInMemory]) -> SoftRank | None:
+    ridge = probe.cached(ridge_of)
     return with_curvature(probe, name, lambda curvature: at_ridge(curvature, ridge, probe.seed), samples)
 
 

@@ -24,7 +24,7 @@ def tic(probe: Probe) -> dict[str, float]:
     the soft rank's, with products of its own, at most 60. Absent, with a note, where the model cannot be differentiated
     twice or does not fit into memory. Reference: Thomas et al. 2020 (arXiv 1906.07774).
     """
-    ridge = probe.once(ridge_of)
+    ridge = probe.cached(ridge_of)
 
     def values(curvature: Curvature) -> dict[str, float]:
         return {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from lightning_gengap.measures.perturbation.perturbation import same_class_mixes
-from lightning_gengap.network.layers import Ran, Tap
+from lightning_gengap.network.layers import CalledModule, Tap
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.trace import clean_name
 
@@ -43,7 +43,7 @@ def separability(probe: Probe) -> dict[str, float]:
     }
 
 
-def pooled_features(probe: Probe, layer: Ran) -> Tensor:
+def pooled_features(probe: Probe, layer: CalledModule) -> Tensor:
     """The layer's output at its first call, images max-pooled to 4 x 4; shape (examples, features), float64, CPU."""
     tap = Tap("first", layer.module, "output", clone=True)  # a copy: an in-place activation may follow
     rows = []
@@ -56,7 +56,7 @@ def pooled_features(probe: Probe, layer: Ran) -> Tensor:
     return torch.cat(rows)
 
 
-def first_layer(probe: Probe) -> Ran | None:
+def first_layer(probe: Probe) -> CalledModule | None:
     """The first linear or convolutional layer that the forward calls."""
     modules = {clean_name(name): module for name, module in probe.model.named_modules()}
     return next((met for met in probe.layout.ran if isinstance(modules[met.module], _FIRST_LAYERS)), None)

@@ -45,8 +45,8 @@ def bartlett(probe: Probe) -> dict[str, float]:
     (concatenation, gates, shortcuts around an activation). Cost: a few forwards of one example, and three of eight; the
     margins' forward is shared. Reference: Bartlett et al. 2017 (arXiv 1706.08498).
     """
-    scales = probe.once(log_complexities)
-    gaps = logit_gap(probe.once(margin_signature).logits, probe.targets) if scales else torch.empty(0)
+    scales = probe.cached(log_complexities)
+    gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets) if scales else torch.empty(0)
     values: dict[str, float] = {}
     for prefix, scale in scales.items():
         quantiles = {name: float(gaps.quantile(level)) * _inverse(scale) for name, level in LEVELS.items()}
@@ -57,25 +57,25 @@ def bartlett(probe: Probe) -> dict[str, float]:
 
 def normalized_margins(probe: Probe) -> dict[str, Tensor]:
     """The normalized margins of all samples, for histograms; those with identities only where there are shortcuts."""
-    scales = probe.once(log_complexities)
+    scales = probe.cached(log_complexities)
     if not scales:
         return {}
-    gaps = logit_gap(probe.once(margin_signature).logits, probe.targets)
+    gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets)
     shown = {"bartlett": gaps * _inverse(scales[""])}
-    if "identity_" in scales and probe.once(verified).shortcuts.blocks:
+    if "identity_" in scales and probe.cached(verified).shortcuts.blocks:
         shown["bartlett_identity"] = gaps * _inverse(scales["identity_"])
     return shown
 
 
 def log_complexities(probe: Probe) -> dict[str, float]:
-    """Log of R |X|_2 / n by the prefix of the quantiles' keys, notes where absent; take it through `probe.once`."""
+    """Log of R |X|_2 / n by the prefix of the quantiles' keys, notes where absent; take it through `probe.cached`."""
     try:
         layers, size = _layers(probe), _log_size(probe)
         total = _log_complexity([layer.term for layer in layers.values()]) + size
     except NotFoldableError as reason:
         probe.notes.append(f"bartlett/* is absent: {reason}")
         return {}
-    shortcuts = probe.once(verified).shortcuts
+    shortcuts = probe.cached(verified).shortcuts
     if shortcuts.refusal is not None:
         probe.notes.append(f"bartlett/identity_* and log_complexity_identity are absent: {shortcuts.refusal}")
         return {"": total}

@@ -20,7 +20,7 @@ def calibration(probe: Probe) -> dict[str, float]:
     On samples that are interpolated, confidence is calibrated whatever the gap: state indicators, no estimates. Cost:
     none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
     """
-    logits = probe.once(margin_signature).logits
+    logits = probe.cached(margin_signature).logits
     return {
         f"calibration/error_{BINS}": expected_calibration_error(logits, probe.targets),
         "calibration/entropy": mean_entropy(logits),

@@ -14,7 +14,7 @@ def fit(probe: Probe) -> dict[str, float]:
     Keys `train_accuracy` (fraction), `train_loss` (nats), `train_confidence` (mean largest probability, fraction).
     Accuracy is invariant to a scaling of the logits, the others are not. Cost: none, the margins' forward is shared.
     """
-    logits = probe.once(margin_signature).logits
+    logits = probe.cached(margin_signature).logits
     return {
         "train_accuracy": float((logits.argmax(1) == probe.targets).double().mean()),
         "train_loss": float(cross_entropy(logits, probe.targets)),

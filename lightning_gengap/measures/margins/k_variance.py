@@ -30,7 +30,7 @@ def k_variance(probe: Probe) -> dict[str, float]:
     if values["k_variance/classes"] == 0:
         probe.notes.append("k_variance/* is absent: no class has two samples")
         return {}
-    layers = probe.once(margin_signature).layers
+    layers = probe.cached(margin_signature).layers
     for tap in probe.layout.taps:
         if tap.layer not in layers:
             continue

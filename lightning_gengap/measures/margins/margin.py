@@ -197,7 +197,7 @@ def margin(probe: Probe) -> dict[str, float]:
     `margin/correct_fraction`. Cost: two forward passes' worth of arithmetic (one forward, one activation-only
     backward) for all layers. References: Jiang et al. 2019 (arXiv 1810.00113), Bartlett et al. 2017 (arXiv 1706.08498).
     """
-    signature = probe.once(margin_signature)
+    signature = probe.cached(margin_signature)
     values: dict[str, float] = {}
     for layer, metric in signature.layers.items():
         values |= {f"margin/{layer}/{name}": float(value) for name, value in metric.compute().items()}

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_gengap.measures.difficulty.separability import first_layer
 from lightning_gengap.measures.margins.margin import logit_gap
 from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, same_class_mixes
-from lightning_gengap.network.layers import Ran, Tap
+from lightning_gengap.network.layers import CalledModule, Tap
 from lightning_gengap.network.probe import Probe
 
 TRIMMED = 0.05  # of the features at either end, by their variance
@@ -49,7 +49,7 @@ def perturbed_margin(probe: Probe) -> dict[str, float]:
     return values
 
 
-def margins_of(probe: Probe, layer: Ran, inputs: Tensor) -> Tensor:
+def margins_of(probe: Probe, layer: CalledModule, inputs: Tensor) -> Tensor:
     """Signed normalized margins at the layer's output, with all inputs exchanged for `inputs`; float64, on the CPU.
 
     Empty where the output does not vary, has not the examples on its first axis, or no gradient reaches it.

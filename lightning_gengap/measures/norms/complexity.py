@@ -37,7 +37,7 @@ def complexity(probe: Probe) -> dict[str, float]:
     Reference: Jiang et al. 2020 (arXiv 1912.02178), rows as in Dziugaite et al. 2020 (arXiv 2010.11924).
     """
     try:
-        layers = probe.once(layer_norms)
+        layers = probe.cached(layer_norms)
     except NotFoldableError as reason:
         probe.notes.append(f"complexity/* is absent: {reason}")
         return {}

@@ -45,7 +45,7 @@ class LayerNorms:
 
 
 def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
-    """The norms of all linear and convolutional layers; take it through `probe.once`.
+    """The norms of all linear and convolutional layers; take it through `probe.cached`.
 
     Cost: a few forwards of one example, and the singular values of every kernel and of its Fourier transform.
 
@@ -75,7 +75,7 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
 
 def log_margin(probe: Probe) -> float | None:
     """Log of the 10 % quantile of the output margin; None where that is not positive."""
-    margin = float(logit_gap(probe.once(margin_signature).logits, probe.targets).quantile(MARGIN_QUANTILE))
+    margin = float(logit_gap(probe.cached(margin_signature).logits, probe.targets).quantile(MARGIN_QUANTILE))
     return math.log(margin) if margin > 0 else None
 
 

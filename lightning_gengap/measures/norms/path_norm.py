@@ -67,7 +67,7 @@ def log_path_norm(probe: Probe, power: float = 2.0) -> float:
     inputs = probe.batches[0].inputs
     if inputs is None:
         raise NotFoldableError("the inputs are not floats")
-    network = probe.once(foldable)
+    network = probe.cached(foldable)
     precise = torch.float32 if inputs.device.type == "mps" else torch.float64
     state = {name: value.to(precise) if value.is_floating_point() else value for name, value in network.state.items()}
     parameters = [name for name, value in probe.model.named_parameters() if value.is_floating_point()]
@@ -89,7 +89,7 @@ def log_path_norm(probe: Probe, power: float = 2.0) -> float:
 
 
 def foldable(probe: Probe) -> Folded:
-    """The network folded, every layer linear with weights of its own; take it through `probe.once`.
+    """The network folded, every layer linear with weights of its own; take it through `probe.cached`.
 
     Raises:
         NotFoldableError: a layer is not linear, or its weights are computed; the message says which.

@@ -36,7 +36,7 @@ def adaptive_sharpness(probe: Probe) -> dict[str, float]:
     settings.
     """
     try:
-        network = probe.once(folded)
+        network = probe.cached(folded)
     except NotFoldableError as reason:
         probe.notes.append(f"adaptive_sharpness/* is absent: {reason}")
         return {}

@@ -52,7 +52,7 @@ def pac_bayes(probe: Probe) -> dict[str, float]:
     Neyshabur et al. 2017 (arXiv 1706.08947).
     """
     try:
-        network, initial = probe.once(folded), probe.once(folded_initial)
+        network, initial = probe.cached(folded), probe.cached(folded_initial)
     except NotFoldableError as reason:
         probe.notes.append(f"pac_bayes/* is absent: {reason}")
         return {}

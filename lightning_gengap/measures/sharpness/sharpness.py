@@ -41,7 +41,7 @@ def sharpness(probe: Probe) -> dict[str, float]:
     (arXiv 2302.07011).
     """
     try:
-        network, initial = probe.once(folded), probe.once(folded_initial)
+        network, initial = probe.cached(folded), probe.cached(folded_initial)
     except NotFoldableError as reason:
         probe.notes.append(f"sharpness/* is absent: {reason}")
         return {}

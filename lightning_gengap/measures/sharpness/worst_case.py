@@ -44,7 +44,7 @@ def worst_case(probe: Probe) -> dict[str, float]:
     References: Keskar et al. 2017 (arXiv 1609.04836), Jiang et al. 2020 (arXiv 1912.02178).
     """
     try:
-        network = probe.once(folded)
+        network = probe.cached(folded)
     except NotFoldableError as reason:
         probe.notes.append(f"worst_case/* is absent: {reason}")
         return {}

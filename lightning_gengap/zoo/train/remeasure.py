@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.measurement import Observer
-from lightning_gengap.measures import known
+from lightning_gengap.measurement import Measurer
+from lightning_gengap.measures import get_measure
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import Reading, draw_samples
+from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from lightning_gengap.zoo.files import finished, write_whole
 from lightning_gengap.zoo.train.recipe import Recipe, recipe_of
 from lightning_gengap.zoo.train.run import MONITORED, fresh_model, loader
-from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import prepare
 
@@ -49,9 +49,11 @@ def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_
         return False
     torch.set_num_threads(1)
     recipe = recipe_of(content["recipe"])
-    of_task = all(known(name).once for name in measures)  # they need the initial weights alone, which the seed gives
+    of_task = all(
+        get_measure(name).per_training for name in measures
+    )  # they need the initial weights alone, which the seed gives
     weights = None if of_task else Weights.read(path.with_suffix(".npz"))
-    with quiet():
+    with silence_lightning():
         for row, values in zip(missing, _values(recipe, weights, missing, measures, directory), strict=True):
             row |= {f"measure.{key}": value for key, value in values.items() if f"measure.{key}" not in row}
             row["taken"] = sorted({*row.get("taken", []), *measures})
@@ -68,15 +70,15 @@ def _values(
 ) -> list[dict[str, float]]:
     """Measured values at each row's weights, or at the initial ones where none are kept."""
     data = prepare(recipe.task, directory)
-    samples = draw_samples(loader(data, recipe.batch_size), Reading(MONITORED))
+    samples = draw_samples(loader(data, recipe.batch_size), SampleReader(MONITORED))
     assert samples is not None, "a map-style data set can always be read"
     model = fresh_model(recipe, data, directory)
     initial = copy_state(model) if weights is None else weights.at(0)
     model.load_state_dict(initial)
-    observer = Observer.of(model, samples, initial_state=initial)
+    measurer = Measurer.of(model, samples, initial_state=initial)
     found = []
     for row in rows:
         if weights is not None:
             model.load_state_dict(weights.at(int(row["epoch"])))
-        found.append(observer.observe(model, measures).values)
+        found.append(measurer.measure(model, measures).values)
     return found

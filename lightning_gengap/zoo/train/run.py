@@ -24,7 +24,7 @@ from lightning_gengap.zoo.files import finished, write_whole
 from lightning_gengap.zoo.train.architectures import build
 from lightning_gengap.zoo.train.datasets import CLASS_COUNTS
 from lightning_gengap.zoo.train.recipe import Recipe
-from lightning_gengap.zoo.train.silence_lightning import quiet
+from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import TaskData, prepare
 
@@ -230,7 +230,7 @@ def run(
     check_accelerator(accelerator)
     torch.set_num_threads(1)
     kept = Weights() if keep_weights else None
-    with quiet():
+    with silence_lightning():
         rows = train(recipe, directory, kept, accelerator)
     if kept is not None:
         kept.write(path.with_suffix(".npz"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.measures.margins.perturbed_margin import Moments, margins_of, perturbed_margin, trimmed_mean
 from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, perturbation, same_class_mixes
-from lightning_gengap.network.layers import Ran
+from lightning_gengap.network.layers import CalledModule
 from tests import networks, oracles
 from tests.oracles import measures as measure_oracles
 from tests.probes import probing
@@ -70,7 +70,7 @@ def test_the_share_of_positive_margins_is_the_accuracy_under_the_same_perturbati
     assert float((margins > 0).double().mean()) == pytest.approx(accuracies["perturbation/mix_accuracy"])
 
 
-def first(ran: tuple[Ran, ...]) -> Ran:
+def first(ran: tuple[CalledModule, ...]) -> CalledModule:
     return next(met for met in ran if met.module == "0")
 
 

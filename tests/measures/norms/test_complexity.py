@@ -27,7 +27,7 @@ def measured(
     with torch.no_grad():
         targets = pick(model.double().eval()(images))
     with probing(model, images, targets, initial_state=initial) as probe:
-        return complexity(probe), probe.once(layer_norms), probe.notes
+        return complexity(probe), probe.cached(layer_norms), probe.notes
 
 
 def table(layers: tuple[LayerNorms, ...], kind: str, margin: float) -> Mapping[str, float]:

@@ -70,7 +70,7 @@ def test_a_transposed_convolution_has_the_norms_of_its_adjoint() -> None:
 def test_every_norm_of_every_layer_against_numpy() -> None:
     model, start = (networks.made(networks.cnn_with_batch_norm, seed).double() for seed in (0, 1))
     with probing(model, networks.images(12).double(), TARGETS, initial_state=copy_state(start)) as probe:
-        layers = probe.once(layer_norms)
+        layers = probe.cached(layer_norms)
     assert len(layers) == 4
     channels = 3
     for i, layer in zip((0, 3, 6, 11), layers, strict=True):
@@ -120,7 +120,7 @@ def test_circular_padding_makes_operator_and_fourier_variant_one() -> None:
         return nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(256, 4))
 
     with probing(networks.made(build).double(), networks.images(12).double(), TARGETS) as probe:
-        layer = probe.once(layer_norms)[0]
+        layer = probe.cached(layer_norms)[0]
     assert layer.spectral["operator"] == pytest.approx(layer.spectral["fft"], rel=0.02)
     assert layer.spectral["operator"] <= layer.spectral["fft"] * (1 + 1e-9)
     assert layer.spectral["reshaped"] < 0.9 * layer.spectral["fft"]  # no operator norm
@@ -134,7 +134,7 @@ def test_a_layer_that_is_zero_or_not_finite_is_refused(value: float) -> None:
     nn.init.constant_(model[3].weight, value)
     refused = pytest.raises(NotFoldableError, match="zero or not finite")
     with probing(model, networks.images(12), TARGETS) as probe, refused:
-        probe.once(layer_norms)
+        probe.cached(layer_norms)
 
 
 def test_the_margin_is_the_tenth_percentile_or_none() -> None:
@@ -151,10 +151,10 @@ def test_the_initial_network_is_folded_by_its_own_statistics() -> None:
     model, start = (networks.made(networks.cnn_with_batch_norm, seed).double() for seed in (0, 1))
     images = networks.images(12).double()
     with probing(model, images, TARGETS, initial_state=copy_state(start)) as probe:
-        before = probe.once(layer_norms)
+        before = probe.cached(layer_norms)
     measure_oracles.rescale_batch_norm(start[3], start[4], 4.0)
     with probing(model, images, TARGETS, initial_state=copy_state(start)) as probe:
-        after = probe.once(layer_norms)
+        after = probe.cached(layer_norms)
     for one, two in zip(before, after, strict=True):
         assert two.moved_frobenius == pytest.approx(one.moved_frobenius, rel=1e-9)
         assert two.moved_spectral == pytest.approx(one.moved_spectral, rel=1e-6)

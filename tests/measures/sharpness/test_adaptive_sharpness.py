@@ -33,7 +33,7 @@ def test_values_are_means_over_twenty_draws(kind: str, rho: float) -> None:
     model, images, targets = task()
     with probing(model, images, targets) as probe:
         values = adaptive_sharpness(probe)
-        network = probe.once(folded)
+        network = probe.cached(folded)
         states = [network.state, *(
             network.state | noisy(network.parameters, proportional(rho), seed, kind)  # type: ignore[arg-type]
             for seed in draws(probe.seed, 20)

@@ -41,7 +41,7 @@ def test_the_magnitude_rows_are_sums_over_weights() -> None:
         model, images, model(images).argmax(1), train_samples=SAMPLES, initial_state=copy_state(start)
     ) as probe:
         values = pac_bayes(probe)
-        network, initial = probe.once(folded), probe.once(folded_initial)
+        network, initial = probe.cached(folded), probe.cached(folded_initial)
         assert initial is not None
         assert probe.notes == []
     pairs = [

@@ -139,7 +139,7 @@ def test_sigma_is_the_standard_deviation_that_costs_a_tenth() -> None:
 def test_few_draws_are_enough_far_from_the_target() -> None:
     calls = []
     with probing(*separate()) as probe:
-        network = probe.once(folded)
+        network = probe.cached(folded)
         plain = probe.forward
         object.__setattr__(probe, "forward", lambda model, batch: calls.append(0) or plain(model, batch))
         assert drop_under_noise(probe, network, absolute(1e-3), 1.0) == 0
@@ -164,7 +164,7 @@ def test_the_rows_are_their_formulas() -> None:
     with probing(model, images, targets, train_samples=1000, initial_state=copy_state(initial)) as probe:
         values = pac_bayes(probe)
         assert probe.notes == []
-        network = probe.once(folded)
+        network = probe.cached(folded)
     s = values["pac_bayes/sigma"]
     square = sum(float(network.state[n].square().sum()) for n in ("0.weight", "4.weight", "6.weight"))
     assert values["pac_bayes/origin"] == pytest.approx(square / (4 * s * s) + math.log(1000 / s) + 10, rel=1e-9)
@@ -208,7 +208,7 @@ def test_expected_sharpness_of_a_quadratic_is_half_the_weighted_trace() -> None:
     nn.init.zeros_(model.weight)
     sigma, count = 0.1, 2000
     with probing(model, inputs, torch.tensor([0, 1])) as probe:
-        network = probe.once(folded)
+        network = probe.cached(folded)
         rise = fit_under_noise(probe, network, absolute(sigma), range(count)).loss - fit_at(probe).loss
     trace = 2 * 0.25 * float(inputs[0].square().sum())  # p (1 - p) |x|^2, once per class
     # The rise is u^2 / 8 with u normal: its standard deviation is sqrt(2) times its mean.
@@ -270,7 +270,7 @@ def test_the_worst_case_of_a_linear_model_is_at_a_corner_of_the_box() -> None:
         logits = inputs @ moved[:6].reshape(3, 2).T + moved[6:]
         worst = max(worst, float(nn.functional.cross_entropy(logits, targets)))
     with probing(model, inputs, targets, chunk=4) as probe:
-        found = max(fit.loss for fit in ascent(probe, probe.once(folded), keskar_box(epsilon)))
+        found = max(fit.loss for fit in ascent(probe, probe.cached(folded), keskar_box(epsilon)))
     assert found == pytest.approx(worst, rel=1e-9)
 
 
@@ -278,7 +278,10 @@ def test_worst_case_sharpness_is_keskars_ratio() -> None:
     task = trained(wide)
     with probing(*task) as probe:
         values = worst_case(probe)
-        clean, worst = fit_at(probe).loss, max(fit.loss for fit in ascent(probe, probe.once(folded), keskar_box(1e-3)))
+        clean, worst = (
+            fit_at(probe).loss,
+            max(fit.loss for fit in ascent(probe, probe.cached(folded), keskar_box(1e-3))),
+        )
     assert worst > clean
     assert values["worst_case/sharpness"] == pytest.approx(100 * (worst - clean) / (1 + clean), rel=1e-9)
     before = dict(values)
