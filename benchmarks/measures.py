@@ -30,7 +30,7 @@ from timing import machine, seconds, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.measures import MEASURES, ON_REQUEST, compute
+from lightning_gengap.measures import BY_DEFAULT, MEASURES, compute
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe, State, copy_state
 from lightning_gengap.samples.batches import ProbeBatch, default_forward
@@ -58,8 +58,8 @@ class Case(NamedTuple):
 
 
 SUBJECTS = {"ResNet-20": Subject(resnet_20, math.inf), "ResNet-18": Subject(resnet_18, 31)}
-ROWS = {name: [name] for name in MEASURES | ON_REQUEST}
-ROWS["default measures together"] = [name for name, entry in MEASURES.items() if not entry.per_training]
+ROWS = {name: [name] for name in MEASURES}
+ROWS["default measures together"] = [name for name in BY_DEFAULT if not MEASURES[name].per_training]
 
 
 def forward(model: nn.Module, data: Batches) -> None:
@@ -85,7 +85,7 @@ def measured(
     batches = tuple(ProbeBatch((inputs, labels), labels, inputs) for inputs, labels in data)
     with undisturbed(model):
         probe = Probe(model, batches, layout, train_samples=50_000, initial_state=initial, notes=found)
-        values = compute(probe, names)
+        values = compute(probe, names).values
     notes |= dict.fromkeys(found)
     if not values:
         raise LookupError("absent: " + "; ".join(found))
@@ -106,7 +106,7 @@ def fitted(subject: Subject, inputs: Tensor, labels: Tensor, file: Path) -> tupl
 
 def declared_by(names: list[str]) -> tuple[float, float]:
     """Forwards that measures declare, and at most."""
-    entries = [(MEASURES | ON_REQUEST)[name] for name in names]
+    entries = [MEASURES[name] for name in names]
     return sum(entry.forwards for entry in entries), sum(entry.at_most or entry.forwards for entry in entries)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/random_labels.py --out DIRECTORY [--data DIRECTORY] [--sizes 1000 2000] [--seeds 5]
 
-Pairs share architecture, size, seed, images and initial weights; the labels are those of `randomization`. All train
+Pairs share architecture, size, seed, images and initial weights; the labels are those of `randomized_data`. All train
 with AdamW until 0.99 of the training samples are classified correctly in eval mode, CIFAR-10 at 16 x 16 from --data,
 the embedded digits without it; beyond 2,000 samples the CNN's hidden layer is wider, for true labels too. The default
 measures, and those a predictor needs, take up to 1,024 training samples, those on request up to 256, and those that
@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.measurement import Measurer
-from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
+from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.randomized_data import corrupted_labels
@@ -170,12 +170,12 @@ def written(path: Path, row: dict[str, Any]) -> None:
 def done(run: Run, folder: Path, directory: Path | None, needed_only: bool) -> dict[str, Any]:
     path = folder / f"{run.name}.json"
     row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"measured": [], "values": {}, "notes": []}
-    first = {name: entry for name, entry in (MEASURES | ON_REQUEST).items() if name in MEASURES or name in NEEDED}
+    first = {name: entry for name, entry in MEASURES.items() if entry.by_default or name in NEEDED}
     tables: Tables = [(first, 1024)]
     if needed_only:
         tables = [({name: entry for name, entry in first.items() if name in NEEDED}, 1024)]
     elif run.level in (0.0, 1.0):
-        others = {name: entry for name, entry in ON_REQUEST.items() if name not in first}
+        others = {name: entry for name, entry in MEASURES.items() if not entry.by_default and name not in first}
         dear = {name: entry for name, entry in others.items() if entry.forwards > DEAR}
         tables += [({name: entry for name, entry in others.items() if name not in dear}, 256), (dear, 64)]
     if {name for table, _ in tables for name in table} <= set(row["measured"]):

@@ -72,7 +72,7 @@ def traces(task: Task) -> dict[str, Work]:
     assert made is not None
 
     def measured(name: str, key: str, seed: int) -> float:
-        return compute(task.probe(seed), [name])[key] / task.trace - 1
+        return compute(task.probe(seed), [name]).values[key] / task.trace - 1
 
     def start_only(seed: int) -> float:
         curvature = dual_curvature(task.probe(seed))
@@ -164,7 +164,7 @@ def kronecker(task: Task) -> dict[str, Work]:
     theirs = kronecker_soft_rank(task.reference, [(x.double(), y) for x, y in task.parts], ASSUMED_RIDGE)
 
     def ours(seed: int) -> float:
-        found = compute(task.probe(seed), ["kronecker_curvature"])
+        found = compute(task.probe(seed), ["kronecker_curvature"]).values
         return found["curvature/kronecker/soft_rank"] / theirs - 1
 
     return {
@@ -180,7 +180,7 @@ def soft_ranks(task: Task) -> dict[str, Work]:
     ggn = peer_operator(task.model, task.parts)
 
     def ours(seed: int) -> float:
-        return compute(task.probe(seed), ["soft_rank"])["curvature/soft_rank"] / task.soft_rank - 1
+        return compute(task.probe(seed), ["soft_rank"]).values["curvature/soft_rank"] / task.soft_rank - 1
 
     def theirs(seed: int) -> float:
         torch.manual_seed(seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 
 Row = dict[str, Any]
 

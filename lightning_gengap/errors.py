@@ -60,6 +60,22 @@ class TableError(GapError):
     """A table of measured runs that cannot be used for fitting."""
 
 
+class Undefined(Exception):  # noqa: N818
+    """A measure, or one of its values, that does not exist for this model and these samples.
+
+    A measure raises it for all its values, and returns it in place of one.
+
+    Nothing is wrong then: `measures.compute` keeps the reason, and whoever measures says it to the user once.
+
+    Attributes:
+        reason: why, as the end of a sentence that begins "X is absent: ".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def frameless(error: Error) -> Error:
     """The error without its cause and the frames it passed, which keep alive whatever they had allocated."""
     error.__cause__ = error.__context__ = None

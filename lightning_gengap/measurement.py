@@ -6,24 +6,38 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
-from lightning_gengap.measures import compute, get_measure
-from lightning_gengap.measures.curvature.soft_rank import density_of
+from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
-from lightning_gengap.measures.keys import MEASURED
-from lightning_gengap.measures.margins.bartlett import normalized_margins
-from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.samples.batches import Forward, check_logits, default_forward
 from lightning_gengap.samples.drawing import Samples
 from lightning_gengap.undisturbed import undisturbed
+
+Note = TypeVar("Note", "Absence", str)
+
+
+class Absence(NamedTuple):
+    """Why a measure gives no value.
+
+    Attributes:
+        key: what is absent: a key, or a pattern of keys that ends in `*`.
+    """
+
+    measure: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is absent: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -35,19 +49,23 @@ class Measurement:
         extras: the same of each further measure that was taken now and succeeded.
         failures: why a further measure has none.
         seconds: what each further measure took.
-        margins: signed normalized margins by layer, for histograms; shape (examples,). Those over the spectral
-            complexity are under `bartlett` and, where there are shortcuts, `bartlett_identity`.
-        spectrum: eigenvalues of the curvature and how many directions each stands for; None where not measured now.
-        notes: why something is absent; each only the first time.
+        figures: histograms and spectra by key.
+        absences: what has no value and why; each only the first time.
+        remarks: how values came to be, where that needs saying; each only the first time.
     """
 
     values: dict[str, float]
     extras: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    margins: dict[str, Tensor] = field(default_factory=dict)
-    spectrum: tuple[Tensor, Tensor] | None = None
-    notes: tuple[str, ...] = ()
+    figures: dict[str, Figure] = field(default_factory=dict)
+    absences: tuple[Absence, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user is told, one sentence each."""
+        return (*map(str, self.absences), *self.remarks)
 
 
 @dataclass
@@ -170,27 +188,25 @@ class Measurer:
                 optimizers,
                 self.wanted,
             )
-            values = compute(probe, repeated)
-            if first:
-                self.once |= compute(probe, first)
-                self.taken += first
-            margins = {}
-            if "margin" in repeated:
-                layers = probe.cached(margin_signature).layers
-                margins = {layer: metric.margins().cpu() for layer, metric in layers.items()}
-            if "bartlett" in repeated:
-                margins |= normalized_margins(probe)
-            spectrum = density_of(probe) if "soft_rank" in repeated else None
-            diverged = "fit" in repeated and "train_loss" not in values
+            computed = compute(probe, repeated)
+            at_start = compute(probe, first)
+            self.once |= at_start.values
+            self.taken += first
+            diverged = "fit" in repeated and "train_loss" not in computed.values
             taken = self._further(probe, () if diverged else further)
-        notes = tuple(note for note in dict.fromkeys(probe.notes) if note not in self.said)
-        self.said.update(notes)
-        values = values | self.once | self.task()
-        spectrum = spectrum or taken.spectrum
-        margins |= taken.margins
+        values = computed.values | self.once | self.task()
+        figures = computed.figures | at_start.figures | taken.figures
+        absences = (*_absences(computed), *_absences(at_start), *taken.absences)
         extras = {name: found | _own_derived(name, values | found) for name, found in taken.extras.items()}
         values |= derived(values)
-        return replace(taken, values=values, extras=extras, margins=margins, spectrum=spectrum, notes=notes)
+        return replace(
+            taken,
+            values=values,
+            extras=extras,
+            figures=figures,
+            absences=self._unsaid(absences),
+            remarks=self._unsaid(probe.notes),
+        )
 
     def _further(self, probe: Probe, names: Iterable[str]) -> Measurement:
         """Take measures one by one, each in a guard of its own, so that one that fails leaves nothing to the next."""
@@ -199,9 +215,7 @@ class Measurer:
             started = time.perf_counter()
             try:
                 with undisturbed(probe.model):
-                    values = compute(probe, [name])
-                    spectrum = density_of(probe) if name == "soft_rank" else taken.spectrum
-                    margins = normalized_margins(probe) if name == "bartlett" else taken.margins
+                    computed = compute(probe, [name])
             except Exception as error:
                 if self.raises:
                     raise
@@ -209,17 +223,28 @@ class Measurer:
                 probe.forget()
             else:
                 if get_measure(name).per_training:
-                    self.once |= values
+                    self.once |= computed.values
                     self.taken.append(name)
-                taken.extras[name] = values
-                taken = replace(taken, spectrum=spectrum, margins=margins)
+                taken.extras[name] = computed.values
+                taken.figures.update(computed.figures)
+                taken = replace(taken, absences=(*taken.absences, *_absences(computed)))
             taken.seconds[name] = time.perf_counter() - started
         return taken
+
+    def _unsaid(self, notes: Iterable[Note]) -> tuple[Note, ...]:
+        """Those that were not passed on yet, each once; they are now."""
+        unsaid = tuple(note for note in dict.fromkeys(notes) if str(note) not in self.said)
+        self.said.update(map(str, unsaid))
+        return unsaid
 
     def chance(self) -> float:
         """The largest class's share of the samples."""
         targets = torch.cat([batch.targets for batch in self.samples.batches])
         return float(targets.bincount().max() / len(targets))
+
+
+def _absences(computed: Computed) -> list[Absence]:
+    return [Absence(name, key, why) for name, absent in computed.absent.items() for key, why in absent.items()]
 
 
 @contextmanager

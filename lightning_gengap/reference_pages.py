@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
+from lightning_gengap.measures import MEASURED, MEASURES, Measure
 from lightning_gengap.measures.invariances import CELLS, invariance_of
-from lightning_gengap.measures.keys import MEASURED, PREDICTED, PREFIX, Key
+from lightning_gengap.measures.key import Key
+from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 
 _MEASURES = """\
 # Measures and keys
@@ -46,7 +47,7 @@ def catalogue() -> str:
     facts = {key: entry for key, entry in MEASURED.items() if not entry.measure} | PREDICTED
     measures = _table(
         ("measure", "taken", "cost", "besides", "by place", "what it gives", "reference"),
-        (_measure_row(name, entry) for name, entry in (MEASURES | ON_REQUEST).items()),
+        (_measure_row(name, entry) for name, entry in MEASURES.items()),
     )
     keys = _table(
         ("key", "measure", "unit", "range", "meaning", "logits", "relu", "batch norm"),
@@ -66,7 +67,7 @@ def catalogue() -> str:
 
 def _measure_row(name: str, entry: Measure) -> Sequence[str]:
     taken = "once" if entry.per_training else "each time"
-    taken = f"on request, {taken}" if name in ON_REQUEST else taken
+    taken = f"on request, {taken}" if not entry.by_default else taken
     cost = f"{entry.forwards:g}" + (f" (≤ {entry.at_most:g})" if entry.at_most else "")
     text = inspect.getdoc(entry.function) or ""
     return (

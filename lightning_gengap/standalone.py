@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.errors import ConfigurationError, MeasureError
 from lightning_gengap.measurement import Measurement, Measurer, naming_memory
-from lightning_gengap.measures import MEASURES, get_measure
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.batches import Forward, Target
 from lightning_gengap.samples.drawing import CHUNK, SampleReader, Samples, take_batches
@@ -79,7 +78,7 @@ def measure(
     samples = Samples(batches, count, augmented=False, source="probe_data")
     measurer = Measurer.of(model, samples, forward, layers, initial_state, seed)
     measurer.ridge = ridge
-    measurement = measurer.measure(model, MEASURES if names is None else names, optimizers=optimizers)
+    measurement = measurer.measure(model, BY_DEFAULT if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
     for note in measurement.notes:

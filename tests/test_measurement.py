@@ -32,9 +32,10 @@ def test_values_margins_and_facts_of_the_task_come_together(model: nn.Module) ->
     assert measurement.values["train_samples"] == 500
     assert measurement.values["probe_samples"] == COUNT
     assert measurement.values["classes"] == networks.CLASSES
-    assert list(measurement.margins) == ["input", "h1", "h2", "h3"]
-    assert all(margins.shape == (COUNT,) for margins in measurement.margins.values())
-    median = measurement.margins["h1"][measurement.margins["h1"] > 0].median()
+    assert list(measurement.figures) == [f"margin/{layer}" for layer in ("input", "h1", "h2", "h3")]
+    assert all(figure.samples.shape == (COUNT,) for figure in measurement.figures.values())
+    margins = measurement.figures["margin/h1"].samples
+    median = margins[margins > 0].median()
     assert measurement.values["margin/h1/q1"] < median < measurement.values["margin/h1/q3"]
 
 
@@ -42,8 +43,8 @@ def test_values_margins_and_facts_of_the_task_come_together(model: nn.Module) ->
 def test_margins_over_the_spectral_complexity_are_there_where_they_are_measured(model: nn.Module, extra: bool) -> None:
     names, extras = (["margin", "fit"], ["bartlett"]) if extra else (["margin", "fit", "bartlett"], [])
     measurement = Measurer.of(model, samples(model)).measure(model, names, extras)
-    assert list(measurement.margins) == ["input", "h1", "h2", "h3", "bartlett"]
-    median = float(measurement.margins["bartlett"].double().quantile(0.5))
+    assert list(measurement.figures) == [f"margin/{name}" for name in ("input", "h1", "h2", "h3", "bartlett")]
+    median = float(measurement.figures["margin/bartlett"].samples.double().quantile(0.5))
     values = measurement.extras["bartlett"] if extra else measurement.values
     assert median == pytest.approx(values["bartlett/median"], rel=1e-6)
 
@@ -116,7 +117,7 @@ def test_a_further_measure_that_fails_leaves_the_others_as_they_are(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = Measurer.of(model, samples(model)).measure(model, ["margin", "fit", "norm", "perturbation"])
-    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, 1))
+    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, {}, 1))
     measurer = Measurer.of(model, samples(model))
     measurement = measurer.measure(model, ["margin", "fit"], ["norm", "spoiled", "perturbation"])
     assert set(measurement.extras) == {"norm", "perturbation"}
@@ -130,7 +131,7 @@ def test_a_further_measure_that_fails_leaves_the_others_as_they_are(
 def test_a_further_measure_that_fails_can_be_raised_with_its_cause(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, 1))
+    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, {}, 1))
     measurer = Measurer.of(model, samples(model))
     measurer.raises = True
     with pytest.raises(MeasureError, match="'spoiled': got MemoryError: too large") as caught:

@@ -233,7 +233,7 @@ def test_bad_arguments_are_refused(attempt: Callable[[], Any], error: type[GapEr
 @pytest.mark.filterwarnings("ignore:.* is absent")
 def test_the_lines_in_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (lines,) = (block for block in readme.split("```python\n") if "randomization." in block.partition("```")[0])
+    (lines,) = (block for block in readme.split("```python\n") if "randomized_data." in block.partition("```")[0])
     torch.manual_seed(0)
     names: dict[str, Any] = {
         "train_set": blobs(),

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 
 from lightning_gengap import measure
 from lightning_gengap.errors import BatchError, ConfigurationError, DataError, LayerError, LogitsError, MeasureError
-from lightning_gengap.measures import MEASURES
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED, MEASURES
 from tests import networks
 
 COUNT = 150  # more than one chunk

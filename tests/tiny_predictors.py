@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_gengap import GapMonitor
-from lightning_gengap.measures.keys import PREDICTED
+from lightning_gengap.monitor.logged_keys import PREDICTED
 from lightning_gengap.predictors.feature import Feature
 from lightning_gengap.predictors.predictor import Interval, Predictor
 

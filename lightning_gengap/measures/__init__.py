@@ -1,13 +1,17 @@
-"""The table of measures; adding one is a file here and a line below. Nothing in this folder knows Lightning."""
+"""The registry of measures: adding one is a file in a room of this folder, a row below, and a test.
+
+May import network, derivatives, linalg and what stands below them; nothing in this folder knows Lightning.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import MeasureError
+from lightning_gengap.errors import MeasureError, Undefined
 from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_curvature
 from lightning_gengap.measures.curvature.hessian import hessian
 from lightning_gengap.measures.curvature.kronecker_curvature import kronecker_curvature
@@ -19,10 +23,13 @@ from lightning_gengap.measures.difficulty.input_difficulty import input_difficul
 from lightning_gengap.measures.difficulty.kernel_difficulty import kernel_difficulty
 from lightning_gengap.measures.difficulty.representation import representation
 from lightning_gengap.measures.difficulty.separability import separability
+from lightning_gengap.measures.key import Key
+from lightning_gengap.measures.keys import OLD_KEYS
 from lightning_gengap.measures.margins.bartlett import bartlett
 from lightning_gengap.measures.margins.calibration import calibration
 from lightning_gengap.measures.margins.fit import fit
 from lightning_gengap.measures.margins.k_variance import k_variance
+from lightning_gengap.measures.margins.margin import KEYS as MARGIN
 from lightning_gengap.measures.margins.margin import margin
 from lightning_gengap.measures.margins.perturbed_margin import perturbed_margin
 from lightning_gengap.measures.norms.complexity import complexity
@@ -32,95 +39,125 @@ from lightning_gengap.measures.norms.norm_product import norm_product
 from lightning_gengap.measures.norms.path_norm import path_norm
 from lightning_gengap.measures.perturbation.augmentation import augmentation
 from lightning_gengap.measures.perturbation.perturbation import perturbation
+from lightning_gengap.measures.run_facts import FACTS
 from lightning_gengap.measures.sharpness.adaptive_sharpness import adaptive_sharpness
 from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
 from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
 from lightning_gengap.measures.sharpness.sharpness import sharpness
 from lightning_gengap.measures.sharpness.worst_case import worst_case
+from lightning_gengap.measures.values import Figure, Histogram, Spectrum, Values
 from lightning_gengap.network.probe import Probe
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure and what it declares.
+    """One row of the registry: a measure and what is declared of it.
 
     Attributes:
-        function: from a probe to values by key.
-        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples: the multiplications
-            of the network's layers, where a backward pass through the activations alone counts as one and a full one
-            as two. Right within 30 % on the tests' network; where `besides` names what else takes time, the whole as it
-            was timed with ResNets on a CPU (docs/costs.md). The margins, which are always taken, count only for
-            themselves.
-        at_most: the upper bound of that where it depends on the model, as that of a search does.
-        besides: what else takes time, in words.
+        function: from a probe to values by key; it raises `Undefined` where it does not exist.
+        keys: what it can give, by name.
+        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples. A backward pass
+            through the activations alone counts as one, a full one as two. The tests count the multiplications of the
+            network's layers and allow 30 % of difference. Where `besides` names what else takes time, its time with
+            ResNets on a CPU is in it (docs/costs.md). The margins, which are always taken, count only for themselves.
+        by_default: whether `measure` and a monitor that shows everything take it; the others only by name.
         per_training: whether it describes the task and the initial weights, so that it is measured once per training.
-        drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe: the
-            same at every measurement of a run, but another order of the samples is another draw.
+        drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe. Then
+            every measurement of a run draws the same, and another order of the samples is another draw.
+        at_most: the upper bound of the cost where it depends on the model, as that of a search does.
+        besides: what else takes time, in words.
     """
 
-    function: Callable[[Probe], dict[str, float]]
+    function: Callable[[Probe], Values]
+    keys: Mapping[str, Key]
     forwards: float
+    by_default: bool = False
     per_training: bool = False
     drawn_by_place: bool = False
     at_most: float | None = None
     besides: str = ""
 
 
-MEASURES = {
-    "margin": Measure(margin, forwards=2.0),
-    "fit": Measure(fit, forwards=0.0),
-    "norm": Measure(norm, forwards=0.1, besides="singular values of dense layers"),
-    "perturbation": Measure(perturbation, forwards=5.0, drawn_by_place=True),
+@dataclass
+class Computed:
+    """What some measures gave.
+
+    Attributes:
+        values: finite numbers by key.
+        figures: what is drawn and is no number, by key.
+        absent: why a key, or a pattern of keys, has no value; by measure, then by key.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    absent: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+MEASURES: dict[str, Measure] = {
+    "margin": Measure(margin, MARGIN, by_default=True, forwards=2.0),
+    "fit": Measure(fit, {}, by_default=True, forwards=0.0),
+    "norm": Measure(norm, {}, by_default=True, forwards=0.1, besides="singular values of dense layers"),
+    "perturbation": Measure(perturbation, {}, by_default=True, forwards=5.0, drawn_by_place=True),
     "difficulty": Measure(
         difficulty,
+        {},
+        by_default=True,
         forwards=1.0,
         per_training=True,
         besides="an eigendecomposition (examples x examples)",
         drawn_by_place=True,
     ),
-    "calibration": Measure(calibration, forwards=0.0),
-}
-# Dear, or defined for fewer networks: taken only where they are asked for by name.
-ON_REQUEST = {
-    "path_norm": Measure(path_norm, forwards=4.0, besides="its few forwards are in float64"),
-    "distance": Measure(distance, forwards=0.1, besides="singular values of dense layers"),
-    "bartlett": Measure(bartlett, forwards=0.1, besides="singular values of dense layers"),
+    "calibration": Measure(calibration, {}, by_default=True, forwards=0.0),
+    # Expensive, or defined for fewer networks: taken only where they are asked for by name.
+    "path_norm": Measure(path_norm, {}, forwards=4.0, besides="its few forwards are in float64"),
+    "distance": Measure(distance, {}, forwards=0.1, besides="singular values of dense layers"),
+    "bartlett": Measure(bartlett, {}, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
-        complexity, forwards=1.5, besides="singular values of the kernels and of their Fourier transforms"
+        complexity, {}, forwards=1.5, besides="singular values of the kernels and of their Fourier transforms"
     ),
-    "norm_product": Measure(norm_product, forwards=0.5, besides="singular values of the kernels"),
+    "norm_product": Measure(norm_product, {}, forwards=0.5, besides="singular values of the kernels"),
     "k_variance": Measure(
-        k_variance, forwards=4.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
+        k_variance, {}, forwards=4.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
     ),
-    "separability": Measure(separability, forwards=2.0, drawn_by_place=True),
+    "separability": Measure(separability, {}, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
-        gradient_noise, forwards=16.0, drawn_by_place=True, besides="every sample's gradients written out"
+        gradient_noise, {}, forwards=16.0, drawn_by_place=True, besides="every sample's gradients written out"
     ),
-    "sharpness": Measure(sharpness, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes, forwards=100.0, at_most=303.0),
-    "adaptive_sharpness": Measure(adaptive_sharpness, forwards=161.0),
-    "worst_case": Measure(worst_case, forwards=300.0, at_most=1040.0),
-    "soft_rank": Measure(soft_rank, forwards=130.0, drawn_by_place=True, at_most=490.0),
-    "full_soft_rank": Measure(full_soft_rank, forwards=260.0, drawn_by_place=True, at_most=980.0),
-    "tic": Measure(tic, forwards=100.0, drawn_by_place=True, at_most=130.0),
-    "diagonal_curvature": Measure(diagonal_curvature, forwards=28.0, besides="every sample's gradients written out"),
-    "kronecker_curvature": Measure(kronecker_curvature, forwards=38.0, besides="the factors and their eigenvalues"),
-    "hessian": Measure(hessian, forwards=400.0, at_most=450.0),
+    "sharpness": Measure(sharpness, {}, forwards=31.0),
+    "pac_bayes": Measure(pac_bayes, {}, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness, {}, forwards=161.0),
+    "worst_case": Measure(worst_case, {}, forwards=300.0, at_most=1040.0),
+    "soft_rank": Measure(soft_rank, {}, forwards=130.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(full_soft_rank, {}, forwards=260.0, drawn_by_place=True, at_most=980.0),
+    "tic": Measure(tic, {}, forwards=100.0, drawn_by_place=True, at_most=130.0),
+    "diagonal_curvature": Measure(
+        diagonal_curvature, {}, forwards=28.0, besides="every sample's gradients written out"
+    ),
+    "kronecker_curvature": Measure(kronecker_curvature, {}, forwards=38.0, besides="the factors and their eigenvalues"),
+    "hessian": Measure(hessian, {}, forwards=400.0, at_most=450.0),
     "leave_one_out": Measure(
-        leave_one_out, forwards=1.0, besides="a solve with the last layer's weights, up to 6 s on one core"
+        leave_one_out, {}, forwards=1.0, besides="a solve with the last layer's weights, up to 6 s on one core"
     ),
     "network_leave_one_out": Measure(
         network_leave_one_out,
+        {},
         forwards=20.0,
         besides="the Gram matrix of what is differentiated sample by sample, and a solve, up to a minute on one core",
     ),
-    "augmentation": Measure(augmentation, forwards=10.0, drawn_by_place=True),
+    "augmentation": Measure(augmentation, {}, forwards=10.0, drawn_by_place=True),
     "perturbed_margin": Measure(
-        perturbed_margin, forwards=5.0, drawn_by_place=True, besides="moments of the first layer's outputs in float64"
+        perturbed_margin,
+        {},
+        forwards=5.0,
+        drawn_by_place=True,
+        besides="moments of the first layer's outputs in float64",
     ),
-    "representation": Measure(representation, forwards=2.0, besides="three eigendecompositions (examples x examples)"),
+    "representation": Measure(
+        representation, {}, forwards=2.0, besides="three eigendecompositions (examples x examples)"
+    ),
     "input_difficulty": Measure(
         input_difficulty,
+        {},
         forwards=2.0,
         per_training=True,
         drawn_by_place=True,
@@ -128,6 +165,7 @@ ON_REQUEST = {
     ),
     "kernel_difficulty": Measure(
         kernel_difficulty,
+        {},
         forwards=8.0,
         per_training=True,
         besides="every sample's gradient written out",
@@ -135,8 +173,21 @@ ON_REQUEST = {
 }
 
 
-def compute(probe: Probe, names: Iterable[str]) -> dict[str, float]:
-    """The values of the named measures; undefined ones are absent, never NaN.
+BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
+MEASURED: dict[str, Key] = {
+    **FACTS,
+    **OLD_KEYS,
+    **{
+        key: replace(declared, measure=name)
+        for name, row in MEASURES.items()
+        for key, declared in row.keys.items()
+        if declared.kind == "scalar"
+    },
+}
+
+
+def compute(probe: Probe, names: Iterable[str]) -> Computed:
+    """What the named measures give; undefined values are absent, never NaN.
 
     Call inside `undisturbed(probe.model)`.
 
@@ -144,18 +195,29 @@ def compute(probe: Probe, names: Iterable[str]) -> dict[str, float]:
         MeasureError: an unknown name, where the message lists those that are known; or a measure that failed, where
             it names the measure and the cause.
     """
-    values: dict[str, float] = {}
+    computed = Computed()
     for name in names:
-        entry = get_measure(name)
+        row = get_measure(name)
         try:
-            found = entry.function(probe)
+            found = row.function(probe)
+        except Undefined as undefined:
+            found = {_every_key(row.keys): undefined}
         except Exception as error:
             raise _failed(name, error) from error
-        finite = {key: value for key, value in found.items() if math.isfinite(value)}
-        if found and not finite:
-            probe.notes.append(f"{name} is absent: its values are not finite")
-        values |= finite
-    return values
+        absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
+        values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
+        if found and not values and not absent:
+            absent = {_every_key(row.keys): "its values are not finite"}
+        computed.values |= values
+        computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
+        if absent:
+            computed.absent[name] = absent
+    return computed
+
+
+def _every_key(keys: Iterable[str]) -> str:
+    """The pattern of all of them."""
+    return f"{os.path.commonprefix(list(keys))}*"  # noqa: RUF071
 
 
 def _failed(name: str, error: Exception) -> MeasureError:
@@ -165,14 +227,13 @@ def _failed(name: str, error: Exception) -> MeasureError:
 
 
 def get_measure(name: str) -> Measure:
-    """The entry for `name` in the tables.
+    """The row for `name` in the registry.
 
     Raises:
         MeasureError: there is none.
     """
-    entries = MEASURES | ON_REQUEST
-    if name not in entries:
+    if name not in MEASURES:
         raise MeasureError(
-            "measure", got=repr(name), expected=f"one of {', '.join(entries)}", remedy="Check the spelling."
+            "measure", got=repr(name), expected=f"one of {', '.join(MEASURES)}", remedy="Check the spelling."
         )
-    return entries[name]
+    return MEASURES[name]

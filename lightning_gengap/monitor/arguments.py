@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, get_measure
+from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.measures.derived import with_ingredients
-from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.monitor.schedule import DEAR, Schedule
 from lightning_gengap.predictors.predictor import Predictor
 
@@ -71,7 +70,7 @@ def select(predictor: Predictor | None, measures: Sequence[str], every: bool) ->
     """
     _require("measures", measures, not isinstance(measures, str), "a sequence of names")
     needed = ("margin", "fit", *(() if predictor is None else predictor.measures))
-    names = dict.fromkeys((*needed, *measures, *(MEASURES if every else ())))
+    names = dict.fromkeys((*needed, *measures, *(BY_DEFAULT if every else ())))
     chosen = tuple(name for name in names if get_measure(name))
     wanted = None
     if predictor is not None and not every:

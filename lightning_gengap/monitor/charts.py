@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from lightning_gengap.measures.keys import PREFIX
+from lightning_gengap.measures.values import Figure, Histogram, Spectrum
+from lightning_gengap.monitor.logged_keys import PREFIX
 
 BINS = 64
 DECADES = 8  # below the top eigenvalue: further down is round-off of float32 products
-SPECTRUM = "curvature/spectrum"
+Floats = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,16 @@ class Panels:
     """What one measurement adds to the scalars.
 
     Attributes:
-        margins: signed normalized margins by layer; shape (examples,).
+        figures: histograms and spectra by key.
         contributions: accuracy fractions by feature.
         step: where the scalars of the same epoch stand.
         prefix: of every key.
-        spectrum: eigenvalues of the curvature and how many directions each stands for, if it was measured.
     """
 
-    margins: Mapping[str, Tensor]
+    figures: Mapping[str, Figure]
     contributions: Mapping[str, float]
     step: int
     prefix: str = PREFIX
-    spectrum: tuple[Tensor, Tensor] | None = None
 
 
 @singledispatch
@@ -45,7 +45,7 @@ def lay_out(logger: Logger, prefix: str = PREFIX) -> None:
 
 @singledispatch
 def draw(logger: Logger, panels: Panels) -> None:
-    """Show margin histograms by layer, the curvature's spectrum and the contributions; nothing by default."""
+    """Show histograms, spectra and contributions; nothing by default."""
 
 
 @lay_out.register
@@ -60,36 +60,20 @@ def _(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
 
 @draw.register
 def _(logger: TensorBoardLogger, panels: Panels) -> None:
-    for layer, values in panels.margins.items():
-        counted = histogram(values)
-        if counted is not None:
-            counts, edges, finite = counted
+    for key, figure in panels.figures.items():
+        binned = binned_figure(figure)
+        if binned is not None:
             logger.experiment.add_histogram_raw(
-                _tag(logger, f"{panels.prefix}margin/{layer}"),
-                min=float(finite.min()),
-                max=float(finite.max()),
-                num=len(finite),
-                sum=float(finite.sum()),
-                sum_squares=float(finite.square().sum()),
-                bucket_limits=edges[1:].tolist(),
-                bucket_counts=counts.tolist(),
+                _tag(logger, f"{panels.prefix}{key}"),
+                min=binned.low,
+                max=binned.high,
+                num=float(binned.counts.sum()),
+                sum=binned.total,
+                sum_squares=binned.squares,
+                bucket_limits=binned.edges[1:].tolist(),
+                bucket_counts=binned.counts.tolist(),
                 global_step=panels.step,
             )
-    binned = spectral_histogram(panels.spectrum)
-    if binned is not None:
-        directions, edges = binned
-        centres = (edges[1:] + edges[:-1]) / 2
-        logger.experiment.add_histogram_raw(
-            _tag(logger, f"{panels.prefix}{SPECTRUM}"),
-            min=float(edges[0]),
-            max=float(edges[-1]),
-            num=float(directions.sum()),
-            sum=float(directions @ centres),
-            sum_squares=float(directions @ centres**2),
-            bucket_limits=edges[1:].tolist(),
-            bucket_counts=directions.tolist(),
-            global_step=panels.step,
-        )
     if panels.contributions:
         table = "\n".join(["| feature | accuracy points |", "|---|---|", *_rows(panels.contributions)])
         logger.experiment.add_text(_tag(logger, f"{panels.prefix}contributions"), table, global_step=panels.step)
@@ -102,27 +86,46 @@ def _(logger: WandbLogger, prefix: str = PREFIX) -> None:
 
 @draw.register
 def _(logger: WandbLogger, panels: Panels) -> None:
-    from wandb import Histogram
+    import wandb
 
     content: dict[str, Any] = {}
-    for layer, values in panels.margins.items():
-        counted = histogram(values)
-        if counted is not None:
-            content[f"margin/{layer}"] = Histogram(np_histogram=(counted[0], counted[1]))
-    binned = spectral_histogram(panels.spectrum)
-    if binned is not None:
-        content[SPECTRUM] = Histogram(np_histogram=binned)
+    for key, figure in panels.figures.items():
+        binned = binned_figure(figure)
+        if binned is not None:
+            content[key] = wandb.Histogram(np_histogram=(binned.counts, binned.edges))
     content |= {f"contributions/{name}": value for name, value in panels.contributions.items()}
     if content:
         tagged = {_tag(logger, f"{panels.prefix}{name}"): value for name, value in content.items()}
         logger.experiment.log({**tagged, "trainer/global_step": panels.step})
 
 
-def histogram(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor] | None:
-    """Counts, bin edges and the finite values; None when there are none.
+class Binned(NamedTuple):
+    """A figure cut into bins.
 
-    At most 64 bins between the 1 % and 99 % quantiles; the tails are counted in the outermost bins, because a
-    few distant margins would otherwise squeeze the rest into one bin.
+    Attributes:
+        counts: samples or directions by bin.
+        edges: one more than counts.
+        low, high, total, squares: extremes, sum and sum of squares of what was counted.
+    """
+
+    counts: Floats
+    edges: Floats
+    low: float
+    high: float
+    total: float
+    squares: float
+
+
+def binned_figure(figure: Figure) -> Binned | None:
+    """At most 64 bins; None where there is nothing to draw."""
+    return histogram(figure.samples) if isinstance(figure, Histogram) else spectral_histogram(figure)
+
+
+def histogram(values: Tensor) -> Binned | None:
+    """The finite values in bins between their 1 % and 99 % quantiles; None when there are none.
+
+    The tails are counted in the outermost bins, because a few distant margins would otherwise squeeze the rest into
+    one bin.
     """
     finite = values[values.isfinite()].double()
     if len(finite) == 0:
@@ -132,23 +135,23 @@ def histogram(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
         reach = max(0.5, abs(low))
         low, high = low - reach, high + reach
     counts, edges = np.histogram(finite.clamp(low, high).numpy(), bins=BINS, range=(low, high))
-    return counts, edges, finite
+    extremes = float(finite.min()), float(finite.max())
+    return Binned(counts, edges, *extremes, float(finite.sum()), float(finite.square().sum()))
 
 
-def spectral_histogram(
-    spectrum: tuple[Tensor, Tensor] | None,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Directions by log10 of the eigenvalue, and the bin edges; None without a positive eigenvalue.
+def spectral_histogram(spectrum: Spectrum) -> Binned | None:
+    """Directions by log10 of the eigenvalue; None without a positive eigenvalue.
 
-    At most 64 bins over the 8 decades below the top eigenvalue; what lies below is counted in the lowest.
+    The bins cover the 8 decades below the top eigenvalue; what lies below is counted in the lowest.
     """
-    if spectrum is None or not len(spectrum[0]) or not float(spectrum[0].max()) > 0:
+    if not len(spectrum.eigenvalues) or not float(spectrum.eigenvalues.max()) > 0:
         return None
-    eigenvalues, directions = (part.double().numpy() for part in spectrum)
+    eigenvalues, directions = (part.double().numpy() for part in (spectrum.eigenvalues, spectrum.directions))
     top = float(np.log10(eigenvalues.max()))
     logs = np.log10(np.clip(eigenvalues, 10 ** (top - DECADES), None))
     counts, edges = np.histogram(logs.clip(top - DECADES, top), BINS, (top - DECADES, top), weights=directions)
-    return counts, edges
+    centres = (edges[1:] + edges[:-1]) / 2
+    return Binned(counts, edges, float(edges[0]), float(edges[-1]), float(counts @ centres), float(counts @ centres**2))
 
 
 def _rows(contributions: Mapping[str, float]) -> list[str]:

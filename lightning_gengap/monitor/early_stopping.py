@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from typing_extensions import override
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures.keys import PREFIX
+from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.readout import Status
 
 

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from lightning_gengap.measures.keys import PREFIX
 from lightning_gengap.monitor.arguments import check_arguments, select
 from lightning_gengap.monitor.budget import Budget
+from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.measuring import measure_together, say_unpaid
 from lightning_gengap.monitor.run_state import RunState

@@ -10,8 +10,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gengap.measurement import Measurement
-from lightning_gengap.measures.keys import AGES, MEASURED, PREDICTED, PREFIX
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
+from lightning_gengap.monitor.logged_keys import AGES, PREDICTED, PREFIX
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import find_validation_accuracy, scalar_step
 
@@ -85,7 +86,7 @@ class Display:
     def draw(self, trainer: Trainer, measurement: Measurement, session: RunState) -> None:
         """Histograms and contributions, on the step axis of this epoch's scalars."""
         contributions = {} if session.prediction is None else session.prediction.contributions
-        panels = Panels(measurement.margins, contributions, scalar_step(trainer), self.prefix, measurement.spectrum)
+        panels = Panels(measurement.figures, contributions, scalar_step(trainer), self.prefix)
         self._decorate(trainer, lambda logger: draw(logger, panels))
 
     def _actual_gap(self, session: RunState, trainer: Trainer) -> float | None:

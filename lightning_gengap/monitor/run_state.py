@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Measurement, Measurer
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.budget import Budget
 from lightning_gengap.monitor.readout import Readout, Status
 from lightning_gengap.monitor.schedule import Schedule
@@ -126,7 +127,8 @@ class RunState:
         if self.measurer is None:
             raise RuntimeError("observe() before watch()")
         measurement = self.measurer.measure(model, names, extras, optimizers)
-        self.notes += [note for note in measurement.notes if note.partition("/")[0] not in self._optional()]
+        self.notes += [str(note) for note in measurement.absences if note.measure not in self._optional()]
+        self.notes += measurement.remarks
         if "train_loss" not in measurement.values:
             error = LogitsError(
                 "model output",
@@ -188,11 +190,11 @@ class RunState:
         self.readout.show_recalibrated(gap)
 
     def _optional(self) -> set[str]:
-        """Kinds of keys that only the preferred predictor takes: where they are absent, the other one predicts."""
+        """Measures that only the preferred predictor takes: where they are absent, the other one predicts."""
         if self.wanted is None or self.predictor is None or self.predictor.preferred is None:
             return set()
-        own = {name.partition("/")[0] for name in replace(self.predictor, preferred=None).needs}
-        return {name.partition("/")[0] for name in self.predictor.preferred.needs} - own
+        own = {MEASURED[name].measure for name in replace(self.predictor, preferred=None).needs}
+        return {MEASURED[name].measure for name in self.predictor.preferred.needs} - own
 
     def _last_extras(self) -> dict[str, float]:
         return {key: value for values in self.extras.values() for key, value in values.items()}

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gengap.errors import GapError, frameless
 from lightning_gengap.measurement import Measurer, naming_memory
-from lightning_gengap.measures.keys import PREFIX
 from lightning_gengap.monitor.arguments import Selection
 from lightning_gengap.monitor.early_stopping import GapEarlyStopping
+from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.measuring import account, say_failure
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState

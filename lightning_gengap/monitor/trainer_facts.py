@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures.keys import PREFIX
+from lightning_gengap.monitor.logged_keys import PREFIX
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 _VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.functional_call import call_with
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.trace import clean_name, first_float_tensor
@@ -59,10 +60,20 @@ class Probe:
         return self.wanted is None or key in self.wanted
 
     def cached(self, quantity: Callable[[Probe], Quantity]) -> Quantity:
-        """What `quantity` gives for this probe, computed at the first request and shared between measures."""
+        """What `quantity` gives for this probe, computed at the first request and shared between measures.
+
+        Raises:
+            Undefined: at the first request and at all later ones, where `quantity` raised it.
+        """
         if quantity not in self._shared:
-            self._shared[quantity] = quantity(self)
-        return self._shared[quantity]
+            try:
+                self._shared[quantity] = quantity(self)
+            except Undefined as undefined:
+                self._shared[quantity] = frameless(undefined)
+        found = self._shared[quantity]
+        if isinstance(found, Undefined):
+            raise Undefined(found.reason)
+        return found
 
     def forget(self) -> None:
         """Drop what is shared between measures, and free its memory; later requests compute it again."""
@@ -80,6 +91,16 @@ class Probe:
         if len(parts) != len(self.batches) or len({part.shape[1:] for part in parts}) != 1:
             return None
         return torch.cat(parts)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """All modules of the network by name, without the wrappers that compilation adds."""
+        return {clean_name(name): module for name, module in self.model.named_modules()}
+
+    def forwards(self, state: State | None = None) -> Iterator[tuple[ProbeBatch, Tensor]]:
+        """One forward over all samples: every batch with its logits, optionally at other weights."""
+        for batch in self.batches:
+            yield batch, self.logits_on(batch.content, len(batch.targets), state)
 
     def logits_on(self, content: Any, examples: int, state: State | None = None) -> Tensor:
         """Float32 logits of one batch content, optionally at other weights; the model's own are not touched."""
@@ -108,10 +129,9 @@ class Probe:
         """Hooks that store, during one forward, the tensor of every tap under its layer name."""
         caught: dict[str, Tensor] = {}
         handles = []
-        modules = {clean_name(name): module for name, module in self.model.named_modules()}
         try:
             for tap in self.layout.taps if taps is None else taps:
-                handles.append(_hook(modules[tap.module], tap, caught))
+                handles.append(_hook(self.modules[tap.module], tap, caught))
             yield caught
         finally:
             for handle in handles:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.predictors.feature import TRANSFORMS, Feature
 from lightning_gengap.predictors.predictor import (
     FORMS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 
 if TYPE_CHECKING:
     from lightning_gengap.zoo.table import Table

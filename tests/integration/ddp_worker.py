@@ -57,7 +57,7 @@ def failing(rank: int) -> dict[str, Any]:
             raise RuntimeError("broken on one rank")
         return {}
 
-    MEASURES["margin"], entry = Measure(fail, 1), MEASURES["margin"]
+    MEASURES["margin"], entry = Measure(fail, {}, 1), MEASURES["margin"]
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -77,7 +77,7 @@ def failing_further() -> dict[str, Any]:
                 raise RuntimeError("broken on one rank")
             return {"norm/spectral_change": 0.5}
 
-        return Measure(fail, 1)
+        return Measure(fail, {}, 1)
 
     before = dict(MEASURES)
     MEASURES["norm"], MEASURES["perturbation"] = fails_on(0), fails_on(1)

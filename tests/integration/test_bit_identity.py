@@ -158,7 +158,7 @@ def broken(probe: Probe) -> dict[str, float]:
 @pytest.mark.parametrize("once", [False, True], ids=["each epoch", "before the first step"])
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
 def test_training_is_bit_identical_when_a_measure_fails(monkeypatch: pytest.MonkeyPatch, once: bool):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, forwards=1, per_training=once))
+    monkeypatch.setitem(MEASURES, "norm", Measure(broken, {}, forwards=1, per_training=once))
     assert_identical(tiny_monitor(measures=["norm"]), max_epochs=5, accumulate_grad_batches=3)
 
 

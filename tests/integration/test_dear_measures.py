@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure
-from lightning_gengap.measures.keys import AGES
+from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.monitor.logged_keys import AGES
 from lightning_gengap.monitor.schedule import DEAR, Schedule
 from lightning_gengap.network.probe import Probe
 from tests.integration.test_bit_identity import assert_identical
@@ -48,8 +48,8 @@ def counting(key: str) -> Callable[[Probe], dict[str, float]]:
 
 @pytest.fixture(autouse=True)
 def cheap_in_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ON_REQUEST, "worst_case", Measure(counting(WORST), 100.0))
-    monkeypatch.setitem(ON_REQUEST, "tic", Measure(counting(TIC), 100.0))
+    monkeypatch.setitem(MEASURES, "worst_case", Measure(counting(WORST), {}, 100.0))
+    monkeypatch.setitem(MEASURES, "tic", Measure(counting(TIC), {}, 100.0))
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *plans: tuple[str, ...]) -> None:
@@ -72,7 +72,7 @@ def test_a_dear_measure_is_no_part_of_the_first_measurement():
 
 
 def test_one_that_is_too_dear_does_not_make_the_prediction_stale(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(ON_REQUEST, "worst_case", Measure(counting(WORST), 1e15))
+    monkeypatch.setitem(MEASURES, "worst_case", Measure(counting(WORST), {}, 1e15))
     monitor = tiny_monitor(budget=0.05, measures=["worst_case", "tic"])
     values, said = watched(monitor, LongSteps(), max_epochs=5)
     assert values("gengap/status") == [0] * 5
@@ -123,7 +123,7 @@ def test_a_dear_measure_that_fails_is_said_and_tried_no_more(monkeypatch: pytest
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     calls: list[int] = []
-    monkeypatch.setitem(ON_REQUEST, "worst_case", Measure(fail, 100.0))
+    monkeypatch.setitem(MEASURES, "worst_case", Measure(fail, {}, 100.0))
     values, said = watched(tiny_monitor(budget=0.05, measures=["worst_case", "tic"]), LongSteps(), max_epochs=7)
     assert values("gengap/status") == [0] * 7
     assert series(values, TIC)[-1] == 6
@@ -178,7 +178,7 @@ def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):
 
 
 def test_every_dear_measure_has_an_age():
-    dear = {name for name, entry in (MEASURES | ON_REQUEST).items() if entry.forwards > DEAR and not entry.per_training}
+    dear = {name for name, entry in MEASURES.items() if entry.forwards > DEAR and not entry.per_training}
     assert {f"age/{name}" for name in dear} <= set(AGES)
 
 
@@ -197,7 +197,7 @@ def test_training_is_bit_identical_when_a_dear_measure_fails(monkeypatch: pytest
         probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setitem(ON_REQUEST, "worst_case", Measure(careless, 100.0))
+    monkeypatch.setitem(MEASURES, "worst_case", Measure(careless, {}, 100.0))
     monitor = tiny_monitor(budget=0.05, measures=["worst_case", "tic"])
     assert_identical(monitor, LongSteps(), max_epochs=5, accumulate_grad_batches=3)
     assert list(monitor.state_dict()["schedule"]["taken"]) == ["tic"]

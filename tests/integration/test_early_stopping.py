@@ -171,7 +171,7 @@ def test_gap_early_stopping_ignores_failures(monkeypatch: pytest.MonkeyPatch):
     def fail(probe: object) -> dict[str, float]:
         raise RuntimeError("broken")
 
-    monkeypatch.setitem(MEASURES, "margin", Measure(fail, 1))
+    monkeypatch.setitem(MEASURES, "margin", Measure(fail, {}, 1))
     stopping = GapEarlyStopping(patience=1, max_gap=0.01)
     logged = fitted(tiny_monitor(), stopping, max_epochs=5)
     assert logged("gengap/status") == [2, 2, 2, 4, 4]
@@ -183,7 +183,7 @@ def test_gap_early_stopping_waits_for_a_measure_that_has_failed_so_far(monkeypat
     def fail(probe: object) -> dict[str, float]:
         raise RuntimeError("broken")
 
-    monkeypatch.setitem(MEASURES, "norm", Measure(fail, 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(fail, {}, 1))
     stopping = GapEarlyStopping("gengap/norm/log_product_spectral", mode="min", patience=1)
     logged = fitted(tiny_monitor(measures=["norm"], verbosity="full"), stopping, max_epochs=4)
     assert logged("gengap/status") == [0] * 4

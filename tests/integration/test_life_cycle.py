@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
-from lightning_gengap.measures.keys import MEASURED, PREDICTED
+from lightning_gengap.measures import MEASURED
+from lightning_gengap.monitor.logged_keys import PREDICTED
 from tests.lightning_models import (
     EpochValues,
     MemoryLogger,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_gengap.measures.keys import PREDICTED, PREFIX
+from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 from lightning_gengap.predictors.files import available_predictors, loads
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_importing_the_package_imports_neither_wandb_nor_tensorboard():
 
 
 def test_measures_know_nothing_of_lightning():
-    for path in [*(ROOT / "lightning_gengap" / "measures").glob("*.py"), ROOT / "lightning_gengap" / "probe.py"]:
+    for path in [path for room in ("measures", "network") for path in (ROOT / "lightning_gengap" / room).rglob("*.py")]:
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.startswith(("import lightning", "from lightning "))], path
         assert not [line for line in lines if line.startswith(("from lightning.", "from tensorboard", "from wandb"))], (

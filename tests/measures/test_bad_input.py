@@ -15,8 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap import measure
 from lightning_gengap.errors import DataError, GapError, LogitsError
-from lightning_gengap.measures import MEASURES, ON_REQUEST
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.network.probe import copy_state
 from tests import networks
@@ -24,7 +23,7 @@ from tests.lightning_models import watched
 from tests.tiny_predictors import tiny_monitor
 
 COUNT = 24
-EVERY = MEASURES | ON_REQUEST
+EVERY = MEASURES
 LIKE_SOFT_RANK = ("full_soft_rank", "tic")  # dear, and by the same code: on few kinds
 every_measure = pytest.mark.parametrize("name", EVERY)
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.measures import MEASURES, ON_REQUEST, Measure, compute, get_measure
+from lightning_gengap.measures import MEASURED, MEASURES, Measure, compute, get_measure
 from lightning_gengap.measures.derived import INGREDIENTS, derived
-from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
@@ -35,14 +34,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         networks.Tokens,
     )
 }
-EVERY = MEASURES | ON_REQUEST
+EVERY = MEASURES
 # Those on request are taken on fewer networks; the dear ones among them on two, and on fewer samples.
 ON_REQUEST_NETWORKS = ("mlp", "cnn_with_batch_norm", "VisionTransformer", "Tokens")
 DEAR, FEW = 30.0, 16
 
 
 def networks_for(name: str) -> Sequence[str]:
-    if name in MEASURES:
+    if EVERY[name].by_default:
         return list(NETWORKS)
     return ON_REQUEST_NETWORKS[:2] if EVERY[name].forwards >= DEAR else ON_REQUEST_NETWORKS
 
@@ -75,14 +74,16 @@ def probed(model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> It
 
 def measured(name: str, model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Mapping[str, float]:
     with probed(model, inputs, targets, **more) as probe:
-        return EVERY[name].function(probe)
+        return compute(probe, [name]).values
 
 
 @cache
 def first_measurement(name: str, network: str) -> tuple[Mapping[str, float], tuple[str, ...]]:
     """Values and notes of the plainest measurement; several tests compare with it."""
     with probed(*task(network, name)) as probe:
-        return EVERY[name].function(probe), tuple(probe.notes)
+        computed = compute(probe, [name])
+        absences = tuple(f"{key} is absent: {why}" for key, why in computed.absent.get(name, {}).items())
+        return computed.values, (*absences, *probe.notes)
 
 
 @every_pair
@@ -223,9 +224,11 @@ def test_measures_say_what_they_compute_and_cost(name: str) -> None:
 
 
 def test_compute_drops_what_is_undefined_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MEASURES, "odd", Measure(lambda probe: {"a": math.nan, "b": math.inf, "c": 1.0}, forwards=0))
+    monkeypatch.setitem(
+        MEASURES, "odd", Measure(lambda probe: {"a": math.nan, "b": math.inf, "c": 1.0}, {}, forwards=0)
+    )
     with probed(*task("mlp")) as probe:
-        values = compute(probe, ["odd", "fit"])
+        values = compute(probe, ["odd", "fit"]).values
     assert set(values) == {"c", "train_accuracy", "train_loss", "train_confidence"}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gengap.derivatives import fallback as frugal
-from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.margins.margin import margin_signature
 from lightning_gengap.measures.sharpness import weight_noise as noise
 from lightning_gengap.network.probe import Probe, copy_state
@@ -24,7 +24,7 @@ from tests import networks
 from tests.probes import probing
 
 SAMPLES, CHUNK, SIDE, CLASSES = 1024, 128, 4, 10  # the monitor's own numbers of samples
-EVERY = MEASURES | ON_REQUEST
+EVERY = MEASURES
 TABLES = re.split(r"^## ", (Path(__file__).parents[2] / "docs" / "costs.md").read_text(), flags=re.MULTILINE)
 TIMED = {
     network: re.findall(r"^\| (\w+) \| [^|]+ \| \d+ \| [^|]+ \| ([\d.]+) \[", table, re.MULTILINE)

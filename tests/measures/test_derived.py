@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.measures.derived import INGREDIENTS, derived, with_ingredients
-from lightning_gengap.measures.keys import MEASURED
 
 
 def discounted(train: float, copies: float) -> float:

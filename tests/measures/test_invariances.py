@@ -10,16 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures import MEASURES, ON_REQUEST
+from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.measures.derived import INGREDIENTS
 from lightning_gengap.measures.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
-from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.measures.sharpness import weight_noise as noise
 from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.probes import probing
 
-EVERY = MEASURES | ON_REQUEST
+EVERY = MEASURES
 DEAR, FEW, COUNT = 30.0, 20, 48  # the dear ones on few samples
 KEYS = {name: [key for key, entry in MEASURED.items() if entry.measure == name] for name in EVERY}
 

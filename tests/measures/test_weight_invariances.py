@@ -98,7 +98,7 @@ def measured(change: str) -> dict[str, float]:
     initial = copy_state(networks.made(build, seed=5).double())
     task = model, networks.images(COUNT).double(), torch.arange(COUNT) % 4
     with probing(*task, initial_state=initial, train_samples=1000) as probe:
-        values = compute(probe, NAMES)
+        values = compute(probe, NAMES).values
         assert probe.notes == []
     return values
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.measures.difficulty.separability import separability
-from lightning_gengap.measures.keys import MEASURED
 from lightning_gengap.measures.margins.bartlett import bartlett
 from lightning_gengap.measures.margins.calibration import calibration
 from lightning_gengap.measures.margins.k_variance import k_variance

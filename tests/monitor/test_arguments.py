@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gengap import GapError, GapMonitor
 from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
-from lightning_gengap.measures import MEASURES, get_measure
+from lightning_gengap.measures import BY_DEFAULT, get_measure
 from lightning_gengap.monitor.arguments import select
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
@@ -40,7 +40,7 @@ def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any
 def test_the_measures_a_predictor_needs_are_taken():
     assert tiny_monitor().measures == ("margin", "fit", "difficulty")
     assert tiny_monitor(measures=["norm"]).measures == ("margin", "fit", "difficulty", "norm")
-    assert set(tiny_monitor(verbosity="full").measures) == set(MEASURES)
+    assert set(tiny_monitor(verbosity="full").measures) == set(BY_DEFAULT)
     assert GapMonitor(predictor=None).measures == ("margin", "fit")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from lightning_gengap.measures.values import Histogram, Spectrum
 from lightning_gengap.monitor.charts import BINS, DECADES, Panels, draw, histogram, lay_out, spectral_histogram
 from tests.lightning_models import MemoryLogger
 
@@ -16,8 +17,8 @@ def test_every_finite_value_is_counted_once():
     values = torch.cat([torch.randn(500), torch.tensor([torch.nan, torch.inf, -torch.inf])])
     counted = histogram(values)
     assert counted is not None
-    counts, edges, finite = counted
-    assert counts.sum() == len(finite) == 500
+    counts, edges = counted.counts, counted.edges
+    assert counts.sum() == 500
     assert len(counts) == BINS == len(edges) - 1
     assert np.isfinite(edges).all()
 
@@ -25,11 +26,11 @@ def test_every_finite_value_is_counted_once():
 def test_distant_values_do_not_squeeze_the_rest():
     counted = histogram(torch.cat([torch.linspace(0, 1, 1000), torch.tensor([1e6, -1e6])]))
     assert counted is not None
-    counts, edges, finite = counted
+    counts, edges = counted.counts, counted.edges
     assert edges[0] >= 0
     assert edges[-1] <= 1
     assert counts.sum() == 1002
-    assert float(finite.max()) == 1e6
+    assert counted.high == 1e6
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-30, 1e30])
@@ -37,7 +38,7 @@ def test_distant_values_do_not_squeeze_the_rest():
 def test_equal_values_have_a_histogram(value: float, count: int):
     counted = histogram(torch.full((count,), value))
     assert counted is not None
-    counts, edges, _ = counted
+    counts, edges = counted.counts, counted.edges
     assert counts.sum() == counts.max() == count
     assert edges[0] < value < edges[-1]
 
@@ -45,7 +46,7 @@ def test_equal_values_have_a_histogram(value: float, count: int):
 def test_values_that_differ_by_rounding_have_a_histogram():
     counted = histogram(torch.tensor([1.0, 1.0 + 1e-7]).repeat(20))
     assert counted is not None
-    assert counted[0].sum() == 40
+    assert counted.counts.sum() == 40
 
 
 @pytest.mark.parametrize("values", [torch.zeros(0), torch.full((3,), torch.nan)])
@@ -53,7 +54,11 @@ def test_nothing_finite_has_no_histogram(values: torch.Tensor):
     assert histogram(values) is None
 
 
-PANELS = Panels({"h1": torch.randn(30), "h2": torch.full((30,), torch.nan)}, {"intercept": 0.1}, step=3)
+PANELS = Panels(
+    {"margin/h1": Histogram(torch.randn(30)), "margin/h2": Histogram(torch.full((30,), torch.nan))},
+    {"intercept": 0.1},
+    step=3,
+)
 
 
 def test_an_unknown_logger_is_left_alone():
@@ -97,9 +102,9 @@ def test_without_contributions_no_text_is_written(tmp_path: Path):
 def test_a_spectrum_is_counted_by_decade_with_everything_far_below_in_the_lowest_bin():
     eigenvalues = torch.tensor([100.0, 1.0, 1e-3, 1e-30, 0.0], dtype=torch.float64)
     directions = torch.tensor([1.0, 2.5, 4.0, 8.0, 16.0], dtype=torch.float64)
-    counted = spectral_histogram((eigenvalues, directions))
+    counted = spectral_histogram(Spectrum(eigenvalues, directions))
     assert counted is not None
-    counts, edges = counted
+    counts, edges = counted.counts, counted.edges
     assert len(counts) == BINS == len(edges) - 1
     assert (edges[0], edges[-1]) == pytest.approx((2 - DECADES, 2))
     assert counts.sum() == pytest.approx(31.5)
@@ -110,16 +115,15 @@ def test_a_spectrum_is_counted_by_decade_with_everything_far_below_in_the_lowest
 
 @pytest.mark.parametrize("eigenvalues", [[], [0.0, 0.0]])
 def test_a_spectrum_without_a_positive_eigenvalue_has_no_histogram(eigenvalues: list[float]):
-    assert spectral_histogram((torch.tensor(eigenvalues), torch.ones(len(eigenvalues)))) is None
-    assert spectral_histogram(None) is None
+    assert spectral_histogram(Spectrum(torch.tensor(eigenvalues), torch.ones(len(eigenvalues)))) is None
 
 
 def test_a_measured_spectrum_is_drawn_under_the_prefix(tmp_path: Path):
     logger = TensorBoardLogger(tmp_path, prefix="run")
     spy = Spy()
     logger._experiment = spy  # type: ignore[assignment]
-    spectrum = (torch.tensor([1.0, 1e-3]).double(), torch.tensor([2.0, 6.0]).double())
-    draw(logger, Panels({}, {}, step=5, prefix="gengap/mine/", spectrum=spectrum))
+    spectrum = Spectrum(torch.tensor([1.0, 1e-3]).double(), torch.tensor([2.0, 6.0]).double())
+    draw(logger, Panels({"curvature/spectrum": spectrum}, {}, step=5, prefix="gengap/mine/"))
     ((name, args, kwargs),) = spy.calls
     assert (name, args[0], kwargs["global_step"]) == (
         "add_histogram_raw",
@@ -135,7 +139,8 @@ def test_wandb_gets_the_spectrum_as_a_histogram(tmp_path: Path):
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     spy = Spy()
     logger._experiment = spy  # type: ignore[assignment]
-    draw(logger, Panels({}, {}, step=5, spectrum=(torch.tensor([1.0, 1e-3]), torch.tensor([2.0, 6.0]))))
+    spectrum = Spectrum(torch.tensor([1.0, 1e-3]), torch.tensor([2.0, 6.0]))
+    draw(logger, Panels({"curvature/spectrum": spectrum}, {}, step=5))
     (sent,) = [args[0] for name, args, _ in spy.calls if name == "log"]
     assert sent["trainer/global_step"] == 5
     assert isinstance(sent["gengap/curvature/spectrum"], wandb.Histogram)

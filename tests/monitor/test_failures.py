@@ -46,7 +46,7 @@ class BreaksLater:
 
 def test_a_needed_measure_that_breaks_later_holds_the_values_and_is_switched_off(monkeypatch: pytest.MonkeyPatch):
     measure = BreaksLater(lambda call: call > 2)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1))
     values, said = watched(needing_norm(), max_epochs=7)
     assert values("gengap/status") == [0, 0, 2, 2, 2, 4, 4]
     assert len(set(values("gengap/predicted_gap")[1:])) == 1
@@ -58,7 +58,7 @@ def test_a_needed_measure_that_breaks_later_holds_the_values_and_is_switched_off
 
 
 def test_failures_that_are_not_in_a_row_do_not_switch_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "norm", Measure(BreaksLater(lambda call: call % 2 == 0), 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(BreaksLater(lambda call: call % 2 == 0), {}, 1))
     values, said = watched(needing_norm(), max_epochs=8)
     assert values("gengap/status") == [0, 2] * 4
     assert len(said) == 4
@@ -91,7 +91,7 @@ def test_a_further_measure_that_always_fails_is_absent_and_nothing_else_changes(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ):
     measure = Odd(lambda call: True, error)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1))
     expected = fitted(tiny_monitor(measures=["path_norm"]), max_epochs=5)
     values, said = watched(tiny_monitor(measures=["norm", "path_norm"]), max_epochs=5)
     for now, then in zip(values.rows, expected.rows, strict=True):
@@ -105,7 +105,7 @@ def test_a_further_measure_that_always_fails_is_absent_and_nothing_else_changes(
 
 
 def test_a_further_measure_that_fails_later_holds_its_values(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: call in (2, 3, 5)), 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: call in (2, 3, 5)), {}, 1))
     values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=7)
     assert values("gengap/status") == [0] * 7
     assert values(ODD) == [1, 1, 1, 4, 4, 6, 7]
@@ -115,7 +115,7 @@ def test_a_further_measure_that_fails_later_holds_its_values(monkeypatch: pytest
 
 def test_a_further_measure_of_the_task_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch):
     measure = Odd(lambda call: True)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, 1, per_training=True))
+    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1, per_training=True))
     values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=4)
     assert values("gengap/status") == [0] * 4
     assert measure.calls == 3
@@ -138,7 +138,7 @@ def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkey
     for monitor in (tiny_monitor(measures=["norm"]), needing_norm()):
         kept.clear()
         alive: list[int] = []
-        monkeypatch.setitem(MEASURES, "norm", Measure(greedy, 1))
+        monkeypatch.setitem(MEASURES, "norm", Measure(greedy, {}, 1))
         gc.disable()
         try:
             watched(monitor, model=Alive(), max_epochs=3)
@@ -164,7 +164,7 @@ def test_a_difficulty_that_fails_is_said_once_and_training_completes(
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("needed", [False, True])
 def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.MonkeyPatch, once: bool, needed: bool):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, 1, per_training=once))
+    monkeypatch.setitem(MEASURES, "norm", Measure(broken, {}, 1, per_training=once))
     monitor = needing_norm(on_error="raise") if needed else tiny_monitor(measures=["norm"], on_error="raise")
     with pytest.raises(MeasureError, match="measure 'norm': got RuntimeError: broken measure") as caught:
         fitted(monitor)
@@ -175,7 +175,7 @@ def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.Monk
 def test_without_a_trainer_a_measure_that_fails_is_raised_by_name(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ):
-    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: True, error), 1))
+    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: True, error), {}, 1))
     model = TinyModel().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(MeasureError, match=f"measure 'norm': got .*{words}") as caught:

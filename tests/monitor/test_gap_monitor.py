@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from tests.lightning_models import (
     Iterated,
     MemoryLogger,

@@ -23,7 +23,7 @@ def test_the_start_up_is_not_charged_to_the_budget(monkeypatch: pytest.MonkeyPat
         return {}
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + slept[-1])
-    monkeypatch.setitem(MEASURES, "norm", Measure(slow, 1, per_training=True))
+    monkeypatch.setitem(MEASURES, "norm", Measure(slow, {}, 1, per_training=True))
     for data in (loader(), DataLoader(Stream(), batch_size=16)):
         monitor = tiny_monitor(measures=["norm"])
         fitted(monitor, data=data)

@@ -13,6 +13,7 @@ from lightning_gengap.derivatives.gauss_newton import Curvature
 from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge
 from lightning_gengap.derivatives.weight_decay import ridge_of as ridge_of
 from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
+from lightning_gengap.measures.values import Spectrum, Values
 from lightning_gengap.network.probe import Probe
 
 RIDGES = {"1e-5": 1e-5, "1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1}
@@ -23,7 +24,7 @@ LARGEST = 3  # eigenvalues that are shown
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class LanczosRuns:
     """What Lanczos from the random starts knows of the curvature; every ridge is read from it."""
 
     runs: tuple[Tridiagonal, ...]
@@ -44,10 +45,10 @@ class Spectrum:
         most = max(map(len, found), default=0)
         return [max(values[rank] for values in found if len(values) > rank) for rank in range(most)]
 
-    def density(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and how many directions each stands for, by Gauss's rule; float64, both of shape (nodes,)."""
+    def density(self) -> Spectrum:
+        """Eigenvalues and how many directions each stands for, by Gauss's rule."""
         parts = [run.nodes_and_weights() for run in self.runs]
-        return torch.cat([nodes for nodes, _ in parts]), torch.cat([by for _, by in parts]) / len(self.runs)
+        return Spectrum(torch.cat([nodes for nodes, _ in parts]), torch.cat([by for _, by in parts]) / len(self.runs))
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class SoftRank:
     """
 
     bracket: Bracket
-    plain: Spectrum
+    plain: LanczosRuns
     products: int
     samples: int
     parameters: int
     rung: int
 
 
-def soft_rank(probe: Probe) -> dict[str, float]:
+def soft_rank(probe: Probe) -> Values:
     """rank_R(G) = Tr G (G + R)^-1 of the Gauss-Newton matrix G of the mean cross-entropy and the weight decay R.
 
     Keys: `curvature/soft_rank` at R, for a uniform R = l the sum of g_i / (g_i + l); `curvature/soft_rank_lower` and
@@ -103,6 +104,7 @@ def soft_rank(probe: Probe) -> dict[str, float]:
         "curvature/top_eigenvalue": largest[0] if largest else 0.0,
         **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
         "curvature/rung": float(found.rung),
+        "curvature/spectrum": found.plain.density(),
     }
 
 
@@ -121,12 +123,6 @@ def full_soft_rank(probe: Probe) -> dict[str, float]:
 def measured(probe: Probe) -> SoftRank | None:
     """The soft rank and the spectrum at the probe's weights; None, with a note, where they are absent."""
     return _measured(probe, "curvature/soft_rank", sampled)
-
-
-def density_of(probe: Probe) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues of the plain Gauss-Newton matrix and how many directions each stands for; no further products."""
-    found = probe.cached(measured)
-    return None if found is None else found.plain.density()
 
 
 def _measured(probe: Probe, name: str, samples: Callable[[Probe], CurvatureInMemory]) -> SoftRank | None:
@@ -162,7 +158,7 @@ def _at_ridges(found: SoftRank, prefix: str) -> dict[str, float]:
     }
 
 
-def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PRODUCTS) -> Spectrum:
+def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PRODUCTS) -> LanczosRuns:
     """One Lanczos run from random signs; where the soft rank is small and one start spreads too much, two or more.
 
     Then there are as many as `most` products in all allow, but at least two. The same seed gives the same signs at
@@ -172,7 +168,7 @@ def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PR
     runs: list[Tridiagonal] = []
     while True:
         runs.append(one_run(curvature, curvature.random_signs(generator), ridge, most))
-        spectrum = Spectrum(tuple(runs))
+        spectrum = LanczosRuns(tuple(runs))
         spent = sum(map(len, runs)) + len(runs[-1])
         if spectrum.soft_rank(ridge).middle >= FEW_DIRECTIONS or (len(runs) > 1 and spent > most):
             return spectrum

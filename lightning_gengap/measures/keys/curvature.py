@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from lightning_gengap.measures.keys.key import Key
+from lightning_gengap.measures.key import Key as KeyType
+from lightning_gengap.measures.keys._old import Key
 
 
-def _curvature() -> dict[str, Key]:
+def _curvature() -> dict[str, KeyType]:
     entries = {
         "soft_rank": ("directions", math.inf, "Gauss-Newton directions that outweigh the ridge curvature/lambda"),
         "soft_rank_lower": ("directions", math.inf, "lower end of the bracket of the random start's exact form"),
@@ -40,7 +41,7 @@ def _curvature() -> dict[str, Key]:
     return keys | _sizes("tic", "tic")
 
 
-def _sizes(part: str, measure: str) -> dict[str, Key]:
+def _sizes(part: str, measure: str) -> dict[str, KeyType]:
     """What every value of a curvature has to be read with, from the measure that gives it."""
     return {
         f"curvature/{part}/samples": Key("samples", 1, math.inf, "samples that the curvature is of", measure),
@@ -48,7 +49,7 @@ def _sizes(part: str, measure: str) -> dict[str, Key]:
     }
 
 
-def _curvature_variants() -> dict[str, Key]:
+def _curvature_variants() -> dict[str, KeyType]:
     """What other matrices than the Gauss-Newton matrix give: approximations, none of them the headline."""
     none, curvature = math.inf, "nats per squared parameter"
     entries = {
@@ -76,8 +77,8 @@ def _curvature_variants() -> dict[str, Key]:
     return keys
 
 
-def _leave_one_out() -> dict[str, Key]:
-    keys: dict[str, Key] = {}
+def _leave_one_out() -> dict[str, KeyType]:
+    keys: dict[str, KeyType] = {}
     for part, measure, whose in (
         ("last_layer", "leave_one_out", "the last layer's weights"),
         ("network", "network_leave_one_out", "all weights"),
@@ -94,7 +95,7 @@ def _leave_one_out() -> dict[str, Key]:
     return keys
 
 
-CURVATURE: dict[str, Key] = {
+CURVATURE: dict[str, KeyType] = {
     "gradient_noise/trace": Key(
         "squared nats per squared weight", 0, math.inf, "summed variance of per-sample gradients", "gradient_noise"
     ),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lightning_gengap.measures.keys.key import Key
+from lightning_gengap.measures.key import Key as KeyType
+from lightning_gengap.measures.keys._old import Key
 
 
-def _sharpness() -> dict[str, Key]:
-    keys: dict[str, Key] = {}
+def _sharpness() -> dict[str, KeyType]:
+    keys: dict[str, KeyType] = {}
     for alpha in (0.001, 0.003, 0.01):
         noise = f"under weight noise {alpha} (10 |w| + 1)"
         keys[f"sharpness/expected_{alpha}"] = Key("nats", -math.inf, math.inf, f"rise of the loss {noise}", "sharpness")
@@ -24,8 +25,8 @@ def _sharpness() -> dict[str, Key]:
     return keys
 
 
-def _adaptive_sharpness() -> dict[str, Key]:
-    keys: dict[str, Key] = {}
+def _adaptive_sharpness() -> dict[str, KeyType]:
+    keys: dict[str, KeyType] = {}
     for kind, levels in (("normal", (0.05, 0.1, 0.2, 0.4)), ("uniform", (0.1, 0.2, 0.4, 0.8))):
         for rho in levels:
             key, noise = f"adaptive_sharpness/{kind}_{rho}", f"under {kind} weight noise {rho} |w|"
@@ -36,7 +37,7 @@ def _adaptive_sharpness() -> dict[str, Key]:
     return keys
 
 
-NOISE: dict[str, Key] = {
+NOISE: dict[str, KeyType] = {
     **_sharpness(),
     **_adaptive_sharpness(),
     "pac_bayes/sigma": Key("weights", 0, 2, "deviation of weight noise that costs 0.1 of the accuracy", "pac_bayes"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from lightning_gengap.measures.keys.key import Key
+from lightning_gengap.measures.key import Key as KeyType
+from lightning_gengap.measures.keys._old import Key
 
 
-def _complexity() -> dict[str, Key]:
+def _complexity() -> dict[str, KeyType]:
     logs = {
         "log_product_frobenius_over_margin": "sum of log squared Frobenius norms minus twice the log margin",
         "log_sum_frobenius_over_margin": "log of d times the geometric mean of that",
@@ -33,9 +34,9 @@ def _complexity() -> dict[str, Key]:
     return {f"complexity/{name}": key for name, key in keys.items()}
 
 
-def _products() -> dict[str, Key]:
+def _products() -> dict[str, KeyType]:
     """Products of layers' norms, bounds on them, and path norms."""
-    keys: dict[str, Key] = {}
+    keys: dict[str, KeyType] = {}
     margin = "minus the log of the margin's 10 % quantile"
     for name, words in {
         "1_infinity": "largest l1 norms of a unit",
@@ -60,7 +61,7 @@ def _products() -> dict[str, Key]:
     return keys
 
 
-NORMS: dict[str, Key] = {
+NORMS: dict[str, KeyType] = {
     "norm/log_product_spectral": Key("log", -math.inf, math.inf, "sum of log squared spectral norms", "norm"),
     "norm/log_product_frobenius": Key("log", -math.inf, math.inf, "sum of log squared Frobenius norms", "norm"),
     "norm/log_sum_spectral": Key("log", -math.inf, math.inf, "log of d times their geometric mean, spectral", "norm"),

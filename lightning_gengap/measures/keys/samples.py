@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import math
 
-from lightning_gengap.measures.keys.key import Key
+from lightning_gengap.measures.key import Key as KeyType
+from lightning_gengap.measures.keys._old import Key
 
 
-def _margins() -> dict[str, Key]:
-    statistics = {
-        "lower_whisker": "lower Tukey whisker",
-        "q1": "first quartile",
-        "median": "median",
-        "q3": "third quartile",
-        "upper_whisker": "upper Tukey whisker",
-    }
-    keys: dict[str, Key] = {}
-    for layer in ("input", "h1", "h2", "h3"):
-        for name, words in statistics.items():
-            meaning = f"{words} of the normalized margin at {layer}, correctly classified samples"
-            keys[f"margin/{layer}/{name}"] = Key("none", 0, math.inf, meaning, "margin")
-        keys[f"margin/{layer}/total_variation"] = Key(
-            "activation", 0, math.inf, f"total variation of the activations at {layer}", "margin"
-        )
-    for name, words in {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median", "mean": "mean"}.items():
-        keys[f"margin/output/{name}"] = Key("logits", -math.inf, math.inf, f"{words} of the output margin", "margin")
-    return keys
-
-
-def _variants() -> dict[str, Key]:
+def _variants() -> dict[str, KeyType]:
     """Difficulty without the network or with its tangent kernel, hidden layers now, margins of perturbed images."""
-    keys: dict[str, Key] = {}
+    keys: dict[str, KeyType] = {}
     left_out = "leave-one-out ridge accuracy"
     for measure, name, words in (
         ("input_difficulty", "ridge", "on the inputs"),
@@ -56,7 +36,7 @@ def _variants() -> dict[str, Key]:
     return keys
 
 
-def _learning_curves() -> dict[str, Key]:
+def _learning_curves() -> dict[str, KeyType]:
     """Leave-one-out accuracies as functions of the number of samples."""
     kinds = {
         "input_difficulty/convolution": "ridge accuracy on random convolutions",
@@ -64,7 +44,7 @@ def _learning_curves() -> dict[str, Key]:
         "difficulty/ridge": "ridge accuracy on the untrained network's features",
         "difficulty/neighbour_10": "10-nearest-neighbour accuracy",
     }
-    keys: dict[str, Key] = {}
+    keys: dict[str, KeyType] = {}
     for name, words in kinds.items():
         measure, meaning = name.partition("/")[0], f"leave-one-out {words}"
         keys[f"{name}_growth"] = Key("fraction", -1, 1, f"{meaning}, less that with half of the samples", measure)
@@ -72,7 +52,7 @@ def _learning_curves() -> dict[str, Key]:
     return keys
 
 
-def _augmentation() -> dict[str, Key]:
+def _augmentation() -> dict[str, KeyType]:
     kinds = {
         "shift": "flipped and shifted images, mean over three draws",
         "far_shift": "images shifted by up to a quarter of the side",
@@ -83,19 +63,17 @@ def _augmentation() -> dict[str, Key]:
         "blend": "images blended with others",
         "all": "images flipped, shifted, turned, magnified and contrasted",
     }
-    keys: dict[str, Key] = {}
+    keys: dict[str, KeyType] = {}
     for kind, words in kinds.items():
         keys[f"augmentation/{kind}_accuracy"] = Key("fraction", 0, 1, f"accuracy on {words}", "augmentation")
         keys[f"augmentation/{kind}_loss"] = Key("nats", 0, math.inf, f"mean cross-entropy on {words}", "augmentation")
     return keys
 
 
-SAMPLES: dict[str, Key] = {
+SAMPLES: dict[str, KeyType] = {
     "train_accuracy": Key("fraction", 0, 1, "accuracy on the probe, eval mode, labels as trained", "fit"),
     "train_loss": Key("nats", 0, math.inf, "mean cross-entropy on the probe, eval mode", "fit"),
     "train_confidence": Key("fraction", 0, 1, "mean largest probability on the probe", "fit"),
-    **_margins(),
-    "margin/correct_fraction": Key("fraction", 0, 1, "share of the probe with a positive margin", "margin"),
     **_augmentation(),
     "perturbation/mix_accuracy": Key("fraction", 0, 1, "accuracy on same-class half-half mixes", "perturbation"),
     "perturbation/augment_accuracy": Key("fraction", 0, 1, "accuracy on flipped and shifted images", "perturbation"),

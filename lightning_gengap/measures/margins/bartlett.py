@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.measures.margins.margin import logit_gap, margin_signature
 from lightning_gengap.measures.norms.norm import operator_norm, spectral_norm
+from lightning_gengap.measures.values import Histogram, Value, Values
 from lightning_gengap.network.folding_check import verified, verified_weights
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.shortcuts import Block
@@ -21,7 +22,7 @@ LEVELS = {"q05": 0.05, "q10": 0.1, "median": 0.5}
 Term = tuple[float, float]  # of one matrix A: |A|_2, and |A^T - M^T|_{2,1}
 
 
-def bartlett(probe: Probe) -> dict[str, float]:
+def bartlett(probe: Probe) -> Values:
     """Quantiles of the output margin over R |X|_2 / n, for two choices of the matrices that the network is made of.
 
     R = prod_i |A_i|_2 (sum_i (|A_i^T - M_i^T|_{2,1} / |A_i|_2)^(2/3))^(3/2), activations of Lipschitz constant one, and
@@ -47,24 +48,16 @@ def bartlett(probe: Probe) -> dict[str, float]:
     """
     scales = probe.cached(log_complexities)
     gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets) if scales else torch.empty(0)
-    values: dict[str, float] = {}
+    values: dict[str, Value] = {}
+    if scales:
+        values["margin/bartlett"] = Histogram((gaps * _inverse(scales[""])).cpu())
+    if "identity_" in scales and probe.cached(verified).shortcuts.blocks:
+        values["margin/bartlett_identity"] = Histogram((gaps * _inverse(scales["identity_"])).cpu())
     for prefix, scale in scales.items():
         quantiles = {name: float(gaps.quantile(level)) * _inverse(scale) for name, level in LEVELS.items()}
         values |= {f"bartlett/{prefix}{name}": value for name, value in quantiles.items()}
         values[f"bartlett/log_complexity{'_identity' if prefix else ''}"] = scale
     return values
-
-
-def normalized_margins(probe: Probe) -> dict[str, Tensor]:
-    """The normalized margins of all samples, for histograms; those with identities only where there are shortcuts."""
-    scales = probe.cached(log_complexities)
-    if not scales:
-        return {}
-    gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets)
-    shown = {"bartlett": gaps * _inverse(scales[""])}
-    if "identity_" in scales and probe.cached(verified).shortcuts.blocks:
-        shown["bartlett_identity"] = gaps * _inverse(scales["identity_"])
-    return shown
 
 
 def log_complexities(probe: Probe) -> dict[str, float]:

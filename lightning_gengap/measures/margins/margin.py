@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,51 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import FUNCTION, INVARIANT, NO, OPEN, YES, Invariances, Key
+from lightning_gengap.measures.values import Histogram, Value, Values
 from lightning_gengap.network.layers import LAYERS
 from lightning_gengap.network.probe import Probe
 
-STATISTICS = ("lower_whisker", "q1", "median", "q3", "upper_whisker")
+STATISTICS = {
+    "lower_whisker": "lower Tukey whisker",
+    "q1": "first quartile",
+    "median": "median",
+    "q3": "third quartile",
+    "upper_whisker": "upper Tukey whisker",
+}
+QUANTILES = {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median", "mean": "mean"}
 FEWEST_CORRECT = 10
+
+
+def _keys_of(layer: str) -> dict[str, Key]:
+    of = f"of the normalized margin at {layer}, correctly classified samples"
+    return {
+        **{
+            f"margin/{layer}/{name}": Key("none", 0, math.inf, f"{words} {of}", INVARIANT)
+            for name, words in STATISTICS.items()
+        },
+        f"margin/{layer}/total_variation": Key(
+            "activation",
+            0,
+            math.inf,
+            f"total variation of the activations at {layer}",
+            INVARIANT if layer == "input" else Invariances(YES, NO, OPEN),
+        ),
+        f"margin/{layer}": Key(
+            "none", -math.inf, math.inf, f"signed normalized margins at {layer}", INVARIANT, kind="histogram"
+        ),
+    }
+
+
+KEYS = {
+    **{key: declared for layer in LAYERS for key, declared in _keys_of(layer).items()},
+    **{
+        f"margin/output/{name}": Key("logits", -math.inf, math.inf, f"{words} of the output margin", FUNCTION)
+        for name, words in QUANTILES.items()
+    },
+    "margin/correct_fraction": Key("fraction", 0, 1, "share of the probe with a positive margin", INVARIANT),
+}
 
 
 class NormalizedMargin(Metric):
@@ -105,10 +146,17 @@ class OutputMargin(Metric):
 
 @dataclass(frozen=True)
 class Signature:
-    """What one margin pass yields: an accumulator per layer, and the logits it saw."""
+    """What one margin pass yields.
+
+    Attributes:
+        layers: an accumulator per layer.
+        logits: shape (examples, classes).
+        unreached: layers that are watched and that no gradient of the logits reaches.
+    """
 
     layers: dict[str, NormalizedMargin]
     logits: Tensor
+    unreached: tuple[str, ...] = ()
 
 
 def logit_gap(logits: Tensor, targets: Tensor) -> Tensor:
@@ -152,10 +200,8 @@ def margin_signature(probe: Probe) -> Signature:
                 metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
                 metric.update(gap / norm, tensor.detach())
     watched = [*(["input"] if probe.batches[0].inputs is not None else []), *(tap.layer for tap in probe.layout.taps)]
-    unreached = [layer for layer in watched if layer not in metrics]
-    if unreached:
-        probe.notes.append(f"margin/<layer> is absent for {', '.join(unreached)}: no gradient of the logits reaches it")
-    return Signature({layer: metrics[layer] for layer in LAYERS if layer in metrics}, torch.cat(all_logits))
+    unreached = tuple(layer for layer in watched if layer not in metrics)
+    return Signature({layer: metrics[layer] for layer in LAYERS if layer in metrics}, torch.cat(all_logits), unreached)
 
 
 def _gradients(total: Tensor, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
@@ -190,17 +236,21 @@ def _sums(flat: Tensor) -> tuple[Tensor, Tensor]:
     return flat.sum(0).double(), torch.linalg.vector_norm(flat, dim=1).double().square().sum()
 
 
-def margin(probe: Probe) -> dict[str, float]:
+def margin(probe: Probe) -> Values:
     """The normalized margin signature and the output margins.
 
     Keys `margin/<layer>/<statistic>`, `margin/<layer>/total_variation`, `margin/output/<quantile>` and
-    `margin/correct_fraction`. Cost: two forward passes' worth of arithmetic (one forward, one activation-only
-    backward) for all layers. References: Jiang et al. 2019 (arXiv 1810.00113), Bartlett et al. 2017 (arXiv 1706.08498).
+    `margin/correct_fraction`; the histogram of a layer is `margin/<layer>`. Cost: two forward passes' worth of
+    arithmetic (one forward, one activation-only backward) for all layers. References: Jiang et al. 2019 (arXiv
+    1810.00113), Bartlett et al. 2017 (arXiv 1706.08498).
     """
     signature = probe.cached(margin_signature)
-    values: dict[str, float] = {}
+    values: dict[str, Value] = {}
     for layer, metric in signature.layers.items():
         values |= {f"margin/{layer}/{name}": float(value) for name, value in metric.compute().items()}
+        values[f"margin/{layer}"] = Histogram(metric.margins().cpu())
+    for layer in signature.unreached:
+        values[f"margin/{layer}*"] = Undefined("no gradient of the logits reaches this layer")
     output = OutputMargin(sync_on_compute=False)
     output.update(signature.logits, probe.targets)
     values |= {f"margin/output/{name}": float(value) for name, value in output.compute().items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
 from lightning_gengap.zoo.evaluate.regressors import Regressor, boosted, hold_out_points, neural

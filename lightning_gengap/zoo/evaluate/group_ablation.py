@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.zoo.evaluate.abilities import serving, within
 from lightning_gengap.zoo.evaluate.ablation import by_ridge, contest, finite, measures_of, term_of, union, without
 from lightning_gengap.zoo.evaluate.bootstrap import Score

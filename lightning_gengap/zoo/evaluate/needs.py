@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.zoo.evaluate.held_out import BASELINES, TRIVIAL_BASELINE
 from lightning_gengap.zoo.evaluate.splits import Mask
 from lightning_gengap.zoo.fit.fit import FEWEST_RUNS, FEWEST_TASKS

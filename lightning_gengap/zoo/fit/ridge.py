@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
-from lightning_gengap.measures.keys import MEASURED
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.predictors.feature import Feature, grows_with_size
 from lightning_gengap.predictors.predictor import Interval, Memoriser, Predictor
 from lightning_gengap.zoo.evaluate.splits import Mask

@@ -11,7 +11,7 @@ from lightning_gengap.derivatives import fallback as frugal
 from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
 from lightning_gengap.derivatives.jacobian import Jacobian
 from lightning_gengap.linalg.lanczos import lanczos, shrinkage
-from lightning_gengap.measures.curvature.soft_rank import RIDGES, Spectrum, density_of, estimated, one_run, soft_rank
+from lightning_gengap.measures.curvature.soft_rank import RIDGES, LanczosRuns, estimated, one_run, soft_rank
 from tests import networks
 from tests.oracles import curvature as oracles
 from tests.probes import probing
@@ -273,7 +273,7 @@ def test_a_run_stops_at_the_tolerance() -> None:
     model, images, targets = task(small_mlp)
     curvature = curvature_of(model, images, targets)
     run = one_run(curvature, curvature.random_signs(torch.Generator().manual_seed(0)), 1e-2)
-    assert Spectrum((run,)).soft_rank(1e-2).half_width <= 0.02
+    assert LanczosRuns((run,)).soft_rank(1e-2).half_width <= 0.02
     assert len(run) < 60
 
 
@@ -286,7 +286,7 @@ def test_the_largest_ritz_values_are_the_largest_eigenvalues_from_below() -> Non
     assert all(0.9 * above <= below <= above * (1 + 1e-9) for below, above in zip(found, exact[:3], strict=True))
     curvature = curvature_of(model, images, targets)
     start = curvature.random_signs(torch.Generator().manual_seed(0))
-    few = Spectrum((lanczos(curvature.product, start, 4), lanczos(curvature.product, start, 2)))
+    few = LanczosRuns((lanczos(curvature.product, start, 4), lanczos(curvature.product, start, 2)))
     assert all(below <= above * (1 + 1e-9) for below, above in zip(few.largest(4), exact[:4], strict=True))
     assert len(few.largest(9)) == 4
     assert len(few.largest(3)) == 3
@@ -306,13 +306,9 @@ def test_the_density_counts_directions_and_integrates_to_trace_and_soft_rank() -
         assert count == pytest.approx(float((exact > threshold).sum()), rel=0.35, abs=3)
 
 
-def test_the_density_takes_no_further_products() -> None:
-    model, images, targets = task(small_mlp)
-    with probing(model, images, targets) as probe:
+def test_the_spectrum_comes_with_the_soft_rank() -> None:
+    with probing(*task(small_mlp)) as probe:
         values = soft_rank(probe)
-        first = density_of(probe)
-        probe.forget()
-        model.requires_grad_(False)
-        assert density_of(probe) is None
-    assert first is not None
-    assert float(first[0].max()) == values["curvature/top_eigenvalue"]
+    spectrum = values["curvature/spectrum"]
+    assert isinstance(spectrum, Spectrum)
+    assert float(spectrum.eigenvalues.max()) == values["curvature/top_eigenvalue"]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.bartlett import bartlett, normalized_margins
+from lightning_gengap.measures.margins.bartlett import bartlett
 from lightning_gengap.measures.margins.margin import logit_gap
+from lightning_gengap.measures.values import Histogram
 from tests import networks
 from tests.oracles import measures as measure_oracles
 from tests.probes import probing
@@ -212,18 +213,18 @@ def test_the_margins_of_all_samples_have_the_quantiles() -> None:
     for factory, names in ((networks.cnn, ["bartlett"]), (networks.ResNet, ["bartlett", "bartlett_identity"])):
         model, images = networks.made(factory).double().eval(), networks.images(20).double()
         with probing(model, images, networks.mostly_right_targets(model, images), train_samples=500) as probe:
-            shown, values = normalized_margins(probe), bartlett(probe)
-        assert list(shown) == names
+            values = bartlett(probe)
+        shown = {key: value.samples for key, value in values.items() if isinstance(value, Histogram)}
+        assert list(shown) == [f"margin/{name}" for name in names]
         for name, prefix in zip(names, ("", "identity_"), strict=False):
-            assert shown[name].shape == (20,)
-            median = float(shown[name].quantile(0.5))
+            assert shown[f"margin/{name}"].shape == (20,)
+            median = float(shown[f"margin/{name}"].quantile(0.5))
             assert median == pytest.approx(values[f"bartlett/{prefix}median"], rel=1e-9)
 
 
 def test_no_margins_where_the_complexity_is_not_defined() -> None:
     model, images = networks.made(networks.VisionTransformer), networks.images(20)
     with probing(model, images, model(images).argmax(1), train_samples=20) as probe:
-        assert normalized_margins(probe) == {}
         assert bartlett(probe) == {}
         assert len(probe.notes) == 1
 

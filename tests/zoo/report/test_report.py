@@ -10,9 +10,10 @@ from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
 from lightning_gengap.zoo.fit.fit import fit
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head
-from lightning_gengap.zoo.report import figures, report
+from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
 from lightning_gengap.zoo.report.markdown import ranged, table
+from lightning_gengap.zoo.report.report import report
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows

@@ -1,12 +1,12 @@
-"""Facts of the training and its task."""
+"""Facts of the training and its task, which no measure gives and a predictor may use. No torch."""
 
 from __future__ import annotations
 
 import math
 
-from lightning_gengap.measures.keys.key import Key
+from lightning_gengap.measures.key import Key
 
-RUN: dict[str, Key] = {
+FACTS: dict[str, Key] = {
     "train_samples": Key("samples", 1, math.inf, "distinct samples trained on"),
     "classes": Key("classes", 2, math.inf, "number of logits"),
     "classes_present": Key("classes", 1, math.inf, "classes that occur in the probe"),
