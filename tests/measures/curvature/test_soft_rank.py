@@ -12,6 +12,7 @@ from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
 from lightning_gengap.derivatives.jacobian import Jacobian
 from lightning_gengap.linalg.lanczos import lanczos, shrinkage
 from lightning_gengap.measures.curvature.soft_rank import RIDGES, LanczosRuns, estimated, one_run, soft_rank
+from lightning_gengap.measures.values import Spectrum
 from tests import networks
 from tests.oracles import curvature as oracles
 from tests.probes import probing
