@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_utilities import apply_to_collection
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_gengap.errors import BatchError, DataError
 from lightning_gengap.samples.batches import Forward, ProbeBatch, Target, read_batch
+from lightning_gengap.samples.nested import copied, flat_tensors
 from lightning_gengap.samples.trainable_indices import no_samples, trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
@@ -108,11 +107,6 @@ def take_batches(batches: Iterable[Any], reading: SampleReader) -> tuple[ProbeBa
     return _checked(taken)
 
 
-def copied(batch: Any) -> Any:
-    """A batch of training with every tensor cloned, so that later in-place changes do not reach it."""
-    return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone())
-
-
 @dataclass
 class FirstBatches:
     """Copies of the first batches of training, for data that cannot be indexed.
@@ -199,15 +193,8 @@ def _reader(dataset: Any, collate: Callable[[Any], Any]) -> Read:
 
 
 def _differs(read: Read, indices: Sequence[int]) -> bool:
-    first, second = _flat(read(indices)), _flat(read(indices))
+    first, second = flat_tensors(read(indices)), flat_tensors(read(indices))
     return len(first) != len(second) or any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _flat(content: Any) -> list[Tensor]:
-    if isinstance(content, Tensor):
-        return [content]
-    parts = content.values() if isinstance(content, Mapping) else content
-    return [t for part in parts for t in _flat(part)] if isinstance(parts, list | tuple | type({}.values())) else []
 
 
 def _checked(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:

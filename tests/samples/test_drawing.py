@@ -16,7 +16,6 @@ from lightning_gengap.samples.drawing import (
     FirstBatches,
     SampleReader,
     Samples,
-    copied,
     draw_samples,
     take_batches,
 )
@@ -114,13 +113,3 @@ def test_first_batches_of_one_class_are_refused_at_the_end_only():
         first.checked()
     with pytest.raises(DataError, match="got no batch"):
         FirstBatches(SampleReader(20)).checked()
-
-
-def test_copies_keep_the_structure_and_share_nothing():
-    batch = {"x": [torch.ones(2)], "pair": (torch.ones(1, requires_grad=True), "name")}
-    copy = copied(batch)
-    assert isinstance(copy["pair"], tuple)
-    assert copy["pair"][1] == "name"
-    assert not copy["pair"][0].requires_grad
-    batch["x"][0].zero_()
-    assert copy["x"][0].tolist() == [1, 1]
