@@ -12,13 +12,9 @@ from torch.utils.data import (
 )
 
 from lightning_gengap.errors import BatchError, DataError
-from lightning_gengap.samples.drawing import (
-    FirstBatches,
-    SampleReader,
-    Samples,
-    draw_samples,
-    take_batches,
-)
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.first_batches import FirstBatches
+from lightning_gengap.samples.reader import SampleReader, Samples
 from tests.lightning_models import blobs
 
 READING = SampleReader(samples=1024)
@@ -90,8 +86,8 @@ def test_an_unreadable_batch_is_refused():
         draw_samples(DataLoader(TensorDataset(torch.zeros(30, 1))), READING)
 
 
-def test_take_batches_stops_at_enough():
-    taken = take_batches(iter(DataLoader(blobs(64), batch_size=10)), SampleReader(25))
+def test_no_more_batches_are_taken_than_enough():
+    taken = SampleReader(25).take(iter(DataLoader(blobs(64), batch_size=10)))
     assert [len(batch.targets) for batch in taken] == [10, 10, 10]
 
 
@@ -102,7 +98,7 @@ def test_first_batches_are_copied_up_to_enough():
         first.add(batch)
         batch[0].zero_()
     assert read(first.checked()) == [0] * 10 + [10] * 10
-    assert (first.checked().train_samples, first.checked().source) == (None, "first batches")
+    assert first.checked().train_samples is None
 
 
 def test_first_batches_of_one_class_are_refused_at_the_end_only():
