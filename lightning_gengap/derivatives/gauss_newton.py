@@ -23,7 +23,8 @@ from lightning_gengap.derivatives.jacobian import (
 )
 from lightning_gengap.derivatives.memory import kept_by
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.subsample import CHUNK, rows_of, subsample
+from lightning_gengap.network.subsample import CHUNK, subsample
+from lightning_gengap.samples.nested import rows_of
 
 SAMPLES = 512  # the soft rank grows with them: only values from equally many compare
 

@@ -18,8 +18,8 @@ from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_
 from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of, one_line
 from lightning_gengap.derivatives.weight_decay import ridge_of
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.subsample import rows_of, subsample
-from lightning_gengap.samples.batches import exchange
+from lightning_gengap.network.subsample import subsample
+from lightning_gengap.samples.nested import exchange, rows_of
 
 MOST_CLASSES = 256  # each costs a backward per sample
 MOST_NUMBERS = 2**26  # in the gradients of the samples that go together

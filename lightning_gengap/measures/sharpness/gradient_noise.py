@@ -15,7 +15,8 @@ from torch.nn.functional import one_hot
 
 from lightning_gengap.derivatives.gauss_newton import refuse_complex, without_gradients
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.samples.batches import ProbeBatch, exchange
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.nested import exchange
 
 MOST_NUMBERS = 2**26
 Parameters = dict[str, Tensor]
