@@ -18,12 +18,7 @@ MOST_NUMBERS = 2**26  # in what the samples of one pass yield
 
 
 def per_sample(
-    function: Callable[..., Any],
-    content: Any,
-    examples: int,
-    numbers: int,
-    rows: tuple[Tensor, ...] = (),
-    most: int = MOST_NUMBERS,
+    function: Callable[..., Any], content: Any, examples: int, numbers: int, rows: tuple[Tensor, ...] = ()
 ) -> Iterator[Any]:
     """What `function` gives for every sample of one batch content, pass by pass.
 
@@ -34,7 +29,6 @@ def per_sample(
         examples: how many samples it has.
         numbers: how many numbers one sample's result has, for the size of a pass.
         rows: tensors with the examples on their first axis.
-        most: the most numbers that one pass may yield.
 
     Yields:
         The results of consecutive samples, with the samples on the first axis of every tensor.
@@ -49,7 +43,7 @@ def per_sample(
         return function(map_tensors(content, lambda tensor: single.get(id(tensor), tensor)), *own)
 
     mapped = vmap(of_one, randomness="error")
-    size = max(1, most // max(1, numbers))
+    size = max(1, MOST_NUMBERS // max(1, numbers))
     for start in range(0, examples, size):
         part = slice(start, start + size)
         with warnings.catch_warnings():
