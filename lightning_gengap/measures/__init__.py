@@ -21,6 +21,7 @@ from lightning_gengap.measures.curvature import (
     hessian,
     kronecker_curvature,
     leave_one_out,
+    network_leave_one_out,
     soft_rank,
     tic,
 )
@@ -143,25 +144,33 @@ MEASURES: dict[str, Measure] = {
     "pac_bayes": Measure(pac_bayes.pac_bayes, {}, forwards=100.0, at_most=303.0),
     "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, {}, forwards=161.0),
     "worst_case": Measure(worst_case.worst_case, {}, forwards=300.0, at_most=1040.0),
-    "soft_rank": Measure(soft_rank.soft_rank, {}, forwards=130.0, drawn_by_place=True, at_most=490.0),
-    "full_soft_rank": Measure(soft_rank.full_soft_rank, {}, forwards=260.0, drawn_by_place=True, at_most=980.0),
-    "tic": Measure(tic.tic, {}, forwards=100.0, drawn_by_place=True, at_most=130.0),
+    "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(
+        soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
+    ),
+    "tic": Measure(tic.tic, tic.KEYS, forwards=100.0, drawn_by_place=True, at_most=130.0),
     "diagonal_curvature": Measure(
-        diagonal_curvature.diagonal_curvature, {}, forwards=28.0, besides="every sample's gradients written out"
+        diagonal_curvature.diagonal_curvature,
+        diagonal_curvature.KEYS,
+        forwards=28.0,
+        besides="every sample's gradients written out",
     ),
     "kronecker_curvature": Measure(
-        kronecker_curvature.kronecker_curvature, {}, forwards=38.0, besides="the factors and their eigenvalues"
+        kronecker_curvature.kronecker_curvature,
+        kronecker_curvature.KEYS,
+        forwards=38.0,
+        besides="the factors and their eigenvalues",
     ),
-    "hessian": Measure(hessian.hessian, {}, forwards=400.0, at_most=450.0),
+    "hessian": Measure(hessian.hessian, hessian.KEYS, forwards=400.0, at_most=450.0),
     "leave_one_out": Measure(
         leave_one_out.leave_one_out,
-        {},
+        leave_one_out.KEYS,
         forwards=1.0,
         besides="a solve with the last layer's weights, up to 6 s on one core",
     ),
     "network_leave_one_out": Measure(
-        leave_one_out.network_leave_one_out,
-        {},
+        network_leave_one_out.network_leave_one_out,
+        network_leave_one_out.KEYS,
         forwards=20.0,
         besides="the Gram matrix of what is differentiated sample by sample, and a solve, up to a minute on one core",
     ),

@@ -44,22 +44,6 @@ INVARIANCES: dict[str, Invariances] = {
         "pac_bayes/*": "no no yes",
         "worst_case/sharpness*": "no no yes",
         "worst_case/*": "open yes yes",
-        "curvature/lambda*": "yes yes yes",
-        "curvature/kronecker/share": "yes yes yes",
-        "curvature/*samples": "yes yes yes",
-        "curvature/*parameters": "yes yes yes",
-        "curvature/*products": "open open open",
-        "curvature/rung": "open open open",
-        "curvature/hessian/soft_rank_clamped": "no no no",
-        "curvature/hessian/trace": "no no no",
-        "curvature/hessian/top_eigenvalue": "no no no",
-        "curvature/hessian/*": "open open open",
-        "curvature/*": "no no no",
-        "loo/*/accuracy_gap": "open open open",
-        "loo/*/leverage": "open open open",
-        "loo/last_layer/loss_gap": "no no yes",
-        "loo/network/loss_gap": "no no no",
-        "loo/*": "yes yes yes",
     }.items()
 }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_gengap.derivatives import fallback
+from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.margins.margin import margin_signature
 from lightning_gengap.measures.sharpness import weight_noise
@@ -115,7 +115,7 @@ UNENDING["full_soft_rank"] = UNENDING["soft_rank"]
 def test_a_search_that_never_ends_early_costs_the_declared_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for where, attribute, value in UNENDING[name]:
         monkeypatch.setattr(where, attribute, value)
-    monkeypatch.setattr(fallback, "SAMPLES", 32)  # of 64, as 512 are of 1,024
+    monkeypatch.setattr(gauss_newton, "SAMPLES", 32)  # of 64, as 512 are of 1,024
     model, images, targets = task(64, depth=10)
     ridge = {key: torch.full((), 1e-3 if value.ndim > 1 else 1e-2) for key, value in model.named_parameters()}
     initial = copy_state(model)
