@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import Invariances, Key
-from lightning_gengap.measures.margins.margin import logit_gap, margin_signature
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.spectral import circular_norm, matrix_norm, spectral_norm
 from lightning_gengap.network.folding_check import checked, initial_layers
 from lightning_gengap.network.probe import Probe
