@@ -21,6 +21,7 @@ from lightning_gengap.measures.curvature import (
     hessian,
     kronecker_curvature,
     leave_one_out,
+    network_leave_one_out,
     soft_rank,
     tic,
 )
@@ -32,7 +33,6 @@ from lightning_gengap.measures.difficulty import (
     separability,
 )
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.keys import OLD_KEYS
 from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
 from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
@@ -136,7 +136,7 @@ MEASURES: dict[str, Measure] = {
     "separability": Measure(separability.separability, separability.KEYS, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
         gradient_noise.gradient_noise,
-        {},
+        gradient_noise.KEYS,
         forwards=16.0,
         drawn_by_place=True,
         besides="every sample's gradients written out",
@@ -145,25 +145,33 @@ MEASURES: dict[str, Measure] = {
     "pac_bayes": Measure(pac_bayes.pac_bayes, pac_bayes.KEYS, forwards=100.0, at_most=303.0),
     "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, adaptive_sharpness.KEYS, forwards=161.0),
     "worst_case": Measure(worst_case.worst_case, worst_case.KEYS, forwards=300.0, at_most=1040.0),
-    "soft_rank": Measure(soft_rank.soft_rank, {}, forwards=130.0, drawn_by_place=True, at_most=490.0),
-    "full_soft_rank": Measure(soft_rank.full_soft_rank, {}, forwards=260.0, drawn_by_place=True, at_most=980.0),
-    "tic": Measure(tic.tic, {}, forwards=100.0, drawn_by_place=True, at_most=130.0),
+    "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(
+        soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
+    ),
+    "tic": Measure(tic.tic, tic.KEYS, forwards=100.0, drawn_by_place=True, at_most=130.0),
     "diagonal_curvature": Measure(
-        diagonal_curvature.diagonal_curvature, {}, forwards=28.0, besides="every sample's gradients written out"
+        diagonal_curvature.diagonal_curvature,
+        diagonal_curvature.KEYS,
+        forwards=28.0,
+        besides="every sample's gradients written out",
     ),
     "kronecker_curvature": Measure(
-        kronecker_curvature.kronecker_curvature, {}, forwards=38.0, besides="the factors and their eigenvalues"
+        kronecker_curvature.kronecker_curvature,
+        kronecker_curvature.KEYS,
+        forwards=38.0,
+        besides="the factors and their eigenvalues",
     ),
-    "hessian": Measure(hessian.hessian, {}, forwards=400.0, at_most=450.0),
+    "hessian": Measure(hessian.hessian, hessian.KEYS, forwards=400.0, at_most=450.0),
     "leave_one_out": Measure(
         leave_one_out.leave_one_out,
-        {},
+        leave_one_out.KEYS,
         forwards=1.0,
         besides="a solve with the last layer's weights, up to 6 s on one core",
     ),
     "network_leave_one_out": Measure(
-        leave_one_out.network_leave_one_out,
-        {},
+        network_leave_one_out.network_leave_one_out,
+        network_leave_one_out.KEYS,
         forwards=20.0,
         besides="the Gram matrix of what is differentiated sample by sample, and a solve, up to a minute on one core",
     ),
@@ -200,7 +208,7 @@ MEASURES: dict[str, Measure] = {
 
 
 BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
-MEASURED: dict[str, Key] = FACTS | OLD_KEYS | scalar_keys(MEASURES) | derived.KEYS
+MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from lightning_gengap.network.graph import Edge, edge_of, edges_below, topological
+from lightning_gengap.samples.nested import flat_tensors
 
 Side = Literal["output", "input"]
 
@@ -116,13 +117,7 @@ def _source(trace: Trace, root: Any, leaf: Tensor | None) -> Any:
 
 def first_float_tensor(content: Any) -> Tensor | None:
     """The first float tensor in a module's inputs or output: recurrent layers return tuples."""
-    if isinstance(content, Tensor):
-        return content if content.is_floating_point() else None
-    if isinstance(content, list | tuple):
-        return next((t for t in map(first_float_tensor, content) if t is not None), None)
-    if isinstance(content, dict):
-        return first_float_tensor(list(content.values()))
-    return None
+    return next((tensor for tensor in flat_tensors(content) if tensor.is_floating_point()), None)
 
 
 def version_of(tensor: Tensor) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 from torch.nn.functional import pad
 
-from lightning_gengap.derivatives.gauss_newton import refuse_complex
+from lightning_gengap.derivatives.per_sample import defined_where_it_succeeds, per_sample
+from lightning_gengap.derivatives.weights import refuse_complex
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
@@ -18,11 +18,10 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     leave_one_out_accuracy,
     left_out_scores,
 )
-from lightning_gengap.measures.sharpness.gradient_noise import MOST_NUMBERS, Parameters, chunks, one_sample, pieces_of
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import ProbeBatch
 
+Parameters = dict[str, Tensor]
 WIDTH = 4096
 ROUNDING = 1e-12  # of squared float32 gradients
 
@@ -52,11 +51,8 @@ def kernel_difficulty(probe: Probe) -> Values:
     if probe.initial_state is None:
         raise Undefined("there are no initial weights")
     check_enough_samples(probe)
-    try:
+    with defined_where_it_succeeds():
         features = sketched_gradients(probe, probe.initial_state)
-    except (RuntimeError, NotImplementedError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise Undefined(f"per-sample derivatives fail ({first_line})") from None
     centred = features - features.mean(dim=0)
     gram = centred @ centred.T
     scale = gram.diagonal().mean()
@@ -81,31 +77,19 @@ def sketched_gradients(probe: Probe, state: State) -> Tensor:
     rest = {name: value for name, value in state.items() if name not in weights}
     generator = torch.Generator().manual_seed(probe.seed)
     signs = {name: random_signs(weight.numel(), generator).to(weight) for name, weight in weights.items()}
-    size = max(1, MOST_NUMBERS // sum(weight.numel() for weight in weights.values()))
+    numbers = sum(weight.numel() for weight in weights.values())
     with torch.no_grad():
         _, logits = next(probe.forwards(state))
     combination = random_signs(logits.shape[1], generator).to(logits)
+
+    def gradient(alone: Any) -> Parameters:
+        return grad(lambda current: combination @ probe.logits_on(alone, 1, {**rest, **current})[0])(weights)
+
     rows = []
     for batch in probe.batches:
-        pieces = pieces_of(batch)
-        mapped = vmap(_gradient(probe, batch, pieces, rest, combination), in_dims=(None, 0), randomness="error")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")  # layers without a batching rule
-            for part in chunks(len(batch.targets), size):
-                rows.append(sketch(mapped(weights, [piece[part] for piece in pieces]), signs))
+        for gradients in per_sample(gradient, batch.content, len(batch.targets), numbers):
+            rows.append(sketch(gradients, signs))
     return torch.cat(rows)
-
-
-def _gradient(
-    probe: Probe, batch: ProbeBatch, pieces: list[Tensor], rest: State, combination: Tensor
-) -> Callable[[Parameters, list[Tensor]], Parameters]:
-    """The gradient of one sample's combined logits by the weights, given its rows."""
-
-    def combined(weights: Parameters, rows: list[Tensor]) -> Tensor:
-        logits = probe.logits_on(one_sample(batch, pieces, rows), 1, {**rest, **weights})
-        return combination @ logits[0]
-
-    return grad(combined)
 
 
 def sketch(gradients: Parameters, signs: Parameters) -> Tensor:

@@ -74,9 +74,12 @@ def path_norm(probe: Probe) -> Values:
     for name, refusal in refusals.items():
         values |= {f"path_norm/{name}": refusal, f"path_norm/{name}_over_margin": refusal}
     margin = log_margin(probe)
+    if isinstance(margin, Undefined):
+        values["path_norm/*_over_margin*"] = margin
     for name, total in totals.items():
-        over = margin if isinstance(margin, Undefined) else (total - POWERS[name] * margin) / ROOTS[name]
-        values |= {f"path_norm/{name}": total / ROOTS[name], f"path_norm/{name}_over_margin": over}
+        values[f"path_norm/{name}"] = total / ROOTS[name]
+        if not isinstance(margin, Undefined):
+            values[f"path_norm/{name}_over_margin"] = (total - POWERS[name] * margin) / ROOTS[name]
     return values
 
 

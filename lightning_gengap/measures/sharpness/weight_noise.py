@@ -1,4 +1,4 @@
-"""A network under noise on its weights: how the noise is drawn, on copies only, and what it does to loss and accuracy."""
+"""Noise on copies of a network's weights: how it is drawn, and what it does to loss and accuracy."""
 
 from __future__ import annotations
 
