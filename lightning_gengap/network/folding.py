@@ -128,7 +128,8 @@ def _folded_tensors(
     modules: dict[str, nn.Module], norm_name: str, layer_name: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """What a batch norm and the bias before it become, by name, and the parameters among them that are constants."""
-    norm, layer = modules[norm_name], modules[layer_name]
+    norm: Any = modules[norm_name]
+    layer: Any = modules[layer_name]
     shift = folded_bias(norm, layer)
     zero, one, variance = (torch.full_like(shift, value) for value in (0.0, 1.0, 1 - norm.eps))
     bias, norm_bias, mean = f"{layer_name}.bias", f"{norm_name}.bias", f"{norm_name}.running_mean"
