@@ -21,7 +21,6 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe, State
 
-Parameters = dict[str, Tensor]
 WIDTH = 4096
 ROUNDING = 1e-12  # of squared float32 gradients
 
@@ -70,38 +69,37 @@ def sketched_gradients(probe: Probe, state: State) -> Tensor:
     """
     names = [name for name, value in probe.model.named_parameters() if value.requires_grad and name in state]
     if not names:
-        raise RuntimeError("no parameter is trainable")
+        raise Undefined("no parameter is trainable")
     device = next(probe.model.parameters()).device
     weights = {name: state[name].detach().to(device) for name in names}
     refuse_complex(weights)
-    rest = {name: value for name, value in state.items() if name not in weights}
     generator = torch.Generator().manual_seed(probe.seed)
     signs = {name: random_signs(weight.numel(), generator).to(weight) for name, weight in weights.items()}
-    numbers = sum(weight.numel() for weight in weights.values())
     with torch.no_grad():
         _, logits = next(probe.forwards(state))
     combination = random_signs(logits.shape[1], generator).to(logits)
 
-    def gradient(alone: Any) -> Parameters:
-        return grad(lambda current: combination @ probe.logits_on(alone, 1, {**rest, **current})[0])(weights)
+    def gradients(sample: Any) -> dict[str, Tensor]:
+        """Of one sample's combined logits, by the weights."""
+        return grad(lambda moved: combination @ probe.logits_on(sample, 1, {**state, **moved})[0])(weights)
 
-    rows = []
-    for batch in probe.batches:
-        for gradients in per_sample(gradient, batch.content, len(batch.targets), numbers):
-            rows.append(sketch(gradients, signs))
-    return torch.cat(rows)
+    numbers = sum(weight.numel() for weight in weights.values())
+    return torch.cat(
+        [
+            sketch(found, signs)
+            for batch in probe.batches
+            for found in per_sample(gradients, batch.content, len(batch.targets), numbers)
+        ]
+    )
 
 
-def sketch(gradients: Parameters, signs: Parameters) -> Tensor:
+def sketch(gradients: dict[str, Tensor], signs: dict[str, Tensor]) -> Tensor:
     """Signed entries added up in `WIDTH` sums; shape (examples, WIDTH), float64, on the CPU."""
-    total: Tensor | None = None
+    total = torch.zeros(len(next(iter(gradients.values()))), WIDTH, dtype=torch.float64)
     for name, gradient in gradients.items():
         signed = gradient.flatten(1) * signs[name]
         padded = pad(signed, (0, -signed.shape[1] % WIDTH))
-        part = padded.unflatten(1, (-1, WIDTH)).sum(dim=1).cpu().double()
-        total = part if total is None else total + part
-    if total is None:
-        raise RuntimeError("no parameter is trainable")
+        total += padded.unflatten(1, (-1, WIDTH)).sum(dim=1).cpu().double()
     return total
 
 
