@@ -33,7 +33,6 @@ from lightning_gengap.measures.difficulty import (
     separability,
 )
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.keys import OLD_KEYS
 from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
 from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
@@ -100,7 +99,7 @@ def scalar_keys(measures: Mapping[str, Measure]) -> dict[str, Key]:
 MEASURES: dict[str, Measure] = {
     "margin": Measure(margin.margin, margin.KEYS, by_default=True, forwards=2.0),
     "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=0.0),
-    "norm": Measure(norm.norm, {}, by_default=True, forwards=0.1, besides="singular values of dense layers"),
+    "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
     "perturbation": Measure(
         perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True
     ),
@@ -115,16 +114,18 @@ MEASURES: dict[str, Measure] = {
     ),
     "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
-    "path_norm": Measure(path_norm.path_norm, {}, forwards=4.0, besides="its few forwards are in float64"),
-    "distance": Measure(distance.distance, {}, forwards=0.1, besides="singular values of dense layers"),
+    "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
+    "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "bartlett": Measure(bartlett.bartlett, bartlett.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
         complexity.complexity,
-        {},
+        complexity.KEYS,
         forwards=1.5,
         besides="singular values of the kernels and of their Fourier transforms",
     ),
-    "norm_product": Measure(norm_product.norm_product, {}, forwards=0.5, besides="singular values of the kernels"),
+    "norm_product": Measure(
+        norm_product.norm_product, norm_product.KEYS, forwards=0.5, besides="singular values of the kernels"
+    ),
     "k_variance": Measure(
         k_variance.k_variance,
         k_variance.KEYS,
@@ -135,15 +136,15 @@ MEASURES: dict[str, Measure] = {
     "separability": Measure(separability.separability, separability.KEYS, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
         gradient_noise.gradient_noise,
-        {},
+        gradient_noise.KEYS,
         forwards=16.0,
         drawn_by_place=True,
         besides="every sample's gradients written out",
     ),
-    "sharpness": Measure(sharpness.sharpness, {}, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes.pac_bayes, {}, forwards=100.0, at_most=303.0),
-    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, {}, forwards=161.0),
-    "worst_case": Measure(worst_case.worst_case, {}, forwards=300.0, at_most=1040.0),
+    "sharpness": Measure(sharpness.sharpness, sharpness.KEYS, forwards=31.0),
+    "pac_bayes": Measure(pac_bayes.pac_bayes, pac_bayes.KEYS, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, adaptive_sharpness.KEYS, forwards=161.0),
+    "worst_case": Measure(worst_case.worst_case, worst_case.KEYS, forwards=300.0, at_most=1040.0),
     "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
     "full_soft_rank": Measure(
         soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
@@ -207,7 +208,7 @@ MEASURES: dict[str, Measure] = {
 
 
 BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
-MEASURED: dict[str, Key] = FACTS | OLD_KEYS | scalar_keys(MEASURES) | derived.KEYS
+MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
