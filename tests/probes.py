@@ -42,4 +42,6 @@ def probing(
     """A probe of `model` on the labelled inputs in chunks, inside the guard."""
     layout = layout_of(model, inputs, layers)
     with undisturbed(model):
-        yield Probe(model, read(inputs, targets, chunk), layout, initial_state=initial_state, **more)
+        yield Probe(
+            model=model, batches=read(inputs, targets, chunk), layout=layout, initial_state=initial_state, **more
+        )
