@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
+from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless, one_line, out_of_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, Curvature, dual_curvature, kept_for_each_sample
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.derivatives.memory import room_for
+from lightning_gengap.errors import one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK
 

@@ -18,10 +18,9 @@ from lightning_gengap.derivatives.jacobian import (
     differentiable_attention,
     gradients,
     leaves_of,
-    one_line,
-    out_of_memory,
 )
 from lightning_gengap.derivatives.memory import kept_by
+from lightning_gengap.errors import one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK, subsample
 from lightning_gengap.samples.nested import rows_of

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_gengap.derivatives.gauss_newton import trained
-from lightning_gengap.derivatives.jacobian import Weights, one_line
+from lightning_gengap.derivatives.jacobian import Weights
+from lightning_gengap.errors import one_line
 from lightning_gengap.network.probe import Probe
 
 ASSUMED_RIDGE = 1e-3

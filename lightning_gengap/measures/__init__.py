@@ -10,8 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
 from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_curvature
 from lightning_gengap.measures.curvature.hessian import hessian
 from lightning_gengap.measures.curvature.kronecker_curvature import kronecker_curvature

@@ -15,8 +15,9 @@ from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_gradients
-from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of, one_line
+from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of
 from lightning_gengap.derivatives.weight_decay import ridge_of
+from lightning_gengap.errors import one_line
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import subsample
 from lightning_gengap.samples.nested import exchange, rows_of

@@ -13,16 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives.fallback import fits
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained
-from lightning_gengap.derivatives.jacobian import (
-    Weights,
-    differentiable_attention,
-    gradients,
-    leaves_of,
-    one_line,
-    out_of_memory,
-)
+from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
+from lightning_gengap.errors import one_line, out_of_memory
 from lightning_gengap.linalg.lanczos import Product, Tridiagonal, lanczos
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK, subsample

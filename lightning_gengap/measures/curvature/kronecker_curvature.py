@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_gradients
-from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of, one_line
+from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of
+from lightning_gengap.errors import one_line
 from lightning_gengap.measures.curvature.diagonal_curvature import MOST_CLASSES, diagonal_of, ridges_of
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import subsample

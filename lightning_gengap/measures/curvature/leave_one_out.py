@@ -10,9 +10,9 @@ from torch.nn.functional import log_softmax, nll_loss
 
 from lightning_gengap.derivatives.fallback import unless_out_of_memory
 from lightning_gengap.derivatives.gauss_newton import jacobian_of, trained
-from lightning_gengap.derivatives.jacobian import one_line
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
+from lightning_gengap.errors import one_line
 from lightning_gengap.linalg.leverage import (
     LeftOut,
     dense_blocks,
