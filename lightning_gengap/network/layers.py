@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LayerError
+from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import Side, Trace, Visit, clean_name, trace_forward
-from lightning_gengap.samples.batches import Forward, ProbeBatch, logits_of
+from lightning_gengap.samples.batches import Forward, ProbeBatch
 
 LAYERS = ("input", "h1", "h2", "h3")
 _LAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
