@@ -21,7 +21,7 @@ def edge_of(tensor: Tensor) -> Edge | None:
     return None if node is None else node.next_functions[0]  # None in inference mode
 
 
-def edges_into(node: Any) -> list[Edge]:
+def edges_below(node: Any) -> list[Edge]:
     """The tensors that an operation read."""
     return [(child, number) for child, number in node.next_functions if child is not None]
 
@@ -33,13 +33,13 @@ def topological_order(root: Any) -> list[Any]:
     """
     order: list[Any] = []
     seen = {root}
-    stack = [(root, iter(edges_into(root)))]
+    stack = [(root, iter(edges_below(root)))]
     while stack:
         node, children = stack[-1]
         for child, _ in children:
             if child not in seen:
                 seen.add(child)
-                stack.append((child, iter(edges_into(child))))
+                stack.append((child, iter(edges_below(child))))
                 break
         else:
             order.append(node)
@@ -57,10 +57,10 @@ def bottlenecks(root: Edge, source: Any) -> set[Edge]:
     to_root: dict[Edge, int] = {root: 1}
     leaving: dict[Any, int] = {root[0]: 1}
     for node in order:
-        for edge in edges_into(node):
+        for edge in edges_below(node):
             to_root[edge] = to_root.get(edge, 0) + leaving[node]
             leaving[edge[0]] = leaving.get(edge[0], 0) + leaving[node]
     from_source: dict[Any, int] = {}
     for node in reversed(order):
-        from_source[node] = sum(from_source[child] for child, _ in edges_into(node)) + (node is source)
+        from_source[node] = sum(from_source[child] for child, _ in edges_below(node)) + (node is source)
     return {edge for edge, count in to_root.items() if count * from_source[edge[0]] == from_source[root[0]]}
