@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.functional import pad
 
-from lightning_gengap.derivatives.gauss_newton import refuse_complex
+from lightning_gengap.derivatives.weights import refuse_complex
 from lightning_gengap.measures.difficulty.difficulty import enough_samples, leave_one_out_accuracy, left_out_scores
 from lightning_gengap.measures.sharpness.gradient_noise import MOST_NUMBERS, Parameters, chunks, one_sample, pieces_of
 from lightning_gengap.network.probe import Probe, State
