@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.measures import derived
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
     hessian,
@@ -32,7 +33,6 @@ from lightning_gengap.measures.difficulty import (
     separability,
 )
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.keys import OLD_KEYS
 from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
 from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
@@ -98,45 +98,53 @@ def scalar_keys(measures: Mapping[str, Measure]) -> dict[str, Key]:
 
 MEASURES: dict[str, Measure] = {
     "margin": Measure(margin.margin, margin.KEYS, by_default=True, forwards=2.0),
-    "fit": Measure(fit.fit, {}, by_default=True, forwards=0.0),
-    "norm": Measure(norm.norm, {}, by_default=True, forwards=0.1, besides="singular values of dense layers"),
-    "perturbation": Measure(perturbation.perturbation, {}, by_default=True, forwards=5.0, drawn_by_place=True),
+    "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=0.0),
+    "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
+    "perturbation": Measure(
+        perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True
+    ),
     "difficulty": Measure(
         difficulty.difficulty,
-        {},
+        difficulty.KEYS,
         by_default=True,
         forwards=1.0,
         per_training=True,
         besides="an eigendecomposition (examples x examples)",
         drawn_by_place=True,
     ),
-    "calibration": Measure(calibration.calibration, {}, by_default=True, forwards=0.0),
+    "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
-    "path_norm": Measure(path_norm.path_norm, {}, forwards=4.0, besides="its few forwards are in float64"),
-    "distance": Measure(distance.distance, {}, forwards=0.1, besides="singular values of dense layers"),
-    "bartlett": Measure(bartlett.bartlett, {}, forwards=0.1, besides="singular values of dense layers"),
+    "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
+    "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),
+    "bartlett": Measure(bartlett.bartlett, bartlett.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
         complexity.complexity,
-        {},
+        complexity.KEYS,
         forwards=1.5,
         besides="singular values of the kernels and of their Fourier transforms",
     ),
-    "norm_product": Measure(norm_product.norm_product, {}, forwards=0.5, besides="singular values of the kernels"),
-    "k_variance": Measure(
-        k_variance.k_variance, {}, forwards=4.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
+    "norm_product": Measure(
+        norm_product.norm_product, norm_product.KEYS, forwards=0.5, besides="singular values of the kernels"
     ),
-    "separability": Measure(separability.separability, {}, forwards=2.0, drawn_by_place=True),
+    "k_variance": Measure(
+        k_variance.k_variance,
+        k_variance.KEYS,
+        forwards=4.0,
+        drawn_by_place=True,
+        besides="a matching of about 100 x 100 per class",
+    ),
+    "separability": Measure(separability.separability, separability.KEYS, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
         gradient_noise.gradient_noise,
-        {},
+        gradient_noise.KEYS,
         forwards=16.0,
         drawn_by_place=True,
         besides="every sample's gradients written out",
     ),
-    "sharpness": Measure(sharpness.sharpness, {}, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes.pac_bayes, {}, forwards=100.0, at_most=303.0),
-    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, {}, forwards=161.0),
-    "worst_case": Measure(worst_case.worst_case, {}, forwards=300.0, at_most=1040.0),
+    "sharpness": Measure(sharpness.sharpness, sharpness.KEYS, forwards=31.0),
+    "pac_bayes": Measure(pac_bayes.pac_bayes, pac_bayes.KEYS, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, adaptive_sharpness.KEYS, forwards=161.0),
+    "worst_case": Measure(worst_case.worst_case, worst_case.KEYS, forwards=300.0, at_most=1040.0),
     "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
     "full_soft_rank": Measure(
         soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
@@ -167,20 +175,23 @@ MEASURES: dict[str, Measure] = {
         forwards=20.0,
         besides="the Gram matrix of what is differentiated sample by sample, and a solve, up to a minute on one core",
     ),
-    "augmentation": Measure(augmentation.augmentation, {}, forwards=10.0, drawn_by_place=True),
+    "augmentation": Measure(augmentation.augmentation, augmentation.KEYS, forwards=10.0, drawn_by_place=True),
     "perturbed_margin": Measure(
         perturbed_margin.perturbed_margin,
-        {},
+        perturbed_margin.KEYS,
         forwards=5.0,
         drawn_by_place=True,
         besides="moments of the first layer's outputs in float64",
     ),
     "representation": Measure(
-        representation.representation, {}, forwards=2.0, besides="three eigendecompositions (examples x examples)"
+        representation.representation,
+        representation.KEYS,
+        forwards=2.0,
+        besides="three eigendecompositions (examples x examples)",
     ),
     "input_difficulty": Measure(
         input_difficulty.input_difficulty,
-        {},
+        input_difficulty.KEYS,
         forwards=2.0,
         per_training=True,
         drawn_by_place=True,
@@ -188,7 +199,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "kernel_difficulty": Measure(
         kernel_difficulty.kernel_difficulty,
-        {},
+        kernel_difficulty.KEYS,
         forwards=8.0,
         per_training=True,
         besides="every sample's gradient written out",
@@ -197,7 +208,7 @@ MEASURES: dict[str, Measure] = {
 
 
 BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
-MEASURED: dict[str, Key] = FACTS | OLD_KEYS | scalar_keys(MEASURES)
+MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
@@ -215,13 +226,13 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         try:
             found = row.function(probe)
         except Undefined as undefined:
-            found = {_every_key(row.keys): undefined}
+            found = {_every_key(row): undefined}
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            absent = {_every_key(row.keys): "its values are not finite"}
+            absent = {_every_key(row): "its values are not finite"}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
         if absent:
@@ -229,9 +240,10 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
     return computed
 
 
-def _every_key(keys: Iterable[str]) -> str:
-    """The pattern of all of them."""
-    return f"{os.path.commonprefix(list(keys))}*"  # noqa: RUF071
+def _every_key(row: Measure) -> str:
+    """The keys of its numbers as one pattern; a single key as it is."""
+    keys = [key for key, declared in row.keys.items() if declared.kind == "scalar"]
+    return keys[0] if len(keys) == 1 else f"{os.path.commonprefix(keys)}*"  # noqa: RUF071
 
 
 def _failed(name: str, error: Exception) -> MeasureError:
