@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures import MEASURES
+from lightning_gengap.measures.curvature import hessian, soft_rank
 from lightning_gengap.measures.margins.margin import margin_signature
-from lightning_gengap.measures.sharpness import weight_noise
+from lightning_gengap.measures.sharpness import level_search, worst_case
 from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
@@ -61,10 +61,6 @@ def forward(probe: Probe) -> None:
             pass
 
 
-def module_of(name: str) -> Any:
-    return sys.modules[MEASURES[name].function.__module__]
-
-
 def test_a_full_backward_counts_twice_and_one_through_the_activations_once() -> None:
     with probing(*task(), chunk=CHUNK) as probe:
         with Multiplications() as one:
@@ -102,11 +98,11 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
 
 # No search ends early: every bracket and drop is out of tolerance, every ascent goes on, soft ranks are small.
 UNENDING: dict[str, list[tuple[Any, str, float]]] = {
-    "soft_rank": [(module_of("soft_rank"), "TOLERANCE", -1.0), (module_of("soft_rank"), "FEW_DIRECTIONS", math.inf)],
-    "tic": [(module_of("soft_rank"), "TOLERANCE", -1.0)],
-    "hessian": [(module_of("hessian"), "TOLERANCE", -1.0), (module_of("hessian"), "SAMPLES", 32)],
-    "pac_bayes": [(weight_noise, "TOLERANCE", -1.0), (weight_noise, "LEAST_SPREAD", math.inf)],
-    "worst_case": [(weight_noise, "TOLERANCE", -1.0), (module_of("worst_case"), "TOLERANCE", math.inf)],
+    "soft_rank": [(soft_rank, "TOLERANCE", -1.0), (soft_rank, "FEW_DIRECTIONS", math.inf)],
+    "tic": [(soft_rank, "TOLERANCE", -1.0)],
+    "hessian": [(hessian, "TOLERANCE", -1.0), (hessian, "SAMPLES", 32)],
+    "pac_bayes": [(level_search, "TOLERANCE", -1.0), (level_search, "LEAST_SPREAD", math.inf)],
+    "worst_case": [(level_search, "TOLERANCE", -1.0), (worst_case, "TOLERANCE", math.inf)],
 }
 UNENDING["full_soft_rank"] = UNENDING["soft_rank"]
 
