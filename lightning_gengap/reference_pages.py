@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from lightning_gengap.measures import MEASURED, MEASURES, Measure
+from lightning_gengap.measures import MEASURED, MEASURES, Measure, get_measure
 from lightning_gengap.measures.invariances import CELLS, invariance_of
 from lightning_gengap.measures.key import Key
 from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
@@ -104,3 +104,15 @@ def _range(entry: Key) -> str:
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [titles, ["---"] * len(titles), *rows]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+
+
+measures_page = catalogue
+
+
+def describe_measure(name: str) -> str:
+    """One measure for people.
+
+    Raises:
+        MeasureError: there is none of this name.
+    """
+    return f"{name}\n\n{inspect.getdoc(get_measure(name).function)}\n"
