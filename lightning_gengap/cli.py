@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 2 for an error that the user can correct, which is one line on standard error.
+
+    >>> main(["--version"])
+    gengap 0.1.0
+    0
     """
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="gengap", standalone_mode=False)
