@@ -4,7 +4,7 @@
 #   make test TORCH="torch==2.13.0" the same with a torch requirement of your choice
 #   make lint                       style, format and the layers of the package
 #   make types                      type hints
-#   make costs                      docs/costs.md from docs/costs.json and the registry of measures
+#   make costs                      docs/costs.md from docs/costs.csv and the registry of measures
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
@@ -30,7 +30,7 @@ types: $(VENV)/ready
 check: test lint types
 
 costs: $(VENV)/ready
-	$(RUN) benchmarks/measures.py --page
+	$(RUN) benchmarks/cost_page.py
 
 # These take hours. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table holds 50 small, 18 wide
 # and 8 long tasks, all grids, and two whole data sets.
