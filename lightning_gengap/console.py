@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -24,9 +25,8 @@ def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def show(*parts: object) -> None:
     """Print to standard output, each part on a line of its own; square brackets in a text are no markup."""
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_PIPED_WIDTH)
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
     for part in parts:
         console.print(part)
 

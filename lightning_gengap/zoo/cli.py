@@ -89,8 +89,8 @@ def _planned(plan: Plan, tasks: int | None) -> Iterable[Any]:
 @zoo.command()
 def remeasure(
     runs: Annotated[Path, typer.Argument(help="Folder of runs.")],
-    measures: Annotated[list[str], typer.Option(help="One or more names: --measures hessian tic.")],
-    others: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # options have one value; the rest
+    measures: Annotated[list[str], typer.Option(help="One or more names, as in --measures hessian tic.")],
+    more_measures: Annotated[list[str] | None, typer.Argument(help="The names after the first.")] = None,
     data: DataFolder = None,
     last_only: Annotated[bool, typer.Option("--last-only", help="Only the last snapshot of each run.")] = False,
     processes: Processes = 2,
@@ -103,7 +103,7 @@ def remeasure(
     from lightning_gengap.zoo.train.parallel import in_parallel
     from lightning_gengap.zoo.train.remeasure import remeasure
 
-    names = [*measures, *(others or ())]
+    names = [*measures, *(more_measures or ())]  # an option takes one value
     for name in names:
         get_measure(name)
     paths, cut = sorted_out(runs)

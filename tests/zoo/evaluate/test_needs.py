@@ -18,7 +18,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the long work began")
 
     monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.split_scores", reached)
-    monkeypatch.setattr("lightning_gengap.zoo.fit.fit.fit", reached)
+    monkeypatch.setattr("lightning_gengap.zoo.release.fit", reached)
 
 
 def saved(folder: Path, tasks: int = 24, without: tuple[str, ...] = ()) -> str:
