@@ -1,6 +1,8 @@
 """Watch the generalization gap of a PyTorch Lightning model live, from its training data alone.
 
 The public names are resolved when they are first used, so that `gengap --help` imports neither torch nor Lightning.
+A script with LightningCLI may name the callbacks by class path (`lightning_gengap.GapMonitor`). Where it imports this
+package too, before or after Lightning, it may also name them by `GapMonitor` and `GapEarlyStopping` alone.
 """
 
 from __future__ import annotations
@@ -53,13 +55,13 @@ _MODULES = {
 }
 _LIGHTNING_CLI = "lightning.pytorch.cli"
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
+if not TYPE_CHECKING:  # with this function in sight, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found  # the next access does not come here
+        globals()[name] = found  # found there at the next access
         return found
 
 
