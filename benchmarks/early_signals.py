@@ -31,7 +31,8 @@ import torch
 from joblib import Parallel, delayed
 from signal_recorder import Recorder
 
-from lightning_gengap.samples.drawing import SampleReader, draw_samples
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.zoo.evaluate.abilities import ranking
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
 from lightning_gengap.zoo.evaluate.regressors import Codes, hold_out_points

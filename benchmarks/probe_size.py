@@ -25,7 +25,8 @@ import torch
 
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import SampleReader, draw_samples
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
 from lightning_gengap.zoo.evaluate.regressors import hold_out_points

@@ -33,7 +33,7 @@ from lightning_gengap.measures.derived import derived
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.randomized_data import corrupted_labels
 from lightning_gengap.samples.batches import ProbeBatch
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 from lightning_gengap.zoo.train.architectures import mlp, vgg
 from lightning_gengap.zoo.train.datasets import load
 
@@ -147,7 +147,7 @@ def measured(model: nn.Module, train: Split, initial: dict[str, Tensor], row: di
         images, labels = train.images[:count], train.labels[:count]
         pairs = zip(images.split(256), labels.split(256), strict=True)
         batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-        measurer = Measurer.of(model, Samples(batches, len(train.labels), False, "probe_data"), initial_state=initial)
+        measurer = Measurer.of(model, Samples(batches, len(train.labels), False), initial_state=initial)
         for name in (name for name in table if name not in row["measured"]):
             try:
                 measurement = measurer.measure(model, [name])

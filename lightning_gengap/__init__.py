@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_gengap.errors import GapError
-    from lightning_gengap.measures.margins.margin import NormalizedMargin, OutputMargin
+    from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
     from lightning_gengap.monitor.training_loss import RunningLoss
@@ -44,8 +44,8 @@ _MODULES = {
     "GapEarlyStopping": "monitor.early_stopping",
     "GapError": "errors",
     "GapMonitor": "monitor.gap_monitor",
-    "NormalizedMargin": "measures.margins.margin",
-    "OutputMargin": "measures.margins.margin",
+    "NormalizedMargin": "measures.margins.margin_metrics",
+    "OutputMargin": "measures.margins.margin_metrics",
     "Prediction": "predictors.predictor",
     "Predictor": "predictors.predictor",
     "RunningLoss": "monitor.training_loss",

@@ -19,7 +19,7 @@ from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.samples.batches import Forward, check_logits, default_forward
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
 Note = TypeVar("Note", "Absence", str)

@@ -15,7 +15,8 @@ from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.functional_call import call_with
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.trace import clean_name, first_float_tensor
-from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward, exchange, logits_of
+from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward, logits_of
+from lightning_gengap.samples.nested import exchange
 
 State = Mapping[str, Tensor]
 Quantity = TypeVar("Quantity")

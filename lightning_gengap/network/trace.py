@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from lightning_gengap.network.graph import Edge, edge_of, edges_below, topological
+from lightning_gengap.samples.nested import flat_tensors
+
 Side = Literal["output", "input"]
-Edge = tuple[Any, int]  # an autograd node and the number of its output: one tensor of the graph
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ class Trace:
         """
         if self.root is None or self.source is None:
             return {visit.edge for visit in self.visits if visit.edge is not None}
-        order = _topological(self.root[0])
+        order = topological(self.root[0])
         from_logits: dict[Edge, int] = {self.root: 1}
         arriving: dict[Any, int] = {self.root[0]: 1}
         for node in order:
-            for edge in _next(node):
+            for edge in edges_below(node):
                 from_logits[edge] = from_logits.get(edge, 0) + arriving[node]
                 arriving[edge[0]] = arriving.get(edge[0], 0) + arriving[node]
         to_source: dict[Any, int] = {}
         for node in reversed(order):
-            below = sum(to_source[edge[0]] for edge in _next(node))
+            below = sum(to_source[edge[0]] for edge in edges_below(node))
             to_source[node] = below + (1 if node is self.source else 0)
         total = to_source[self.root[0]]
         return {edge for edge, count in from_logits.items() if count * to_source[edge[0]] == total}
@@ -96,7 +97,7 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
     finally:
         for handle in handles:
             handle.remove()
-    trace.examples, trace.root = len(logits), _edge(logits)
+    trace.examples, trace.root = len(logits), edge_of(logits)
     trace.source = None if trace.root is None else _source(trace, trace.root[0], leaf)
     return trace
 
@@ -106,8 +107,8 @@ def _source(trace: Trace, root: Any, leaf: Tensor | None) -> Any:
 
     For integer inputs that is an embedding as a rule, for inputs prepared without gradients the first layer.
     """
-    reached = set(_topological(root))
-    start = None if leaf is None else _edge(leaf)
+    reached = set(topological(root))
+    start = None if leaf is None else edge_of(leaf)
     if start is not None and start[0] in reached:
         return start[0]
     first = (v.edge[0] for v in trace.visits if v.side == "output" and v.depth > 0 and v.edge is not None)
@@ -116,13 +117,7 @@ def _source(trace: Trace, root: Any, leaf: Tensor | None) -> Any:
 
 def first_float_tensor(content: Any) -> Tensor | None:
     """The first float tensor in a module's inputs or output: recurrent layers return tuples."""
-    if isinstance(content, Tensor):
-        return content if content.is_floating_point() else None
-    if isinstance(content, list | tuple):
-        return next((t for t in map(first_float_tensor, content) if t is not None), None)
-    if isinstance(content, dict):
-        return first_float_tensor(list(content.values()))
-    return None
+    return next((tensor for tensor in flat_tensors(content) if tensor.is_floating_point()), None)
 
 
 def version_of(tensor: Tensor) -> int:
@@ -146,7 +141,7 @@ def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
         tensor = first_float_tensor(content)
         if tensor is not None:
             version = version_of(tensor)
-            visit = Visit(name, side, call, trace.depth, _edge(tensor), tensor, version, tuple(tensor.shape))
+            visit = Visit(name, side, call, trace.depth, edge_of(tensor), tensor, version, tuple(tensor.shape))
             trace.visits.append(visit)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -158,35 +153,3 @@ def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
         trace.calls[name] = trace.calls.get(name, 0) + 1
 
     return before, after
-
-
-def _edge(tensor: Tensor) -> Edge | None:
-    if not tensor.requires_grad:
-        return None
-    with torch.enable_grad():
-        node = tensor.grad_fn if tensor.grad_fn is not None else tensor.view_as(tensor).grad_fn
-    if node is None:  # in inference mode
-        return None
-    return (node, tensor.output_nr) if tensor.grad_fn is not None else (node.next_functions[0][0], 0)
-
-
-def _next(node: Any) -> list[Edge]:
-    return [(child, number) for child, number in node.next_functions if child is not None]
-
-
-def _topological(root: Any) -> list[Any]:
-    """Nodes below `root`, each before the nodes it leads to (iterative: deep networks exceed the recursion limit)."""
-    order: list[Any] = []
-    seen = {root}
-    stack = [(root, iter(_next(root)))]
-    while stack:
-        node, children = stack[-1]
-        for child, _ in children:
-            if child not in seen:
-                seen.add(child)
-                stack.append((child, iter(_next(child))))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-    return order[::-1]

@@ -1,4 +1,4 @@
-"""SampleReader a batch: where its inputs and its class targets are, and how to exchange the inputs."""
+"""Reading a batch: where its inputs and its class targets are, and how to exchange the inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import BatchError, LogitsError, TargetError
+from lightning_gengap.samples.nested import exchange, flat_tensors
 
 INPUT_KEYS = ("x", "input", "inputs", "image", "images", "img", "imgs", "pixel_values", "features", "data", "input_ids")
 TARGET_KEYS = ("y", "label", "labels", "target", "targets", "class", "classes")
@@ -40,7 +41,7 @@ def read_batch(batch: Any, target: Target | None = None, forward: Forward | None
     """
     source = batch if forward is not None else _inputs_of(batch)
     targets = _checked_targets(target(batch) if target is not None else _targets_of(batch))
-    floats = (tensor for tensor in _tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
+    floats = (tensor for tensor in flat_tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
     return ProbeBatch(batch, targets, next((tensor for tensor in floats if len(tensor) == len(targets)), None))
 
 
@@ -168,25 +169,3 @@ def _part(batch: Any, position: int, keys: Sequence[str], what: str, hook: str) 
         size = f" of {len(batch)} items" if isinstance(batch, Sequence) else ""
         got, expected = f"a {type(batch).__name__}{size}", "a pair (inputs, targets) or a mapping with usual keys"
     raise BatchError("batch", got=got, expected=expected, remedy=f"Pass {hook}.")
-
-
-def _tensors(content: Any) -> list[Tensor]:
-    if isinstance(content, Tensor):
-        return [content]
-    parts = content.values() if isinstance(content, Mapping) else content
-    if isinstance(parts, str | bytes) or not hasattr(parts, "__iter__"):
-        return []
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def exchange(content: Any, old: Tensor, new: Tensor) -> Any:
-    """A copy of nested `content` in which the tensor `old` is `new`."""
-    if content is old:
-        return new
-    if isinstance(content, Mapping):
-        return {key: exchange(value, old, new) for key, value in content.items()}
-    if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(exchange(value, old, new) for value in content))
-    if isinstance(content, list | tuple):
-        return type(content)(exchange(value, old, new) for value in content)
-    return content

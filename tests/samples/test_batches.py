@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import BatchError, GapError, LogitsError, TargetError
-from lightning_gengap.samples.batches import check_logits, default_forward, exchange, logits_of, read_batch
+from lightning_gengap.samples.batches import check_logits, default_forward, logits_of, read_batch
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 Pair = namedtuple("Pair", ["images", "labels"])
@@ -122,15 +122,6 @@ def test_values_that_allow_no_margin_are_refused(logits: Tensor, targets: Tensor
 @pytest.mark.parametrize("logits", [LOGITS, LOGITS.log_softmax(1), LOGITS.abs(), torch.zeros(4, 3)])
 def test_logits_of_any_sign_and_scale_pass(logits: Tensor):
     check_logits(logits, Y)
-
-
-def test_inputs_are_exchanged_in_any_nesting():
-    other = torch.zeros(4, 3)
-    for content in ((X, Y), [X, Y], Pair(X, Y), {"x": X, "y": (Y, "name")}, ({"a": [X]}, Y)):
-        changed = exchange(content, X, other)
-        assert type(changed) is type(content)
-        assert exchange(changed, other, X) == content or isinstance(content, dict)
-    assert exchange({"x": X, "y": Y}, X, other)["x"] is other
 
 
 def test_the_default_forward_calls_the_model_on_the_inputs():

@@ -12,14 +12,9 @@ from torch.utils.data import (
 )
 
 from lightning_gengap.errors import BatchError, DataError
-from lightning_gengap.samples.drawing import (
-    FirstBatches,
-    SampleReader,
-    Samples,
-    copied,
-    draw_samples,
-    take_batches,
-)
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.first_batches import FirstBatches
+from lightning_gengap.samples.reader import SampleReader, Samples
 from tests.lightning_models import blobs
 
 READING = SampleReader(samples=1024)
@@ -91,8 +86,8 @@ def test_an_unreadable_batch_is_refused():
         draw_samples(DataLoader(TensorDataset(torch.zeros(30, 1))), READING)
 
 
-def test_take_batches_stops_at_enough():
-    taken = take_batches(iter(DataLoader(blobs(64), batch_size=10)), SampleReader(25))
+def test_no_more_batches_are_taken_than_enough():
+    taken = SampleReader(25).take(iter(DataLoader(blobs(64), batch_size=10)))
     assert [len(batch.targets) for batch in taken] == [10, 10, 10]
 
 
@@ -103,7 +98,7 @@ def test_first_batches_are_copied_up_to_enough():
         first.add(batch)
         batch[0].zero_()
     assert read(first.checked()) == [0] * 10 + [10] * 10
-    assert (first.checked().train_samples, first.checked().source) == (None, "first batches")
+    assert first.checked().train_samples is None
 
 
 def test_first_batches_of_one_class_are_refused_at_the_end_only():
@@ -114,13 +109,3 @@ def test_first_batches_of_one_class_are_refused_at_the_end_only():
         first.checked()
     with pytest.raises(DataError, match="got no batch"):
         FirstBatches(SampleReader(20)).checked()
-
-
-def test_copies_keep_the_structure_and_share_nothing():
-    batch = {"x": [torch.ones(2)], "pair": (torch.ones(1, requires_grad=True), "name")}
-    copy = copied(batch)
-    assert isinstance(copy["pair"], tuple)
-    assert copy["pair"][1] == "name"
-    assert not copy["pair"][0].requires_grad
-    batch["x"][0].zero_()
-    assert copy["x"][0].tolist() == [1, 1]

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap.errors import BatchError, DataError, TargetError
-from lightning_gengap.samples.drawing import SampleReader, draw_samples
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.reader import SampleReader
 from tests.lightning_models import Stream
 from tests.samples.test_drawing import READING, Augmented, drawn, numbered, read
 
@@ -22,7 +23,7 @@ def test_probe_data_of_the_same_length_are_read_at_the_trainable_indices():
         samples = draw_samples(HELD_OUT, READING, probe_data)
         assert sorted(read(samples)) == list(range(510, 520))
         assert samples is not None
-        assert (samples.train_samples, samples.source, samples.augmented) == (10, "probe_data", False)
+        assert (samples.train_samples, samples.augmented) == (10, False)
 
 
 def test_probe_data_of_another_length_are_read_as_their_own_sampler_says():

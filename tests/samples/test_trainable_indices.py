@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import lightning.fabric.utilities.distributed as by_lightning
+import lightning_fabric.utilities.distributed as by_pytorch_lightning
 import pytest
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -86,10 +87,13 @@ LOADERS: dict[str, tuple[DataLoader[Any], Sequence[int]]] = {
         range(40),
     ),
     "distributed": (DataLoader(numbered(), sampler=DistributedSampler(numbered(), 2, 0)), range(40)),
-    "distributed subset": (
-        DataLoader(numbered(), sampler=DistributedSamplerWrapper(SubsetRandomSampler([3, 8, 11, 9]), 2, 1)),
-        [3, 8, 9, 11],
-    ),
+    **{
+        f"distributed subset of {package.__name__}": (
+            DataLoader(numbered(), sampler=package.DistributedSamplerWrapper(SubsetRandomSampler([3, 8, 11, 9]), 2, 1)),
+            [3, 8, 9, 11],
+        )
+        for package in (by_lightning, by_pytorch_lightning)
+    },
 }
 
 
@@ -100,7 +104,7 @@ def test_samples_are_those_trained_on(kind: str):
     assert sorted(read(samples)) == list(expected)
     assert samples is not None
     assert samples.train_samples == len(expected)
-    assert (samples.source, samples.augmented) == ("indices", False)
+    assert not samples.augmented
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5])
