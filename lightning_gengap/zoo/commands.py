@@ -163,14 +163,14 @@ def _say_skipped(paths: Iterable[Path]) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictors.files import dumps
-    from lightning_gengap.zoo.evaluate.held_out import scores
-    from lightning_gengap.zoo.evaluate.needs import check_fit, check_scores
-    from lightning_gengap.zoo.evaluate.one_family import group_card, scored_by_run
-    from lightning_gengap.zoo.fit.fit import fit, usable
+    from lightning_gengap.zoo.evaluate.one_family import scored_by_run
+    from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
+    from lightning_gengap.zoo.fit.fit import check_fit, fit, usable
     from lightning_gengap.zoo.fit.loss_head import fit_loss_head
     from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.report.card import card
     from lightning_gengap.zoo.report.figures import drawable
+    from lightning_gengap.zoo.report.one_family_card import group_card
     from lightning_gengap.zoo.report.one_family_figure import draw, shown
     from lightning_gengap.zoo.table import read
 
@@ -220,7 +220,8 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lightning_gengap.zoo.evaluate.scores import assess, specification_of
+    from lightning_gengap.predictors.files import load_predictor
+    from lightning_gengap.zoo.evaluate.scores import assess
     from lightning_gengap.zoo.report import figures
     from lightning_gengap.zoo.report.report import report
     from lightning_gengap.zoo.table import read
@@ -233,7 +234,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     paths = [options.out / name for name in ("report.md", "report.json")]
     for path in filter(Path.exists, paths):
         refuse_overwriting(path)
-    assessment = assess(read(options.table), specification_of(options.predictor), options.locked)
+    assessment = assess(read(options.table), load_predictor(options.predictor).specification, options.locked)
     # All is made before the first file is written, so that no report is left half new.
     with tempfile.TemporaryDirectory() as folder:
         drawn = figures.draw(assessment, Path(folder)) if drawing else []
