@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from lightning_gengap.console import show, show_table
 from lightning_gengap.predictors.feature import FARTHEST_TRAIN_SAMPLES
 from lightning_gengap.predictors.files import available_predictors, load_predictor
-from lightning_gengap.predictors.predictor import Interval, Predictor
+from lightning_gengap.predictors.parts import Interval
+from lightning_gengap.predictors.predictor import Predictor
 
 
 def show_predictors() -> None:
@@ -34,14 +35,12 @@ def show_predictor(predictor: Predictor) -> None:
         f"Interval     {_interval(predictor.interval)}",
         *_parts(predictor),
         "",
-        f"The gap is {predictor.intercept:.3g} plus, for each feature, coefficient x (value - centre)."
-        if predictor.form == "additive"
-        else f"The log of the gap is {predictor.intercept:.3g} plus, for each feature, coefficient x (value - centre).",
-        "The support is the range of the feature in the runs above, on the feature's scale.",
+        f"The gap is {predictor.intercept:.3g} plus, for each feature, coefficient x (transformed value - centre).",
+        "The support is the range of the transformed value in the runs above.",
         "",
     )
     show_table(
-        ("feature", "scale", "coefficient", "centre", "support"),
+        ("feature", "transform", "coefficient", "centre", "support"),
         (
             (f.name, f.transform, f"{f.coefficient:+.3g}", f"{f.centre:.3g}", f"{f.low:.3g} to {f.high:.3g}")
             for f in predictor.features

@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.predictors.files import dumps
+from lightning_gengap.predictors.files import dumps, load_predictor
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.zoo.evaluate.held_out import scores
-from lightning_gengap.zoo.evaluate.needs import check_fit, check_scores
-from lightning_gengap.zoo.evaluate.one_family import group_card, scored_by_run
-from lightning_gengap.zoo.evaluate.scores import assess, specification_of
+from lightning_gengap.predictors.specification import Specification
+from lightning_gengap.zoo.evaluate.one_family import scored_by_run
+from lightning_gengap.zoo.evaluate.scores import assess
+from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
 from lightning_gengap.zoo.files import refuse_overwriting
-from lightning_gengap.zoo.fit.fit import fit, usable
+from lightning_gengap.zoo.fit.fit import check_fit, fit, usable
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head
-from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS, Specification
+from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
+from lightning_gengap.zoo.report.one_family_card import group_card
 from lightning_gengap.zoo.report.one_family_figure import draw, shown
 from lightning_gengap.zoo.report.report import report
 from lightning_gengap.zoo.table import Table, read
@@ -136,7 +137,7 @@ def evaluate_to_folder(table_path: Path, predictor: str, out: Path, locked: bool
     paths = [out / name for name in ("report.md", "report.json")]
     for path in filter(Path.exists, paths):
         refuse_overwriting(path)
-    assessment = assess(read(table_path), specification_of(predictor), locked)
+    assessment = assess(read(table_path), load_predictor(predictor).specification, locked)
     with tempfile.TemporaryDirectory() as folder:
         drawn = figures.draw(assessment, Path(folder)) if drawing else []
         text = report(assessment.report, drawn)

@@ -92,21 +92,21 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
         (
             "default",
             [
-                "Fitted on    4873 snapshots of 655 runs in 84 tasks",
-                "Interval     90%, from gap - 0.173 x (gap + 0.3) to gap + 0.173 x (gap + 0.3)",
-                "On images    images_v3 predicts in its place",
-                "difficulty/ridge_extrapolated  identity       -0.923    0.58  0.0414 to 1",
-                "leave one source out       4697  4.4 [3.8, 5.1]  18.6 [15.5, 22.2]",
+                "Fitted on 4873 snapshots of 655 runs in 84 tasks",
+                "Interval 90%, from gap - 0.173 x (gap + 0.3) to gap + 0.173 x (gap + 0.3)",
+                "On images images_v3 predicts in its place",
+                "difficulty/ridge_extrapolated identity -0.923 0.58 0.0414 to 1",
+                "leave one source out 4697 4.4 [3.8, 5.1]",
             ],
         ),
-        ("cifar10_cnn_small_v1", ["by run, all snapshots   298  1.4 [1.2, 1.6]  3.2 [2.2, 4.5]"]),
+        ("cifar10_cnn_small_v1", ["by run, all snapshots 298 1.4 [1.2, 1.6]"]),
     ],
 )
 def test_a_predictor_is_described_for_people(capsys: pytest.CaptureFixture[str], name: str, lines: list[str]):
     assert main(["predictors", name]) == 0
-    printed = capsys.readouterr().out
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for line in [*lines, "When not to use it"]:
-        assert line in printed
+        assert any(shown.startswith(line) for shown in printed)
 
 
 def test_a_predictor_is_printed_as_json(capsys: pytest.CaptureFixture[str]):
