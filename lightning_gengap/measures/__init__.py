@@ -12,9 +12,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
 from lightning_gengap.measures import derived
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
@@ -212,7 +212,7 @@ MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
-    """What the named measures give; undefined values are absent, never NaN.
+    """What the named measures give. Undefined values are absent, never NaN; reasons are kept for those asked for.
 
     Call inside `undisturbed(probe.model)`.
 
@@ -230,14 +230,21 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
+        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            absent = {_every_key(row): "its values are not finite"}
+            asked_for = {_every_key(row): "its values are not finite"}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
-        if absent:
-            computed.absent[name] = absent
+        if asked_for:
+            computed.absent[name] = asked_for
     return computed
+
+
+def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:
+    """Whether a figure, or a number that the probe wants, is among the keys that the pattern stands for."""
+    keys = [key for key in row.keys if fnmatchcase(key, pattern)]
+    return not keys or any(row.keys[key].kind != "scalar" or probe.wants(key) for key in keys)
 
 
 def _every_key(row: Measure) -> str:
