@@ -54,31 +54,23 @@ def fit_to_files(table_path: Path, out: Path, name: str, like: str | None, *, sc
         predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
     files: dict[Path, bytes] = {}
     if scored and specification.grid:
-        predictor = _scored_by_run(predictor, table, specification, files, card_path, figure_path)
+        predictor, files = _scored_by_run(predictor, table, card_path, figure_path)
     elif scored:
         predictor = replace(predictor, scores=scores(table, specification))
-        files[card_path] = card(predictor, table, _figures_beside(out)).encode()
-    files[out] = dumps(predictor).encode()
-    for path, content in files.items():
+        files = {card_path: card(predictor, table, _figures_beside(out)).encode()}
+    for path, content in (files | {out: dumps(predictor).encode()}).items():
         path.write_bytes(content)
     return predictor
 
 
 def _scored_by_run(
-    predictor: Predictor,
-    table: Table,
-    specification: Specification,
-    files: dict[Path, bytes],
-    card_path: Path,
-    figure_path: Path,
-) -> Predictor:
-    """The predictor of one grid with its scores; its card and its figure are added to `files`."""
-    listed, held = scored_by_run(table, specification)
+    predictor: Predictor, table: Table, card_path: Path, figure_path: Path
+) -> tuple[Predictor, dict[Path, bytes]]:
+    """The predictor of one grid with its scores, and its card and figure as files."""
+    listed, held = scored_by_run(table, predictor.specification)
     predictor = replace(predictor, scores=listed)
-    if figures.drawable():
-        files[figure_path] = draw(shown(predictor, table, held))
-    files[card_path] = group_card(predictor, figure_path.name if figure_path in files else "").encode()
-    return predictor
+    figure = {figure_path: draw(shown(predictor, table, held))} if figures.drawable() else {}
+    return predictor, figure | {card_path: group_card(predictor, figure_path.name if figure else "").encode()}
 
 
 def _paths_beside(out: Path) -> tuple[Path, Path]:
