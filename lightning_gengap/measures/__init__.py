@@ -44,17 +44,18 @@ from lightning_gengap.network.probe import Probe
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the registry: a measure and what is declared of it.
+    """One row of the registry: a measure, and what is declared of it.
 
     Attributes:
-        function: from a probe to values by key; it raises `Undefined` where it does not exist.
-        keys: what it can give, by name.
-        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples. A backward pass
+        function: from a probe to values by key. It raises `Undefined` where the measure does not exist.
+        keys: what it can give, by name; figures too.
+        forwards: what a first measurement costs, in forward passes over a probe of 1,024 samples. A backward pass
             through the activations alone counts as one, a full one as two. The tests count the multiplications of the
-            network's layers and allow 30 % of difference. Where `besides` names what else takes time, its time with
-            ResNets on a CPU is in it (docs/costs.md). The margins, which are always taken, count only for themselves.
-        by_default: whether `measure` and a monitor that shows everything take it; the others only by name.
-        per_training: whether it describes the task and the initial weights, so that it is measured once per training.
+            network's layers, and allow 30 % of difference. Where `besides` names what else takes time, the cost
+            contains a guess of it (docs/costs.md has timings). The margins, which are always taken, count only for
+            themselves.
+        by_default: whether `measure`, and a monitor that shows everything, take it. Others are taken by name only.
+        per_training: whether it describes the task and the initial weights, so that it is taken once per training.
         drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe. Then
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
@@ -77,8 +78,8 @@ class Computed:
 
     Attributes:
         values: finite numbers by key.
-        figures: what is drawn and is no number, by key.
-        absent: why a key, or a pattern of keys, has no value; by measure, then by key.
+        figures: histograms and spectra by key.
+        absent: why a key, or a pattern of keys, has no value; by measure, then by key or pattern.
     """
 
     values: dict[str, float] = field(default_factory=dict)
