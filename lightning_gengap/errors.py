@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -20,6 +21,11 @@ class GapError(ValueError):
     def __init__(self, subject: str, *, got: str, expected: str, remedy: str) -> None:
         super().__init__(f"{subject}: got {got}; expected {expected}. {remedy}")
         self.subject = subject
+        self._parts = {"got": got, "expected": expected, "remedy": remedy}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to copy it: an error that a worker process raises is pickled on its way to the user."""
+        return partial(type(self), **self._parts), (self.subject,)
 
 
 class BatchError(GapError):
