@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
 from lightning_gengap.errors import MeasureError, Undefined
@@ -44,17 +45,18 @@ from lightning_gengap.network.probe import Probe
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the registry: a measure and what is declared of it.
+    """One row of the registry: a measure, and what is declared of it.
 
     Attributes:
-        function: from a probe to values by key; it raises `Undefined` where it does not exist.
-        keys: what it can give, by name.
-        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples. A backward pass
+        function: from a probe to values by key. It raises `Undefined` where the measure does not exist.
+        keys: what it can give, by name; figures too.
+        forwards: what a first measurement costs, in forward passes over a probe of 1,024 samples. A backward pass
             through the activations alone counts as one, a full one as two. The tests count the multiplications of the
-            network's layers and allow 30 % of difference. Where `besides` names what else takes time, its time with
-            ResNets on a CPU is in it (docs/costs.md). The margins, which are always taken, count only for themselves.
-        by_default: whether `measure` and a monitor that shows everything take it; the others only by name.
-        per_training: whether it describes the task and the initial weights, so that it is measured once per training.
+            network's layers, and allow 30 % of difference. Where `besides` names what else takes time, the cost
+            contains a guess of it (docs/costs.md has timings). The margins, which are always taken, count only for
+            themselves.
+        by_default: whether `measure`, and a monitor that shows everything, take it. Others are taken by name only.
+        per_training: whether it describes the task and the initial weights, so that it is taken once per training.
         drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe. Then
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
@@ -77,8 +79,8 @@ class Computed:
 
     Attributes:
         values: finite numbers by key.
-        figures: what is drawn and is no number, by key.
-        absent: why a key, or a pattern of keys, has no value; by measure, then by key.
+        figures: histograms and spectra by key.
+        absent: why a key, or a pattern of keys, has no value; by measure, then by key or pattern.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -212,7 +214,7 @@ MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
-    """What the named measures give; undefined values are absent, never NaN.
+    """What the named measures give. Undefined values are absent, never NaN; reasons are kept for those asked for.
 
     Call inside `undisturbed(probe.model)`.
 
@@ -230,14 +232,21 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
+        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            absent = {_every_key(row): "its values are not finite"}
+            asked_for = {_every_key(row): "its values are not finite"}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
-        if absent:
-            computed.absent[name] = absent
+        if asked_for:
+            computed.absent[name] = asked_for
     return computed
+
+
+def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:
+    """Whether a figure, or a number that the probe wants, is among the keys that the pattern stands for."""
+    keys = [key for key in row.keys if fnmatchcase(key, pattern)]
+    return not keys or any(row.keys[key].kind != "scalar" or probe.wants(key) for key in keys)
 
 
 def _every_key(row: Measure) -> str:
