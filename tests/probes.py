@@ -44,7 +44,8 @@ def probing(
     """A probe of `model` on the labelled inputs in chunks, inside the guard."""
     layout = layout_of(model, inputs, layers)
     with undisturbed(model):
-        yield Probe(model, read(inputs, targets, chunk), layout, initial_state=initial_state, **more)
+        batches = read(inputs, targets, chunk)
+        yield Probe(model=model, batches=batches, layout=layout, initial_state=initial_state, **more)
 
 
 class Measured(NamedTuple):

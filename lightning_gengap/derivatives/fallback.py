@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from lightning_gengap.derivatives.jacobian import DOUBLE_BACKWARD, LINEARISATION, REBUILT, one_line, out_of_memory
+from lightning_gengap.derivatives.jacobian import DOUBLE_BACKWARD, LINEARISATION, REBUILT
 from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weights import kept_for_each_sample
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK
 

@@ -20,11 +20,9 @@ from lightning_gengap.derivatives.jacobian import (
     differentiable_attention,
     gradients,
     leaves_of,
-    one_line,
-    out_of_memory,
 )
 from lightning_gengap.derivatives.weights import logits_at, trained
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import subsample
 from lightning_gengap.samples.nested import rows_of

@@ -121,16 +121,3 @@ def differentiable_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def one_line(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: torch has a type of its own only for some devices."""
-    words = str(error).lower()
-    texts = ("out of memory", "can't allocate memory", "alloc_failed")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in words for text in texts))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from lightning_gengap.derivatives.jacobian import Weights, one_line
+from lightning_gengap.derivatives.jacobian import Weights
 from lightning_gengap.derivatives.weights import trained
+from lightning_gengap.errors import one_line
 from lightning_gengap.network.probe import Probe
 
 ASSUMED_RIDGE = 1e-3

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
 from lightning_gengap.measures import derived
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,

@@ -17,6 +17,7 @@ from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import BATCH_NORMS, LINEAR, scaled
 
 TOLERANCE = 1e-3
+UNKNOWN_START = "the initial weights are unknown"  # why what needs them is undefined
 Quantity = TypeVar("Quantity")
 
 

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.derivatives.fallback import GRAPHS, LADDER, undefined_where_it_fails, undefined_without_memory
 from lightning_gengap.derivatives.gauss_newton import Curvature, sampled, whole, with_curvature
-from lightning_gengap.derivatives.jacobian import (
-    DOUBLE_BACKWARD,
-    LINEARISATION,
-    METHODS,
-    REBUILT,
-    Jacobian,
-)
+from lightning_gengap.derivatives.jacobian import DOUBLE_BACKWARD, LINEARISATION, METHODS, REBUILT, Jacobian
 from lightning_gengap.derivatives.memory import SHARE
 from lightning_gengap.derivatives.weights import kept_for_each_sample
 from lightning_gengap.errors import Undefined

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.jacobian import out_of_memory
 from lightning_gengap.derivatives.memory import available, kept_by, room_for
+from lightning_gengap.errors import out_of_memory
 
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 KIB = 1024

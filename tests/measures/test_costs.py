@@ -17,7 +17,7 @@ from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.curvature import lanczos_runs
 from lightning_gengap.measures.margins.margin import margin_signature
-from lightning_gengap.measures.sharpness import weight_noise
+from lightning_gengap.measures.sharpness import level_search
 from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
 from tests.probes import probing
@@ -106,8 +106,8 @@ UNENDING: dict[str, list[tuple[Any, str, float]]] = {
     "soft_rank": [(lanczos_runs, "TOLERANCE", -1.0), (lanczos_runs, "FEW_DIRECTIONS", math.inf)],
     "tic": [(lanczos_runs, "TOLERANCE", -1.0)],
     "hessian": [(module_of("hessian"), "TOLERANCE", -1.0), (module_of("hessian"), "SAMPLES", 32)],
-    "pac_bayes": [(weight_noise, "TOLERANCE", -1.0), (weight_noise, "LEAST_SPREAD", math.inf)],
-    "worst_case": [(weight_noise, "TOLERANCE", -1.0), (module_of("worst_case"), "TOLERANCE", math.inf)],
+    "pac_bayes": [(level_search, "TOLERANCE", -1.0), (level_search, "LEAST_SPREAD", math.inf)],
+    "worst_case": [(level_search, "TOLERANCE", -1.0), (module_of("worst_case"), "TOLERANCE", math.inf)],
 }
 UNENDING["full_soft_rank"] = UNENDING["soft_rank"]
 

@@ -15,11 +15,11 @@ from torch.nn.functional import one_hot
 
 from lightning_gengap.derivatives.fallback import undefined_where_it_fails
 from lightning_gengap.derivatives.gauss_newton import SAMPLES
-from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of, one_line
+from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of
 from lightning_gengap.derivatives.per_sample import per_sample, zeros_for_sums
 from lightning_gengap.derivatives.weight_decay import ridge_of
 from lightning_gengap.derivatives.weights import require_gradients, trained
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, one_line
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT, sizes
 from lightning_gengap.measures.key import Key
 from lightning_gengap.measures.values import Values

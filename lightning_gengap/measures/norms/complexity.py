@@ -16,6 +16,7 @@ from lightning_gengap.measures.norms.layer_norms import (
     product_and_sum,
 )
 from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.folding import UNKNOWN_START
 from lightning_gengap.network.probe import Probe
 
 SUFFIXES = {"operator": "", "reshaped": "_reshaped", "fft": "_fft"}
@@ -108,7 +109,7 @@ def complexity(probe: Probe) -> Values:
     for variant in VARIANTS:
         values |= plain_rows(layers, variant)
     if layers[0].moved_frobenius is None:
-        unknown = Undefined("the initial weights are unknown")
+        unknown = Undefined(UNKNOWN_START)
         values |= {"complexity/distance_spectral*": unknown, "complexity/log_spectral_initial*": unknown}
     margin = log_margin(probe)
     if isinstance(margin, Undefined):

@@ -9,6 +9,7 @@ from lightning_gengap.measures.key import WEIGHTS, Key
 from lightning_gengap.measures.norms.layer_norms import squared_frobenius
 from lightning_gengap.measures.norms.spectral import spectral_norm
 from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.folding import UNKNOWN_START
 from lightning_gengap.network.folding_check import checked, initial_layers
 from lightning_gengap.network.probe import Probe
 
@@ -44,7 +45,7 @@ def distance(probe: Probe) -> Values:
         "distance/parameter_norm": math.fsum(squared_frobenius(layer.weight) for layer in layers.values())
     }
     if start is None:
-        unknown = Undefined("the initial weights are unknown")
+        unknown = Undefined(UNKNOWN_START)
         return values | {"distance/frobenius": unknown, "distance/spectral": unknown}
     moved = {name: layer.minus(start[name]) for name, layer in layers.items()}
     values["distance/frobenius"] = math.fsum(squared_frobenius(layer.weight) for layer in moved.values())

@@ -11,6 +11,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, WEIGHTS, Key
 from lightning_gengap.measures.norms.layer_norms import log_key, log_margin, nonzero_layers
 from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.folding import UNKNOWN_START
 from lightning_gengap.network.folding_check import initial_layers
 from lightning_gengap.network.probe import Probe
 
@@ -105,7 +106,7 @@ def _changes(probe: Probe, matrices: list[Tensor]) -> list[Tensor]:
     """The matrices minus the initial ones."""
     start = initial_layers(probe)
     if start is None:
-        raise Undefined("the initial weights are unknown")
+        raise Undefined(UNKNOWN_START)
     changes = [matrix - layer.matrix() for matrix, layer in zip(matrices, start.values(), strict=True)]
     if not any(bool(change.any()) for change in changes):
         raise Undefined("nothing has moved")

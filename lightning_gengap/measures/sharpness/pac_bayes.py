@@ -12,12 +12,11 @@ from lightning_gengap.measures.key import NEARLY, OPEN, WEIGHTS, YES, Invariance
 from lightning_gengap.measures.sharpness.level_search import Level, drop_under_noise, search
 from lightning_gengap.measures.sharpness.weight_noise import FLOOR, Deviation, absolute, fit_at, magnitude_aware
 from lightning_gengap.measures.values import Value, Values
-from lightning_gengap.network.folding import FoldedNetwork, folded, folded_initial
+from lightning_gengap.network.folding import UNKNOWN_START, FoldedNetwork, folded, folded_initial
 from lightning_gengap.network.probe import Probe
 
 CONFIDENCE = 0.05
-UNKNOWN_SAMPLES = Undefined("the number of training samples is unknown")
-UNKNOWN_START = Undefined("the initial weights are unknown")
+UNKNOWN_SAMPLES = "the number of training samples is unknown"
 _COARSE = Invariances(OPEN, OPEN, YES)
 _RELATIVE = Invariances(NEARLY, NEARLY, YES)
 
@@ -114,11 +113,11 @@ def _rows(
     sigma = level.value
     rows: dict[str, Value] = {"flatness": sigma**-2}
     if samples is None:
-        return rows | dict.fromkeys(("origin", "initial", "bound"), UNKNOWN_SAMPLES)
+        return rows | dict.fromkeys(("origin", "initial", "bound"), Undefined(UNKNOWN_SAMPLES))
     rest = math.log(samples / sigma) + 10
     rows["origin"] = square_distance(network.weights, None) / (4 * sigma**2) + rest
     if initial is None:
-        return rows | dict.fromkeys(("initial", "bound"), UNKNOWN_START)
+        return rows | dict.fromkeys(("initial", "bound"), Undefined(UNKNOWN_START))
     rows["initial"] = square_distance(network.weights, initial.state) / (4 * sigma**2) + rest
     divergence = square_distance(network.parameters, initial.state) / (2 * sigma**2)
     slack = 4 * math.sqrt((divergence + math.log(2 * samples / CONFIDENCE)) / samples)
@@ -131,7 +130,7 @@ def _magnitude_rows(
     """Rows 61, 57 and 56; `level` is sigma'. The last two both divide by the change from the initial weights."""
     rows: dict[str, Value] = {"magnitude_flatness": level.value**-2}
     if samples is None or initial is None:
-        unknown = UNKNOWN_SAMPLES if samples is None else UNKNOWN_START
+        unknown = Undefined(UNKNOWN_SAMPLES if samples is None else UNKNOWN_START)
         return rows | dict.fromkeys(("magnitude_origin", "magnitude_initial"), unknown)
     moved = [weight.double() - initial.state[name].to(weight).double() for name, weight in network.weights.items()]
     count = sum(change.numel() for change in moved)

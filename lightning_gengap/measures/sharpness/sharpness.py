@@ -17,7 +17,7 @@ from lightning_gengap.measures.sharpness.weight_noise import (
     proportional,
 )
 from lightning_gengap.measures.values import Value, Values
-from lightning_gengap.network.folding import folded, folded_initial
+from lightning_gengap.network.folding import UNKNOWN_START, folded, folded_initial
 from lightning_gengap.network.probe import Probe
 
 ALPHAS = (0.001, 0.003, 0.01)
@@ -84,7 +84,7 @@ def sharpness(probe: Probe) -> Values:
         if initial is not None:
             values[f"sharpness/kl_initial_{alpha}"] = divergence(network.parameters, initial.state, affine(alpha))
     if initial is None:
-        values["sharpness/kl_initial_*"] = Undefined("the initial weights are unknown")
+        values["sharpness/kl_initial_*"] = Undefined(UNKNOWN_START)
     for rho in RHOS:
         under_noise = fit_under_noise(probe, network, proportional(rho), seeds)
         values |= clean.rise_to(under_noise, f"sharpness/adaptive_{rho}")

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.zoo.evaluate.splits import Mask
 from lightning_gengap.zoo.fit.fit import usable
-from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.report.report import (
     coverage_table,
@@ -20,7 +18,7 @@ from lightning_gengap.zoo.report.report import (
     turn_section,
 )
 from lightning_gengap.zoo.report.report_loss import loss_section
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.table import Mask, Table
 
 _COMPOSITION = ("recipe.source", "recipe.family", "recipe.noise", "recipe.optimizer", "recipe.augment")
 
@@ -36,9 +34,9 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
     facts, scores = predictor.provenance, predictor.scores
     parts = [
         f"# {predictor.name}",
-        f"Predicts train minus test accuracy (fraction) of an image classifier from its training data. Form: "
-        f"{predictor.form.replace('_', ' ')}; ridge strength {facts['ridge_strength']}; fitted on "
-        f"{facts['snapshots']} snapshots of {facts['runs']} runs in {facts['tasks']} tasks. Written by `zoo fit`.",
+        f"Predicts train minus test accuracy (fraction) of an image classifier from its training data. Ridge strength "
+        f"{facts['ridge_strength']}; fitted on {facts['snapshots']} snapshots of {facts['runs']} runs in "
+        f"{facts['tasks']} tasks. Written by `zoo fit`.",
         "## Fitted on\n\n" + _composition(table, predictor),
         "## Features\n\n" + _features(predictor),
         "## Held-out scores\n\nErrors in accuracy points, 95 % intervals by resampling tasks, then runs. All "
@@ -63,10 +61,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
 
 def _composition(table: Table, predictor: Predictor) -> str:
     """What the fitted rows are made of, and what was left out of the table and why."""
-    terms = tuple(Term(feature.name, feature.transform) for feature in predictor.features)
-    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
-    specification = Specification(predictor.name, terms, memoriser=memoriser)
-    fitted = usable(table, specification)
+    fitted = usable(table, predictor.specification)
     runs, tasks = table.words("run"), table.words("task")
     counts = (fitted.sum(), len(set(runs[fitted])), len(set(tasks[fitted])))
     rows = []
@@ -89,7 +84,7 @@ def _composition(table: Table, predictor: Predictor) -> str:
         f"{counts[2]} tasks; what they are made of is counted in runs.\n\n"
         + markdown_table(["what", "runs"], rows)
         + "\n\n"
-        + _left_out(table, specification.needs, fitted)
+        + _left_out(table, predictor.specification.needs, fitted)
     )
 
 

@@ -53,7 +53,6 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
         "predicted_by_data_set": lambda a, f: _predicted(a, f, "recipe.source"),
         "coverage": _coverage,
         "contributions": _contributions,
-        "learning_curve": _learning_curve,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
@@ -138,28 +137,4 @@ def _contributions(assessment: Assessment, figure: Figure) -> bool:
     axis = figure.subplots()
     intervals(axis, shown)
     axis.set_xlabel("mean size of the contribution to the gap (accuracy points)")
-    return True
-
-
-def _learning_curve(assessment: Assessment, figure: Figure) -> bool:
-    """Error over the number of runs, of the specification and of the trivial baseline."""
-    curves = {name: points for name, points in assessment.report["learning curve"].items() if len(points) > 1}
-    if not curves:
-        return False
-    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False).ravel()
-    for axis, (name, points) in zip(axes, curves.items(), strict=True):
-        sizes = [int(size) for size in points]
-        for key, label in (("mae", assessment.setting.specification.name), ("trivial", "trivial")):
-            values = np.array([point[key] for point in points.values()])
-            line = axis.plot(sizes, values[:, 0], marker="o", markersize=3, label=label)
-            axis.fill_between(sizes, values[:, 1], values[:, 2], alpha=0.2, color=line[0].get_color())
-        axis.set_xscale("log")
-        axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7, rotation=45)
-        axis.minorticks_off()
-        axis.set_title(name.replace(", ", ",\n"), fontsize=8)
-        axis.grid(alpha=0.2)
-    axes[0].legend(fontsize=7)
-    axes[0].set_ylim(bottom=0)
-    figure.supxlabel("runs offered to the fit")
-    axes[0].set_ylabel("error (accuracy points)")
     return True

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_gengap.zoo.report.markdown import ranged, table
-from lightning_gengap.zoo.report.report_ablation import contest_table, groups_section, scarce_section, singles_section
 from lightning_gengap.zoo.report.report_failures import kinds_section, worst_section
 from lightning_gengap.zoo.report.report_loss import loss_section
 
@@ -20,8 +19,8 @@ def report(numbers: Scores, figures: Sequence[str] = ()) -> str:
     features = ", ".join(f"{name} ({transform})" for name, transform in facts["features"])
     left_out = f" Left out, missing in most rows: {', '.join(numbers['left_out'])}." if numbers["left_out"] else ""
     sections = {
-        f"Evaluation of {main}": f"Features: {features}; form: {facts['form'].replace('_', ' ')}; re-fitted in every "
-        f"fold. Table {numbers['table_sha256'][:12]}, lightning-gengap {numbers['package_version']}: {numbers['rows']} "
+        f"Evaluation of {main}": f"Features: {features}; re-fitted in every fold. "
+        f"Table {numbers['table_sha256'][:12]}, lightning-gengap {numbers['package_version']}: {numbers['rows']} "
         f"snapshots of {numbers['runs']} runs in {numbers['tasks']} tasks, {part}.{left_out}\n\nErrors are in accuracy "
         "points; brackets hold 95 % intervals from 1,000 draws of tasks, then of runs within them.",
         "Held-out error": splits_table(numbers["splits"]),
@@ -35,14 +34,6 @@ def report(numbers: Scores, figures: Sequence[str] = ()) -> str:
         "Stage of training": _stages(numbers),
         "Kinds of runs": kinds_section(numbers.get("kinds", {})),
         "Worst runs": worst_section(numbers.get("worst runs", {})),
-        "Both readings of log-linear": "Without abstention, as all comparisons below. Larger train sizes: fitted up to "
-        f"{numbers['forms']['sizes']['fitted up to']:.0f} samples, held out above "
-        f"{numbers['forms']['sizes']['held out above']:.0f}.\n\n" + contest_table(numbers["forms"]),
-        "What linearity costs": "The same features on the same folds.\n\n" + contest_table(numbers["linearity"]),
-        "Groups of measures": groups_section(numbers["groups"], main),
-        "Every single measure": singles_section(numbers["singles"]),
-        "Scarce measures": scarce_section(numbers.get("scarce", {}), main),
-        "Learning curve": _learning_curve(numbers["learning curve"]),
         "One family on one data set": _in_family(numbers["in family"]),
         "Contributions": _contributions(numbers["contributions"]),
     }
@@ -142,12 +133,8 @@ def _stages(numbers: Scores) -> str:
         main = ranged(stage["mae"][numbers["specification"]["name"]], 1)
         trivial, signed = ranged(stage["mae"]["trivial"], 1), ranged(stage["signed"], 1)
         rows.append([name, str(stage["rows"]), main, trivial, signed, ranged(stage["skill"], 2)])
-    fitted = [[name, str(r["rows"]), ranged(r["mae"], 1)] for name, r in numbers["fitted stage"].items()]
-    return (
-        "Held out by task.\n\n"
-        + table(["stage", "rows", "error", "trivial", "predicted minus actual", "skill"], rows)
-        + "\n\n"
-        + table(["scored and fitted on", "rows", "error"], fitted)
+    return "Held out by task.\n\n" + table(
+        ["stage", "rows", "error", "trivial", "predicted minus actual", "skill"], rows
     )
 
 
@@ -170,21 +157,6 @@ def _grids(grids: Scores) -> str:
             for key, scores in grid["scores"].items()
         ]
         parts.append(f"### {name}: {grid['models']} models, {axes}\n\n" + table(header, rows))
-    return "\n\n".join(parts)
-
-
-def _learning_curve(curve: Scores) -> str:
-    parts = []
-    for name, points in curve.items():
-        rows = [
-            [
-                *(size, str(p["rows"]), ranged(p["mae"], 1), ranged(p["trivial"], 1), f"{p['r2']:.2f}"),
-                *(ranged(p["skill"], 2), f"{p['between draws'][0]:.1f} to {p['between draws'][1]:.1f}"),
-            ]
-            for size, p in points.items()
-        ]
-        header = ["runs offered", "rows", "error", "trivial", "R²", "skill", "error between draws of runs"]
-        parts.append(f"{name.capitalize()}:\n\n" + table(header, rows))
     return "\n\n".join(parts)
 
 

@@ -10,6 +10,7 @@ from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
 from lightning_gengap.zoo.fit.fit import fit
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head
+from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
 from lightning_gengap.zoo.report.markdown import ranged, table
@@ -24,15 +25,11 @@ def test_report_shows_every_part_with_its_numbers(assessment: Assessment):
     text = report(json.loads(json.dumps(numbers, allow_nan=False)), ["coverage.png"])
     for title in ("Held-out error", "Locked part", "Ranking within a task", "Turn within a run", "Stage of training"):
         assert f"## {title}" in text
-    for title in ("Both readings of log-linear", "What linearity costs", "Groups of measures", "Learning curve"):
-        assert f"## {title}" in text
-    for title in ("Loss gap", "Kinds of runs", "Worst runs", "Scarce measures"):
+    for title in ("Loss gap", "Kinds of runs", "Worst runs", "One family on one data set", "Contributions"):
         assert f"## {title}" in text
     assert ranged(numbers["loss head"]["splits"]["by task"]["mae"]["planted"], 3) in text
     assert numbers["worst runs"]["all"][0]["run"] in text
-    for key in numbers["singles"]:
-        assert f"| {key} | {numbers['singles'][key]['rows']} |" in text
-    for contender in ("constant", "trivial", "trivial, additive"):
+    for contender in ("constant", "trivial"):
         assert ranged(numbers["splits"]["by task"]["mae"][contender], 1) in text
     assert f"| planted | {ranged(numbers['grids']['mean']['planted']['pgdl'], 2)} |" in text
     assert "all rows, the locked part included" in text
@@ -109,7 +106,7 @@ def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: As
 
 def test_figures_are_drawn_for_all_that_has_numbers_and_twice_the_same(assessment: Assessment, tmp_path: Path):
     drawn = figures.draw(assessment, tmp_path / "one")
-    names = ("predicted_by_family", "predicted_by_data_set", "coverage", "contributions", "learning_curve")
+    names = ("predicted_by_family", "predicted_by_data_set", "coverage", "contributions")
     assert drawn == [f"{name}.png" for name in names]
     figures.draw(assessment, tmp_path / "two")
     for name in drawn:
@@ -142,11 +139,11 @@ def test_verb_prints_and_writes_report_and_numbers(
         asked.update(specification=specification, locked=locked)
         return assessment
 
-    monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.assess", assess)
+    monkeypatch.setattr("lightning_gengap.zoo.release.assess", assess)
     write(rows(2), tmp_path / "t.csv.gz")
     command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--out", str(tmp_path / "out"), "--no-figures"]
-    assert main([*command, "--predictor", "images_v1"]) == 0
-    assert asked["specification"].name == "images_v1"
+    assert main([*command, "--predictor", "images_v3"]) == 0
+    assert asked["specification"] == SPECIFICATIONS["images_v3"]
     assert asked["locked"] is False
     printed, written = capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()
     assert written in printed

@@ -20,7 +20,7 @@ def test_keys_are_distinct_and_change_with_everything_that_determines_a_run():
 
 
 def test_identity_is_that_of_the_committed_table():
-    # The first recipe's key as it stands in small_zoo_v1.csv.gz: later fields must not move it.
+    # The first recipe's key as it stands in small_zoo_v3.csv.gz: later fields must not move it.
     assert next(small_zoo(1)).key == "a4021d07dcfa556e"
 
 
