@@ -36,16 +36,18 @@ SAMPLES = 512  # the soft rank grows with them: only values from equally many co
 class Curvature:
     """K = B^T J J^T B / n, whose non-zero eigenvalues are those of the Gauss-Newton matrix J^T Lambda J / n.
 
-    J is the Jacobian of the logits; Lambda = diag(p) - p p^T = B B^T per sample, B = diag(sqrt p) - p sqrt(p)^T.
-    Vectors are flat, float64, on the CPU, of length samples x classes; J is applied in the model's own precision. With
+    J is the Jacobian of the logits. Per sample, Lambda = diag(p) - p p^T = B B^T with B = diag(sqrt p) - p sqrt(p)^T.
+    Vectors are flat, float64, on the CPU, of length samples x classes. J is applied in the model's own precision. With
     a metric D on the weights, K = B^T J D^-1 J^T B / n, and its eigenvalues are those of D^-1/2 G D^-1/2.
 
     Attributes:
         probabilities: p, shape (samples, classes), float64.
         targets: class indices, shape (samples,).
-        chunks: the Jacobian, chunk by chunk; sizes: samples in each.
+        chunks: the Jacobian, chunk by chunk.
+        sizes: samples in each chunk.
         parameters: the number of weights that are differentiated.
         method: how products are taken, one of `jacobian.METHODS`.
+        device, dtype: where and how J is applied.
         metric: the diagonal of D, positive, parameter by parameter, 0-d where it is constant; None for the identity.
     """
 
@@ -65,7 +67,7 @@ class Curvature:
 
     @property
     def residuals(self) -> Tensor:
-        """What the probabilities miss the targets by, e = p - y; shape (samples, classes)."""
+        """The difference of probabilities and one-hot targets, e = p - y; shape (samples, classes)."""
         return self.probabilities - one_hot(self.targets, self.probabilities.shape[1])
 
     def factor(self, vectors: Tensor) -> Tensor:
@@ -105,9 +107,9 @@ class Curvature:
     def random_signs(self, generator: torch.Generator) -> Tensor:
         """A random start u with E[u u^T] the projection on the complement of K's known null space.
 
-        B sqrt(p) = 0 for every sample, so random signs go to the other classes - 1 directions only, an orthonormal
-        basis of which is a Householder reflection without its first column. This changes no form u^T f(K) u in the
-        mean where f(0) = 0, but lowers its variance, and there is no mass at zero for Lanczos to resolve.
+        B sqrt(p) = 0 for every sample, so that random signs go to the other classes - 1 directions only. A Householder
+        reflection without its first column is an orthonormal basis of them. Where f(0) = 0, this changes no form
+        u^T f(K) u in the mean, but it lowers its variance and leaves no mass at zero for Lanczos to resolve.
         """
         roots = self.probabilities.sqrt()
         signs = torch.randint(0, 2, roots.shape, generator=generator).double() * 2 - 1
@@ -117,9 +119,9 @@ class Curvature:
         return (signs - mirror * (mirror * signs).sum(dim=1, keepdim=True) / mirror[:, :1]).flatten()
 
     def signed_residuals(self, generator: torch.Generator) -> Tensor:
-        """A random start a with B a = +-e, one sign per sample: the mean of a^T f(K) a sums over the samples' own.
+        """A random start a with B a = +-e, one sign per sample: the mean of a^T f(K) a is the sum of the samples' own.
 
-        a = e / sqrt(p), whose square (1 - p_y) / p_y is huge for confident mistakes; hence float64.
+        a = e / sqrt(p). Its square (1 - p_y) / p_y is huge for confident mistakes, hence float64.
         """
         signs = torch.randint(0, 2, (len(self.targets), 1), generator=generator).double() * 2 - 1
         return (signs * self.residuals / self.probabilities.sqrt()).flatten()

@@ -1,7 +1,7 @@
-"""A function's forward-mode derivative at a point, traced once: every later product runs its tangent part alone.
+"""A function's forward-mode derivative at a point, traced once: every later product runs the tangent part alone.
 
-What `torch.func.linearize` does, but the values that do not depend on the tangent are kept as they are. Its constant
-folding copies them, three times each weight of a linear layer, in every chunk.
+`torch.func.linearize` does the same, but its constant folding copies the values that do not depend on the tangent:
+three copies of each weight of a linear layer, in every chunk. Here they are kept as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 def linearize(function: Callable[..., Tensor], *at: Tensor) -> Callable[..., Tensor]:
     """The map from tangents, shaped like the arguments, to the derivative of the function along them.
 
-    A product costs about two forwards. What it needs of the forward is kept, the arguments themselves among it and not
+    A product costs about two forwards. What it needs of the forward is kept. The arguments are among it and are not
     copied: they must not change as long as the map is used.
 
     Args:
@@ -46,7 +46,7 @@ def linearize(function: Callable[..., Tensor], *at: Tensor) -> Callable[..., Ten
 
 
 def _folded(traced: fx.GraphModule) -> fx.GraphModule:
-    """The graph with every value that no input influences taken once, and kept where the rest needs it."""
+    """The graph without the nodes that no input influences; the values that the rest needs of them are kept."""
     graph = traced.graph
     for node in reversed(graph.nodes):
         if not node.users and node.op == "call_function" and not _writes(node):

@@ -1,4 +1,4 @@
-"""What memory is left on the CPU, and what a graph takes of it: a process that takes too much is killed, not told."""
+"""What memory is left on the CPU, and what a graph takes of it: a process that takes too much is killed unwarned."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ SHARE = 0.75  # of what is left, which others want too
 
 
 def room_for(count: float) -> bool:
-    """Whether that many bytes fit into what is left; True where that is not known."""
+    """Whether that many bytes fit into what is left; True where it is not known what is left."""
     left = available()
     return left is None or count <= SHARE * left
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still take: of the machine, or of its control groups; None where Linux is not.
+    """Bytes that this process can still take of the machine and of its control groups; None where there is no Linux.
 
-    A control group counts the files that are cached for it; those that are not in use are given back when needed.
+    A control group counts the files that are cached for it. Those that are not in use are given back when needed, so
+    that they count as free here.
     """
     found = []
     for line in _lines(root / "proc/meminfo"):
@@ -58,7 +59,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def kept_by(forward: Callable[[], Tensor]) -> int:
-    """Bytes that a forward's graph keeps for its backward, weights among them; a storage counts once."""
+    """Bytes that a forward's graph keeps for its backward, weights included. A storage counts once."""
     storages: dict[int, torch.UntypedStorage] = {}
 
     def packed(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The penalty that an optimizer puts on the weights, as a ridge on the mean loss. No Lightning here."""
+"""The penalty that an optimizer puts on the weights, as a ridge on the mean loss."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lightning_gengap.errors import one_line
 from lightning_gengap.network.probe import Probe
 
 ASSUMED_RIDGE = 1e-3
-# Of the smallest positive decay, for groups without any: every factor of ten below raises the soft rank by a few
-# percent and the products that it takes by a third, and no value between is the right one.
+# Times the smallest positive decay, the ridge of groups without any. Every factor of ten less raises the soft rank by a
+# few percent and the products that it takes by a third. No value is the right one.
 FLOOR = 0.1
 COUPLED = (SGD, Adam, Adamax, NAdam, RAdam, Adadelta, Adagrad, RMSprop)
 DECOUPLED = (Adam, AdamW, NAdam)  # those whose metric is sqrt(v) + eps
@@ -38,9 +38,12 @@ class Ridge(NamedTuple):
 
 
 def ridge_of(probe: Probe) -> Ridge:
-    """The ridge that the probe states, or its optimizer puts on the trained parameters; `ASSUMED_RIDGE` without one.
+    """The ridge that the probe states, else that of its optimizer, else `ASSUMED_RIDGE`.
 
     Parameters that a mapping does not name have the geometric mean of the others.
+
+    Raises:
+        Undefined: the ridge differs between parameters, and none is trained.
     """
     decay = decay_of(probe.optimizers, probe.model, probe.notes) if probe.ridge is None else probe.ridge
     if not isinstance(decay, Mapping):
@@ -62,16 +65,23 @@ def ridge_of(probe: Probe) -> Ridge:
 
 
 def decay_of(optimizers: Sequence[Any], model: nn.Module, notes: list[str]) -> dict[str, Tensor] | None:
-    """The ridge on the mean loss by name of a trained parameter, each 0-d or of the parameter's shape, all positive.
+    """The ridge on the mean loss that the optimizers put on each trained parameter.
 
     Coupled decay, which is added to the gradient (SGD, Adam and their kin), is an L2 penalty: the ridge is
-    `weight_decay`. Decoupled decay (AdamW; NAdam and Adam with `decoupled_weight_decay`) is none: where the step
-    g / D + weight_decay w vanishes, with D = sqrt(v) + eps and v the bias-corrected second moment, it acts as the ridge
-    weight_decay D, which differs between weights and moves with training. Groups without decay have `FLOOR` times the
-    smallest positive one.
+    `weight_decay`. Decoupled decay (AdamW; NAdam and Adam with `decoupled_weight_decay`) is no penalty. It acts as the
+    ridge weight_decay D, with D = sqrt(v) + eps and v the bias-corrected second moment: the step g / D + weight_decay w
+    vanishes where g + weight_decay D w does. This ridge differs between weights and moves with training. Groups
+    without decay have `FLOOR` times the smallest positive one.
 
-    None where all decay is zero; and, with a note, where it cannot be known: several optimizers, a class that is not
-    among these (a subclass may step otherwise), trained parameters outside the optimizer. The optimizer is only read.
+    Args:
+        optimizers: what trains the model; they are only read.
+        model: the network.
+        notes: takes a remark where the decay cannot be known: there are several optimizers, one of a class that is
+            not among these (a subclass may step otherwise), or trained parameters outside the optimizer.
+
+    Returns:
+        The ridges by name of the parameter, positive, each 0-d or of the parameter's shape; None where all decay is
+        zero or it cannot be known.
     """
     if not optimizers:
         return None

@@ -15,12 +15,12 @@ _ROUND_OFF = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """What k Lanczos steps know of K and its start u: T, and what couples it to the rest.
+    """What k Lanczos steps know of a matrix K and the start u: a tridiagonal matrix T, and what couples it to the rest.
 
     Attributes:
         diagonal: shape (k,), float64; K projected on the Krylov basis.
-        coupling: shape (k,), float64; below the diagonal, and last the norm of what the basis leaves over:
-            zero once the Krylov space is invariant.
+        coupling: shape (k,), float64; the entries below the diagonal, and last the norm of what the basis leaves
+            over, which is zero once the Krylov space is invariant.
         mass: u^T u.
     """
 
@@ -51,7 +51,7 @@ class Tridiagonal:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Two values with the exact one between them, and the best guess of it."""
+    """A lower and an upper value with the exact one between them, and the best guess of it in the middle."""
 
     lower: float
     upper: float
@@ -90,17 +90,28 @@ def lanczos(
 ) -> Tridiagonal:
     """Up to `most` Lanczos steps, one product each, with full re-orthogonalisation in float64.
 
-    Every new vector is orthogonalised against the whole basis twice: products in float32 would otherwise lose the
-    orthogonality that the quadrature rests on. With `kept` only against the last ones: eigenvalues that are met early
-    come back as copies then, which share the weight that one of them had, so that the rules stay rules and take more
-    steps (Cullum and Willoughby 1985); no bound is sure. Memory: 8 x min(steps, kept) x len(start) bytes.
+    Every new vector is orthogonalised against the whole basis twice. Products in float32 would otherwise lose the
+    orthogonality that the quadrature rests on. With `kept` it is orthogonalised against the last vectors alone.
+    Eigenvalues that are met early then come back as copies, which share the weight that one of them had: the rules
+    stay rules and take more steps (Cullum and Willoughby 1985), but no bound is sure.
+
+    Memory: 8 x min(steps, kept) x len(start) bytes.
 
     Args:
-        product: a symmetric positive semi-definite matrix times a float64 vector; it may compute in float32.
+        product: a symmetric matrix times a float64 vector; it may compute in float32.
         start: shape (n,), float64.
         most: the largest number of products.
         enough: called after each step; True stops.
         kept: the number of vectors of the basis that are kept, at least 2; all by default.
+
+    Returns:
+        The tridiagonal matrix of the steps that were taken.
+
+    Example:
+        >>> eigenvalues = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+        >>> run = lanczos(lambda vector: eigenvalues * vector, torch.ones(3, dtype=torch.float64), most=10)
+        >>> round(run.value(torch.log1p), 6) == round(float(eigenvalues.log1p().sum()), 6)
+        True
     """
     size = len(start)
     norm = float(start.norm())
@@ -131,13 +142,14 @@ def lanczos(
 
 
 def shrinkage(tridiagonal: Tridiagonal, ridge: float) -> Bracket:
-    """Bracket of u^T K (K + ridge)^-1 u.
+    """Bracket of u^T K (K + ridge)^-1 u, for K positive semi-definite.
 
     Gauss-Radau with a node at 0 is the lower end and Gauss the upper: all even derivatives of x / (x + ridge) are
-    negative and all odd ones positive. Both come from the continued fraction of T, not from its eigenvalues: with
-    T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11, which keeps its
-    relative accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue. The
-    middle is at the geometric mean of both ends' c: like them it stays between 0 and the mass, where a mean of the ends
+    negative and all odd ones positive. Both come from the continued fraction of T, not from its eigenvalues. With
+    T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11. It keeps its relative
+    accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue.
+
+    The middle is at the geometric mean of both ends' c. Like them it stays between 0 and the mass; a mean of the ends
     themselves is far too low once the form is close to the mass.
     """
     if not len(tridiagonal):
@@ -160,8 +172,8 @@ def _schur(diagonal: Tensor, coupling: Tensor, ridge: float) -> float:
 def _with_node_at_zero(tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:
     """T extended by the one row that makes it singular (Golub 1973); T itself where the Krylov space is invariant.
 
-    Float32 noise can push a tiny eigenvalue of T below zero; then the largest leading part of T that is positive
-    definite is extended instead: a weaker bound, but a bound.
+    Float32 noise can push a tiny eigenvalue of T below zero. Then the largest leading part of T that is positive
+    definite is extended instead, which gives a weaker bound.
     """
     diagonal, coupling = tridiagonal.diagonal, tridiagonal.coupling
     if float(coupling[-1]) == 0:

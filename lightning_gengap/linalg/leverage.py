@@ -1,4 +1,8 @@
-"""Each sample's leverage Q_i = (1/n) J_i (G + R)^-1 J_i^T on its own logits, and the logits without it."""
+"""Each sample's leverage on its own logits, and the logits without it.
+
+The leverage is Q_i = (1/n) J_i (G + R)^-1 J_i^T, with J_i the sample's Jacobian, G = (1/n) sum J_i^T Lambda_i J_i and
+a ridge R. It comes in several forms, each the cheapest for some shapes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ def dense_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> 
 
 
 def few_blocks(features: Tensor, probabilities: Tensor, ridge: float | Tensor) -> Tensor:
-    """The same from the dual, which is cheaper where samples x classes are fewer than the weights.
+    """The same as `dense_blocks` from the dual: it is cheaper where samples x classes are fewer than the weights.
 
     Args:
         features: phi, shape (samples, inputs).
@@ -66,9 +70,9 @@ def few_blocks(features: Tensor, probabilities: Tensor, ridge: float | Tensor) -
 
 
 def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> Tensor:
-    """The same with G taken as mean(phi phi^T) (x) mean(Lambda), by two small eigendecompositions.
+    """The same as `dense_blocks` with G taken as mean(phi phi^T) (x) mean(Lambda), by two small eigendecompositions.
 
-    A ridge by weight is taken as the product of a factor per class and one per input that is nearest to its logarithm.
+    A ridge that varies is taken as the product of a factor per class and one per input that is nearest in logarithm.
     """
     if isinstance(ridge, Tensor):
         logs = ridge.log()
@@ -85,7 +89,7 @@ def kronecker_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor)
 
 
 def gram_of(jacobian: Tensor) -> Tensor:
-    """J J^T, accumulated in float64; one triangle is multiplied, in bands, and copied to the other."""
+    """J J^T, accumulated in float64. One triangle is multiplied in bands, and copied to the other."""
     count = len(jacobian)
     gram = torch.zeros(count, count, dtype=torch.float64)
     bands = torch.arange(count).split(max(count // 8, 64))
@@ -98,7 +102,7 @@ def gram_of(jacobian: Tensor) -> Tensor:
 
 
 def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
-    """Q_i for the whole network from G itself, which is cheaper where the weights are fewer than samples x classes.
+    """Q_i of any Jacobian from G itself: it is cheaper where the weights are fewer than samples x classes.
 
     Args:
         jacobian: J, shape (samples x classes, weights).
@@ -126,7 +130,7 @@ def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Tens
 
 
 def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
-    """Q_i for the whole network from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii.
+    """Q_i of any Jacobian from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii.
 
     Args:
         gram: Theta, shape (samples x classes, samples x classes).
@@ -157,7 +161,7 @@ def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
 
 
 def left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
-    """The step f + Q (I - Lambda Q)^-1 (p - y) for every sample.
+    """The logits f + Q (I - Lambda Q)^-1 (p - y) of every sample without it, by one Newton step.
 
     Args:
         logits: f, shape (samples, classes).

@@ -16,7 +16,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK
 from tests import networks
-from tests.derivatives.tasks import Factory, small_mlp, task
+from tests.derivatives.tasks import DifferentiableOnce, Factory, small_mlp, task
 from tests.oracles import curvature as oracles
 from tests.probes import probing
 
@@ -88,28 +88,6 @@ def test_frozen_shared_and_unused_parameters_are_counted_as_they_train() -> None
     with probing(*task(FrozenSharedUnused, COUNT)) as probe:
         parameters = dual_curvature(probe).parameters
     assert parameters == (5 * 5 + 5) + (3 * 3 + 3) + (5 * networks.CLASSES + networks.CLASSES)
-
-
-class Once(torch.autograd.Function):
-    """Doubles its input; can be differentiated once."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return 2 * gradient
-
-
-class DifferentiableOnce(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = small_mlp()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return Once.apply(self.layers(images))
 
 
 def test_what_cannot_be_differentiated_twice_is_undefined_and_is_not_tried_in_smaller_chunks() -> None:

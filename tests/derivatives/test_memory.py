@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.derivatives.memory import available, kept_by, room_for
+from lightning_gengap.errors import out_of_memory
 
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 KIB = 1024
+MESSAGES = {
+    "cuda": "CUDA out of memory. Tried to allocate 20.00 GiB.",
+    "cpu": "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ...",
+    "cublas": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+}
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
@@ -87,3 +93,16 @@ def test_without_a_graph_nothing_is_kept() -> None:
             return nn.Linear(4, 4)(torch.randn(2, 4))
 
     assert kept_by(detached) == 0
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_a_lack_of_memory_is_known_by_its_words(message: str) -> None:
+    assert out_of_memory(RuntimeError(message))
+    kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+    assert out_of_memory(kind(message))
+
+
+@pytest.mark.parametrize("text", ["a size mismatch", "memory format", "expected all tensors on one device"])
+def test_other_texts_are_no_lack_of_memory(text: str) -> None:
+    assert not out_of_memory(RuntimeError(text))
+    assert not out_of_memory(ValueError("out of memory"))

@@ -22,7 +22,7 @@ from lightning_gengap.errors import MeasureError
 from tests.lightning_models import EpochValues, quiet_trainer
 from tests.tiny_predictors import tiny_monitor
 
-DEAR = ["full_soft_rank", "network_leave_one_out"]
+EXPENSIVE = ["full_soft_rank", "network_leave_one_out"]
 ROOM = 100 * 2**20
 SAMPLES, SIDE, CHANNELS, CLASSES = 64, 32, 24, 10
 
@@ -68,7 +68,7 @@ def main(monitored: bool, file: Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, values = Wide(), EpochValues()
-    monitor: list[GapMonitor] = [tiny_monitor(measures=DEAR, verbosity="normal")] if monitored else []
+    monitor: list[GapMonitor] = [tiny_monitor(measures=EXPENSIVE, verbosity="normal")] if monitored else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = quiet_trainer(*monitor, values, Limit(), max_epochs=1)

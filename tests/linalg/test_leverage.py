@@ -57,14 +57,16 @@ def test_ridge_regression_is_exact_leave_one_out() -> None:
 def test_softmax_regression_is_near_exact_refits(ridge: float) -> None:
     count = 40
     features, targets = softmax_task(count, seed=0)
-    weights = oracles.fitted_softmax(features, targets, 3, count * ridge)
+    weights = oracles.fitted_softmax(features, targets, 3, ridge)
     logits = features @ weights.T
     blocks = dense_blocks(features, output_curvature(logits.softmax(dim=1)), ridge)
     approximate = left_out(logits, targets, blocks).logits
     exact = []
     for i in range(count):
         rest = [j for j in range(count) if j != i]
-        exact.append(features[i] @ oracles.fitted_softmax(features[rest], targets[rest], 3, count * ridge).T)
+        exact.append(
+            features[i] @ oracles.fitted_softmax(features[rest], targets[rest], 3, ridge * count / len(rest)).T
+        )
     gap = float(cross_entropy(torch.stack(exact), targets) - cross_entropy(logits, targets))
     assert gap > 0.05
     assert float(cross_entropy(approximate, targets) - cross_entropy(logits, targets)) == pytest.approx(gap, rel=0.1)
@@ -121,7 +123,7 @@ def test_the_first_order_of_the_loss_gap_is_the_takeuchi_criterion() -> None:
 
 def test_leverage_lies_in_the_unit_interval() -> None:
     features, targets = softmax_task(30, seed=1)
-    logits = features @ oracles.fitted_softmax(features, targets, 3, 30 * 1e-3).T
+    logits = features @ oracles.fitted_softmax(features, targets, 3, 1e-3).T
     blocks = dense_blocks(features, output_curvature(logits.softmax(dim=1)), 1e-3)
     leverage = left_out(logits, targets, blocks).leverage
     assert float(leverage.min()) > 0
@@ -143,7 +145,7 @@ def test_estimates_meet_the_gap_of_refitted_softmax_regressions() -> None:
     for seed in range(12):
         features, targets = softmax_task(count + 2000, seed, inputs=8, classes=classes)
         seen, labels = features[:count], targets[:count]
-        weights = oracles.fitted_softmax(seen, labels, classes, count * ridge)
+        weights = oracles.fitted_softmax(seen, labels, classes, ridge)
         logits = seen @ weights.T
         curvature = output_curvature(logits.softmax(dim=1))
         blocks = dense_blocks(seen, curvature, ridge)

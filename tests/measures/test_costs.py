@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures import MEASURES
-from lightning_gengap.measures.curvature import hessian, soft_rank
+from lightning_gengap.measures.curvature import hessian, lanczos_runs
 from lightning_gengap.measures.margins.margin import margin_signature
 from lightning_gengap.measures.sharpness import level_search, worst_case
 from lightning_gengap.network.probe import Probe, copy_state
@@ -98,8 +98,8 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
 
 # No search ends early: every bracket and drop is out of tolerance, every ascent goes on, soft ranks are small.
 UNENDING: dict[str, list[tuple[Any, str, float]]] = {
-    "soft_rank": [(soft_rank, "TOLERANCE", -1.0), (soft_rank, "FEW_DIRECTIONS", math.inf)],
-    "tic": [(soft_rank, "TOLERANCE", -1.0)],
+    "soft_rank": [(lanczos_runs, "TOLERANCE", -1.0), (lanczos_runs, "FEW_DIRECTIONS", math.inf)],
+    "tic": [(lanczos_runs, "TOLERANCE", -1.0)],
     "hessian": [(hessian, "TOLERANCE", -1.0), (hessian, "SAMPLES", 32)],
     "pac_bayes": [(level_search, "TOLERANCE", -1.0), (level_search, "LEAST_SPREAD", math.inf)],
     "worst_case": [(level_search, "TOLERANCE", -1.0), (worst_case, "TOLERANCE", math.inf)],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -85,25 +83,25 @@ def leverage_blocks(model: nn.Module, inputs: Tensor, ridge: float | Tensor) -> 
     return torch.stack([j @ inverse @ j.T for j in rows]) / len(rows)
 
 
-def fitted_softmax(features: Tensor, targets: Tensor, classes: int, penalty: float) -> Tensor:
-    """Weights (classes, inputs) that minimise sum of cross-entropies + penalty / 2 |W|^2, by damped Newton steps."""
-    weights = features.new_zeros(classes * features.shape[1])
+def fitted_softmax(features: Tensor, targets: Tensor, classes: int, ridge: float) -> Tensor:
+    """Weights (classes, inputs) that minimise mean cross-entropy + ridge / 2 |W|^2, by damped Newton steps."""
+    count, width = features.shape
+    weights = features.new_zeros(classes, width)
 
-    def objective(at: Tensor) -> Tensor:
-        logits = features @ at.reshape(classes, -1).T
-        return cross_entropy(logits, targets, reduction="sum") + 0.5 * penalty * at.square().sum()
+    def objective(at: Tensor) -> float:
+        return float(cross_entropy(features @ at.T, targets) + 0.5 * ridge * at.square().sum())
 
-    return newton(objective, weights).reshape(classes, -1)
-
-
-def newton(objective: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    gradient, hessian = torch.func.grad(objective), torch.func.jacrev(torch.func.grad(objective))
-    for _ in range(50):
-        step = torch.linalg.solve(hessian(at), gradient(at))
-        rate = 1.0
-        while objective(at - rate * step) > objective(at) and rate > 1e-6:
+    for _ in range(100):
+        p = (features @ weights.T).softmax(dim=1)
+        gradient = (p - one_hot(targets, classes)).T @ features / count + ridge * weights
+        blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        hessian = torch.einsum("nkj,na,nb->kajb", blocks, features, features).reshape(classes * width, -1) / count
+        hessian.diagonal().add_(ridge)
+        step = torch.linalg.solve(hessian, gradient.flatten()).reshape(classes, width)
+        rate, before = 1.0, objective(weights)
+        while objective(weights - rate * step) > before and rate > 1e-6:
             rate /= 2
-        at = at - rate * step
-        if float(step.norm()) < 1e-10:
+        weights = weights - rate * step
+        if float(gradient.norm()) < 1e-9:
             break
-    return at
+    return weights

@@ -6,23 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from lightning_gengap.derivatives.fallback import Fallback
 from lightning_gengap.derivatives.gauss_newton import Curvature, sampled, whole, with_curvature
 from lightning_gengap.derivatives.jacobian import METHODS
 from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge, ridge_of
-from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
+from lightning_gengap.linalg.lanczos import Bracket
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT
+from lightning_gengap.measures.curvature.lanczos_runs import LanczosRuns, estimated
 from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
-from lightning_gengap.measures.values import Spectrum, Values
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
 RIDGES = {"1e-5": 1e-5, "1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1}
-MOST_PRODUCTS = 60
-TOLERANCE = 0.02  # half-width of the bracket, relative; a probe vector's own spread is 1 to 4 %
-FEW_DIRECTIONS = 100
 LARGEST = 3  # eigenvalues that are shown
 
 
@@ -88,34 +83,6 @@ KEYS = {
     ),
 }
 FULL_KEYS = _shared_keys("curvature/full/", "; on all samples of the probe")
-
-
-@dataclass(frozen=True)
-class LanczosRuns:
-    """What Lanczos from the random starts knows of the curvature; every ridge is read from it."""
-
-    runs: tuple[Tridiagonal, ...]
-
-    def soft_rank(self, ridge: float) -> Bracket:
-        """Bracket of the mean over starts of u^T K (K + ridge)^-1 u."""
-        total = sum((shrinkage(run, ridge) for run in self.runs), Bracket(0.0, 0.0, 0.0))
-        return total.scaled(1 / len(self.runs))
-
-    @property
-    def trace(self) -> float:
-        """The mean over starts of u^T K u."""
-        return sum(run.form for run in self.runs) / len(self.runs)
-
-    def largest(self, count: int) -> list[float]:
-        """The largest Ritz values, downwards: each is at most the eigenvalue of its rank, as interlacing has it."""
-        found = [run.nodes_and_weights()[0].flip(0)[:count].tolist() for run in self.runs if len(run)]
-        most = max(map(len, found), default=0)
-        return [max(values[rank] for values in found if len(values) > rank) for rank in range(most)]
-
-    def density(self) -> Spectrum:
-        """Eigenvalues and how many directions each stands for, by Gauss's rule."""
-        parts = [run.nodes_and_weights() for run in self.runs]
-        return Spectrum(torch.cat([nodes for nodes, _ in parts]), torch.cat([by for _, by in parts]) / len(self.runs))
 
 
 @dataclass(frozen=True)
@@ -230,24 +197,3 @@ def _at_ridges(found: SoftRank, prefix: str) -> dict[str, float]:
         f"{prefix}trace": found.plain.trace,
         f"{prefix}products": float(found.products),
     }
-
-
-def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PRODUCTS) -> LanczosRuns:
-    """One Lanczos run from random signs; where the soft rank is small and one start spreads too much, two or more.
-
-    Then there are as many as `most` products in all allow, but at least two. The same seed gives the same signs at
-    every measurement, so that a curve shows the model and not the start.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    runs: list[Tridiagonal] = []
-    while True:
-        runs.append(one_run(curvature, curvature.random_signs(generator), ridge, most))
-        spectrum = LanczosRuns(tuple(runs))
-        spent = sum(map(len, runs)) + len(runs[-1])
-        if spectrum.soft_rank(ridge).middle >= FEW_DIRECTIONS or (len(runs) > 1 and spent > most):
-            return spectrum
-
-
-def one_run(curvature: Curvature, start: Tensor, ridge: float, most: int = MOST_PRODUCTS) -> Tridiagonal:
-    """Lanczos until the bracket at `ridge` is narrow enough, or for `most` products."""
-    return lanczos(curvature.product, start, most, lambda run: shrinkage(run, ridge).half_width <= TOLERANCE)

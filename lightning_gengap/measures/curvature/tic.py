@@ -10,7 +10,7 @@ from lightning_gengap.derivatives.gauss_newton import Curvature, with_curvature
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.linalg.lanczos import shrinkage
 from lightning_gengap.measures.curvature.keys import CHANGING, sizes
-from lightning_gengap.measures.curvature.soft_rank import one_run
+from lightning_gengap.measures.curvature.lanczos_runs import one_run
 from lightning_gengap.measures.key import Key
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe

@@ -8,40 +8,17 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures.curvature.leave_one_out import leave_one_out
 from lightning_gengap.measures.curvature.soft_rank import soft_rank
 from lightning_gengap.measures.curvature.tic import tic
+from tests.oracles.curvature import fitted_softmax
 from tests.probes import probing
 
 INPUTS, CLASSES, COUNT, FRESH = 8, 3, 200, 3000
 REPEATS = 32
-
-
-def fitted(features: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """Weights (classes, features) that minimise mean cross-entropy + ridge / 2 |W|^2, by damped Newton steps."""
-    count, width = features.shape
-    weights = features.new_zeros(CLASSES, width)
-
-    def objective(at: Tensor) -> float:
-        return float(cross_entropy(features @ at.T, targets) + 0.5 * ridge * at.square().sum())
-
-    for _ in range(100):
-        p = (features @ weights.T).softmax(dim=1)
-        gradient = (p - one_hot(targets, CLASSES)).T @ features / count + ridge * weights
-        blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        hessian = torch.einsum("nkj,na,nb->kajb", blocks, features, features).reshape(CLASSES * width, -1) / count
-        hessian.diagonal().add_(ridge)
-        step = torch.linalg.solve(hessian, gradient.flatten()).reshape(CLASSES, width)
-        rate, before = 1.0, objective(weights)
-        while objective(weights - rate * step) > before and rate > 1e-6:
-            rate /= 2
-        weights = weights - rate * step
-        if float(gradient.norm()) < 1e-9:
-            break
-    return weights
 
 
 class Said(NamedTuple):
@@ -108,7 +85,7 @@ def test_criteria_and_leave_one_out_meet_the_monte_carlo_gap(anchor: Anchor, mon
         generator = torch.Generator().manual_seed(seed)
         teacher = torch.randn(CLASSES, INPUTS, generator=generator).double()
         seen, unseen, other = (drawn(n, teacher, anchor.bent, generator) for n in (anchor.count, FRESH, FRESH))
-        weights, fixed = fitted(*seen, anchor.ridge), fitted(*other, anchor.ridge)
+        weights, fixed = (fitted_softmax(*part, CLASSES, anchor.ridge) for part in (seen, other))
 
         def rise(of: Tensor, seen: tuple[Tensor, Tensor] = seen, unseen: tuple[Tensor, Tensor] = unseen) -> float:
             return float(cross_entropy(unseen[0] @ of.T, unseen[1]) - cross_entropy(seen[0] @ of.T, seen[1]))
@@ -158,7 +135,7 @@ def of_broken(flipped: float, ridge: float, repeats: int) -> Tensor:
         hidden = torch.randn(10, 150, generator=generator).double() / 10**0.5
         features = (inputs @ hidden + torch.randn(150, generator=generator).double()).relu()
         seen, labels = features[:COUNT], targets[:COUNT]
-        weights = fitted(seen, labels, ridge)
+        weights = fitted_softmax(seen, labels, CLASSES, ridge)
         logits = features @ weights.T
         hits = (logits.argmax(1) == targets).double()
         loss = float(cross_entropy(logits[COUNT:], targets[COUNT:]) - cross_entropy(logits[:COUNT], labels))

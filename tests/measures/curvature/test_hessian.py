@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives.fallback import GRAPHS
@@ -14,7 +13,7 @@ from lightning_gengap.derivatives.weights import kept_for_each_sample, trained
 from lightning_gengap.linalg.lanczos import Tridiagonal, indefinite_rules, lanczos
 from lightning_gengap.measures.curvature.hessian import hessian, hessian_product, spectrum_of
 from tests import networks
-from tests.derivatives.tasks import Task
+from tests.derivatives.tasks import DifferentiableOnce, Task
 from tests.oracles import curvature as oracles
 from tests.probes import measured, probing
 
@@ -231,28 +230,6 @@ def test_every_product_is_one_forward_per_chunk() -> None:
         values = hessian(probe)
         handle.remove()
     assert seen == [1, 2, *[COUNT] * int(values["curvature/hessian/products"])]  # one and two: what graphs keep
-
-
-class Once(torch.autograd.Function):
-    """The identity, which can be differentiated once."""
-
-    @staticmethod
-    def forward(ctx: object, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return gradient * 1.0
-
-
-class DifferentiableOnce(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.head = nn.Linear(192, 3), nn.Linear(3, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(Once.apply(torch.tanh(self.hidden(images.flatten(1)))))
 
 
 @pytest.mark.parametrize("kind", ["differentiable once", "too many weights", "too little memory", "frozen"])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.derivatives.gauss_newton import dual_curvature
 from lightning_gengap.linalg.lanczos import shrinkage
-from lightning_gengap.measures.curvature.soft_rank import one_run
+from lightning_gengap.measures.curvature.lanczos_runs import one_run
 from lightning_gengap.measures.curvature.tic import tic
 from tests import networks
 from tests.derivatives.tasks import small_mlp
