@@ -33,8 +33,8 @@ from lightning_gengap.measures.difficulty import (
     separability,
 )
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
-from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
+from lightning_gengap.measures.margins import calibration, fit, k_variance, margin, perturbed_margin
+from lightning_gengap.measures.norms import bartlett, complexity, distance, norm, norm_product, path_norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
 from lightning_gengap.measures.run_facts import FACTS
 from lightning_gengap.measures.sharpness import adaptive_sharpness, gradient_noise, pac_bayes, sharpness, worst_case
