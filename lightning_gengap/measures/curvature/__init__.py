@@ -1,4 +1,4 @@
 """The curvature of the loss: its soft rank, its stand-ins, and leave-one-out by it.
 
-May import network, derivatives, linalg and other measures.
+May import network, derivatives and linalg, and no other room of measures.
 """

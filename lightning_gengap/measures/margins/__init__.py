@@ -1,1 +1,4 @@
-"""What the logits and their margins say. May import network, derivatives and other measures."""
+"""What the logits and their margins say.
+
+May import network, derivatives, linalg, and the room of perturbation.
+"""

@@ -1,1 +1,4 @@
-"""Norms of the weights, and bounds made of them. May import network and other measures."""
+"""Norms of the weights, bounds made of them, and margins over them.
+
+May import network, and the rooms of margins and perturbation.
+"""

@@ -1,1 +1,4 @@
-"""The accuracy on changed copies of the samples. May import network and other measures."""
+"""The accuracy on changed copies of the samples.
+
+May import network, and no other room of measures.
+"""

@@ -1,4 +1,4 @@
 """The loss and the accuracy under changes of the weights, and the noise of gradients.
 
-May import network, derivatives and other measures.
+May import network and derivatives, and no other room of measures.
 """
