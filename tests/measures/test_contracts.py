@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import MeasureError, Undefined
-from lightning_gengap.measures import MEASURED, MEASURES, Measure, compute, derived, get_measure
+from lightning_gengap.measures import MEASURED, MEASURES, derived, get_measure
 from lightning_gengap.measures.values import Histogram, Spectrum
-from lightning_gengap.network.probe import Probe, copy_state
+from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.probes import Measured, measured, probing, taken
 
@@ -242,52 +241,3 @@ def test_measures_say_what_they_compute_what_it_costs_and_who_found_it(name: str
     text = get_measure(name).function.__doc__ or ""
     assert all(word in text.lower() for word in ("key", "cost")), "the docstring names keys and cost"
     assert name in WITHOUT_A_PAPER or ("Reference" in text and "arXiv" in text)
-
-
-def row(values: Any, *names: str) -> Measure:
-    """A measure that gives these values, or raises them, and declares keys of these names."""
-
-    def give(probe: Probe) -> Any:
-        if isinstance(values, Exception):
-            raise values
-        return values
-
-    return Measure(give, dict.fromkeys(names, derived.KEYS["difficulty/excess_accuracy"]), forwards=0)
-
-
-def test_compute_drops_what_is_not_finite_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MEASURES, "odd", row({"odd/a": math.nan, "odd/b": math.inf, "odd/c": 1.0}))
-    with probing(*task("mlp")) as probe:
-        computed = compute(probe, ["odd", "fit"])
-    assert set(computed.values) == {"odd/c", "train_accuracy", "train_loss", "train_confidence"}
-    assert computed.absent == {}
-
-
-@pytest.mark.parametrize(
-    ("given", "names", "absent"),
-    [
-        ({"odd/a": Undefined("too few")}, ["odd/a"], {"odd/a": "too few"}),
-        (Undefined("too few"), ["odd/one", "odd/two"], {"odd/*": "too few"}),
-        (Undefined("too few"), ["odd/one"], {"odd/one": "too few"}),
-        ({"odd/one": math.nan}, ["odd/one", "odd/two"], {"odd/*": "its values are not finite"}),
-    ],
-)
-def test_compute_says_what_is_absent_by_key_or_pattern(
-    given: Any, names: list[str], absent: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(MEASURES, "odd", row(given, *names))
-    with probing(*task("mlp")) as probe:
-        computed = compute(probe, ["odd"])
-    assert (computed.values, computed.absent) == ({}, {"odd": absent})
-
-
-def test_the_absence_of_what_nobody_asked_for_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = Undefined("too few")
-    monkeypatch.setitem(MEASURES, "odd", row({"odd/a*": reason, "odd/b": reason, "odd/c": 1.0}, "odd/a1", "odd/b"))
-    with probing(*task("mlp"), wanted=frozenset({"odd/a1", "odd/c"})) as probe:
-        assert compute(probe, ["odd"]).absent == {"odd": {"odd/a*": "too few"}}
-
-
-def test_an_unknown_measure_lists_the_known() -> None:
-    with pytest.raises(MeasureError, match=f"got 'margns'; expected one of {', '.join(MEASURES)}"):
-        get_measure("margns")
