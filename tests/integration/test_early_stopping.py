@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, Measure
-from tests.lightning_models import TinyModel, ValidatedModel, fitted
+from tests.lightning_models import TinyModel, ValidatedModel, careless, fitted, put_measure
 from tests.tiny_predictors import abstaining_predictor, tiny_monitor
 
 KEYS = ("gengap/predicted_test_accuracy", "gengap/predicted_gap")
@@ -146,6 +145,11 @@ def test_max_gap_stops_with_a_reason():
     assert generous.reason is None
 
 
+def test_a_key_of_the_users_own_must_be_logged():
+    with pytest.raises(RuntimeError, match="user_los"):
+        fitted(tiny_monitor(), GapEarlyStopping("user_los"))
+
+
 @pytest.mark.parametrize("max_gap", [0, -0.1, 1.5])
 def test_max_gap_must_be_a_fraction(max_gap: float):
     with pytest.raises(ConfigurationError, match=r"max_gap: got .* expected an accuracy fraction"):
@@ -168,10 +172,7 @@ def test_gap_early_stopping_ignores_abstaining_epochs():
 
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
 def test_gap_early_stopping_ignores_failures(monkeypatch: pytest.MonkeyPatch):
-    def fail(probe: object) -> dict[str, float]:
-        raise RuntimeError("broken")
-
-    monkeypatch.setitem(MEASURES, "margin", Measure(fail, {}, 1))
+    put_measure(monkeypatch, "margin", careless())
     stopping = GapEarlyStopping(patience=1, max_gap=0.01)
     logged = fitted(tiny_monitor(), stopping, max_epochs=5)
     assert logged("gengap/status") == [2, 2, 2, 4, 4]
@@ -180,10 +181,7 @@ def test_gap_early_stopping_ignores_failures(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
 def test_gap_early_stopping_waits_for_a_measure_that_has_failed_so_far(monkeypatch: pytest.MonkeyPatch):
-    def fail(probe: object) -> dict[str, float]:
-        raise RuntimeError("broken")
-
-    monkeypatch.setitem(MEASURES, "norm", Measure(fail, {}, 1))
+    put_measure(monkeypatch, "norm", careless())
     stopping = GapEarlyStopping("gengap/norm/log_product_spectral", mode="min", patience=1)
     logged = fitted(tiny_monitor(measures=["norm"], verbosity="full"), stopping, max_epochs=4)
     assert logged("gengap/status") == [0] * 4
