@@ -16,7 +16,7 @@ from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.notices import say_unpaid
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.monitor.schedule import Budget, Selection
+from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp, begin
 from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, minimised_loss
 from lightning_gengap.predictors.files import load_predictor
@@ -51,8 +51,8 @@ class GapMonitor(Callback):
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with. By default the one like `val_acc`.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training when a measurement fails, and holds the last values of all its keys. `raise` is
-            for debugging.
+        on_error: `warn` keeps training when a measurement fails, and holds the last values of all keys. Where a measure
+            fails that the predictor does not need, only its own keys are held. `raise` is for debugging.
         measures: names of further measures to take and log.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -64,12 +64,29 @@ class GapMonitor(Callback):
 
     Example:
         >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from torch import nn
         >>> from lightning_gengap import GapMonitor
-        >>> monitor = GapMonitor(budget=0.02, measures=["norm"])
-        >>> monitor.measures[:3]
-        ('margin', 'fit', 'difficulty')
-
-        Pass it as `Trainer(callbacks=[monitor])`.
+        >>> class Classifier(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+        ...
+        ...     def forward(self, images):
+        ...         return self.net(images)
+        ...
+        ...     def training_step(self, batch, batch_idx):
+        ...         return nn.functional.cross_entropy(self(batch[0]), batch[1])
+        ...
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), 0.1)
+        >>> images = torch.randn(64, 1, 8, 8)
+        >>> data = torch.utils.data.TensorDataset(images, (images.mean((1, 2, 3)) > 0).long())
+        >>> options = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+        >>> trainer = Trainer(callbacks=[GapMonitor()], max_epochs=1, enable_model_summary=False, **options)
+        >>> trainer.fit(Classifier(), torch.utils.data.DataLoader(data, batch_size=16))
+        >>> 0 <= trainer.callback_metrics["gengap/predicted_gap"] <= 1
+        tensor(True)
     """
 
     def __init__(
@@ -99,17 +116,13 @@ class GapMonitor(Callback):
         _require("measures", measures, not isinstance(measures, str), "a sequence of names")
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.budget, self.validation_accuracy = every_n_epochs, budget, validation_accuracy
-        self.verbosity, self.on_error = verbosity, on_error
+        self.on_error = on_error
         self._selection = Selection.of(self.predictor, measures, everything=verbosity == "full")
+        self.measures = self._selection.measures
         self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
         self._display = Display(self._selection, verbosity, budgeted=budget is not None)
         self._state: RunState | None = None
         self._restored: dict[str, Any] = {}
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The names of all measures that are taken."""
-        return self._selection.measures
 
     @property
     def values(self) -> dict[str, float]:
@@ -140,11 +153,11 @@ class GapMonitor(Callback):
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return
-        schedule, raises = self._selection.schedule(), self.on_error == "raise"
-        self._state = state = RunState(self._selection, Budget(self.budget), schedule, raises)
-        begin(state, trainer, pl_module, restored or ({} if previous is None else previous.state()))
+        saved = restored or ({} if previous is None else previous.state())
+        raises = self.on_error == "raise"
+        self._state = state = begin(trainer, pl_module, self._selection, self.budget, raises, saved)
         self._start_up.run(trainer, pl_module, state)
-        self._display.lay_out(trainer, self._prefix(trainer), raises)
+        self._display.lay_out(trainer, self._prefix(trainer), state)
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started
 

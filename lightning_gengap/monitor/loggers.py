@@ -56,9 +56,9 @@ class Display:
         ages = {f"age/{measure}": age for measure, age in state.schedule.ages(epoch).items()}
         return measured | shown | ages
 
-    def lay_out(self, trainer: Trainer, prefix: str, raises: bool) -> None:
+    def lay_out(self, trainer: Trainer, prefix: str, state: RunState) -> None:
         """Prepare the loggers' charts, once."""
-        self._decorate(trainer, lambda logger: lay_out(logger, prefix), raises)
+        self._decorate(trainer, lambda logger: lay_out(logger, prefix), state.raises)
 
     def draw(self, trainer: Trainer, prefix: str, state: RunState, measurement: Measurement) -> None:
         """Histograms and contributions, on the step axis of this epoch's scalars."""

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import GapError, frameless
-from lightning_gengap.measurement import Measurer, naming_memory
+from lightning_gengap.measurement import Measurer, TrainingMemory, naming_memory
 from lightning_gengap.monitor.notices import (
     say_failure,
     say_no_initial_weights,
@@ -21,6 +21,7 @@ from lightning_gengap.monitor.notices import (
 )
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.schedule import Budget, Selection
 from lightning_gengap.monitor.trainer_facts import (
     current_hook_kept,
     ends_without_values,
@@ -147,15 +148,32 @@ class StartUp:
         return measurer
 
 
-def begin(state: RunState, trainer: Trainer, module: LightningModule, saved: dict[str, Any] | None) -> None:
-    """Keep the initial weights of a new training, or go on from what a checkpoint or the last `fit` has left."""
-    if trainer.ckpt_path is None and trainer.global_step == 0:
-        state.memory.initial_state = copy_state(module)
-        return
-    if saved:
+def begin(
+    trainer: Trainer,
+    module: LightningModule,
+    selection: Selection,
+    budget: float | None,
+    raises: bool,
+    saved: dict[str, Any],
+) -> RunState:
+    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has left.
+
+    Args:
+        trainer: about to take its first step.
+        module: with its initial weights, or those of the checkpoint.
+        selection: of the measures.
+        budget: the largest share of the training time; None for no bound.
+        raises: whether failures are errors.
+        saved: what `RunState.state` gave; empty if there is nothing to go on from.
+    """
+    fresh = trainer.ckpt_path is None and trainer.global_step == 0
+    memory = TrainingMemory(copy_state(module) if fresh else None)
+    state = RunState(selection, Budget(budget), selection.schedule(), raises, memory)
+    if saved and not fresh:
         state.resume(saved)
     if state.memory.initial_state is None:
         say_no_initial_weights()
+    return state
 
 
 @contextmanager
