@@ -73,7 +73,7 @@ class Task:
     def probe(self, seed: int = 0) -> Probe:
         """A probe of all samples, with nothing shared yet."""
         batches = tuple(ProbeBatch((inputs, labels), labels, inputs) for inputs, labels in self.parts)
-        return Probe(self.model, batches, self.layout, train_samples=50_000, seed=seed)
+        return Probe(model=self.model, batches=batches, layout=self.layout, train_samples=50_000, seed=seed)
 
     def plain(self) -> None:
         """A forward over all samples."""

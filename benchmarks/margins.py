@@ -65,7 +65,7 @@ def compare(build: Callable[[], nn.Module], samples: int, rounds: int, device: s
         layout = Layout.of(model, batches[0], default_forward)
 
         def measured() -> None:
-            margin(Probe(model, tuple(batches), layout))
+            margin(Probe(model=model, batches=tuple(batches), layout=layout))
 
         to_bare, to_step = [], []
         for round_number in range(rounds + 1):

@@ -84,7 +84,9 @@ def measured(
     found: list[str] = []
     batches = tuple(ProbeBatch((inputs, labels), labels, inputs) for inputs, labels in data)
     with undisturbed(model):
-        probe = Probe(model, batches, layout, train_samples=50_000, initial_state=initial, notes=found)
+        probe = Probe(
+            model=model, batches=batches, layout=layout, train_samples=50_000, initial_state=initial, notes=found
+        )
         values = compute(probe, names).values
     notes |= dict.fromkeys(found)
     if not values:

@@ -170,7 +170,7 @@ def measured(name: str, options: argparse.Namespace) -> None:
     inputs, labels = inputs[: subject.samples], labels[: subject.samples]
     batch = ProbeBatch((inputs, labels), labels, inputs)
     with undisturbed(model):
-        probe = Probe(model, (batch,), Layout.of(model, batch, default_forward))
+        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
         curvature = dual_curvature(probe)
         assert curvature is not None, probe.notes
         print(

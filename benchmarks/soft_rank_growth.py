@@ -105,7 +105,7 @@ def row(case: Case, seeds: int) -> str:
     optimizer = torch.optim.SGD(training.parameters(), 1e-3)
     batch = ProbeBatch((images, labels), labels, images)
     with undisturbed(model):
-        probe = Probe(model, (batch,), Layout.of(model, batch, default_forward))
+        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
         curvature = dual_curvature(probe, case.samples)
         assert curvature is not None, probe.notes
         start = curvature.random_signs(torch.Generator().manual_seed(0))
@@ -168,7 +168,7 @@ def memory(case: Case) -> str:
 
     with undisturbed(model):
         step = highest_above(base, differentiated)
-        probe = Probe(model, (batch,), Layout.of(model, batch, default_forward))
+        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
         built: list[Curvature | None] = []
         set_up = highest_above(base, lambda: built.append(dual_curvature(probe, case.samples)))
         kept = resident() - base

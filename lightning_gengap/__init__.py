@@ -1,7 +1,7 @@
 """Watch the generalization gap of a PyTorch Lightning model live, from its training data alone."""
 
 from lightning_gengap.errors import GapError
-from lightning_gengap.measures.margins.margin import NormalizedMargin, OutputMargin
+from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
 from lightning_gengap.monitor.early_stopping import GapEarlyStopping
 from lightning_gengap.monitor.gap_monitor import GapMonitor
 from lightning_gengap.monitor.training_loss import RunningLoss

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
+from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless, one_line, out_of_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, check_logits, default_forward
+from lightning_gengap.samples.batches import Forward, default_forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lightning_gengap.measures import MEASURED, MEASURES, Measure
-from lightning_gengap.measures.invariances import CELLS, invariance_of
-from lightning_gengap.measures.key import Key
+from lightning_gengap.measures.key import CELLS, Key
 from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 
 _MEASURES = """\
@@ -52,7 +51,7 @@ def catalogue() -> str:
     keys = _table(
         ("key", "measure", "unit", "range", "meaning", "logits", "relu", "batch norm"),
         (
-            (f"`{key}`", entry.measure, entry.unit, _range(entry), entry.meaning, *_cells(key))
+            (f"`{key}`", entry.measure, entry.unit, _range(entry), entry.meaning, *(entry.invariances or ("", "", "")))
             for key, entry in MEASURED.items()
             if entry.measure
         ),
@@ -88,11 +87,6 @@ def _first_sentence(docstring: str) -> str:
 def _papers(docstring: str) -> str:
     found = re.search(r"References?:\s+(.*)", docstring, re.DOTALL)
     return "" if found is None else " ".join(found[1].split()).removesuffix(".")
-
-
-def _cells(key: str) -> Sequence[str]:
-    declared = invariance_of(key)
-    return ("", "", "") if declared is None else declared
 
 
 def _range(entry: Key) -> str:

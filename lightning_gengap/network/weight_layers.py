@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_gengap.errors import Undefined
 from lightning_gengap.network.layers import CalledModule
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -16,7 +17,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Operator = Callable[[Tensor], Tensor]
 
 
-class NotFoldableError(Exception):
+class NotFoldableError(Undefined):
     """Why the norms are not defined for this network."""
 
 

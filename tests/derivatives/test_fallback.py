@@ -21,8 +21,9 @@ from lightning_gengap.derivatives.fallback import (
     with_curvature,
 )
 from lightning_gengap.derivatives.gauss_newton import Curvature, kept_for_each_sample
-from lightning_gengap.derivatives.jacobian import Jacobian, out_of_memory
+from lightning_gengap.derivatives.jacobian import Jacobian
 from lightning_gengap.derivatives.memory import SHARE
+from lightning_gengap.errors import out_of_memory
 from lightning_gengap.measures.curvature.hessian import hessian
 from lightning_gengap.measures.curvature.leave_one_out import leave_one_out, network_leave_one_out
 from lightning_gengap.measures.curvature.soft_rank import full_soft_rank, soft_rank

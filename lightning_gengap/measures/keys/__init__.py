@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from lightning_gengap.measures.invariances import invariance_of
 from lightning_gengap.measures.key import Key
 from lightning_gengap.measures.keys.curvature import CURVATURE
 from lightning_gengap.measures.keys.noise import NOISE
 from lightning_gengap.measures.keys.norms import NORMS
-from lightning_gengap.measures.keys.samples import SAMPLES
 
-OLD_KEYS: dict[str, Key] = {**SAMPLES, **NORMS, **NOISE, **CURVATURE}
+OLD_KEYS: dict[str, Key] = {
+    key: replace(declared, invariances=invariance_of(key)) for key, declared in (NORMS | NOISE | CURVATURE).items()
+}

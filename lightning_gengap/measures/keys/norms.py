@@ -76,22 +76,4 @@ NORMS: dict[str, KeyType] = {
         "squared weights", 0, math.inf, "sum of squared spectral norms of the layers' changes", "distance"
     ),
     "distance/parameter_norm": Key("squared weights", 0, math.inf, "squared Frobenius norm of the weights", "distance"),
-    **{
-        f"bartlett/{name}": Key(
-            "none", -math.inf, math.inf, f"{words} of the margin over spectral complexity", "bartlett"
-        )
-        for name, words in (("q05", "5 % quantile"), ("q10", "10 % quantile"), ("median", "median"))
-    },
-    "bartlett/log_complexity": Key(
-        "log", -math.inf, math.inf, "log of spectral complexity times input norm over samples", "bartlett"
-    ),
-    **{
-        f"bartlett/identity_{name}": Key(
-            "none", -math.inf, math.inf, f"{words} of the margin over that with shortcuts as identities", "bartlett"
-        )
-        for name, words in (("q05", "5 % quantile"), ("q10", "10 % quantile"), ("median", "median"))
-    },
-    "bartlett/log_complexity_identity": Key(
-        "log", -math.inf, math.inf, "the same, shortcuts being identities in layers and references", "bartlett"
-    ),
 }

@@ -9,7 +9,8 @@ from itertools import starmap
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.margin import logit_gap, margin_signature
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.norm import spectral_norm
 from lightning_gengap.network.folding_check import initial_weights, verified_weights
 from lightning_gengap.network.probe import Probe

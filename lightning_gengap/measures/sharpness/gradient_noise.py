@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.nn.functional import one_hot
 
-from lightning_gengap.derivatives.gauss_newton import refuse_complex, without_gradients
+from lightning_gengap.derivatives.weights import refuse_complex, require_gradients
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.nested import exchange
@@ -63,8 +63,7 @@ def gradient_noise(probe: Probe) -> dict[str, float]:
     1906.07774), Jiang et al. 2020 (arXiv 1912.02178).
     """
     try:
-        if without_gradients(probe, "gradient_noise/*"):
-            return {}
+        require_gradients(probe)
         sums = summed_gradients(probe)
     except (RuntimeError, NotImplementedError) as reason:
         first_line = str(reason).partition("\n")[0]
