@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,10 @@ class Absence(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key} is absent: {self.reason}"
+
+    def concerns(self, keys: Iterable[str]) -> bool:
+        """Whether one of these keys is absent."""
+        return any(fnmatchcase(key, self.key) for key in keys)
 
 
 @dataclass

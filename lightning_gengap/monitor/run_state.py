@@ -86,8 +86,8 @@ class RunState:
             MeasureError: one of `names` failed.
         """
         measurement = measurer.measure(model, names, optional, optimizers)
-        substitutes = self.selection.substitutes
-        self.notes += [str(absence) for absence in measurement.absences if absence.measure not in substitutes]
+        explained = self.selection.explained
+        self.notes += [str(found) for found in measurement.absences if explained is None or found.concerns(explained)]
         self.notes += measurement.remarks
         if "train_loss" not in measurement.values:
             error = LogitsError(

@@ -29,7 +29,8 @@ class Selection:
         measures: the names of all measures, each once.
         needed: those that must succeed, because nothing new is shown without them.
         wanted: the only keys that are asked for, see `Probe`; None for all.
-        substitutes: measures that the preferred predictor alone needs. Where they are absent, the other one predicts.
+        explained: the only keys of which the user is told why they are absent; None for all. Those that the preferred
+            predictor alone needs are not among them, because the other predictor then takes its place.
     """
 
     predictor: Predictor | None
@@ -37,7 +38,7 @@ class Selection:
     measures: tuple[str, ...]
     needed: tuple[str, ...]
     wanted: frozenset[str] | None
-    substitutes: frozenset[str]
+    explained: frozenset[str] | None
 
     @classmethod
     def of(cls, predictor: Predictor | None, named: Sequence[str], everything: bool) -> Selection:
@@ -56,10 +57,11 @@ class Selection:
         for name in measures:
             get_measure(name)
         if predictor is None or everything:
-            return cls(predictor, tuple(named), measures, needed, None, frozenset())
-        of_named = (key for key, declared in MEASURED.items() if declared.measure in named)
+            return cls(predictor, tuple(named), measures, needed, None, None)
+        of_named = [key for key, declared in MEASURED.items() if declared.measure in named]
         wanted = with_ingredients((*predictor.needs, *of_named))
-        return cls(predictor, tuple(named), measures, needed, wanted, _substitutes(predictor))
+        explained = with_ingredients((*replace(predictor, preferred=None).needs, *of_named))
+        return cls(predictor, tuple(named), measures, needed, wanted, explained)
 
     def schedule(self) -> Schedule:
         """A new schedule. What is measured once per training belongs to the start, which the budget does not count."""
@@ -71,13 +73,6 @@ class Selection:
         """Measures that are taken once per training and are not among `taken`: the needed and the optional ones."""
         missing = [name for name in self.measures if get_measure(name).per_training and name not in taken]
         return [name for name in missing if name in self.needed], [name for name in missing if name not in self.needed]
-
-
-def _substitutes(predictor: Predictor) -> frozenset[str]:
-    if predictor.preferred is None:
-        return frozenset()
-    own = {MEASURED[key].measure for key in replace(predictor, preferred=None).needs}
-    return frozenset(MEASURED[key].measure for key in predictor.preferred.needs) - own
 
 
 @dataclass

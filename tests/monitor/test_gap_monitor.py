@@ -165,7 +165,8 @@ def test_what_is_absent_is_said_once():
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.detach() * 1.0)
 
-    _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)
+    assert watched(tiny_monitor(), model=Frozen())[1] == []  # nobody has asked for margins
+    _, said = watched(tiny_monitor(measures=["margin"]), model=Frozen(), max_epochs=3)
     assert len(said) == 1
     assert "no gradient of the logits reaches" in said[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 import pytest
@@ -39,10 +39,14 @@ def test_only_the_keys_needed_and_those_of_named_measures_are_wanted():
     assert wanted - (Selection.of(predictor, (), everything=False).wanted or set())
 
 
-def test_nothing_need_be_said_of_measures_that_the_preferred_predictor_alone_needs():
-    assert "input_difficulty" in Selection.of(load_predictor("default"), (), everything=False).substitutes
-    assert not Selection.of(load_predictor("default"), (), everything=True).substitutes
-    assert not Selection.of(tiny_predictor(), (), everything=False).substitutes
+def test_nothing_need_be_said_of_keys_that_the_preferred_predictor_alone_needs():
+    default = load_predictor("default")
+    selection, key = Selection.of(default, ["norm"], everything=False), "input_difficulty/patch_accuracy"
+    assert selection.wanted is not None
+    assert selection.explained is not None
+    assert key in selection.wanted - selection.explained
+    assert set(replace(default, preferred=None).needs) | {"norm/log_product_spectral"} <= selection.explained
+    assert Selection.of(default, (), everything=True).explained is None
 
 
 @dataclass
