@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.monitor.gap_monitor import monitors_of
 from lightning_gengap.monitor.logged_keys import AGES
@@ -19,12 +18,9 @@ from tests.integration.test_bit_identity import assert_identical
 from tests.lightning_models import (
     Counting,
     EpochValues,
-    TinyModel,
     careless,
     fitted,
-    loader,
     put_measure,
-    quiet_trainer,
     resumed,
     saved,
     watched,
@@ -149,14 +145,6 @@ def test_held_values_survive_a_resume_into_a_held_epoch(tmp_path: Path):
     assert values("gengap/status") == [1]
     assert series(values, TIC) == [2]
     assert series(values, "gengap/age/tic") == [1]
-
-
-@pytest.mark.parametrize("key", [TIC, "gengap/age/tic"])
-def test_a_reader_of_a_key_that_comes_late_is_refused(key: str, tmp_path: Path):
-    reader = ModelCheckpoint(tmp_path, monitor=key, save_on_train_epoch_end=True)
-    trainer = quiet_trainer(tiny_monitor(budget=0.05, measures=["tic"]), reader, enable_checkpointing=True)
-    with pytest.raises(ConfigurationError, match="those of more than five forward passes budget=None"):
-        trainer.fit(TinyModel(), loader())
 
 
 def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping
 
-from lightning_gengap import GapEarlyStopping, GapMonitor
-from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.predictors.predictor import LossHead
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated
 from tests.lightning_models import (
@@ -26,11 +23,6 @@ from tests.tiny_predictors import abstaining_predictor, tiny_monitor, tiny_predi
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 KEY = "gengap/recalibrated_gap"
-
-
-def with_loss_head(**changes: Any) -> GapMonitor:
-    head = LossHead(intercept=-1.0, features=(wide_feature("train_loss", "log", -0.5),), below=-1.0, above=1.0)
-    return tiny_monitor(predictor=tiny_predictor(loss_head=head), **changes)
 
 
 def test_each_validation_moves_the_recalibrated_gap_towards_what_it_saw():
@@ -113,20 +105,6 @@ def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trainer.strategy, "broadcast", from_first)
     trainer.fit(ValidatedModel(), loader(), validation_loader())
     assert monitor.state_dict()["residuals"] == [0.25]
-
-
-@pytest.mark.parametrize("stopping", [EarlyStopping(KEY), GapEarlyStopping(KEY, mode="min")])
-def test_callbacks_that_need_it_in_every_epoch_are_refused(stopping: EarlyStopping):
-    with pytest.raises(ConfigurationError, match="recalibrated_gap only begins once a validation"):
-        fitted(tiny_monitor(), stopping, validate=True)
-
-
-def test_the_loss_gap_can_be_monitored_where_there_is_a_loss_head():
-    stopping = GapEarlyStopping("gengap/predicted_loss_gap", mode="min")
-    values = fitted(with_loss_head(), stopping)
-    assert float(stopping.best_score) == pytest.approx(min(values("gengap/predicted_loss_gap")))
-    with pytest.raises(ConfigurationError, match="does not log with these arguments"):
-        fitted(tiny_monitor(), GapEarlyStopping("gengap/predicted_loss_gap", mode="min"))
 
 
 def test_the_loss_gap_is_there_though_a_feature_of_its_head_is_missing():

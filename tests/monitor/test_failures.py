@@ -41,24 +41,35 @@ def needing_norm(**changes: Any) -> GapMonitor:
     return tiny_monitor(predictor=tiny_predictor(measures={"difficulty": {}, "norm": {}}), **changes)
 
 
-def test_a_needed_measure_that_breaks_later_holds_the_values_and_is_switched_off(monkeypatch: pytest.MonkeyPatch):
-    measure = Counting(NORM, lambda call: call > 2)
-    put_measure(monkeypatch, "norm", measure)
-    values, said = watched(needing_norm(), max_epochs=7)
-    assert values("gengap/status") == [0, 0, 2, 2, 2, 4, 4]
-    assert len(set(values("gengap/predicted_gap")[1:])) == 1
+FAILURES: dict[str, tuple[bool, bool, Callable[[int], bool], list[int], list[int], int]] = {
+    # needed, per training, fails in a call; status and value by epoch; calls
+    "needed, later": (True, False, lambda call: call > 2, [0, 0, 2, 2, 2, 4, 4], [1, 2, 2, 2, 2, 2, 2], 5),
+    "needed, never in a row": (True, False, lambda call: call % 2 == 0, [0, 2] * 4, [1, 1, 3, 3, 5, 5, 7, 7], 8),
+    "optional, later": (False, False, lambda call: call in (2, 3, 5), [0] * 7, [1, 1, 1, 4, 4, 6, 7], 7),
+    "optional, of the task": (False, True, lambda call: True, [0] * 4, [], 3),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_measure_that_fails_holds_its_values_and_is_tried_no_more_after_three_failures(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    needed, per_training, fails, statuses, expected, calls = FAILURES[kind]
+    measure = Counting(NORM, fails)
+    put_measure(monkeypatch, "norm", measure, per_training=per_training)
+    monitor = needing_norm(measures=["norm"]) if needed else tiny_monitor(measures=["norm"])
+    values, said = watched(monitor, max_epochs=len(statuses))
+    assert values("gengap/status") == statuses
+    assert [row[NORM] for row in values.rows if NORM in row] == expected
     assert all(math.isfinite(value) for row in values.rows for value in row.values())
-    assert measure.calls == 5
-    (message,) = said
-    assert "could not measure in epoch 2: MeasureError: measure 'norm': got RuntimeError: broken in call 3;" in message
-    assert "GapMonitor(on_error='raise')" in message
-
-
-def test_failures_that_are_not_in_a_row_do_not_switch_off(monkeypatch: pytest.MonkeyPatch):
-    put_measure(monkeypatch, "norm", Counting(NORM, lambda call: call % 2 == 0))
-    values, said = watched(needing_norm(), max_epochs=8)
-    assert values("gengap/status") == [0, 2] * 4
-    assert len(said) == 4
+    measured_anew = statuses.count(0)
+    assert len(set(values("gengap/predicted_gap"))) == measured_anew
+    assert measure.calls == calls
+    assert len(said) == (4 if kind == "needed, never in a row" else 1)
+    if kind == "needed, later":
+        words = "could not measure in epoch 2: MeasureError: measure 'norm': got RuntimeError: broken in call 3;"
+        assert words in said[0]
+        assert "GapMonitor(on_error='raise')" in said[0]
 
 
 ERRORS = [
@@ -85,24 +96,6 @@ def test_an_optional_measure_that_always_fails_is_absent_and_nothing_else_change
     assert "GapMonitor could not measure norm in epoch 0: measure 'norm': got " in message
     assert words in message
     assert "after 3 failures in a row it is no longer tried" in message
-
-
-def test_an_optional_measure_that_fails_later_holds_its_values(monkeypatch: pytest.MonkeyPatch):
-    put_measure(monkeypatch, "norm", Counting(NORM, lambda call: call in (2, 3, 5)))
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=7)
-    assert values("gengap/status") == [0] * 7
-    assert values(NORM) == [1, 1, 1, 4, 4, 6, 7]
-    assert len(said) == 1
-    assert len(set(values("gengap/predicted_gap"))) > 1
-
-
-def test_an_optional_measure_of_the_task_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch):
-    measure = Counting(NORM, lambda call: True)
-    put_measure(monkeypatch, "norm", measure, per_training=True)
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=4)
-    assert values("gengap/status") == [0] * 4
-    assert measure.calls == 3
-    assert len(said) == 1
 
 
 def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkeypatch: pytest.MonkeyPatch):
