@@ -35,28 +35,17 @@ class StepLosses(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_running_mean_is_that_of_the_steps_cross_entropy(accumulated: int):
+def test_the_means_are_those_of_the_steps_cross_entropy(accumulated: int, epochs: int):
     monitor, steps = tiny_monitor(), StepLosses()
-    fitted(monitor, steps, accumulate_grad_batches=accumulated)
-    assert len(steps.losses) == 8
-    assert monitor.values[KEY] == pytest.approx(accumulated * sum(steps.losses) / 8, rel=1e-6)
-
-
-@pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_first_and_the_last_epoch_have_means_of_their_own(accumulated: int):
-    monitor, steps = tiny_monitor(), StepLosses()
-    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=3)
+    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=epochs)
     assert set(speeds(monitor)) == EVERY
-    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(accumulated * sum(steps.losses[:4]) / 4, rel=1e-6)
-    assert monitor.values["speed/recent_loss"] == pytest.approx(accumulated * sum(steps.losses[8:]) / 4, rel=1e-6)
-
-
-def test_in_the_first_epoch_both_means_are_the_same():
-    monitor = tiny_monitor()
-    fitted(monitor, max_epochs=1)
-    values = speeds(monitor)
-    assert values["speed/first_epoch_loss"] == values["speed/recent_loss"] == values[KEY]
+    losses = [accumulated * loss for loss in steps.losses]
+    assert len(losses) == 4 * epochs
+    assert monitor.values[KEY] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(sum(losses[:4]) / 4, rel=1e-6)
+    assert monitor.values["speed/recent_loss"] == pytest.approx(sum(losses[-4:]) / 4, rel=1e-6)
 
 
 class Scored(TinyModel):
@@ -106,36 +95,25 @@ def mixed(logits: Tensor, targets: Tensor, norm: Tensor) -> Tensor:
     return 0.7 * cross_entropy(logits, targets) + 0.3 * cross_entropy(logits, targets.roll(1))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "label smoothing": lambda logits, targets, norm: cross_entropy(logits, targets, label_smoothing=0.1),
-    "mixed labels": mixed,
-    "class weights": lambda logits, targets, norm: cross_entropy(logits, targets, torch.tensor([1.0, 2, 3, 4])),
-    "weight penalty": lambda logits, targets, norm: cross_entropy(logits, targets) + 1e-3 * norm,
-    "sum": lambda logits, targets, norm: cross_entropy(logits, targets, reduction="sum"),
-    "temperature": lambda logits, targets, norm: cross_entropy(logits / 2, targets),
+LOSSES: dict[str, tuple[bool, Callable[[Tensor, Tensor, Tensor], Any]]] = {
+    "label smoothing": (False, lambda logits, targets, norm: cross_entropy(logits, targets, label_smoothing=0.1)),
+    "mixed labels": (False, mixed),
+    "class weights": (False, lambda logits, targets, norm: cross_entropy(logits, targets, torch.arange(1.0, 5.0))),
+    "weight penalty": (False, lambda logits, targets, norm: cross_entropy(logits, targets) + 1e-3 * norm),
+    "sum": (False, lambda logits, targets, norm: cross_entropy(logits, targets, reduction="sum")),
+    "temperature": (False, lambda logits, targets, norm: cross_entropy(logits / 2, targets)),
+    "tensor": (True, lambda logits, targets, norm: cross_entropy(logits, targets)),
+    "mapping": (True, lambda logits, targets, norm: {"loss": cross_entropy(logits, targets), "more": 1}),
+    "log softmax": (True, lambda logits, targets, norm: nn.functional.nll_loss(logits.log_softmax(1), targets)),
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_another_loss_has_no_training_speed(name: str):
-    monitor = tiny_monitor()
-    fitted(monitor, model=changed(LOSSES[name]))
-    assert speeds(monitor) == {}
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda logits, targets, norm: cross_entropy(logits, targets),
-        lambda logits, targets, norm: {"loss": cross_entropy(logits, targets), "more": 1},
-        lambda logits, targets, norm: nn.functional.nll_loss(logits.log_softmax(1), targets),
-    ],
-    ids=["tensor", "mapping", "log softmax"],
-)
-def test_the_plain_cross_entropy_is_recognised(loss: Any):
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_plain_cross_entropy_alone_is_recognised(kind: str):
+    plain, loss = LOSSES[kind]
     monitor = tiny_monitor()
     fitted(monitor, model=changed(loss))
-    assert KEY in monitor.values
+    assert set(speeds(monitor)) == (EVERY if plain else set())
 
 
 def test_a_step_without_loss_ends_it():
@@ -175,20 +153,17 @@ def stepped(loss: Tensor, logits: Tensor, targets: Tensor) -> TrainingLoss:
 LOGITS, TARGETS = torch.randn(8, 4), torch.tensor([0, 1, 2, 3] * 2)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0, 40.0])
-def test_rounding_of_a_small_loss_is_no_difference(scale: float):
-    confident = scale * nn.functional.one_hot(TARGETS, 4).float() + torch.randn(8, 4)
-    assert stepped(cross_entropy(confident, TARGETS), confident, TARGETS).value() is not None
+CONFIDENT = nn.functional.one_hot(TARGETS, 4).float()
+PAIRS: list[tuple[Tensor, Tensor, bool]] = [
+    *((scale * CONFIDENT + torch.randn(8, 4), TARGETS, True) for scale in (1.0, 5.0, 15.0, 40.0)),  # rounding
+    (LOGITS.bfloat16(), TARGETS, True),
+    *((LOGITS, strange, False) for strange in (TARGETS[:4], TARGETS + 1, TARGETS - 100, TARGETS[:0])),
+]
 
 
-def test_low_precision_is_allowed_its_rounding():
-    half = LOGITS.bfloat16()
-    assert stepped(cross_entropy(half, TARGETS), half, TARGETS).value() is not None
-
-
-@pytest.mark.parametrize("targets", [TARGETS[:4], TARGETS + 1, TARGETS - 100, TARGETS[:0]])
-def test_targets_that_do_not_belong_to_the_logits_do_not_match(targets: Tensor):
-    assert stepped(cross_entropy(LOGITS, TARGETS), LOGITS, targets).value() is None
+@pytest.mark.parametrize(("logits", "targets", "matches"), PAIRS)
+def test_a_loss_matches_but_for_rounding_and_only_targets_of_the_logits(logits: Tensor, targets: Tensor, matches: bool):
+    assert (stepped(cross_entropy(logits, TARGETS), logits, targets).value() is not None) is matches
 
 
 def test_unreadable_targets_do_not_match():
