@@ -83,9 +83,9 @@ def _predictors(options: argparse.Namespace) -> None:
 
 
 def _measures(options: argparse.Namespace) -> None:
-    from lightning_gengap.reference_pages import catalogue
+    from lightning_gengap.reference_pages import measures_page
 
-    print(catalogue(), end="")
+    print(measures_page(), end="")
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
 from lightning_gengap.measures import derived
@@ -32,7 +33,6 @@ from lightning_gengap.measures.difficulty import (
     separability,
 )
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.keys import OLD_KEYS
 from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
 from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
@@ -44,17 +44,18 @@ from lightning_gengap.network.probe import Probe
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the registry: a measure and what is declared of it.
+    """One row of the registry: a measure, and what is declared of it.
 
     Attributes:
-        function: from a probe to values by key; it raises `Undefined` where it does not exist.
-        keys: what it can give, by name.
-        forwards: its cost at a first measurement, in forward passes over a probe of 1,024 samples. A backward pass
+        function: from a probe to values by key. It raises `Undefined` where the measure does not exist.
+        keys: what it can give, by name; figures too.
+        forwards: what a first measurement costs, in forward passes over a probe of 1,024 samples. A backward pass
             through the activations alone counts as one, a full one as two. The tests count the multiplications of the
-            network's layers and allow 30 % of difference. Where `besides` names what else takes time, its time with
-            ResNets on a CPU is in it (docs/costs.md). The margins, which are always taken, count only for themselves.
-        by_default: whether `measure` and a monitor that shows everything take it; the others only by name.
-        per_training: whether it describes the task and the initial weights, so that it is measured once per training.
+            network's layers, and allow 30 % of difference. Where `besides` names what else takes time, the cost
+            contains a guess of it (docs/costs.md has timings). The margins, which are always taken, count only for
+            themselves.
+        by_default: whether `measure`, and a monitor that shows everything, take it. Others are taken by name only.
+        per_training: whether it describes the task and the initial weights, so that it is taken once per training.
         drawn_by_place: whether what a sample draws (its partner, noise or sign) goes by its place in the probe. Then
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
@@ -77,8 +78,8 @@ class Computed:
 
     Attributes:
         values: finite numbers by key.
-        figures: what is drawn and is no number, by key.
-        absent: why a key, or a pattern of keys, has no value; by measure, then by key.
+        figures: histograms and spectra by key.
+        absent: why a key, or a pattern of keys, has no value; by measure, then by key or pattern.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -99,7 +100,7 @@ def scalar_keys(measures: Mapping[str, Measure]) -> dict[str, Key]:
 MEASURES: dict[str, Measure] = {
     "margin": Measure(margin.margin, margin.KEYS, by_default=True, forwards=2.0),
     "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=0.0),
-    "norm": Measure(norm.norm, {}, by_default=True, forwards=0.1, besides="singular values of dense layers"),
+    "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
     "perturbation": Measure(
         perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True
     ),
@@ -114,16 +115,18 @@ MEASURES: dict[str, Measure] = {
     ),
     "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
-    "path_norm": Measure(path_norm.path_norm, {}, forwards=4.0, besides="its few forwards are in float64"),
-    "distance": Measure(distance.distance, {}, forwards=0.1, besides="singular values of dense layers"),
+    "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
+    "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "bartlett": Measure(bartlett.bartlett, bartlett.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
         complexity.complexity,
-        {},
+        complexity.KEYS,
         forwards=1.5,
         besides="singular values of the kernels and of their Fourier transforms",
     ),
-    "norm_product": Measure(norm_product.norm_product, {}, forwards=0.5, besides="singular values of the kernels"),
+    "norm_product": Measure(
+        norm_product.norm_product, norm_product.KEYS, forwards=0.5, besides="singular values of the kernels"
+    ),
     "k_variance": Measure(
         k_variance.k_variance,
         k_variance.KEYS,
@@ -134,15 +137,15 @@ MEASURES: dict[str, Measure] = {
     "separability": Measure(separability.separability, separability.KEYS, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
         gradient_noise.gradient_noise,
-        {},
+        gradient_noise.KEYS,
         forwards=16.0,
         drawn_by_place=True,
         besides="every sample's gradients written out",
     ),
-    "sharpness": Measure(sharpness.sharpness, {}, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes.pac_bayes, {}, forwards=100.0, at_most=303.0),
-    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, {}, forwards=161.0),
-    "worst_case": Measure(worst_case.worst_case, {}, forwards=300.0, at_most=1040.0),
+    "sharpness": Measure(sharpness.sharpness, sharpness.KEYS, forwards=31.0),
+    "pac_bayes": Measure(pac_bayes.pac_bayes, pac_bayes.KEYS, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, adaptive_sharpness.KEYS, forwards=161.0),
+    "worst_case": Measure(worst_case.worst_case, worst_case.KEYS, forwards=300.0, at_most=1040.0),
     "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
     "full_soft_rank": Measure(
         soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
@@ -206,11 +209,11 @@ MEASURES: dict[str, Measure] = {
 
 
 BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
-MEASURED: dict[str, Key] = FACTS | OLD_KEYS | scalar_keys(MEASURES) | derived.KEYS
+MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
-    """What the named measures give; undefined values are absent, never NaN.
+    """What the named measures give. Undefined values are absent, never NaN; reasons are kept for those asked for.
 
     Call inside `undisturbed(probe.model)`.
 
@@ -228,14 +231,21 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
+        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            absent = {_every_key(row): "its values are not finite"}
+            asked_for = {_every_key(row): "its values are not finite"}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
-        if absent:
-            computed.absent[name] = absent
+        if asked_for:
+            computed.absent[name] = asked_for
     return computed
+
+
+def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:
+    """Whether a figure, or a number that the probe wants, is among the keys that the pattern stands for."""
+    keys = [key for key in row.keys if fnmatchcase(key, pattern)]
+    return not keys or any(row.keys[key].kind != "scalar" or probe.wants(key) for key in keys)
 
 
 def _every_key(row: Measure) -> str:

@@ -36,6 +36,7 @@ class Invariances(NamedTuple):
 
 INVARIANT = Invariances(YES, YES, YES)
 FUNCTION = Invariances(NO, YES, YES)  # what depends on the function that the network computes, and on nothing else
+WEIGHTS = Invariances(NO, NO, YES)  # what depends on the weights, batch norms folded in
 NOTHING = Invariances(OPEN, OPEN, OPEN)
 
 

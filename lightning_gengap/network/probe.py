@@ -41,6 +41,17 @@ class Probe:
         optimizers: what trains the model; none if unknown.
         wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
         notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
+
+    Example:
+        >>> from lightning_gengap.samples.batches import read_batch
+        >>> from lightning_gengap.undisturbed import undisturbed
+        >>> model, batch = nn.Linear(3, 2), read_batch((torch.eye(3), torch.tensor([0, 1, 1])))
+        >>> with undisturbed(model):
+        ...     layout = Layout.of(model, batch, default_forward)
+        ...     probe = Probe(model=model, batches=(batch,), layout=layout)
+        ...     shapes = [logits.shape for _, logits in probe.forwards()]
+        >>> shapes
+        [torch.Size([3, 2])]
     """
 
     model: nn.Module

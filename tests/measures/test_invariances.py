@@ -19,7 +19,10 @@ from tests import networks
 from tests.probes import measured, probing
 
 EXPENSIVE, FEW, COUNT = 30.0, 20, 48  # the expensive ones on few samples
-KEYS = {name: [key for key, entry in MEASURED.items() if entry.measure == name] for name in MEASURES}
+
+
+def keys_of(name: str) -> list[str]:
+    return [key for key, declared in MEASURED.items() if declared.measure == name]
 
 
 @torch.no_grad()
@@ -83,17 +86,17 @@ def before_and_after(name: str, change: str) -> list[tuple[Mapping[str, float], 
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     for targets in (networks.mostly_right_targets(model, images), logits.argmax(1)):
         pairs.append((values_of(name, model, images, targets), values_of(name, changed, images, targets)))
-        if pairs[0][0].keys() == pairs[0][1].keys() == set(KEYS[name]):
+        if pairs[0][0].keys() == pairs[0][1].keys() == set(keys_of(name)):
             break
     return pairs
 
 
 def test_every_key_of_a_measure_declares_its_invariances() -> None:
-    for name, row in MEASURES.items():
-        for key, declared in row.keys.items():
-            assert declared.invariances is not None, (name, key)
-            assert set(declared.invariances) <= set(CELLS), (name, key)
-    assert all(MEASURED[key].invariances is not None for keys in KEYS.values() for key in keys)
+    declared = [MEASURED[key] for name in MEASURES for key in keys_of(name)]
+    declared += [figure for row in MEASURES.values() for figure in row.keys.values()]
+    for key in declared:
+        assert key.invariances is not None, key
+        assert set(key.invariances) <= set(CELLS), key
 
 
 # By what a factor a value with this unit changes where the logits are three times as large.
@@ -123,7 +126,7 @@ def test_a_unit_in_logits_says_how_the_value_scales_with_them(key: str) -> None:
 def test_values_change_exactly_where_it_is_declared(name: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_noise, "FLOOR", 0.0)  # "but for a small constant": without it
     pairs = before_and_after(name, change)
-    for key in KEYS[name]:
+    for key in keys_of(name):
         both = [(before[key], after[key]) for before, after in pairs if key in before and key in after]
         cell = getattr(MEASURED[key].invariances, change)
         assert both or key in derived.KEYS, f"{key} is given for neither"

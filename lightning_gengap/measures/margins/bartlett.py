@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
 from lightning_gengap.measures.margins.margin import margin_signature
 from lightning_gengap.measures.margins.margin_metrics import logit_gap
-from lightning_gengap.measures.norms.norm import operator_norm, spectral_norm
+from lightning_gengap.measures.norms.spectral import operator_norm, spectral_norm
 from lightning_gengap.measures.values import Histogram, Value, Values
-from lightning_gengap.network.folding_check import verified, verified_weights
+from lightning_gengap.network.folding_check import checked
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.shortcuts import Block
-from lightning_gengap.network.weight_layers import weight_operator
+from lightning_gengap.network.weight_layers import WeightLayer, weight_operator
 
 LEVELS = {"q05": 0.05, "q10": 0.1, "median": 0.5}
 _WORDS = {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median"}
@@ -81,13 +81,12 @@ def bartlett(probe: Probe) -> Values:
     size = _log_size(probe)
     gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets)
     values = _normalized(gaps, _log_complexity(layer.term for layer in layers.values()) + size)
-    shortcuts = probe.cached(verified).shortcuts
-    if shortcuts.refusal is not None:
-        absent = Undefined(shortcuts.refusal)
+    blocks = probe.cached(checked).blocks
+    if isinstance(blocks, Undefined):
         names = ("bartlett/identity_*", "bartlett/log_complexity_identity", "margin/bartlett_identity")
-        return values | dict.fromkeys(names, absent)
-    values |= _normalized(gaps, _log_complexity(_terms(shortcuts.blocks, layers, probe)) + size, "_identity")
-    if not shortcuts.blocks:
+        return values | dict.fromkeys(names, blocks)
+    values |= _normalized(gaps, _log_complexity(_terms(blocks, layers, probe)) + size, "_identity")
+    if not blocks:
         values["margin/bartlett_identity"] = Undefined("without shortcuts it is margin/bartlett")
     return values
 
@@ -105,28 +104,23 @@ def _normalized(gaps: Tensor, log_complexity: float, references: str = "") -> di
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer, its folded weight, its input's shape, and its own two norms."""
+    """A layer, and its own two norms."""
 
-    module: nn.Module
-    weight: Tensor
-    shape: tuple[int, ...]
+    layer: WeightLayer
     term: Term
 
 
 def _layers(probe: Probe) -> dict[str, _Layer]:
     if probe.inputs is None or probe.train_samples is None:
         raise Undefined("it needs float inputs of one shape, and the number of training samples")
-    met = {each.module: each for each in probe.layout.ran}
     layers = {}
-    for name, weight in verified_weights(probe).items():
-        if met[name].calls > 1:
+    for name, layer in probe.cached(checked).layers.items():
+        if layer.calls > 1:
             raise Undefined(f"the layer {name!r} is called more than once")
-        module, shape = probe.modules[name], met[name].input_shape
-        spectral = spectral_norm(module, weight, shape, f"norm/{name}", probe)[0]
+        spectral = spectral_norm(layer, f"norm/{name}", probe)[0]
         if not (math.isfinite(spectral) and spectral > 0):
             raise Undefined("a weight layer is zero or not finite")
-        groups = incoming_norms(module, weight, shape)
-        layers[name] = _Layer(module, weight, shape, (spectral, groups))
+        layers[name] = _Layer(layer, (spectral, incoming_norms(layer)))
     return layers
 
 
@@ -157,19 +151,17 @@ def _terms(blocks: Iterable[Block], layers: Mapping[str, _Layer], probe: Probe) 
 def block_terms(block: Block, layers: Mapping[str, _Layer], probe: Probe) -> list[Term]:
     """The norms of the matrices of a block: its layers with the shortcut beside them."""
     first = layers[block.branch[0]]
-    own = weight_operator(first.module, first.weight)
+    own, key = first.layer.operator(), f"bartlett/{first.layer.name}"
     if len(block.branch) == 1:
-        key = f"bartlett/{block.branch[0]}"
-        return [(operator_norm(lambda x: x + own(x), first.weight, first.shape, key, probe)[0], first.term[1])]
+        return [(operator_norm(lambda x: x + own(x), first.layer, key, probe)[0], first.term[1])]
     spectral, groups = math.hypot(1, first.term[0]), first.term[1]
     if block.projection is not None:
         beside = layers[block.projection]
-        other = weight_operator(beside.module, beside.weight)
+        other = beside.layer.operator()
         groups += beside.term[1]
         spectral, _ = operator_norm(
-            lambda x: torch.cat([own(x).flatten(), other(x).flatten()]),
-            first.weight, first.shape, f"bartlett/{block.branch[0]}", probe,
-        )  # fmt: skip
+            lambda x: torch.cat([own(x).flatten(), other(x).flatten()]), first.layer, key, probe
+        )
     *between, last = (layers[name].term for name in block.branch[1:])
     return [
         (spectral, groups),
@@ -178,11 +170,11 @@ def block_terms(block: Block, layers: Mapping[str, _Layer], probe: Probe) -> lis
     ]
 
 
-def incoming_norms(module: nn.Module, weight: Tensor, input_shape: tuple[int, ...]) -> float:
-    """|A^T|_{2,1} of the map that the layer applies with `weight`: the norms of its output units' weights, summed.
+def incoming_norms(layer: WeightLayer) -> float:
+    """|A^T|_{2,1} of the map that the layer applies: the norms of its output units' weights, summed.
 
     Squared weights applied to ones give every output unit's sum of squares, zero padding included.
     """
     with torch.no_grad():
-        squares = weight_operator(module, weight.square())(weight.new_ones(1, *input_shape))
+        squares = weight_operator(layer.module, layer.weight.square())(layer.weight.new_ones(1, *layer.input_shape))
     return float(squares.double().sqrt().sum())

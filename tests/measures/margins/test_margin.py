@@ -119,18 +119,6 @@ def test_rescaling_adjacent_relu_layers_changes_nothing() -> None:
     assert values_of(model, images, targets)["margin/h1/total_variation"] == pytest.approx(5 * variation, rel=1e-9)
 
 
-def test_rescaling_in_front_of_batch_norm_changes_nothing() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm)
-    before = values_of(model, images, targets)
-    with torch.no_grad():
-        convolution, norm = model[3], model[4]
-        convolution.weight *= 3
-        convolution.bias *= 3
-        norm.running_mean *= 3
-        norm.running_var.copy_(9 * (norm.running_var + norm.eps) - norm.eps)
-    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
-
-
 @named
 @pytest.mark.parametrize("chunk", [1, 7, 29])
 def test_the_chunking_does_not_matter(factory: Callable[[], nn.Module], chunk: int) -> None:

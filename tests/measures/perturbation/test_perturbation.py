@@ -87,16 +87,6 @@ def test_the_same_seed_gives_the_same_values_whatever_the_chunks_and_the_global_
     assert any(values_of(model, images, targets, seed=seed) != first for seed in (1, 2, 3))
 
 
-def test_scaling_the_logits_changes_nothing() -> None:
-    model, images = networks.made(networks.mlp), networks.images(60)
-    targets = networks.mostly_right_targets(model, images)
-    before = values_of(model, images, targets)
-    with torch.no_grad():
-        model[-1].weight *= 4
-        model[-1].bias *= 4
-    assert values_of(model, images, targets) == before
-
-
 def test_absent_for_inputs_that_are_no_images() -> None:
     targets = torch.arange(20) % 4
     for factory, inputs in ((networks.mlp, networks.images(20).flatten(1)), (networks.Tokens, networks.token_ids(20))):

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.activations import activations_at, first_weight_layer
+from lightning_gengap.network.probe import copy_state
+from tests import networks
+from tests.probes import probing
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_rows_are_pooled_activations_at_the_present_or_at_other_weights(chunk: int | None) -> None:
+    model, images = networks.made(networks.mlp).eval(), networks.images(20)
+    then = copy_state(model)
+    expected_then = model[:3](images).detach()
+    with torch.no_grad():
+        model[1].bias.add_(1)
+    with probing(model, images, torch.arange(20) % 4, chunk=chunk, layers=["2", "4", "6"]) as probe:
+        for state, expected in ((None, model[:3](images).detach()), (then, expected_then)):
+            rows = activations_at(probe, probe.layout.taps[:1], lambda activation: 2 * activation, state)
+            assert list(rows) == ["h1"]
+            torch.testing.assert_close(rows["h1"], 2 * expected)
+
+
+def test_the_first_weight_layer_is_that_of_the_forward_not_of_the_module_list() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body = nn.Linear(8, 4), nn.Linear(192, 8)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(images.flatten(1)))
+
+    with probing(Backwards(), networks.images(8), torch.arange(8) % 4) as probe:
+        assert first_weight_layer(probe).module == "body"
+
+
+def test_a_network_without_weight_layers_has_no_first_one() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.AdaptiveAvgPool1d(4))
+    with (
+        probing(model, networks.images(8), torch.arange(8) % 4) as probe,
+        pytest.raises(Undefined, match="calls no linear or convolutional layer"),
+    ):
+        first_weight_layer(probe)
