@@ -53,7 +53,7 @@ class GapMonitor(Callback):
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
         on_error: `warn` keeps training when a measurement fails, and holds the last values of all keys. Where a measure
             fails that the predictor does not need, only its own keys are held. `raise` is for debugging.
-        measures: names of further measures to take and log.
+        measures: names of measures to take and log, whether or not the predictor needs them.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
         seed: draws the samples and the perturbations.

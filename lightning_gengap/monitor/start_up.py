@@ -92,7 +92,7 @@ class StartUp:
             self._read_and_start(trainer, module, state)
         state.budget.start_up += time.perf_counter() - started
         if state.measurer is None:
-            raise RuntimeError("nothing to measure")
+            raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
         return state.measurer
 
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
