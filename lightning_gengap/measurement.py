@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless, one_line, out_of_memory
+from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure
@@ -134,16 +133,7 @@ class Measurer:
     ) -> Measurer:
         """Trace the model on its first batch, and check that its outputs are logits.
 
-        Args:
-            model: any classifier.
-            samples: what to measure it on.
-            memory: of the training; a new one by default.
-            forward: maps (model, batch content) to logits.
-            layers: module names to watch; None for the automatic choice.
-            seed: draws the perturbations.
-            weight_decay: of the training, where it is stated.
-            wanted: the only keys that are asked for; None for all.
-            raises: whether an optional measure that fails is an error.
+        The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
 
         Raises:
             LayerError, LogitsError, TargetError: see `Layout.of` and `check_logits`; logits that are not finite may
@@ -263,19 +253,6 @@ class Measurer:
 
     def _targets(self) -> Tensor:
         return torch.cat([batch.targets for batch in self.samples.batches])
-
-
-@contextmanager
-def naming_memory(what: str) -> Iterator[None]:
-    """Raise a MeasureError that names what was being done where memory does not suffice for the block."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, GapError) or not out_of_memory(error):
-            raise
-        raise MeasureError(
-            what, got=one_line(error), expected="enough memory to measure", remedy="Use fewer samples."
-        ) from error
 
 
 def _count_classes(probe: Probe) -> int:

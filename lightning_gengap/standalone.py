@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_gengap.errors import ConfigurationError, MeasureError
-from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory, naming_memory
+from lightning_gengap.errors import ConfigurationError, MeasureError, naming_memory
+from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.batches import Forward, Target

@@ -11,8 +11,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_gengap.errors import GapError, frameless
-from lightning_gengap.measurement import Measurer, TrainingMemory, naming_memory
+from lightning_gengap.errors import GapError, frameless, naming_memory
+from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.monitor.notices import (
     say_failure,
     say_no_initial_weights,
