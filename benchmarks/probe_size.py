@@ -25,7 +25,7 @@ import torch
 from lightning_gengap.zoo.evaluate.regressors import hold_out_points
 from lightning_gengap.zoo.evaluate.splits import development, splits
 
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.reader import SampleReader
@@ -79,7 +79,8 @@ def measured(recipe: Recipe, directory: Path | None) -> dict[str, dict[str, floa
             samples = draw_samples(loader(data, recipe.batch_size), SampleReader(size, seed))
             assert samples is not None
             names = ["input_difficulty", "difficulty", *(["kernel_difficulty"] if size == SIZES[-1] else [])]
-            measurement = Measurer.of(model, samples, initial_state=copy_state(model)).measure(model, names)
+            memory = TrainingMemory(copy_state(model))
+            measurement = Measurer.of(model, samples, memory).measure(model, names)
             keys = (*(f"{key}_accuracy" for key in KEYS), KERNEL)
             found[f"{size}/{seed}"] = {key: measurement.values[key] for key in keys if key in measurement.values}
     return found

@@ -27,7 +27,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_gengap import available_predictors, load_predictor
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.network.probe import copy_state
@@ -147,7 +147,8 @@ def measured(model: nn.Module, train: Split, initial: dict[str, Tensor], row: di
         images, labels = train.images[:count], train.labels[:count]
         pairs = zip(images.split(256), labels.split(256), strict=True)
         batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-        measurer = Measurer.of(model, Samples(batches, len(train.labels), False), initial_state=initial)
+        samples = Samples(batches, len(train.labels), False)
+        measurer = Measurer.of(model, samples, TrainingMemory(initial))
         for name in (name for name in table if name not in row["measured"]):
             try:
                 measurement = measurer.measure(model, [name])

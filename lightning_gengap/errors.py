@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -92,6 +94,19 @@ def out_of_memory(error: BaseException) -> bool:
     words = str(error).lower()
     texts = ("out of memory", "can't allocate memory", "alloc_failed")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in words for text in texts))
+
+
+@contextmanager
+def naming_memory(what: str) -> Iterator[None]:
+    """Raise a MeasureError that names what was being done where memory does not suffice for the block."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, GapError) or not out_of_memory(error):
+            raise
+        raise MeasureError(
+            what, got=one_line(error), expected="enough memory to measure", remedy="Use fewer samples."
+        ) from error
 
 
 def frameless(error: Error) -> Error:

@@ -1,17 +1,17 @@
-"""Measures one model again and again: keeps its samples, layout, initial weights and warm starts. No Lightning."""
+"""Measures one model again and again on the same samples. No Lightning."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless, one_line, out_of_memory
+from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure
@@ -21,8 +21,6 @@ from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.samples.batches import Forward, default_forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
-
-Note = TypeVar("Note", "Absence", str)
 
 
 class Absence(NamedTuple):
@@ -39,73 +37,103 @@ class Absence(NamedTuple):
     def __str__(self) -> str:
         return f"{self.key} is absent: {self.reason}"
 
+    def concerns(self, keys: Iterable[str]) -> bool:
+        """Whether one of these keys is absent."""
+        return any(fnmatchcase(key, self.key) for key in keys)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Measurement:
-    """What one measurement yields.
+    """The result of one measurement.
 
     Attributes:
-        values: floats by key, without the `gengap/` prefix; undefined ones are absent.
-        extras: the same of each further measure that was taken now and succeeded.
-        failures: why a further measure has none.
-        seconds: what each further measure took.
+        values: numbers by key, without the `gengap/` prefix. Undefined values are absent.
+        optional: numbers by key for each optional measure that was taken now and succeeded.
+        failures: the error of each optional measure that failed.
+        seconds: the time that each optional measure took.
         figures: histograms and spectra by key.
-        absences: what has no value and why; each only the first time.
-        remarks: how values came to be, where that needs saying; each only the first time.
+        absences: what has no value, and why.
+        remarks: what else the user should know about the values.
     """
 
-    values: dict[str, float]
-    extras: dict[str, dict[str, float]] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    optional: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
-    absences: tuple[Absence, ...] = ()
+    absences: list[Absence] = field(default_factory=list)
     remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user is told, one sentence each."""
-        return (*map(str, self.absences), *self.remarks)
+        """What the user should be told, one sentence each."""
+        return tuple(dict.fromkeys((*map(str, self.absences), *self.remarks)))
+
+    def add(self, computed: Computed) -> None:
+        """Take over the figures of some measures and the reasons for what is absent."""
+        self.figures |= computed.figures
+        for name, absent in computed.absent.items():
+            self.absences += [Absence(name, key, reason) for key, reason in absent.items()]
 
 
 @dataclass
-class Measurer:
-    """A model's samples and what is kept between its measurements.
+class TrainingMemory:
+    """What one training keeps between its measurements. A `Measurer` borrows it.
 
     Attributes:
-        once: values of the measures that are taken once per training, so far.
-        taken: names of those measures.
-        memory: warm starts; said: notes already passed on.
-        raises: whether a further measure that fails is raised.
-        ridge: the weight decay, where it is stated and not read from the optimizers.
+        initial_state: parameters and buffers before the first step; None if unknown.
+        per_training: values of the measures that are taken once per training.
+        taken: names of those measures, once they are taken.
+        warm_starts: where iterative measures start the next time.
+    """
+
+    initial_state: State | None = None
+    per_training: dict[str, float] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
+    warm_starts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures one model on fixed samples.
+
+    Attributes:
+        layout: the traced layers of the model.
+        classes: the number of logits.
+        memory: what the training keeps between measurements.
+        seed: draws the perturbations.
+        weight_decay: of the training, where it is stated. None reads it from the optimizers.
         wanted: the only keys that are asked for, see `Probe`; None for all.
+        raises: whether an optional measure that fails is an error.
     """
 
     samples: Samples
     layout: Layout
     forward: Forward
     classes: int
-    initial_state: State | None = None
+    memory: TrainingMemory
     seed: int = 0
-    once: dict[str, float] = field(default_factory=dict)
-    taken: list[str] = field(default_factory=list)
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
-    raises: bool = False
-    ridge: float | None = None
+    weight_decay: float | None = None
     wanted: frozenset[str] | None = None
+    raises: bool = False
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
         samples: Samples,
+        memory: TrainingMemory | None = None,
         forward: Forward | None = None,
         layers: Sequence[str] | None = None,
-        initial_state: State | None = None,
+        *,
         seed: int = 0,
+        weight_decay: float | None = None,
+        wanted: frozenset[str] | None = None,
+        raises: bool = False,
     ) -> Measurer:
         """Trace the model on its first batch, and check that its outputs are logits.
+
+        The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
 
         Raises:
             LayerError, LogitsError, TargetError: see `Layout.of` and `check_logits`; logits that are not finite may
@@ -115,149 +143,130 @@ class Measurer:
         forward = forward or default_forward
         with naming_memory("the first forward in eval mode"), undisturbed(model):
             layout = Layout.of(model, samples.batches[0], forward, layers)
-            probe = Probe(model=model, batches=samples.batches, layout=layout, forward=forward)
-            classes = 0
-            with torch.no_grad():
-                for batch in samples.batches:
-                    logits = probe.logits_on(batch.content, len(batch.targets))
-                    try:
-                        check_logits(logits, batch.targets.to(logits.device))
-                    except LogitsError as error:
-                        error.may_pass = not bool(logits.isfinite().all())
-                        raise
-                    classes = logits.shape[1]
-        return cls(samples, layout, forward, classes, initial_state, seed)
+            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=forward))
+        memory = TrainingMemory() if memory is None else memory
+        return cls(samples, layout, forward, classes, memory, seed, weight_decay, wanted, raises)
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
-        if self.initial_state is None:
+        if self.memory.initial_state is None:
             return None
-        correct = total = 0
+        correct = 0
         with undisturbed(model), torch.no_grad():
-            probe = Probe(model=model, batches=self.samples.batches, layout=self.layout, forward=self.forward)
-            for batch in self.samples.batches:
-                logits = probe.logits_on(batch.content, len(batch.targets), self.initial_state)
+            for batch, logits in self._probe(model).forwards(self.memory.initial_state):
                 if not bool(logits.isfinite().all()):
                     return None
                 correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
-                total += len(batch.targets)
-        return correct / total
+        return correct / len(self.samples)
+
+    def chance(self) -> float:
+        """The largest class's share of the samples."""
+        return float(self._targets().bincount().max() / len(self.samples))
 
     def task(self) -> dict[str, float]:
-        """Facts of the task: samples and classes; `train_samples` absent where unknown."""
-        targets = torch.cat([batch.targets for batch in self.samples.batches])
-        known_samples = self.samples.train_samples
+        """Numbers of samples and classes; `train_samples` is absent where it is unknown."""
         facts = {
             "classes": float(self.classes),
-            "classes_present": float(len(targets.unique())),
-            "probe_samples": float(len(targets)),
+            "classes_present": float(len(self._targets().unique())),
+            "probe_samples": float(len(self.samples)),
         }
-        return facts if known_samples is None else facts | {"train_samples": float(known_samples)}
+        size = self.samples.train_samples
+        return facts if size is None else facts | {"train_samples": float(size)}
 
     def measure(
-        self, model: nn.Module, names: Iterable[str], extras: Iterable[str] = (), optimizers: Sequence[Any] = ()
+        self, model: nn.Module, names: Iterable[str], optional: Iterable[str] = (), optimizers: Sequence[Any] = ()
     ) -> Measurement:
-        """Measure the model now; measures of the task itself are taken at the first request only.
+        """Measure the model now. Measures of the task itself are taken at the first request only.
 
         Args:
-            model: the watched module.
+            model: the model that was traced.
             names: measures that must succeed.
-            extras: further measures; one that fails, also for want of memory, is only listed with its cause.
-            optimizers: what trains the model, for the weight decay; they are only read.
+            optional: measures that may fail, also for want of memory. None is tried where the model's outputs are no
+                longer finite.
+            optimizers: what trains the model. They are read for the weight decay, and never changed.
 
         Raises:
             MeasureError: an unknown measure, or one that must succeed and failed.
         """
-        names, further = (
-            list(names),
-            [name for name in extras if not (get_measure(name).per_training and name in self.taken)],
-        )
-        repeated = [name for name in names if not get_measure(name).per_training]
-        first = [name for name in names if get_measure(name).per_training and name not in self.taken]
+        names = self._missing(names)
+        once = [name for name in names if get_measure(name).per_training]
+        optional = self._missing(optional)
+        measurement = Measurement()
         with undisturbed(model):
-            probe = Probe(
-                model=model,
-                batches=self.samples.batches,
-                layout=self.layout,
-                forward=self.forward,
-                train_samples=self.samples.train_samples,
-                initial_state=self.initial_state,
-                memory=self.memory,
-                seed=self.seed,
-                ridge=self.ridge,
-                optimizers=optimizers,
-                wanted=self.wanted,
-            )
-            computed = compute(probe, repeated)
-            at_start = compute(probe, first)
-            self.once |= at_start.values
-            self.taken += first
-            diverged = "fit" in repeated and "train_loss" not in computed.values
-            taken = self._further(probe, () if diverged else further)
-        values = computed.values | self.once | self.task()
-        figures = computed.figures | at_start.figures | taken.figures
-        absences = (*_absences(computed), *_absences(at_start), *taken.absences)
-        extras = {name: found | _own_derived(name, values | found) for name, found in taken.extras.items()}
-        values |= derived(values)
-        return replace(
-            taken,
-            values=values,
-            extras=extras,
-            figures=figures,
-            absences=self._unsaid(absences),
-            remarks=self._unsaid(probe.notes),
+            probe = self._probe(model, optimizers)
+            computed = compute(probe, [name for name in names if name not in once])
+            measurement.add(computed)
+            computed_once = compute(probe, once)
+            measurement.add(computed_once)
+            self._keep(once, computed_once.values)
+            diverged = "fit" in names and "train_loss" not in computed.values
+            for name in () if diverged else optional:
+                self._try(probe, name, measurement)
+        values = computed.values | self.memory.per_training | self.task()
+        for name, found in measurement.optional.items():
+            measurement.optional[name] = found | _own_derived(name, values | found)
+        measurement.values = values | derived(values)
+        measurement.remarks = tuple(dict.fromkeys(probe.notes))
+        return measurement
+
+    def _missing(self, names: Iterable[str]) -> list[str]:
+        """The measures that have to be taken."""
+        return [name for name in names if not (get_measure(name).per_training and name in self.memory.taken)]
+
+    def _keep(self, names: Iterable[str], values: dict[str, float]) -> None:
+        """Remember these measures and their values: they are taken once per training."""
+        self.memory.taken += names
+        self.memory.per_training |= values
+
+    def _try(self, probe: Probe, name: str, measurement: Measurement) -> None:
+        """Take one optional measure in a guard of its own, so that a failure leaves nothing to the next measure."""
+        started = time.perf_counter()
+        try:
+            with undisturbed(probe.model):
+                computed = compute(probe, [name])
+        except Exception as error:
+            if self.raises:
+                raise
+            measurement.failures[name] = frameless(error)
+            probe.forget()
+        else:
+            measurement.add(computed)
+            measurement.optional[name] = computed.values
+            if get_measure(name).per_training:
+                self._keep([name], computed.values)
+        measurement.seconds[name] = time.perf_counter() - started
+
+    def _probe(self, model: nn.Module, optimizers: Sequence[Any] = ()) -> Probe:
+        return Probe(
+            model=model,
+            batches=self.samples.batches,
+            layout=self.layout,
+            forward=self.forward,
+            train_samples=self.samples.train_samples,
+            initial_state=self.memory.initial_state,
+            memory=self.memory.warm_starts,
+            seed=self.seed,
+            ridge=self.weight_decay,
+            optimizers=optimizers,
+            wanted=self.wanted,
         )
 
-    def _further(self, probe: Probe, names: Iterable[str]) -> Measurement:
-        """Take measures one by one, each in a guard of its own, so that one that fails leaves nothing to the next."""
-        taken = Measurement({})
-        for name in names:
-            started = time.perf_counter()
+    def _targets(self) -> Tensor:
+        return torch.cat([batch.targets for batch in self.samples.batches])
+
+
+def _count_classes(probe: Probe) -> int:
+    """The number of logits, all of which are checked; zero without samples."""
+    classes = 0
+    with torch.no_grad():
+        for batch, logits in probe.forwards():
             try:
-                with undisturbed(probe.model):
-                    computed = compute(probe, [name])
-            except Exception as error:
-                if self.raises:
-                    raise
-                taken.failures[name] = frameless(error)
-                probe.forget()
-            else:
-                if get_measure(name).per_training:
-                    self.once |= computed.values
-                    self.taken.append(name)
-                taken.extras[name] = computed.values
-                taken.figures.update(computed.figures)
-                taken = replace(taken, absences=(*taken.absences, *_absences(computed)))
-            taken.seconds[name] = time.perf_counter() - started
-        return taken
-
-    def _unsaid(self, notes: Iterable[Note]) -> tuple[Note, ...]:
-        """Those that were not passed on yet, each once; they are now."""
-        unsaid = tuple(note for note in dict.fromkeys(notes) if str(note) not in self.said)
-        self.said.update(map(str, unsaid))
-        return unsaid
-
-    def chance(self) -> float:
-        """The largest class's share of the samples."""
-        targets = torch.cat([batch.targets for batch in self.samples.batches])
-        return float(targets.bincount().max() / len(targets))
-
-
-def _absences(computed: Computed) -> list[Absence]:
-    return [Absence(name, key, why) for name, absent in computed.absent.items() for key, why in absent.items()]
-
-
-@contextmanager
-def naming_memory(what: str) -> Iterator[None]:
-    """Raise a MeasureError that names what was being done where memory does not suffice for the block."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, GapError) or not out_of_memory(error):
-            raise
-        raise MeasureError(
-            what, got=one_line(error), expected="enough memory to measure", remedy="Use fewer samples."
-        ) from error
+                check_logits(logits, batch.targets.to(logits.device))
+            except LogitsError as error:
+                error.may_pass = not bool(logits.isfinite().all())
+                raise
+            classes = logits.shape[1]
+    return classes
 
 
 def _own_derived(name: str, values: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The same measures without a Trainer, for any module and any batches."""
+"""The measures without a Trainer, for any module and any batches."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
-from lightning_utilities import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_gengap.errors import ConfigurationError, MeasureError
-from lightning_gengap.measurement import Measurement, Measurer, naming_memory
+from lightning_gengap.errors import ConfigurationError, MeasureError, naming_memory
+from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.batches import Forward, Target
+from lightning_gengap.samples.nested import map_tensors
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples
 from lightning_gengap.undisturbed import random_streams_kept
 
@@ -38,52 +39,72 @@ def measure(
     seed: int = 0,
     weight_decay: float | Optimizer | None = None,
 ) -> dict[str, float]:
-    """Measure a model on training samples: every sample given, in eval mode; nothing is changed.
+    """Measure a model on training samples, in eval mode. Neither model nor data nor random streams are changed.
+
+    The cost is that of the measures (docs/measures.md): with the default ones some ten forward passes over the samples.
 
     Args:
-        model: any classifier that returns logits.
-        data: a dataset, a DataLoader or an iterable of batches of training samples.
-        measures: names of measures; by default everything that model and data allow. Where nothing of what was asked
-            for by name can be measured, that is an error; where something can, what cannot is only absent.
-        initial_state: parameters and buffers at the start of training, for the difficulty on untrained features.
-        layers: module names for h1, h2 and h3 instead of the automatic choice.
+        model: any classifier that returns logits of shape (batch, classes).
+        data: a dataset, a DataLoader or an iterable of batches of training samples. All of them are measured.
+        measures: names of measures. By default those that a monitor with `verbosity="full"` takes.
+        initial_state: parameters and buffers before the first step. The difficulty on untrained features needs them.
+        layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         forward: maps (model, batch) to logits, for unusual batches.
         target: maps a batch to class indices, for unusual batches.
         seed: of the perturbation measures.
-        weight_decay: of the training, for the soft rank, TIC and leave-one-out: the coefficient of an L2 penalty that
-            is added to the gradient of the mean loss, or the optimizer itself, which AdamW's needs. Zero is none, for
-            which 1e-3 is assumed; otherwise at least 1e-12, as less is lost in the rounding of the curvature.
+        weight_decay: of the training, which the soft rank, TIC and leave-one-out need: the coefficient of an L2
+            penalty that is added to the gradient of the mean loss, or the optimizer itself. Pass the optimizer for
+            AdamW, whose decay is of another kind. Where it is 0 or None, 1e-3 is assumed. Otherwise it is at least
+            1e-12, because the rounding of the curvature hides anything smaller.
 
     Returns:
-        Floats by key as logged, without `gengap/`. What is undefined is absent, with one warning. The number of
-        training samples is the number of samples given.
+        Numbers by key, as they are logged, without the prefix `gengap/`. Units and ranges are in docs/measures.md. An
+        undefined value is absent, and one warning says why. The number of samples given counts as that of the
+        training samples.
 
     Raises:
-        GapError: data, targets, outputs, names or a weight decay that cannot be used; the message says what to do.
-        MeasureError: a measure that failed, want of memory, or nothing of `measures` that can be measured; the message
-            names measure and cause.
+        GapError: data, targets, outputs, names or a weight decay that cannot be used. The message says what to do.
+        MeasureError: a measure failed, memory did not suffice, or none of the `measures` asked for has a value. The
+            message names measure and cause.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gengap import measure
+        >>> images, labels = torch.eye(4).repeat(10, 1), torch.arange(4).repeat(10)
+        >>> model = torch.nn.Linear(4, 4)
+        >>> _ = model.load_state_dict({"weight": 3 * torch.eye(4), "bias": torch.zeros(4)})
+        >>> values = measure(model, [(images, labels)], measures=["fit"])
+        >>> values["train_accuracy"], round(values["train_loss"], 3), values["classes"]
+        (1.0, 0.139, 4.0)
     """
     optimizers, ridge = _decay(weight_decay)
     names = None if measures is None else _names(measures)
-    if initial_state is not None:
-        initial_state = _fitting(initial_state, model)
-    device = next((parameter.device for parameter in model.parameters()), "cpu")
-    everything = SampleReader(2**62, seed, target, forward, place=lambda batch: _moved(batch, device))
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=CHUNK)
-    reading = naming_memory("reading the samples")
-    with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
-        batches = everything.take(data)
-    count = sum(len(batch.targets) for batch in batches)
-    samples = Samples(batches, count, augmented=False)
-    measurer = Measurer.of(model, samples, forward, layers, initial_state, seed)
-    measurer.ridge = ridge
+    memory = TrainingMemory(None if initial_state is None else _fitting(initial_state, model))
+    samples = _read_all(data, model, SampleReader(2**62, seed, target, forward))
+    measurer = Measurer.of(model, samples, memory, forward, layers, seed=seed, weight_decay=ridge)
     measurement = measurer.measure(model, BY_DEFAULT if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
     for note in measurement.notes:
         warnings.warn(note, stacklevel=2)
     return measurement.values
+
+
+def _read_all(data: Any, model: nn.Module, reader: SampleReader) -> Samples:
+    """All samples, on the device of the model."""
+    device = next((parameter.device for parameter in model.parameters()), "cpu")
+
+    def moved(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(device)
+        return tensor.clone() if tensor.is_inference() else tensor  # a tensor of inference mode can have no gradient
+
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=CHUNK)
+    reader = replace(reader, place=lambda batch: map_tensors(batch, moved))
+    reading = naming_memory("reading the samples")
+    with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
+        batches = reader.take(data)
+    return Samples(batches, sum(len(batch.targets) for batch in batches), augmented=False)
 
 
 def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:
@@ -104,6 +125,7 @@ def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:
 
 
 def _names(measures: Iterable[str]) -> tuple[str, ...]:
+    """The names of measures, all of them known."""
     if isinstance(measures, str):
         raise ConfigurationError(
             "measures", got=repr(measures), expected="a sequence of names", remedy=f"Pass [{measures!r}]."
@@ -115,7 +137,11 @@ def _names(measures: Iterable[str]) -> tuple[str, ...]:
 
 
 def _require_some(measurement: Measurement, names: Sequence[str]) -> None:
-    """Refuse to return nothing of what was asked for by name: whoever asks for one value then looks for its key."""
+    """Refuse to return nothing of what was asked for by name, because the caller then looks for its keys.
+
+    Raises:
+        MeasureError: none of the measures has a value.
+    """
     if not names or any(MEASURED[key].measure in names for key in measurement.values if key in MEASURED):
         return
     raise MeasureError(
@@ -124,14 +150,6 @@ def _require_some(measurement: Measurement, names: Sequence[str]) -> None:
         expected="at least one",
         remedy="Ask for measures that are defined for this model and data; without measures= all such are taken.",
     )
-
-
-def _moved(batch: Any, device: Any) -> Any:
-    def moved(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(device)
-        return tensor.clone() if tensor.is_inference() else tensor  # those can have no gradient
-
-    return apply_to_collection(batch, Tensor, moved)
 
 
 def _fitting(state: State, model: nn.Module) -> dict[str, Tensor]:
@@ -151,7 +169,7 @@ def _fitting(state: State, model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def _own_streams_kept(data: Any) -> Iterator[None]:
-    """Restore the generators that a DataLoader and its samplers hold."""
+    """Restore the random streams that a DataLoader and its samplers hold themselves."""
     sampler, batch_sampler = getattr(data, "sampler", None), getattr(data, "batch_sampler", None)
     holders = (data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     found = (getattr(holder, "generator", None) for holder in holders)

@@ -1,11 +1,13 @@
-"""Tiny LightningModules, data they learn in an epoch, and a Trainer that says nothing."""
+"""Tiny LightningModules, data they learn in an epoch, measures that fail, and a Trainer that says nothing."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +15,10 @@ from lightning.pytorch.loggers.logger import DummyExperiment, Logger
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures.values import Values
+from lightning_gengap.network.probe import Probe
 
 CLASSES = 4
 EXAMPLES = 64
@@ -39,6 +45,14 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from blobs(self.examples)
+
+
+def stream(batch_size: int = 16) -> DataLoader[Any]:
+    """Batches of the blobs that cannot be indexed."""
+    return DataLoader(Stream(), batch_size=batch_size)
+
+
+each_data = pytest.mark.parametrize("data", [loader, stream], ids=["indexed", "stream"])
 
 
 class Iterated:
@@ -89,6 +103,17 @@ class ValidatedModel(TinyModel):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+class Stepping(TinyModel):
+    """The same, with a training step that is given."""
+
+    def __init__(self, step: Callable[[TinyModel, Any], Any]) -> None:
+        super().__init__()
+        self.step = step
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.step(self, batch)
 
 
 class ManualModel(TinyModel):
@@ -156,6 +181,47 @@ class EpochValues(Callback):
         return [row[key] for row in self.rows]
 
 
+class SeededSteps(Callback):
+    """Makes a step depend on its number and the weights alone, so that a resumed run can equal a whole one."""
+
+    def on_train_batch_start(self, trainer: Trainer, *others: Any) -> None:
+        torch.manual_seed(trainer.global_step)
+
+
+def careless(error: Exception | None = None) -> Callable[[Probe], Values]:
+    """A measure that fails after it has done what a careless measure might do."""
+
+    def fail(probe: Probe) -> Values:
+        torch.rand(3)
+        probe.model.train()
+        probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
+        raise RuntimeError("broken measure") if error is None else error
+
+    return fail
+
+
+class Counting:
+    """A measure that gives the number of its calls under one key, and fails in some of them."""
+
+    def __init__(
+        self, key: str, fails: Callable[[int], bool] = lambda call: False, error: Exception | None = None
+    ) -> None:
+        self.key, self.fails, self.error, self.calls = key.removeprefix("gengap/"), fails, error, 0
+
+    def __call__(self, probe: Probe) -> Values:
+        self.calls += 1
+        if self.fails(self.calls):
+            raise self.error or RuntimeError(f"broken in call {self.calls}")
+        return {self.key: float(self.calls)}
+
+
+def put_measure(
+    monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[[Any], Values], forwards: float = 1.0, **more: Any
+) -> None:
+    """Let this function be the measure of that name."""
+    monkeypatch.setitem(MEASURES, name, Measure(function, {}, forwards, **more))
+
+
 def quiet_trainer(*callbacks: Callback, **arguments: Any) -> Trainer:
     """Two epochs on the CPU; nothing is printed or written unless asked."""
     defaults: dict[str, Any] = {
@@ -190,6 +256,27 @@ def fitted(
     trainer = quiet_trainer(*callbacks, values, **arguments)
     model = model or (ValidatedModel() if validate else TinyModel())
     trainer.fit(model, loader() if data is None else data, validation_loader() if validate else None)
+    return values
+
+
+def saved(
+    folder: Path, *callbacks: Callback, epochs: int, model: LightningModule | None = None, validate: bool = False
+) -> Path:
+    """Train, save, and return the path of the checkpoint."""
+    torch.manual_seed(0)
+    trainer = quiet_trainer(*callbacks, SeededSteps(), max_epochs=epochs)
+    model = model or (ValidatedModel() if validate else TinyModel())
+    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None)
+    trainer.save_checkpoint(folder / "saved.ckpt")
+    return folder / "saved.ckpt"
+
+
+def resumed(path: Path, *callbacks: Callback, epochs: int, validate: bool = False) -> EpochValues:
+    """Go on from the checkpoint up to this epoch, and return what was logged by epoch."""
+    values = EpochValues()
+    trainer = quiet_trainer(*callbacks, SeededSteps(), values, max_epochs=epochs)
+    model = ValidatedModel() if validate else TinyModel()
+    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None, ckpt_path=path)
     return values
 
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LayerError, LogitsError, MeasureError, TargetError
-from lightning_gengap.measurement import Measurer
-from lightning_gengap.measures import MEASURES, Measure
-from lightning_gengap.network.probe import Probe, copy_state
+from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.reader import Samples
 from tests import networks
+from tests.lightning_models import careless, put_measure
 from tests.probes import read
 
 COUNT = 40
@@ -39,13 +39,15 @@ def test_values_margins_and_facts_of_the_task_come_together(model: nn.Module) ->
     assert measurement.values["margin/h1/q1"] < median < measurement.values["margin/h1/q3"]
 
 
-@pytest.mark.parametrize("extra", [False, True])
-def test_margins_over_the_spectral_complexity_are_there_where_they_are_measured(model: nn.Module, extra: bool) -> None:
-    names, extras = (["margin", "fit"], ["bartlett"]) if extra else (["margin", "fit", "bartlett"], [])
-    measurement = Measurer.of(model, samples(model)).measure(model, names, extras)
+@pytest.mark.parametrize("optional", [False, True])
+def test_margins_over_the_spectral_complexity_are_there_where_they_are_measured(
+    model: nn.Module, optional: bool
+) -> None:
+    names, others = (["margin", "fit"], ["bartlett"]) if optional else (["margin", "fit", "bartlett"], [])
+    measurement = Measurer.of(model, samples(model)).measure(model, names, others)
     assert list(measurement.figures) == [f"margin/{name}" for name in ("input", "h1", "h2", "h3", "bartlett")]
     median = float(measurement.figures["margin/bartlett"].samples.double().quantile(0.5))
-    values = measurement.extras["bartlett"] if extra else measurement.values
+    values = measurement.optional["bartlett"] if optional else measurement.values
     assert median == pytest.approx(values["bartlett/median"], rel=1e-6)
 
 
@@ -54,35 +56,38 @@ def test_an_unknown_number_of_training_samples_is_absent(model: nn.Module) -> No
 
 
 def test_measures_of_the_task_are_taken_once_and_repeated(model: nn.Module) -> None:
-    measurer = Measurer.of(model, samples(model), initial_state=copy_state(model))
+    memory = TrainingMemory(copy_state(model))
+    measurer = Measurer.of(model, samples(model), memory)
     first = measurer.measure(model, ["difficulty"]).values
-    measurer.initial_state = {name: value + 1 for name, value in copy_state(model).items()}
+    memory.initial_state = {name: value + 1 for name, value in copy_state(model).items()}
     later = measurer.measure(model, ["difficulty", "fit"]).values
     assert "difficulty/ridge_accuracy" in first
     assert first.items() <= later.items()
-    assert measurer.taken == ["difficulty"]
+    assert memory.taken == ["difficulty"]
 
 
 def test_a_failed_measure_of_the_task_is_tried_again(model: nn.Module) -> None:
-    measurer = Measurer.of(model, samples(model), initial_state={"0.weight": torch.zeros(1)})
+    memory = TrainingMemory({"0.weight": torch.zeros(1)})
+    measurer = Measurer.of(model, samples(model), memory)
     with pytest.raises(MeasureError, match="measure 'difficulty': got RuntimeError"):
         measurer.measure(model, ["difficulty"])
-    measurer.initial_state = copy_state(model)
+    memory.initial_state = copy_state(model)
     assert "difficulty/ridge_accuracy" in measurer.measure(model, ["difficulty"]).values
 
 
 def test_warm_starts_are_kept_between_measurements(model: nn.Module) -> None:
     measurer = Measurer.of(model, samples(model))
     first = measurer.measure(model, ["norm"]).values["norm/log_product_spectral"]
-    assert {"norm/0", "norm/3", "norm/6"} <= set(measurer.memory)
+    assert {"norm/0", "norm/3", "norm/6"} <= set(measurer.memory.warm_starts)
     assert measurer.measure(model, ["norm"]).values["norm/log_product_spectral"] >= first - 1e-5
 
 
-def test_a_note_is_passed_on_once() -> None:
+def test_what_is_absent_is_noted_in_every_measurement() -> None:
     model = networks.made(networks.VisionTransformer)
     measurer = Measurer.of(model, samples(model))
-    assert len(measurer.measure(model, ["norm"]).notes) == 1
-    assert measurer.measure(model, ["norm"]).notes == ()
+    for _ in range(2):
+        (note,) = measurer.measure(model, ["norm"]).notes
+        assert "norm/* is absent: VisionTransformer has parameters outside its layers" in note
 
 
 def test_values_follow_the_weights(model: nn.Module) -> None:
@@ -106,45 +111,37 @@ def test_an_unknown_measure_is_refused_before_anything_is_measured(model: nn.Mod
         measurer.measure(model, ["fit", "norms"])
 
 
-def spoiled(probe: Probe) -> dict[str, float]:
-    """Fails after it has done what a careless measure might do."""
-    probe.model.train()
-    probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
-    raise MemoryError("too large")
-
-
-def test_a_further_measure_that_fails_leaves_the_others_as_they_are(
+def test_an_optional_measure_that_fails_leaves_the_others_as_they_are(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = Measurer.of(model, samples(model)).measure(model, ["margin", "fit", "norm", "perturbation"])
-    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, {}, 1))
+    put_measure(monkeypatch, "spoiled", careless(MemoryError("too large")))
     measurer = Measurer.of(model, samples(model))
     measurement = measurer.measure(model, ["margin", "fit"], ["norm", "spoiled", "perturbation"])
-    assert set(measurement.extras) == {"norm", "perturbation"}
-    together = measurement.values | measurement.extras["norm"] | measurement.extras["perturbation"]
+    assert set(measurement.optional) == {"norm", "perturbation"}
+    together = measurement.values | measurement.optional["norm"] | measurement.optional["perturbation"]
     assert together == pytest.approx(expected.values, rel=1e-4)  # warm starts differ
     assert str(measurement.failures["spoiled"]).startswith("measure 'spoiled': got MemoryError: too large;")
     assert measurement.failures["spoiled"].__cause__ is None
     assert set(measurement.seconds) == {"norm", "spoiled", "perturbation"}
 
 
-def test_a_further_measure_that_fails_can_be_raised_with_its_cause(
+def test_an_optional_measure_that_fails_can_be_raised_with_its_cause(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MEASURES, "spoiled", Measure(spoiled, {}, 1))
-    measurer = Measurer.of(model, samples(model))
-    measurer.raises = True
+    put_measure(monkeypatch, "spoiled", careless(MemoryError("too large")))
+    measurer = Measurer.of(model, samples(model), raises=True)
     with pytest.raises(MeasureError, match="'spoiled': got MemoryError: too large") as caught:
         measurer.measure(model, ["fit"], ["spoiled"])
     assert isinstance(caught.value.__cause__, MemoryError)
 
 
-def test_further_measures_of_the_task_are_taken_once(model: nn.Module) -> None:
-    measurer = Measurer.of(model, samples(model), initial_state=copy_state(model))
+def test_optional_measures_of_the_task_are_taken_once(model: nn.Module) -> None:
+    measurer = Measurer.of(model, samples(model), TrainingMemory(copy_state(model)))
     first = measurer.measure(model, ["fit"], ["difficulty"])
     later = measurer.measure(model, ["fit"], ["difficulty"])
-    assert first.extras["difficulty"].items() <= later.values.items()
-    assert later.extras == later.seconds == {}
+    assert first.optional["difficulty"].items() <= later.values.items()
+    assert later.optional == later.seconds == {}
 
 
 def test_what_has_diverged_is_not_measured_further(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What a logger can show beyond scalars: histograms and the gap's band; one function per logger type."""
+"""What a logger can show beyond scalars: histograms and the gap's band. Each type of logger has its two functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_gengap.measures.values import Figure, Histogram, Spectrum
 from lightning_gengap.monitor.logged_keys import PREFIX
 
 BINS = 64
-DECADES = 8  # below the top eigenvalue: further down is round-off of float32 products
+DECADES = 8  # below the top eigenvalue; smaller ones are round-off of float32 products
 Floats = npt.NDArray[Any]
 
 
@@ -28,7 +28,7 @@ class Panels:
     Attributes:
         figures: histograms and spectra by key.
         contributions: accuracy fractions by feature.
-        step: where the scalars of the same epoch stand.
+        step: of the scalars of the same epoch.
         prefix: of every key.
     """
 
@@ -40,12 +40,12 @@ class Panels:
 
 @singledispatch
 def lay_out(logger: Logger, prefix: str = PREFIX) -> None:
-    """Prepare a logger once, before the first value; nothing by default."""
+    """Prepare a logger once, before the first value. By default nothing."""
 
 
 @singledispatch
 def draw(logger: Logger, panels: Panels) -> None:
-    """Show histograms, spectra and contributions; nothing by default."""
+    """Show histograms, spectra and contributions. By default nothing."""
 
 
 @lay_out.register
@@ -122,10 +122,9 @@ def binned_figure(figure: Figure) -> Binned | None:
 
 
 def histogram(values: Tensor) -> Binned | None:
-    """The finite values in bins between their 1 % and 99 % quantiles; None when there are none.
+    """Bins between the 1 % and 99 % quantiles of the finite values; None when there are no such values.
 
-    The tails are counted in the outermost bins, because a few distant margins would otherwise squeeze the rest into
-    one bin.
+    The tails are counted in the outermost bins. Otherwise a few distant margins would squeeze the rest into one bin.
     """
     finite = values[values.isfinite()].double()
     if len(finite) == 0:
@@ -140,9 +139,9 @@ def histogram(values: Tensor) -> Binned | None:
 
 
 def spectral_histogram(spectrum: Spectrum) -> Binned | None:
-    """Directions by log10 of the eigenvalue; None without a positive eigenvalue.
+    """The number of directions by log10 of their eigenvalue; None without a positive eigenvalue.
 
-    The bins cover the 8 decades below the top eigenvalue; what lies below is counted in the lowest.
+    The bins cover the 8 decades below the top eigenvalue. Smaller eigenvalues are counted in the lowest bin.
     """
     if not len(spectrum.eigenvalues) or not float(spectrum.eigenvalues.max()) > 0:
         return None

@@ -9,7 +9,7 @@ from lightning_gengap.measures.key import Key
 
 PREFIX = "gengap/"
 
-# Logged of dear measures alone: the others are as old as the prediction.
+# Logged for expensive measures alone. All other values are as old as the prediction.
 AGES: dict[str, Key] = {
     f"age/{measure}": Key(
         "epochs", 0, math.inf, f"epochs since {measure} was measured; its keys hold since", measure=measure

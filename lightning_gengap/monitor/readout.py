@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
 
 from lightning_gengap.predictors.predictor import Prediction
 
@@ -22,89 +21,78 @@ class Status(IntEnum):
 
 @dataclass
 class Readout:
-    """The last shown values, and the last prediction that was not an abstention.
+    """The values that are shown, and the last ones that were no abstention.
 
     Attributes:
-        shown: values by key, without the prefix; never NaN, complete after the first `show`.
+        shown: values by key, without the prefix. They are never NaN, and complete after the first `show`.
         abstaining: whether the shown prediction is an abstention.
     """
 
     shown: dict[str, float] = field(default_factory=dict)
-    last_gap: float | None = None
-    last_test_accuracy: float | None = None
-    last_loss_gap: float | None = None
-    last_recalibrated_gap: float | None = None
+    last_gap: float = 0.0
+    last_test_accuracy: float = 1.0
+    last_loss_gap: float = 0.0
+    last_recalibrated_gap: float = 0.0
     abstaining: bool = False
 
     def show(
         self, values: Mapping[str, float], prediction: Prediction | None, prior_loss_gap: float | None = None
-    ) -> dict[str, float]:
-        """Take over a fresh measurement.
+    ) -> None:
+        """Take over a fresh measurement and its prediction.
 
-        While abstaining the gap is the larger of the prior mean and the last predicted one, and the predicted
-        test accuracy never rises above the last predicted one: no checkpoint is kept by mistake. The loss gap is the
-        larger of its prior and the last predicted one, also where only it could not be predicted.
+        An abstention must not look better than the last prediction, because a checkpoint would be kept by mistake. So
+        the gap is then the larger of the prior and the last predicted one, and the predicted test accuracy does not
+        rise above the last predicted one. The loss gap is the larger of its prior and the last predicted one, also
+        where it alone could not be predicted.
+
+        Args:
+            values: the measured values; `train_accuracy` and `train_loss` are needed.
+            prediction: None without a predictor.
+            prior_loss_gap: None where the predictor has no loss head.
         """
         accuracy = values["train_accuracy"]
+        self.shown = {"train_accuracy": accuracy, "train_loss": values["train_loss"], "status": float(Status.FRESH)}
         self.abstaining = prediction is not None and prediction.abstained
-        shown = {"train_accuracy": accuracy, "train_loss": values["train_loss"], "status": float(Status.FRESH)}
-        if prediction is not None:
-            gap, test_accuracy = prediction.gap, accuracy - prediction.gap
-            if prediction.abstained:
-                gap = min(max(gap, self.last_gap or 0.0), accuracy)
-                test_accuracy = min(accuracy - gap, 1.0 if self.last_test_accuracy is None else self.last_test_accuracy)
-                shown["status"] = float(Status.ABSTAINING)
-            else:
-                self.last_gap, self.last_test_accuracy = gap, test_accuracy
-            shown |= {
-                "predicted_gap": gap,
-                "predicted_gap_lower": prediction.lower,
-                "predicted_gap_upper": prediction.upper,
-                "predicted_test_accuracy": test_accuracy,
-                "in_support": float(prediction.in_support),
-            }
-            loss_gap = prior_loss_gap if prediction.loss_gap is None else prediction.loss_gap[0]
-            if loss_gap is not None:
-                if prediction.abstained or prediction.loss_gap is None:
-                    loss_gap = max(loss_gap, self.last_loss_gap or 0.0)
-                else:
-                    self.last_loss_gap = loss_gap
-                shown["predicted_loss_gap"] = loss_gap
-        self.shown = shown
-        return dict(self.shown)
+        if prediction is None:
+            return
+        gap, test_accuracy = prediction.gap, accuracy - prediction.gap
+        if prediction.abstained:
+            gap = min(max(gap, self.last_gap), accuracy)
+            test_accuracy = min(accuracy - gap, self.last_test_accuracy)
+            self.shown["status"] = float(Status.ABSTAINING)
+        else:
+            self.last_gap, self.last_test_accuracy = gap, test_accuracy
+        self.shown |= {
+            "predicted_gap": gap,
+            "predicted_gap_lower": prediction.lower,
+            "predicted_gap_upper": prediction.upper,
+            "predicted_test_accuracy": test_accuracy,
+            "in_support": float(prediction.in_support),
+        }
+        self._show_loss_gap(prediction, prior_loss_gap)
+
+    def _show_loss_gap(self, prediction: Prediction, prior: float | None) -> None:
+        if prediction.loss_gap is not None and not prediction.abstained:
+            self.last_loss_gap = self.shown["predicted_loss_gap"] = prediction.loss_gap[0]
+            return
+        gap = prior if prediction.loss_gap is None else prediction.loss_gap[0]
+        if gap is not None:
+            self.shown["predicted_loss_gap"] = max(gap, self.last_loss_gap)
 
     def show_recalibrated(self, gap: float | None) -> None:
-        """Add the recalibrated gap to the measurement just shown; None where a correction has nothing to correct.
+        """Add the recalibrated gap to the prediction just shown.
 
-        While abstaining it is the shown gap without correction, and never below the last recalibrated one: what was
-        observed to be too small once is not shown smaller because nothing is known now.
+        Args:
+            gap: None while abstaining. Then it is the shown gap, and at least the last recalibrated one: what was
+                observed to be too small once is not shown smaller because nothing is known now.
         """
         if gap is None:
-            gap = max(self.shown["predicted_gap"], self.last_recalibrated_gap or 0.0)
+            gap = max(self.shown["predicted_gap"], self.last_recalibrated_gap)
             gap = min(gap, self.shown["train_accuracy"])
         else:
             self.last_recalibrated_gap = gap
         self.shown["recalibrated_gap"] = gap
 
-    def hold(self, status: Status) -> dict[str, float]:
-        """The last values again, with the reason; an abstention stays one."""
+    def hold(self, status: Status) -> None:
+        """Keep the last values, and say why. An abstention that is held by the schedule stays an abstention."""
         self.shown["status"] = float(Status.ABSTAINING if self.abstaining and status == Status.HELD else status)
-        return dict(self.shown)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the arguments that rebuild this readout."""
-        return {
-            "shown": dict(self.shown),
-            "last_gap": self.last_gap,
-            "last_test_accuracy": self.last_test_accuracy,
-            "last_loss_gap": self.last_loss_gap,
-            "last_recalibrated_gap": self.last_recalibrated_gap,
-            "abstaining": self.abstaining,
-        }
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> Readout:
-        """Go on from `state()`; what another version's checkpoint does not have starts anew."""
-        readout = cls(**{own.name: state[own.name] for own in fields(cls) if own.name in state})
-        readout.shown = dict(readout.shown)
-        return readout

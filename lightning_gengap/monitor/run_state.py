@@ -1,133 +1,93 @@
-"""Everything that lives during one training: what is watched, what it cost, what is shown, what a checkpoint keeps."""
+"""The one owner of what a training knows and shows. No Lightning."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_gengap.errors import LogitsError
-from lightning_gengap.measurement import Measurement, Measurer
-from lightning_gengap.measures import MEASURED
-from lightning_gengap.monitor.budget import Budget
+from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.monitor.readout import Readout, Status
-from lightning_gengap.monitor.schedule import Schedule
-from lightning_gengap.monitor.training_loss import TrainingSpeed
-from lightning_gengap.predictors.predictor import Prediction, Predictor
+from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
+from lightning_gengap.monitor.training_loss import TrainingLoss
+from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
-from lightning_gengap.samples.batches import Forward
-from lightning_gengap.samples.reader import Samples
+from lightning_gengap.samples.first_batches import FirstBatches
 
 
 @dataclass
 class RunState:
-    """The state of one training under measurement; knows no Lightning.
+    """The state of one training under measurement.
 
     Attributes:
-        schedule: which of the measures that no prediction needs are taken when.
-        initial_state: parameters and buffers before the first step; None if unknown.
+        selection: the measures, and the predictor that needs them.
+        raises: whether a failure is an error.
+        memory: what the measurer keeps between measurements, the initial weights among it.
+        measurer: None before the samples are read.
+        first_batches: copies of the first batches of training, where the data cannot be read otherwise.
+        optional: the last values of the optional measures, by measure and key.
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
-        notes: why something is absent, not yet said to the user.
-        speed: the running training loss.
-        once: values of the measures that are taken once per training, and `taken`, their names.
-        memory: where iterative measures start the next time.
-        extras: the last values of measures that no prediction needs, by measure and key.
-        raises: whether one of them that fails is raised.
-        wanted: the only keys that are asked for, see `Probe`; None for all.
-        residuals: scaled residuals of the predictions that this run's validations could be compared with, and
-            `residual_age`, the measurements since the latest.
+        residuals: scaled residuals of the predictions that could be compared with a validation.
+        residual_age: measurements since the latest of them.
         values: the last measured values by key.
         measured: whether a measurement has succeeded since training began.
-        failures: failed measurements in a row, and `warned`, whether the user knows of them.
+        validated: whether the present epoch had a validation.
+        failures: failed measurements in a row.
+        warned: whether the user knows of them.
+        said: what the user was told once.
+        notes: what the user is yet to be told.
+        clock: when training last went on, in seconds.
     """
 
-    predictor: Predictor | None
+    selection: Selection
     budget: Budget
-    schedule: Schedule = field(default_factory=Schedule)
-    initial_state: dict[str, Tensor] | None = None
-    flags: list[str] = field(default_factory=list)
-    readout: Readout = field(default_factory=Readout)
-    speed: TrainingSpeed = field(default_factory=TrainingSpeed)
-    once: dict[str, float] = field(default_factory=dict)
-    taken: list[str] = field(default_factory=list)
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    extras: dict[str, dict[str, float]] = field(default_factory=dict)
+    schedule: Schedule
     raises: bool = False
-    wanted: frozenset[str] | None = None
+    memory: TrainingMemory = field(default_factory=TrainingMemory)
+    measurer: Measurer | None = None
+    first_batches: FirstBatches | None = None
+    training_loss: TrainingLoss = field(default_factory=TrainingLoss)
+    readout: Readout = field(default_factory=Readout)
+    optional: dict[str, dict[str, float]] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
     residuals: list[float] = field(default_factory=list)
     residual_age: int = 0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
-    measurer: Measurer | None = None
     measured: bool = False
+    validated: bool = False
     failures: int = 0
     warned: bool = False
+    said: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    clock: float = 0.0
 
-    def watch(
-        self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
-    ) -> Measurer:
-        """Watch these samples from now on; the first time, show the values before any step.
-
-        Raises:
-            LayerError, LogitsError, TargetError, MeasureError: the model cannot be watched; what was watched before
-                is kept.
-        """
-        before = self.measurer
-        try:
-            return self._watch(model, samples, forward, layers, seed)
-        except Exception:
-            self.measurer = before
-            raise
-
-    def _watch(
-        self, model: nn.Module, samples: Samples, forward: Forward | None, layers: Sequence[str] | None, seed: int
-    ) -> Measurer:
-        said = set() if self.measurer is None else self.measurer.said
-        self.measurer = Measurer.of(model, samples, forward, layers, self.initial_state, seed)
-        self.measurer.once, self.measurer.taken = self.once, self.taken
-        self.measurer.memory, self.measurer.said, self.measurer.raises = self.memory, said, self.raises
-        self.measurer.wanted = self.wanted
-        if samples.augmented and "augmented_probe" not in self.flags:
-            self.flags.append("augmented_probe")
-        if not self.readout.shown:
-            measurement = self.measure(model, ["fit"])
-            self._doubt(self.measurer, measurement.values["train_accuracy"])
-            self.show(measurement, progress=None)
-        elif "train_accuracy" not in self.readout.shown:  # it could not be watched before the first step
-            self._doubt(self.measurer, self.measurer.initial_accuracy(model))
-        return self.measurer
-
-    def _doubt(self, measurer: Measurer, accuracy: float | None) -> None:
-        """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
-        chance = measurer.chance()
-        noise = 2 * math.sqrt(chance * (1 - chance) / len(measurer.samples))  # the first batch alone may be small
-        unlearned = accuracy is not None and accuracy <= chance + 0.25 * (1 - chance) + noise
-        if not unlearned and "initial_weights" not in self.flags:
-            self.flags.append("initial_weights")
-
-    def plan(self, last: bool) -> tuple[str, ...] | None:
-        """The further measures of this epoch; None if the budget allows no measurement. `last`: training ends here."""
-        if not self.budget.allows(0.0 if last else self.schedule.reserved(self.budget)):
-            return None
-        return self.schedule.choose(self.budget, first=not self.measured, last=last)
+    def doubt(self, flag: str) -> None:
+        """Widen the intervals from now on."""
+        if flag not in self.flags:
+            self.flags.append(flag)
 
     def measure(
-        self, model: nn.Module, names: Sequence[str], extras: Sequence[str] = (), optimizers: Sequence[Any] = ()
+        self,
+        measurer: Measurer,
+        model: nn.Module,
+        names: Iterable[str],
+        optional: Iterable[str] = (),
+        optimizers: Sequence[Any] = (),
     ) -> Measurement:
-        """Measure now; nothing is shown yet, because in a distributed run another rank may have failed.
+        """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed.
 
         Raises:
             LogitsError: the model's outputs are no longer finite.
             MeasureError: one of `names` failed.
         """
-        if self.measurer is None:
-            raise RuntimeError("observe() before watch()")
-        measurement = self.measurer.measure(model, names, extras, optimizers)
-        self.notes += [str(note) for note in measurement.absences if note.measure not in self._optional()]
+        measurement = measurer.measure(model, names, optional, optimizers)
+        explained = self.selection.explained
+        self.notes += [str(found) for found in measurement.absences if explained is None or found.concerns(explained)]
         self.notes += measurement.remarks
         if "train_loss" not in measurement.values:
             error = LogitsError(
@@ -140,93 +100,88 @@ class RunState:
             raise error
         return measurement
 
-    def account(self, measurement: Measurement, epoch: int, failed: Collection[str]) -> None:
-        """Keep what further measures gave and cost; one that failed on any rank has failed here."""
+    def take(
+        self, measurement: Measurement, progress: float | None = None, epoch: int = 0, failed: Collection[str] = ()
+    ) -> None:
+        """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
+
+        Args:
+            measurement: of now.
+            progress: the share of the planned training that is done; None where it is unknown.
+            epoch: of the measurement.
+            failed: optional measures that failed on some rank.
+        """
         for name, seconds in measurement.seconds.items():
             self.schedule.record(name, epoch, seconds, succeeded=name not in failed)
-            if name in failed:
-                measurement.extras.pop(name, None)
-        self.extras |= measurement.extras
-        apart = sum(seconds for name, seconds in measurement.seconds.items() if self.schedule.is_dear(name))
-        if apart:
-            self.budget.set_apart(apart)
-
-    def show(self, measurement: Measurement, progress: float | None) -> None:
-        """Predict from what was measured now, and update what is shown: further measures show their last values."""
-        values = dict(measurement.values)
-        for extra in measurement.extras.values():
-            values |= extra
+        expensive = (seconds for name, seconds in measurement.seconds.items() if self.schedule.is_expensive(name))
+        self.budget.set_apart(sum(expensive))
+        fresh = {name: values for name, values in measurement.optional.items() if name not in failed}
+        self.optional |= fresh
+        values = {**measurement.values, **_flat(fresh), **self.training_loss.values()}
         if progress is not None:
             values["progress"] = progress
-        values |= self.speed.values()
-        self.values = self._last_extras() | values
-        self.prediction = None if self.predictor is None else self.predictor.predict(values, self.flags)
-        head = None if self.predictor is None else self.predictor.loss_head
+        self.values = _flat(self.optional) | values
+        self._predict(values)
+
+    def _predict(self, values: Mapping[str, float]) -> None:
+        """Predict from values of now alone, and show it."""
+        predictor = self.selection.predictor
+        self.prediction = None if predictor is None else predictor.predict(values, self.flags)
+        head = None if predictor is None else predictor.loss_head
         self.readout.show(values, self.prediction, None if head is None else head.prior[0])
         self.residual_age += 1
         self._recalibrate()
 
-    def residual(self, actual_gap: float) -> float | None:
-        """How far an observed gap is from the prediction shown; None where that is held or an abstention."""
-        if self.predictor is None or self.prediction is None or self.readout.shown["status"] != Status.FRESH:
+    def residual(self, actual_gap: float | None) -> float | None:
+        """The scaled error of the shown prediction; None where that is held or an abstention."""
+        predictor, fresh = self.selection.predictor, self.readout.shown.get("status") == Status.FRESH
+        if predictor is None or self.prediction is None or actual_gap is None or not fresh:
             return None
-        return scaled_residual(self.predictor, self.prediction, actual_gap)
+        return scaled_residual(predictor, self.prediction, actual_gap)
 
     def learn(self, residual: float | None) -> None:
-        """Correct what is shown by one more residual, of this epoch; nothing is predicted anew."""
+        """Recalibrate the shown prediction by its own residual. Nothing is predicted anew."""
         if residual is not None:
             self.residuals.append(residual)
             self.residual_age = 0
             self._recalibrate()
 
     def _recalibrate(self) -> None:
-        if self.predictor is None or self.prediction is None or not self.residuals:
+        predictor = self.selection.predictor
+        if predictor is None or self.prediction is None or not self.residuals:
             return
         gap = None
         if not self.prediction.abstained:
             correction = live_correction(self.residuals, self.residual_age)
-            accuracy = self.values["train_accuracy"]
-            gap = recalibrated(self.predictor, self.prediction, correction, accuracy)
+            gap = recalibrated(predictor, self.prediction, correction, self.values["train_accuracy"])
         self.readout.show_recalibrated(gap)
 
-    def _optional(self) -> set[str]:
-        """Measures that only the preferred predictor takes: where they are absent, the other one predicts."""
-        if self.wanted is None or self.predictor is None or self.predictor.preferred is None:
-            return set()
-        own = {MEASURED[name].measure for name in replace(self.predictor, preferred=None).needs}
-        return {MEASURED[name].measure for name in self.predictor.preferred.needs} - own
-
-    def _last_extras(self) -> dict[str, float]:
-        return {key: value for values in self.extras.values() for key, value in values.items()}
-
     def state(self) -> dict[str, Any]:
-        """Tensors and primitives that continue this session."""
+        """What a checkpoint keeps, in tensors and primitives."""
         return {
-            "initial_state": self.initial_state,
-            "flags": list(self.flags),
-            "once": dict(self.once),
-            "taken": list(self.taken),
-            "memory": dict(self.memory),
+            "memory": {name: copy(value) for name, value in vars(self.memory).items()},
+            "training_loss": self.training_loss.state(),
             "budget": self.budget.state(),
-            "readout": self.readout.state(),
-            "speed": self.speed.state(),
-            "measured": self.measured,
             "schedule": self.schedule.state(),
-            "extras": {name: dict(values) for name, values in self.extras.items()},
+            "readout": asdict(self.readout),
+            "optional": {name: dict(values) for name, values in self.optional.items()},
+            "flags": list(self.flags),
             "residuals": list(self.residuals),
             "residual_age": self.residual_age,
+            "measured": self.measured,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`; what an older checkpoint does not have starts anew."""
-        self.initial_state, self.measured = state["initial_state"], state["measured"]
-        self.flags, self.once, self.taken = list(state["flags"]), dict(state["once"]), list(state["taken"])
-        self.memory = dict(state["memory"])
-        self.budget = Budget(self.budget.share, **state["budget"])
-        self.readout = Readout.restored(state["readout"])
-        self.speed = TrainingSpeed.restored(state["speed"])
-        if "schedule" in state:
-            self.schedule.resume(state["schedule"])
-        self.extras = {name: dict(values) for name, values in state.get("extras", {}).items()}
-        self.residuals, self.residual_age = list(state.get("residuals", [])), state.get("residual_age", 0)
-        self.values = self._last_extras()
+        """Go on from `state()`, also where other measures are asked for now."""
+        self.memory = TrainingMemory(**state["memory"])
+        self.training_loss = TrainingLoss.restored(state["training_loss"])
+        self.budget = replace(self.budget, **state["budget"])
+        self.schedule = replace(self.schedule, **state["schedule"])
+        self.readout = Readout(**state["readout"])
+        self.optional, self.flags, self.residuals = state["optional"], state["flags"], state["residuals"]
+        self.residual_age, self.measured = state["residual_age"], state["measured"]
+        self.values = _flat(self.optional)
+
+
+def _flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {key: value for values in optional.values() for key, value in values.items()}

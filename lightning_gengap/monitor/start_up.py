@@ -1,25 +1,33 @@
-"""The start of a training: which state goes on, which samples are watched, and what is measured only once."""
+"""The start of a training: its initial weights, the samples and layers to watch, and what is measured only once."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_gengap.errors import GapError, frameless
-from lightning_gengap.measurement import Measurer, naming_memory
-from lightning_gengap.monitor.arguments import Selection
-from lightning_gengap.monitor.early_stopping import GapEarlyStopping
-from lightning_gengap.monitor.logged_keys import PREFIX
-from lightning_gengap.monitor.measuring import account, say_failure
+from lightning_gengap.errors import GapError, frameless, naming_memory
+from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.monitor.notices import (
+    say_failure,
+    say_no_initial_weights,
+    say_optional_failures,
+    say_watched,
+)
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.monitor.trainer_facts import placed_as_in_training, planned_share
+from lightning_gengap.monitor.schedule import Budget, Selection
+from lightning_gengap.monitor.trainer_facts import (
+    current_hook_kept,
+    ends_without_values,
+    place_in_training,
+    planned_share,
+)
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.first_batches import FirstBatches
@@ -28,140 +36,171 @@ from lightning_gengap.samples.reader import SampleReader, Samples
 
 @dataclass(frozen=True)
 class StartUp:
-    """How a monitor starts: the samples and layers to watch are found, and the task is described.
+    """How the samples and layers to watch are found.
 
     Attributes:
-        reading: how a batch that is on its device already is read.
-        selection: of measures, those taken once per training among them.
+        reader: reads a batch that is on its device already.
         probe_data: an un-augmented view of the training set, see `draw_samples`.
         layers: module names to watch; None for the automatic choice.
     """
 
-    reading: SampleReader
-    selection: Selection
+    reader: SampleReader
     probe_data: Any = None
     layers: Sequence[str] | None = None
 
-    def begin(
-        self,
-        session: RunState,
-        trainer: Trainer,
-        module: LightningModule,
-        restored: dict[str, Any] | None,
-        previous: RunState | None,
-    ) -> RunState:
-        """Keep the initial weights, or go on from what a checkpoint or the last `fit` of this Trainer left."""
-        session.schedule, session.wanted = self.selection.schedule(), self.selection.wanted
-        if trainer.ckpt_path is None and trainer.global_step == 0:
-            session.initial_state = copy_state(module)
-            return session
-        state = restored or (previous.state() if previous is not None else None)
-        if state is not None:
-            session.resume(state)
-        if session.initial_state is None:
-            rank_zero_warn(
-                "GapMonitor has no initial weights, because the checkpoint was written without it: features that need "
-                "them are missing, and a predictor that uses them abstains."
-            )
-        return session
-
-    def watch(self, trainer: Trainer, module: LightningModule, session: RunState) -> FirstBatches | None:
-        """Read the samples and watch them; or give what is to copy the batches of training, where nothing else can.
+    def run(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Read the samples and watch them before the first step, or prepare to copy the first batches.
 
         Raises:
-            GapError: they cannot be read, or the model cannot be watched.
+            GapError: see `tolerate_start_failures`.
         """
-        samples = self._draw(trainer, module)
-        if samples is None:
-            return FirstBatches(self.reading)
-        self.start(samples, session, module, trainer)
-        return None
+        with tolerate_start_failures(state, trainer):
+            self._read_and_start(trainer, module, state)
 
-    def _draw(self, trainer: Trainer, module: LightningModule) -> Samples | None:
-        """The samples, placed as in training; None where only the batches of training itself can be copied."""
-        placed = replace(self.reading, place=placed_as_in_training(trainer))
-        hook = module._current_fx_name  # Lightning leaves it at a transfer hook that fails, and then refuses `log`
-        try:
-            with naming_memory("reading the training samples"):
-                return draw_samples(trainer.train_dataloader, placed, self.probe_data, trainer.num_training_batches)
-        finally:
-            module._current_fx_name = hook
+    def copy(self, batch: Any, module: LightningModule, state: RunState) -> None:
+        """Copy a batch of training, where the data can only be read so.
 
-    def copy(self, batch: Any, first_batches: FirstBatches, session: RunState, module: LightningModule) -> None:
-        """Copy a batch of training; the first is watched at once, so that one that cannot be watched is raised.
+        The first is watched at once, so that one that cannot be watched is refused before the first step.
 
         Raises:
-            GapError: it is the first, before any step, and cannot be watched, see `tolerate_start_failures`.
+            GapError: it is the first and cannot be watched, see `tolerate_start_failures`.
         """
-        if session.measurer is None and not session.warned:
-            with tolerate_start_failures(session, module.trainer):
-                _add(batch, first_batches)
-                self._watch(first_batches.samples(), session, module)
+        if state.first_batches is None:
+            return
+        if state.measurer is None and not state.warned:
+            with tolerate_start_failures(state, module.trainer):
+                _add(batch, state.first_batches)
+                self._watch(state.first_batches.samples(), module, state)
             return
         try:
-            _add(batch, first_batches)
+            _add(batch, state.first_batches)
         except GapError as error:
-            if not session.warned:
-                say_failure(session, error, "while copying the first batches")
+            if not state.warned:
+                say_failure(state, error, "while copying the first batches")
 
-    def start(self, samples: Samples, session: RunState, module: LightningModule, trainer: Trainer) -> None:
-        """Watch the samples, and measure what describes the task: once per training.
+    def finish(self, trainer: Trainer, module: LightningModule, state: RunState) -> Measurer:
+        """Watch all copied batches once the first epoch has ended, or make up for a start that failed.
 
         Raises:
-            GapError: the model cannot be watched.
+            GapError: the samples cannot be read, or the model cannot be watched.
         """
-        measurer = self._watch(samples, session, module)
-        taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
-        known_size = "an unknown number of" if samples.train_samples is None else samples.train_samples
-        rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {known_size} training samples.")
-        if samples.augmented:
-            rank_zero_warn(
-                "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "
-                "Pass probe_data=<the same training set without augmentation>; until then intervals are wider."
-            )
-        needed, extras = self.selection.once(session.taken)
-        if not (needed or extras):
-            return
-        try:
-            measurement = session.measure(module, ["fit", *needed], extras)
-            account(session, measurement, list(measurement.failures), trainer.current_epoch)
-            session.show(measurement, planned_share(trainer, trainer.current_epoch))
-        except Exception as error:
-            say_failure(session, error, "the difficulty of the task")
+        started = time.perf_counter()
+        if state.first_batches is not None:
+            self._start(state.first_batches.checked(), trainer, module, state)
+            state.first_batches = None
+        elif state.measurer is None:
+            self._read_and_start(trainer, module, state)
+        state.budget.start_up += time.perf_counter() - started
+        if state.measurer is None:
+            raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
+        return state.measurer
 
-    def _watch(self, samples: Samples, session: RunState, module: LightningModule) -> Measurer:
-        return session.watch(module, samples, self.reading.forward, self.layers, self.reading.seed)
+    def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        reader = replace(self.reader, place=place_in_training(trainer))
+        with naming_memory("reading the training samples"), current_hook_kept(module):
+            samples = draw_samples(trainer.train_dataloader, reader, self.probe_data, trainer.num_training_batches)
+        if samples is None:
+            state.first_batches = FirstBatches(self.reader)
+        else:
+            self._start(samples, trainer, module, state)
+
+    def _start(self, samples: Samples, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Watch the samples, and measure once what describes the task."""
+        measurer = self._watch(samples, module, state)
+        say_watched(measurer)
+        needed, optional = state.selection.once(state.memory.taken)
+        if not (needed or optional):
+            return
+        epoch = trainer.current_epoch
+        try:
+            measurement = state.measure(measurer, module, ["fit", *needed], optional)
+            say_optional_failures(state, measurement, measurement.failures, epoch)
+            state.take(measurement, planned_share(trainer, epoch), epoch, measurement.failures)
+        except Exception as error:
+            say_failure(state, error, "the difficulty of the task")
+
+    def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
+        """Watch these samples from now on. The first time, show the values before any step.
+
+        Raises:
+            LayerError, LogitsError, TargetError, MeasureError: the model cannot be watched. What was watched before
+                is kept.
+        """
+        measurer = Measurer.of(
+            module,
+            samples,
+            state.memory,
+            self.reader.forward,
+            self.layers,
+            seed=self.reader.seed,
+            wanted=state.selection.wanted,
+            raises=state.raises,
+        )
+        if samples.augmented:
+            state.doubt("augmented_probe")
+        if not state.readout.shown:
+            measurement = state.measure(measurer, module, ["fit"])
+            _doubt_initial_weights(state, measurer, measurement.values["train_accuracy"])
+            state.take(measurement)
+        elif "train_accuracy" not in state.readout.shown:  # it could not be watched before the first step
+            _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
+        state.measurer = measurer
+        return measurer
+
+
+def begin(
+    trainer: Trainer,
+    module: LightningModule,
+    selection: Selection,
+    budget: float | None,
+    raises: bool,
+    saved: dict[str, Any],
+) -> RunState:
+    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has left.
+
+    Args:
+        trainer: about to take its first step.
+        module: with its initial weights, or those of the checkpoint.
+        selection: of the measures.
+        budget: the largest share of the training time; None for no bound.
+        raises: whether failures are errors.
+        saved: what `RunState.state` gave; empty if there is nothing to go on from.
+    """
+    fresh = trainer.ckpt_path is None and trainer.global_step == 0
+    memory = TrainingMemory(copy_state(module) if fresh else None)
+    state = RunState(selection, Budget(budget), selection.schedule(), raises, memory)
+    if saved and not fresh:
+        state.resume(saved)
+    if state.memory.initial_state is None:
+        say_no_initial_weights()
+    return state
 
 
 @contextmanager
-def tolerate_start_failures(session: RunState, trainer: Trainer) -> Iterator[None]:
-    """Before the first step: what may pass is said once, and tried again at the next measurement.
+def tolerate_start_failures(state: RunState, trainer: Trainer) -> Iterator[None]:
+    """Say once what fails before the first step and may pass. It is tried again at the next measurement.
 
     Raises:
-        GapError: a mistake of the user's; or anything at all where failures are to be raised, or where another
-            callback or a scheduler would end the run later, for want of the values.
+        GapError: a mistake of the user's. Anything else too, where failures are errors, or where another callback or
+            a scheduler would end the run later because the values are missing.
     """
     try:
         yield
     except GapError as error:
-        if session.raises or not error.may_pass or _is_waited_for(trainer):
+        if state.raises or not error.may_pass or ends_without_values(trainer):
             raise
-        session.readout.hold(Status.FAILED)
-        say_failure(session, frameless(error), "before the first step")
+        state.readout.hold(Status.FAILED)
+        say_failure(state, frameless(error), "before the first step")
+
+
+def _doubt_initial_weights(state: RunState, measurer: Measurer, accuracy: float | None) -> None:
+    """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
+    chance = measurer.chance()
+    noise = 2 * math.sqrt(chance * (1 - chance) / len(measurer.samples))  # the first batch alone may be small
+    if accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise:
+        state.doubt("initial_weights")
 
 
 def _add(batch: Any, first_batches: FirstBatches) -> None:
     with naming_memory("copying a batch of training"):
         first_batches.add(batch)
-
-
-def _is_waited_for(trainer: Trainer) -> bool:
-    """Whether something of Lightning's ends the run where a value of ours is missing; status is always there."""
-    readers: list[Any] = []
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        stops = isinstance(callback, EarlyStopping) and callback.strict and not isinstance(callback, GapEarlyStopping)
-        if stops or (isinstance(callback, ModelCheckpoint) and trainer.enable_validation):
-            readers.append(callback.monitor)
-    readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
-    always = ("/status", "/overhead")
-    return any(str(key).startswith(PREFIX) and not str(key).endswith(always) for key in readers)

@@ -1,12 +1,15 @@
-"""What is asked of the Trainer: what cannot work with it, who reads our keys when, and where training stands."""
+"""The only reader of Lightning's internals: what cannot work, who reads our keys when, and where training stands."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,7 +23,7 @@ _VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies that shard parameters: no rank holds the weights that would be measured.
+    """Refuse strategies that shard parameters, because no rank holds the weights that would be measured.
 
     Raises:
         ConfigurationError: the strategy shards parameters.
@@ -36,15 +39,14 @@ def check_strategy(trainer: Trainer) -> None:
 
 
 def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
-    """Find callbacks on our keys that would not read the value of the epoch that just ended.
+    """Check that whoever monitors one of our keys reads the value of the epoch that just ended, and warn otherwise.
 
     Args:
         trainer: about to fit.
         is_logged: whether a key will be logged in every epoch.
 
     Raises:
-        ConfigurationError: a callback would look for a key that is never logged, or look before it is first
-            logged, and end the run.
+        ConfigurationError: a callback would end the run, because its key is never logged or not yet.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
@@ -82,6 +84,18 @@ def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bo
     rank_zero_warn(f"{subject} {reads}, because it looks {when} (check_val_every_n_epoch={every}). {fix}")
 
 
+def ends_without_values(trainer: Trainer) -> bool:
+    """Whether a callback or scheduler ends the run where one of our values is missing; status is always there."""
+    readers: list[Any] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        stops = isinstance(callback, EarlyStopping) and callback.strict
+        if stops or (isinstance(callback, ModelCheckpoint) and trainer.enable_validation):
+            readers.append(callback.monitor)
+    readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
+    always = ("/status", "/overhead")
+    return any(str(key).startswith(PREFIX) and not str(key).endswith(always) for key in readers)
+
+
 def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tuple[float | None, str | None]:
     """The validation accuracy among the logged metrics, and why there is none.
 
@@ -101,12 +115,12 @@ def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tu
 
 
 def scalar_step(trainer: Trainer) -> int:
-    """Where `log` puts scalars at the end of a training epoch; the one place that reads Lightning's own counter."""
+    """Where `log` puts scalars at the end of a training epoch."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - 1
 
 
 def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> Tensor | None:
-    """The loss in what a training step returned; None where it has none, or need not be what was minimised."""
+    """The loss that a training step returned; None without one, or where something else may have been minimised."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     if isinstance(loss, Tensor) and module.automatic_optimization:
         return loss.detach() * trainer.accumulate_grad_batches  # Lightning reports it divided
@@ -114,7 +128,7 @@ def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> T
 
 
 def planned_share(trainer: Trainer, epochs: int) -> float | None:
-    """The share of the planned training that is done after so many epochs; None without a plan."""
+    """The share of the planned training that is done after `epochs` epochs; None without a plan."""
     shares = []
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
@@ -123,8 +137,8 @@ def planned_share(trainer: Trainer, epochs: int) -> float | None:
     return min(max(shares), 1.0) if shares else None  # training ends with whichever comes first
 
 
-def placed_as_in_training(trainer: Trainer) -> Callable[[Any], Any]:
-    """The way of a training batch to the device: precision, then the module's or data module's transfer hooks."""
+def place_in_training(trainer: Trainer) -> Callable[[Any], Any]:
+    """What brings a training batch to the device: the precision, then the module's or data module's transfer hooks."""
 
     def place(batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)
@@ -134,8 +148,26 @@ def placed_as_in_training(trainer: Trainer) -> Callable[[Any], Any]:
     return place
 
 
+@contextmanager
+def current_hook_kept(module: LightningModule) -> Iterator[None]:
+    """Restore Lightning's note of the running hook: a transfer hook that fails leaves it, and `log` is then refused."""
+    hook = module._current_fx_name
+    try:
+        yield
+    finally:
+        module._current_fx_name = hook
+
+
+def seconds_until_idle(device: torch.device) -> float:
+    """Wait until the device has done what training queued. The seconds are no cost of measuring."""
+    started = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
 def _reads_at_train_epoch_end(callback: Callback, trainer: Trainer) -> bool:
-    """Lightning's own rule for when the callback looks; mirrors `EarlyStopping.setup` and `ModelCheckpoint`."""
+    """Whether the callback looks then, by the rule of `EarlyStopping.setup` and `ModelCheckpoint`."""
     once_per_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
     if isinstance(callback, ModelCheckpoint):
         chosen = callback._save_on_train_epoch_end

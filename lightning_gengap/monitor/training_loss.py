@@ -1,4 +1,4 @@
-"""Training speed: means of the steps' cross-entropy, where the loss provably is the cross-entropy."""
+"""Means of the training loss over the steps, where the loss provably is the plain cross-entropy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ _SMALL = 1e-2  # nats; below it the rounding of the softmax, not of the loss, se
 
 
 class RunningLoss(Metric):
-    """The running mean of the steps' training loss, in nats; accumulates on the device without synchronising.
+    """The running mean of the steps' training loss, in nats. It accumulates on the device without synchronising.
 
-    Reference: training speed as a measure of generalization, Ru et al. 2021 (arXiv 2006.04492).
+    Reference: Ru et al. 2021 (arXiv 2006.04492), where the sum of the steps' losses measures training speed.
+
+    Example:
+        >>> import torch
+        >>> metric = RunningLoss()
+        >>> for loss in (1.0, 3.0):
+        ...     metric.update(torch.tensor(loss))
+        >>> float(metric.compute())
+        2.0
     """
 
     full_state_update = False
@@ -42,7 +50,7 @@ class RunningLoss(Metric):
         self.count = self.count.to(loss.device, precision) + 1
 
     def compute(self) -> Tensor:
-        """The mean so far; NaN before the first step."""
+        """The mean so far, a scalar; NaN before the first step."""
         return self.total / self.count
 
 
@@ -57,7 +65,7 @@ class Sums(NamedTuple):
         return Sums(self.total - earlier.total, self.steps - earlier.steps)
 
     def mean(self) -> float | None:
-        """None without steps or where it is not finite."""
+        """The mean loss; None without steps or where it is not finite."""
         mean = float(self.total) / float(self.steps) if self.steps else math.nan
         return mean if math.isfinite(mean) else None
 
@@ -67,14 +75,18 @@ _NOTHING = Sums(0.0, 0.0)
 
 @dataclass
 class Hits:
-    """Right answers of the steps' logits; `counting` ends for good where logits or labels cannot be found."""
+    """How many of the steps' own logits were right.
+
+    Attributes:
+        counting: ends for good in a step whose logits or labels cannot be found.
+    """
 
     correct: Tensor | float = 0.0
     seen: int = 0
     counting: bool = True
 
     def add(self, logits: list[Tensor], labels: Tensor | None) -> None:
-        """Add a step whose only logits these are, one row per label; no synchronisation with the device."""
+        """Add a step, without synchronising with the device. It must have returned its logits once."""
         self.counting = self.counting and labels is not None and len(logits) == 1 and len(logits[0]) == len(labels)
         if self.counting and labels is not None:
             right = (logits[0].argmax(1) == labels.to(logits[0].device)).sum()
@@ -83,19 +95,22 @@ class Hits:
 
 
 @dataclass
-class TrainingSpeed:
-    """Follows the steps' loss, and checks on the first step of each epoch that it is the plain cross-entropy.
+class TrainingLoss:
+    """Follows the loss of the steps, and checks that it is the plain cross-entropy.
 
-    The check compares the loss with the cross-entropy of every output of shape (batch, classes) that some module
-    returned in that step. A loss with label smoothing, mixed labels, weights or further terms does not match; then,
-    and for compiled models, which hide their modules' outputs, there is no training speed. In the first epoch the
-    module whose output matched is watched in every step, so that its accuracy on samples not yet trained on is known;
-    that needs no forward of its own. In a distributed run all this is this rank's own: ranks may disagree on whether
-    it is valid, so none may wait for the others.
+    On the first step of each epoch the loss is compared with the cross-entropy of every output of shape (batch,
+    classes) that some module returned. A loss with label smoothing, mixed labels, weights or further terms does not
+    match. Compiled models hide the outputs of their modules. In these cases there are no values.
+
+    In the first epoch the module whose output matched is watched in every step, so that the accuracy on samples that
+    were not trained on yet is known without a forward of its own.
+
+    In a distributed run every rank follows its own steps. Ranks may disagree on `valid`, so none may wait for others.
 
     Attributes:
+        loss: the running mean.
         valid: whether the loss has passed every check so far.
-        checked: whether there was one.
+        checked: whether there was a check.
         epoch: of the present steps; None if its first step was not seen.
     """
 
@@ -112,7 +127,7 @@ class TrainingSpeed:
     _handles: list[Any] = field(default_factory=list)
 
     def begin_step(self, model: nn.Module, classes: int, epoch: int, batch: int) -> None:
-        """Watch the step that follows as far as it is needed."""
+        """Watch the next step, as far as it is needed."""
         if batch == 0:
             if self.epoch == 0 and epoch > 0:
                 self._first = self._sums().since(self._start)
@@ -124,7 +139,7 @@ class TrainingSpeed:
             self._watch({self._head: model.get_submodule(self._head)}, classes)
 
     def begin_check(self, model: nn.Module, classes: int) -> None:
-        """Watch the step that follows with temporary hooks; they return nothing."""
+        """Watch all modules in the next step, with temporary hooks that return nothing."""
         self.valid = self.valid and not _is_compiled(model)
         self._watch(dict(model.named_modules()) if self.valid else {}, classes)
         self._checking = bool(self._handles)
@@ -141,7 +156,12 @@ class TrainingSpeed:
         ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
-        """Add a step's mean loss (None: it reported none); `targets` is asked only where logits were watched."""
+        """Add a step.
+
+        Args:
+            loss: its mean loss, a scalar; None if it reported none.
+            targets: reads its class indices. It is called only where logits were watched.
+        """
         if self._handles:
             labels = _read(targets)
             if self._checking:
@@ -154,7 +174,7 @@ class TrainingSpeed:
             self.loss.update(loss)
 
     def _source(self, loss: Tensor, labels: Tensor) -> str | None:
-        """The module whose output the loss is the cross-entropy of."""
+        """The module whose output has this loss as its cross-entropy."""
         return next((name for name, output in self._outputs if _is_cross_entropy(loss, output, labels)), None)
 
     def close(self) -> None:
@@ -171,7 +191,10 @@ class TrainingSpeed:
         return self._sums().mean() if self.valid and self.checked else None
 
     def values(self) -> dict[str, float]:
-        """What is defined of the running mean, the first and the present epoch's mean and the first one's accuracy."""
+        """The running mean, the means of the first and the present epoch, and the first epoch's accuracy.
+
+        What is not defined is absent.
+        """
         if self.value() is None:
             return {}
         present = _NOTHING if self.epoch is None else self._sums().since(self._start)
@@ -187,33 +210,26 @@ class TrainingSpeed:
         return self._hits.counting and self._hits.seen > 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps, in primitives."""
         return {
             "valid": self.valid,
             "checked": self.checked,
-            "counting": self._hits.counting,
-            "correct": float(self._hits.correct),
-            "seen": float(self._hits.seen),
-            "epoch": -1.0 if self.epoch is None else float(self.epoch),
-            "total": float(self.loss.total),
-            "count": float(self.loss.count),
-            "start_total": float(self._start.total),
-            "start_count": float(self._start.steps),
-            "first_total": float(self._first.total),
-            "first_count": float(self._first.steps),
+            "epoch": self.epoch,
+            "sums": [float(part) for part in self._sums()],
+            "start": [float(part) for part in self._start],
+            "first": [float(part) for part in self._first],
+            "hits": {**vars(self._hits), "correct": float(self._hits.correct)},
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> TrainingSpeed:
-        """Go on from `state()`; what an older checkpoint does not have stays absent."""
-        speed = cls(valid=state["valid"], checked=state["checked"])
-        speed.loss.total, speed.loss.count = speed.loss.total + state["total"], speed.loss.count + state["count"]
-        if state.get("epoch", -1.0) >= 0:
-            speed.epoch = int(state["epoch"])
-            speed._start = Sums(state["start_total"], state["start_count"])
-            speed._first = Sums(state["first_total"], state["first_count"])
-            speed._hits = Hits(state["correct"], int(state["seen"]), state["counting"])
-        return speed
+    def restored(cls, state: dict[str, Any]) -> TrainingLoss:
+        """Go on from `state()`."""
+        restored = cls(valid=state["valid"], checked=state["checked"], epoch=state["epoch"])
+        total, steps = state["sums"]
+        restored.loss.total, restored.loss.count = restored.loss.total + total, restored.loss.count + steps
+        restored._start, restored._first = Sums(*state["start"]), Sums(*state["first"])
+        restored._hits = Hits(**state["hits"])
+        return restored
 
 
 def _read(targets: Callable[[], Tensor]) -> Tensor | None:

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURES, Measure
-from tests.lightning_models import EpochValues, Stream, TinyModel, blobs, loader, quiet_trainer
+from lightning_gengap.measures.values import Values
+from lightning_gengap.network.probe import Probe
+from tests.lightning_models import EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
 from tests.tiny_predictors import tiny_monitor
 
 RANK = int(os.environ["LOCAL_RANK"])
@@ -49,47 +51,34 @@ def subset() -> dict[str, Any]:
     return outcome | {"train_samples": monitor.values["train_samples"], "probe": monitor.values["probe_samples"]}
 
 
-def failing(rank: int) -> dict[str, Any]:
-    """A measure fails on one rank only, in every epoch."""
+def failing_on(rank: int, values: dict[str, float] | None = None) -> Measure:
+    """A measure that fails on this rank only, in every epoch."""
 
-    def fail(probe: object) -> dict[str, float]:
-        if rank == RANK:
-            raise RuntimeError("broken on one rank")
-        return {}
+    def measure(probe: Probe) -> Values:
+        return careless()(probe) if rank == RANK else values or {}
 
-    MEASURES["margin"], entry = Measure(fail, {}, 1), MEASURES["margin"]
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            outcome = trained(tiny_monitor(), max_epochs=5)
-    finally:
-        MEASURES["margin"] = entry
-    said = [str(warning.message) for warning in caught if "GapMonitor could not measure" in str(warning.message)]
-    return outcome | {"said": said}
+    return Measure(measure, {}, 1)
 
 
-def failing_further() -> dict[str, Any]:
-    """Measures that the predictor does not need fail, each on another rank; one of a third kind does not."""
-
-    def fails_on(rank: int) -> Measure:
-        def fail(probe: object) -> dict[str, float]:
-            if rank == RANK:
-                raise RuntimeError("broken on one rank")
-            return {"norm/spectral_change": 0.5}
-
-        return Measure(fail, {}, 1)
-
+def failing(monitor: GapMonitor, **measures: Measure) -> dict[str, Any]:
+    """Train with these in place of the measures of that name; also what was said of failures, and how often."""
     before = dict(MEASURES)
-    MEASURES["norm"], MEASURES["perturbation"] = fails_on(0), fails_on(1)
+    MEASURES.update(measures)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            monitor = tiny_monitor(measures=["norm", "perturbation", "calibration"])
             outcome = trained(monitor, max_epochs=5)
     finally:
         MEASURES.update(before)
     said = [str(warning.message) for warning in caught if "GapMonitor could not measure" in str(warning.message)]
-    return outcome | {"said": said, "failures": monitor._session.schedule.failures if monitor._session else {}}
+    return outcome | {"said": said, "failures": monitor._state.schedule.failures if monitor._state else {}}
+
+
+def failing_optional() -> dict[str, Any]:
+    """Measures that the predictor does not need fail, each on another rank; one of a third kind does not."""
+    values = {"norm/spectral_change": 0.5}
+    monitor = tiny_monitor(measures=["norm", "perturbation", "calibration"])
+    return failing(monitor, norm=failing_on(0, values), perturbation=failing_on(1, values))
 
 
 class SlowRank(Callback):
@@ -97,22 +86,22 @@ class SlowRank(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *others: Any) -> None:
         (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
-        assert monitor._session is not None
-        monitor._session.budget.trained += 1e4 * RANK
+        assert monitor._state is not None
+        monitor._state.budget.trained += 1e4 * RANK
 
 
 SETTINGS = {
     "without": lambda: trained(),
     "with": lambda: trained(tiny_monitor()),
     "full": lambda: trained(tiny_monitor(verbosity="full")),
-    "stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(Stream(), batch_size=8)),
+    "stream": lambda: trained(tiny_monitor(verbosity="full"), data=stream(8)),
     "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
     "subset": subset,
     "budget": lambda: trained(tiny_monitor(budget=0.01), SlowRank(), max_epochs=4),
-    "dear": lambda: trained(tiny_monitor(budget=0.5, measures=["gradient_noise"]), SlowRank(), max_epochs=4),
-    "further": failing_further,
-    "fails on rank 0": lambda: failing(0),
-    "fails on rank 1": lambda: failing(1),
+    "expensive": lambda: trained(tiny_monitor(budget=0.5, measures=["gradient_noise"]), SlowRank(), max_epochs=4),
+    "optional": failing_optional,
+    "fails on rank 0": lambda: failing(tiny_monitor(), margin=failing_on(0)),
+    "fails on rank 1": lambda: failing(tiny_monitor(), margin=failing_on(1)),
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
 }
 

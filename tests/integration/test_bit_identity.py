@@ -13,18 +13,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_gengap.measures import MEASURES, Measure
-from lightning_gengap.network.probe import Probe
 from tests.lightning_models import (
     EXAMPLES,
     ManualModel,
     MemoryLogger,
-    Stream,
     TinyModel,
     ValidatedModel,
     blobs,
+    careless,
+    each_data,
     loader,
+    put_measure,
     quiet_trainer,
+    stream,
     validation_loader,
 )
 from tests.tiny_predictors import tiny_monitor
@@ -125,7 +126,7 @@ CASES: dict[str, dict[str, Any]] = {
     "persistent workers": {"data": lambda: loader(num_workers=2, persistent_workers=True)},
     "own generator": {"data": lambda: loader(generator=torch.Generator().manual_seed(5))},
     "manual optimisation": {"model": ManualModel},
-    "stream": {"data": lambda: DataLoader(Stream(), batch_size=16)},
+    "stream": {"data": stream},
     "augmented": {"data": lambda: DataLoader(Noisy(), batch_size=16, shuffle=True)},
     "augmented in workers": {"data": lambda: DataLoader(Noisy(), batch_size=16, shuffle=True, num_workers=2)},
     "validation in mid-epoch": {"model": ValidatedModel, "validation": validation_loader, "val_check_interval": 0.5},
@@ -142,23 +143,15 @@ def test_training_is_bit_identical(case: str):
     assert_identical(tiny_monitor(), **CASES[case])
 
 
-@pytest.mark.parametrize("data", [loader, CASES["stream"]["data"]], ids=["indexed", "stream"])
+@each_data
 def test_training_is_bit_identical_with_every_measure(data: Callable[[], Any]):
     assert_identical(tiny_monitor(verbosity="full"), data=data, accumulate_grad_batches=3)
-
-
-def broken(probe: Probe) -> dict[str, float]:
-    """Fails after it has done what a careless measure might do."""
-    torch.rand(3)
-    probe.model.train()
-    probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
-    raise RuntimeError("broken measure")
 
 
 @pytest.mark.parametrize("once", [False, True], ids=["each epoch", "before the first step"])
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
 def test_training_is_bit_identical_when_a_measure_fails(monkeypatch: pytest.MonkeyPatch, once: bool):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, {}, forwards=1, per_training=once))
+    put_measure(monkeypatch, "norm", careless(), per_training=once)
     assert_identical(tiny_monitor(measures=["norm"]), max_epochs=5, accumulate_grad_batches=3)
 
 

@@ -153,11 +153,11 @@ def test_a_measurement_has_the_spectrum_wherever_the_soft_rank_is_asked_for() ->
     samples = Samples((read_batch((blobs()[:][0], targets)),), 64, augmented=False)
     measurer = Measurer.of(model, samples)
     assert measurer.measure(model, ["fit"]).figures == {}
-    needed, further = measurer.measure(model, ["soft_rank"]), measurer.measure(model, ["fit"], ["soft_rank"])
+    needed, optional = measurer.measure(model, ["soft_rank"]), measurer.measure(model, ["fit"], ["soft_rank"])
     assert "curvature/spectrum" in needed.figures
-    assert "curvature/spectrum" in further.figures
+    assert "curvature/spectrum" in optional.figures
     assert torch.equal(
-        needed.figures["curvature/spectrum"].eigenvalues, further.figures["curvature/spectrum"].eigenvalues
+        needed.figures["curvature/spectrum"].eigenvalues, optional.figures["curvature/spectrum"].eigenvalues
     )
     assert float(needed.figures["curvature/spectrum"].eigenvalues.max()) == needed.values["curvature/top_eigenvalue"]
 

@@ -59,8 +59,8 @@ SETTINGS = (
     "rank stream",
     "subset",
     "budget",
-    "dear",
-    "further",
+    "expensive",
+    "optional",
     "fails on rank 0",
     "fails on rank 1",
     "stopping",
@@ -106,24 +106,24 @@ def test_a_failure_on_one_rank_holds_and_switches_off_both(ranks: list[dict[str,
     setting = f"fails on rank {failing}"
     assert statuses(ranks[0], setting) == statuses(ranks[1], setting) == [2, 2, 2, 4, 4]
     (said,) = ranks[0][setting]["said"]
-    assert ("broken on one rank" in said) if failing == 0 else ("another rank failed" in said)
+    assert ("broken measure" in said) if failing == 0 else ("another rank failed" in said)
     assert ranks[1][setting]["said"] == []
 
 
-def test_a_further_measure_that_fails_on_one_rank_fails_alone_and_on_both(ranks: list[dict[str, Any]]):
+def test_an_optional_measure_that_fails_on_one_rank_fails_alone_and_on_both(ranks: list[dict[str, Any]]):
     for rank in ranks:
-        assert statuses(rank, "further") == [0] * 5
-        assert rank["further"]["failures"] == {"norm": 3, "perturbation": 3, "calibration": 0}
-        assert all("gengap/calibration/error_15" in row for row in rank["further"]["rows"])
-        assert not any("gengap/norm/spectral_change" in row for row in rank["further"]["rows"])
-    first, second = ranks[0]["further"]["said"]
-    assert "measure norm in epoch 0: measure 'norm': got RuntimeError: broken on one rank" in first
+        assert statuses(rank, "optional") == [0] * 5
+        assert rank["optional"]["failures"] == {"norm": 3, "perturbation": 3, "calibration": 0}
+        assert all("gengap/calibration/error_15" in row for row in rank["optional"]["rows"])
+        assert not any("gengap/norm/spectral_change" in row for row in rank["optional"]["rows"])
+    first, second = ranks[0]["optional"]["said"]
+    assert "measure norm in epoch 0: measure 'norm': got RuntimeError: broken measure" in first
     assert "measure perturbation in epoch 0: another rank failed." in second
-    assert ranks[1]["further"]["said"] == []
+    assert ranks[1]["optional"]["said"] == []
 
 
-def test_rank_zero_decides_on_dear_measures(ranks: list[dict[str, Any]]):
-    ages = [[row.get("gengap/age/gradient_noise") for row in rank["dear"]["rows"]] for rank in ranks]
+def test_rank_zero_decides_on_expensive_measures(ranks: list[dict[str, Any]]):
+    ages = [[row.get("gengap/age/gradient_noise") for row in rank["expensive"]["rows"]] for rank in ranks]
     assert ages[0] == ages[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, Measure
-from tests.lightning_models import TinyModel, ValidatedModel, fitted
-from tests.tiny_predictors import abstaining_predictor, tiny_monitor
+from lightning_gengap.predictors.predictor import LossHead
+from tests.lightning_models import TinyModel, ValidatedModel, careless, fitted, put_measure
+from tests.tiny_predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
 
+LOSS_GAP, RECALIBRATED = "gengap/predicted_loss_gap", "gengap/recalibrated_gap"
 KEYS = ("gengap/predicted_test_accuracy", "gengap/predicted_gap")
 
 
@@ -93,12 +95,6 @@ def test_a_checkpoint_by_steps_is_named(tmp_path: Path):
         fitted(tiny_monitor(), stale, enable_checkpointing=True)
 
 
-@pytest.mark.parametrize("key", ["gengap/predicted_gab", "gengap/margin/h1/median", "gengap/actual_gap"])
-def test_a_key_that_is_never_logged_is_refused(key: str):
-    with pytest.raises(ConfigurationError, match=rf"EarlyStopping on {key}: got a key that GapMonitor does not log"):
-        fitted(tiny_monitor(), EarlyStopping(key))
-
-
 def test_the_actual_gap_can_be_monitored_with_a_validation_every_epoch():
     reader = Reader("gengap/actual_gap")
     logged = fitted(tiny_monitor(), reader, validate=True)
@@ -111,16 +107,54 @@ def test_a_measured_key_can_be_monitored_where_it_is_logged():
     assert list(reader.read.values()) == logged("gengap/margin/h1/median")
 
 
-def test_predictions_cannot_be_monitored_without_a_predictor():
-    with pytest.raises(ConfigurationError, match=r"GapEarlyStopping on gengap/predicted_test_accuracy: got a key"):
-        fitted(GapMonitor(predictor=None), GapEarlyStopping())
-    with pytest.raises(ConfigurationError, match=r"got max_gap= with GapMonitor\(predictor=None\)"):
-        fitted(GapMonitor(predictor=None), GapEarlyStopping("gengap/train_accuracy", max_gap=0.1))
+def only_measuring() -> GapMonitor:
+    return GapMonitor(predictor=None)
 
 
-def test_gap_early_stopping_needs_a_monitor():
-    with pytest.raises(ConfigurationError, match=r"got a Trainer without GapMonitor.*callbacks=\[GapMonitor\(\)"):
-        fitted(GapEarlyStopping())
+REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
+    *(
+        (
+            lambda key=key: [tiny_monitor(), EarlyStopping(key)],
+            f"EarlyStopping on {key}: got a key that GapMonitor does",
+        )
+        for key in ("gengap/predicted_gab", "gengap/margin/h1/median", "gengap/actual_gap", RECALIBRATED)
+    ),
+    (lambda: [only_measuring(), GapEarlyStopping()], "GapEarlyStopping on gengap/predicted_test_accuracy: got a key"),
+    (
+        lambda: [only_measuring(), GapEarlyStopping("gengap/train_accuracy", max_gap=0.1)],
+        r"got max_gap= with GapMonitor\(predictor=None\)",
+    ),
+    (lambda: [GapEarlyStopping()], r"got a Trainer without GapMonitor.*callbacks=\[GapMonitor\(\)"),
+    (lambda: [tiny_monitor(), GapEarlyStopping(LOSS_GAP, mode="min")], "does not log with these arguments"),
+    (
+        lambda: [tiny_monitor(), GapEarlyStopping(RECALIBRATED, mode="min")],
+        "recalibrated_gap only begins once a validation",
+    ),
+    *(
+        (lambda gap=gap: [GapEarlyStopping(max_gap=gap)], "max_gap: got .* expected an accuracy fraction")
+        for gap in (0, -0.1, 1.5)
+    ),
+    *(
+        (
+            lambda key=key: [tiny_monitor(budget=0.05, measures=["tic"]), EarlyStopping(key)],
+            "those of more than five forward passes budget=None",
+        )
+        for key in ("gengap/curvature/tic", "gengap/age/tic")
+    ),
+]
+
+
+@pytest.mark.parametrize(("callbacks", "message"), REFUSED)
+def test_what_can_never_be_read_is_refused(callbacks: Callable[[], list[Callback]], message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        fitted(*callbacks())
+
+
+def test_the_loss_gap_can_be_monitored_where_there_is_a_loss_head():
+    head = LossHead(intercept=-1.0, features=(wide_feature("train_loss", "log", -0.5),), below=-1.0, above=1.0)
+    stopping = GapEarlyStopping(LOSS_GAP, mode="min")
+    values = fitted(tiny_monitor(predictor=tiny_predictor(loss_head=head)), stopping)
+    assert float(stopping.best_score) == pytest.approx(min(values(LOSS_GAP)))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -146,48 +180,33 @@ def test_max_gap_stops_with_a_reason():
     assert generous.reason is None
 
 
-@pytest.mark.parametrize("max_gap", [0, -0.1, 1.5])
-def test_max_gap_must_be_a_fraction(max_gap: float):
-    with pytest.raises(ConfigurationError, match=r"max_gap: got .* expected an accuracy fraction"):
-        GapEarlyStopping(max_gap=max_gap)
+def test_a_key_of_the_users_own_must_be_logged():
+    with pytest.raises(RuntimeError, match="user_los"):
+        fitted(tiny_monitor(), GapEarlyStopping("user_los"))
 
 
-def test_gap_early_stopping_ignores_held_epochs():
-    stopping = GapEarlyStopping("gengap/train_loss", mode="min", patience=1, min_delta=10.0)
-    logged = fitted(tiny_monitor(every_n_epochs=3), stopping, max_epochs=9)
-    assert logged("gengap/status") == [0, 1, 0]  # without this rule it would stop after the second
+NORM = "gengap/norm/log_product_spectral"
+IGNORED: dict[str, tuple[dict[str, Any], dict[str, Any], str | None, list[int]]] = {
+    # arguments of the monitor and of the early stopping; the measure that fails; status by epoch
+    "held": ({"every_n_epochs": 3}, {"monitor": "gengap/train_loss", "min_delta": 10.0}, None, [0, 1, 0]),
+    "abstaining": ({"predictor": abstaining_predictor()}, {"mode": "max", "max_gap": 0.01}, None, [3] * 4),
+    "failed": ({}, {"mode": "max", "max_gap": 0.01}, "margin", [2, 2, 2, 4, 4]),
+    "without the key": ({"measures": ["norm"], "verbosity": "full"}, {"monitor": NORM}, "norm", [0] * 4),
+}
 
 
-def test_gap_early_stopping_ignores_abstaining_epochs():
-    stopping = GapEarlyStopping(patience=1, max_gap=0.01)
-    logged = fitted(tiny_monitor(predictor=abstaining_predictor()), stopping, max_epochs=4)
-    assert logged("gengap/status") == [3] * 4
-    assert stopping.reason is None
-    assert stopping.wait_count == 0
-
-
+@pytest.mark.parametrize("kind", IGNORED)
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
-def test_gap_early_stopping_ignores_failures(monkeypatch: pytest.MonkeyPatch):
-    def fail(probe: object) -> dict[str, float]:
-        raise RuntimeError("broken")
-
-    monkeypatch.setitem(MEASURES, "margin", Measure(fail, {}, 1))
-    stopping = GapEarlyStopping(patience=1, max_gap=0.01)
-    logged = fitted(tiny_monitor(), stopping, max_epochs=5)
-    assert logged("gengap/status") == [2, 2, 2, 4, 4]
-    assert stopping.reason is None
-
-
-@pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
-def test_gap_early_stopping_waits_for_a_measure_that_has_failed_so_far(monkeypatch: pytest.MonkeyPatch):
-    def fail(probe: object) -> dict[str, float]:
-        raise RuntimeError("broken")
-
-    monkeypatch.setitem(MEASURES, "norm", Measure(fail, {}, 1))
-    stopping = GapEarlyStopping("gengap/norm/log_product_spectral", mode="min", patience=1)
-    logged = fitted(tiny_monitor(measures=["norm"], verbosity="full"), stopping, max_epochs=4)
-    assert logged("gengap/status") == [0] * 4
-    assert stopping.wait_count == 0
+def test_gap_early_stopping_ignores_epochs_without_a_fresh_value(monkeypatch: pytest.MonkeyPatch, kind: str):
+    monitor, stopping, failing, statuses = IGNORED[kind]
+    if failing is not None:
+        put_measure(monkeypatch, failing, careless())
+    early = GapEarlyStopping(**({"mode": "min", "patience": 1} | stopping))
+    logged = fitted(tiny_monitor(**monitor), early, max_epochs=9 if kind == "held" else len(statuses))
+    assert logged("gengap/status") == statuses  # a held value that counted would stop it after the second epoch
+    if kind != "held":
+        assert early.reason is None
+        assert early.wait_count == 0
 
 
 @pytest.mark.parametrize("validate", [False, True])

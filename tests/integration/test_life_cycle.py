@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.tuner import Tuner
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURED
@@ -20,12 +19,12 @@ from lightning_gengap.monitor.logged_keys import PREDICTED
 from tests.lightning_models import (
     EpochValues,
     MemoryLogger,
-    Stream,
     TinyModel,
     ValidatedModel,
     fitted,
     loader,
     quiet_trainer,
+    stream,
     validation_loader,
 )
 from tests.tiny_predictors import ALWAYS, tiny_monitor, tiny_predictor
@@ -37,12 +36,12 @@ def test_fitting_twice_with_one_trainer_continues():
     monitor, values = tiny_monitor(), EpochValues()
     trainer, model = quiet_trainer(monitor, values, max_epochs=1), TinyModel()
     trainer.fit(model, loader())
-    initial = monitor.state_dict()["initial_state"]
+    initial = monitor.state_dict()["memory"]["initial_state"]
     trainer.fit_loop.max_epochs = 2
     trainer.fit(model.train(), loader())
     assert values("gengap/status") == [0, 0]
-    assert all(torch.equal(initial[k], v) for k, v in monitor.state_dict()["initial_state"].items())
-    assert monitor.state_dict()["speed"]["count"] == 8
+    assert all(torch.equal(initial[k], v) for k, v in monitor.state_dict()["memory"]["initial_state"].items())
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 8
 
 
 def test_a_monitor_starts_afresh_in_another_trainer():
@@ -50,8 +49,8 @@ def test_a_monitor_starts_afresh_in_another_trainer():
     fitted(monitor)
     first = monitor.state_dict()
     fitted(monitor, model=TinyModel(learning_rate=0.01))
-    assert monitor.state_dict()["speed"]["count"] == 8
-    assert monitor.state_dict()["initial_state"] is not first["initial_state"]
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 8
+    assert monitor.state_dict()["memory"]["initial_state"] is not first["memory"]["initial_state"]
     assert "initial_weights" not in monitor.state_dict()["flags"]
 
 
@@ -72,9 +71,9 @@ def test_trained_weights_are_flagged():
         {"limit_train_batches": 1},
         {"validate": True, "num_sanity_val_steps": 2},
         {"overfit_batches": 2},
-        {"data": DataLoader(Stream(), batch_size=16), "limit_train_batches": 1},
+        {"data": stream(), "limit_train_batches": 1},
         {"data": loader(batch_size=1), "limit_train_batches": 3},
-        {"data": DataLoader(Stream(), batch_size=1), "limit_train_batches": 30},
+        {"data": stream(1), "limit_train_batches": 30},
     ],
     ids=["fast_dev_run", "max_steps", "one batch", "sanity", "overfit", "stream", "single", "single stream"],
 )
@@ -170,14 +169,14 @@ def test_no_hooks_and_no_samples_are_left():
     own = hooks(model)  # its metric has some
     fitted(monitor, model=model)
     assert hooks(model) == own
-    assert monitor._session is not None
-    assert monitor._session.measurer is None
+    assert monitor._state is not None
+    assert monitor._state.measurer is None
     interrupted = Interrupted()
     with pytest.raises(RuntimeError, match="interrupted"):
         fitted(monitor, model=interrupted)
     assert interrupted.hooks_in_step > own
     assert hooks(interrupted) == own
-    assert monitor._session.measurer is None
+    assert monitor._state.measurer is None
 
 
 def test_two_monitors_keep_their_values_apart():

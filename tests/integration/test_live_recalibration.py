@@ -7,31 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch.callbacks import EarlyStopping
 
-from lightning_gengap import GapEarlyStopping, GapMonitor
-from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.predictors.loss_head import LossHead
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated
 from tests.lightning_models import (
-    EpochValues,
-    TinyModel,
     ValidatedModel,
     fitted,
     loader,
     quiet_trainer,
+    resumed,
+    saved,
     validation_loader,
 )
 from tests.tiny_predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 KEY = "gengap/recalibrated_gap"
-
-
-def with_loss_head(**changes: Any) -> GapMonitor:
-    head = LossHead(intercept=-1.0, features=(wide_feature("train_loss", "log", -0.5),), below=-1.0, above=1.0)
-    return tiny_monitor(predictor=tiny_predictor(loss_head=head), **changes)
 
 
 def test_each_validation_moves_the_recalibrated_gap_towards_what_it_saw():
@@ -41,11 +32,11 @@ def test_each_validation_moves_the_recalibrated_gap_towards_what_it_saw():
     for before, after, observed in zip(predicted, shown, actual, strict=True):
         assert 0 <= after <= 1
         assert abs(after - max(observed, 0.0)) <= abs(before - max(observed, 0.0))
-    assert monitor._session is not None
+    assert monitor._state is not None
     assert monitor.predictor is not None
     assert monitor.prediction is not None
-    assert len(monitor._session.residuals) == 4
-    correction = live_correction(monitor._session.residuals, age=0)
+    assert len(monitor._state.residuals) == 4
+    correction = live_correction(monitor._state.residuals, age=0)
     accuracy = values("gengap/train_accuracy")[-1]
     assert shown[-1] == pytest.approx(recalibrated(monitor.predictor, monitor.prediction, correction, accuracy))
 
@@ -69,8 +60,8 @@ def test_a_validation_beside_a_held_prediction_teaches_nothing():
     monitor = tiny_monitor(every_n_epochs=3)
     values = fitted(monitor, validate=True, max_epochs=4)
     assert values("gengap/status") == [0, 1, 0, 1]
-    assert monitor._session is not None
-    assert len(monitor._session.residuals) == 2
+    assert monitor._state is not None
+    assert len(monitor._state.residuals) == 2
     assert values(KEY)[1] == values(KEY)[0]
     assert values(KEY)[3] == values(KEY)[2]
 
@@ -83,61 +74,23 @@ def test_abstentions_teach_nothing():
     assert monitor.state_dict()["residuals"] == []
 
 
-def saved(folder: Path, monitor: GapMonitor, change: Any = None) -> Path:
-    torch.manual_seed(0)
-    trainer = quiet_trainer(monitor, max_epochs=2)
-    trainer.fit(ValidatedModel(), loader(shuffle=False), validation_loader())
-    trainer.save_checkpoint(folder / "saved.ckpt")
-    content = torch.load(folder / "saved.ckpt", weights_only=True)
-    if change is not None:
-        (state,) = [state for key, state in content["callbacks"].items() if key.startswith("GapMonitor")]
-        change(state)
-        torch.save(content, folder / "saved.ckpt")
-    return folder / "saved.ckpt"
-
-
-def resumed(path: Path, monitor: GapMonitor, validate: bool) -> EpochValues:
-    values = EpochValues()
-    trainer = quiet_trainer(monitor, values, max_epochs=3)
-    model = ValidatedModel() if validate else TinyModel()
-    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None, ckpt_path=path)
-    return values
-
-
 def test_what_was_learned_survives_a_resume(tmp_path: Path):
     first, monitor = tiny_monitor(), tiny_monitor()
-    path = saved(tmp_path, first)
-    values = resumed(path, monitor, validate=False)
-    assert first._session is not None
-    assert monitor.state_dict()["residuals"] == first._session.residuals
-    assert len(first._session.residuals) == 2
+    path = saved(tmp_path, first, epochs=2, validate=True)
+    values = resumed(path, monitor, epochs=3, validate=False)
+    assert first._state is not None
+    assert monitor.state_dict()["residuals"] == first._state.residuals
+    assert len(first._state.residuals) == 2
     assert values(KEY)[0] != values("gengap/predicted_gap")[0]
 
 
 def test_a_held_recalibrated_gap_survives_a_resume(tmp_path: Path):
     first = tiny_monitor(every_n_epochs=4)
-    path = saved(tmp_path, first)
-    values = resumed(path, tiny_monitor(every_n_epochs=4), validate=True)
+    path = saved(tmp_path, first, epochs=2, validate=True)
+    values = resumed(path, tiny_monitor(every_n_epochs=4), epochs=3, validate=True)
     assert values("gengap/status") == [1]
-    assert first._session is not None
-    assert values(KEY) == [pytest.approx(first._session.readout.shown["recalibrated_gap"])]
-
-
-def test_a_checkpoint_of_an_earlier_version_resumes(tmp_path: Path):
-    def as_before(state: dict[str, Any]) -> None:
-        for key in ("schedule", "extras", "residuals", "residual_age"):
-            del state[key]
-        for key in ("last_loss_gap", "last_recalibrated_gap"):
-            del state["readout"][key]
-        del state["readout"]["shown"]["recalibrated_gap"]
-        state["of_a_later_version"] = 1.0
-        state["readout"]["of_a_later_version"] = 1.0
-
-    path = saved(tmp_path, tiny_monitor(), as_before)
-    monitor = tiny_monitor(on_error="raise")
-    values = resumed(path, monitor, validate=True)
-    assert values("gengap/status") == [0]
-    assert len(monitor.state_dict()["residuals"]) == 1
+    assert first._state is not None
+    assert values(KEY) == [pytest.approx(first._state.readout.shown["recalibrated_gap"])]
 
 
 def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch):
@@ -152,20 +105,6 @@ def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trainer.strategy, "broadcast", from_first)
     trainer.fit(ValidatedModel(), loader(), validation_loader())
     assert monitor.state_dict()["residuals"] == [0.25]
-
-
-@pytest.mark.parametrize("stopping", [EarlyStopping(KEY), GapEarlyStopping(KEY, mode="min")])
-def test_callbacks_that_need_it_in_every_epoch_are_refused(stopping: EarlyStopping):
-    with pytest.raises(ConfigurationError, match="recalibrated_gap only begins once a validation"):
-        fitted(tiny_monitor(), stopping, validate=True)
-
-
-def test_the_loss_gap_can_be_monitored_where_there_is_a_loss_head():
-    stopping = GapEarlyStopping("gengap/predicted_loss_gap", mode="min")
-    values = fitted(with_loss_head(), stopping)
-    assert float(stopping.best_score) == pytest.approx(min(values("gengap/predicted_loss_gap")))
-    with pytest.raises(ConfigurationError, match="does not log with these arguments"):
-        fitted(tiny_monitor(), GapEarlyStopping("gengap/predicted_loss_gap", mode="min"))
 
 
 def test_the_loss_gap_is_there_though_a_feature_of_its_head_is_missing():

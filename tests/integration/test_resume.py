@@ -13,33 +13,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from lightning_gengap.measures import MEASURES
-from tests.lightning_models import EpochValues, TinyModel, fitted, loader, quiet_trainer
+from tests.lightning_models import SeededSteps, fitted, loader, resumed, saved
 from tests.tiny_predictors import ALWAYS, tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
-
-
-class SeededSteps(Callback):
-    """Makes a step depend on its number and the weights alone, so that a resumed run can equal a whole one."""
-
-    def on_train_batch_start(self, trainer: Trainer, *others: Any) -> None:
-        torch.manual_seed(trainer.global_step)
-
-
-def saved_after(epochs: int, folder: Path, *callbacks: Callback) -> Path:
-    """Train, save, and return the checkpoint's path."""
-    torch.manual_seed(0)
-    trainer = quiet_trainer(*callbacks, SeededSteps(), max_epochs=epochs)
-    trainer.fit(TinyModel(), loader(shuffle=False))
-    trainer.save_checkpoint(folder / "saved.ckpt")
-    return folder / "saved.ckpt"
-
-
-def resumed(path: Path, epochs: int, *callbacks: Callback) -> EpochValues:
-    values = EpochValues()
-    trainer = quiet_trainer(*callbacks, SeededSteps(), values, max_epochs=epochs)
-    trainer.fit(TinyModel(), loader(shuffle=False), ckpt_path=path)
-    return values
 
 
 def monitor_state(path: Path) -> dict[str, Any]:
@@ -51,8 +28,8 @@ def monitor_state(path: Path) -> dict[str, Any]:
 
 def test_a_resumed_run_continues_the_same_curve(tmp_path: Path):
     expected = fitted(tiny_monitor(verbosity="full"), SeededSteps(), data=loader(shuffle=False), max_epochs=4)
-    path = saved_after(2, tmp_path, tiny_monitor(verbosity="full"))
-    continued = resumed(path, 4, tiny_monitor(verbosity="full"))
+    path = saved(tmp_path, tiny_monitor(verbosity="full"), epochs=2)
+    continued = resumed(path, tiny_monitor(verbosity="full"), epochs=4)
     for now, then in zip(continued.rows, expected.rows[2:], strict=True):
         assert now.pop("gengap/overhead") >= 0
         assert then.pop("gengap/overhead") >= 0
@@ -60,44 +37,42 @@ def test_a_resumed_run_continues_the_same_curve(tmp_path: Path):
 
 
 def test_the_checkpoint_can_be_loaded_as_weights_only(tmp_path: Path):
-    path = saved_after(1, tmp_path, tiny_monitor())
-    initial = monitor_state(path)["initial_state"]
+    path = saved(tmp_path, tiny_monitor(), epochs=1)
+    initial = monitor_state(path)["memory"]["initial_state"]
     assert all(isinstance(tensor, Tensor) and not tensor.requires_grad for tensor in initial.values())
-    trainer = quiet_trainer(tiny_monitor(), max_epochs=2)
-    trainer.fit(TinyModel(), loader(), ckpt_path=path)
-    assert trainer.current_epoch == 2
+    assert len(resumed(path, tiny_monitor(), epochs=2).rows) == 1
 
 
 def test_resuming_keeps_initial_weights_difficulty_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = saved_after(2, tmp_path, tiny_monitor())
+    path = saved(tmp_path, tiny_monitor(), epochs=2)
     state = monitor_state(path)
-    assert state["speed"]["count"] == 8
+    assert state["training_loss"]["sums"][1] == 8
 
     def measured_again(probe: object) -> dict[str, float]:
         raise AssertionError("difficulty is measured once per training")
 
     monkeypatch.setitem(MEASURES, "difficulty", replace(MEASURES["difficulty"], function=measured_again))
     monitor = tiny_monitor(on_error="raise")
-    resumed(path, 3, monitor)
+    resumed(path, monitor, epochs=3)
     after = monitor.state_dict()
-    assert after["once"] == state["once"]
-    assert after["speed"]["count"] == 12
+    assert after["memory"]["per_training"] == state["memory"]["per_training"]
+    assert after["training_loss"]["sums"][1] == 12
     assert after["budget"]["trained"] > state["budget"]["trained"]
-    for name, tensor in state["initial_state"].items():
-        assert torch.equal(after["initial_state"][name], tensor)
+    for name, tensor in state["memory"]["initial_state"].items():
+        assert torch.equal(after["memory"]["initial_state"][name], tensor)
 
 
 def test_a_held_value_survives_a_resume(tmp_path: Path):
-    path = saved_after(1, tmp_path, tiny_monitor(every_n_epochs=3))
-    values = resumed(path, 2, tiny_monitor(every_n_epochs=3))
+    path = saved(tmp_path, tiny_monitor(every_n_epochs=3), epochs=1)
+    values = resumed(path, tiny_monitor(every_n_epochs=3), epochs=2)
     assert values("gengap/status") == [1]
     assert values("gengap/predicted_gap") == [pytest.approx(monitor_state(path)["readout"]["shown"]["predicted_gap"])]
 
 
 def test_resuming_without_the_monitors_state_warns_and_abstains(tmp_path: Path):
-    path = saved_after(1, tmp_path)
+    path = saved(tmp_path, epochs=1)
     with pytest.warns(UserWarning, match="GapMonitor has no initial weights"):
-        values = resumed(path, 2, tiny_monitor())
+        values = resumed(path, tiny_monitor(), epochs=2)
     assert values("gengap/status") == [3]
     assert all(math.isfinite(value) for value in values.rows[0].values())
     assert values.rows[0].keys() >= ALWAYS
@@ -112,6 +87,6 @@ def test_resuming_in_mid_epoch_checks_the_loss_anew(tmp_path: Path):
 
     fitted(tiny_monitor(), SaveSecondStep(), max_epochs=1)
     monitor = tiny_monitor()
-    values = resumed(tmp_path / "middle.ckpt", 2, monitor)
+    values = resumed(tmp_path / "middle.ckpt", monitor, epochs=2)
     assert values("gengap/status") == [0, 0]
     assert "speed/train_loss_mean" in monitor.values

@@ -2,24 +2,26 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_gengap.monitor.budget import Budget
+from lightning_gengap.monitor.schedule import Budget
 
 
-def test_no_share_always_allows():
-    budget = Budget(None, trained=0.0)
-    budget.record(1e6)
-    assert budget.allows()
-
-
-def test_the_first_measurement_is_always_allowed():
-    assert Budget(0.01).allows()
-
-
-@pytest.mark.parametrize(("trained", "allowed"), [(39.9, False), (40.0, True), (100.0, True)])
-def test_a_further_measurement_must_keep_the_share(trained: float, allowed: bool):
-    budget = Budget(0.05, trained=trained)
-    budget.record(1.0)
-    assert budget.allows() is allowed
+@pytest.mark.parametrize(
+    ("budget", "reserved", "allowed"),
+    [
+        (Budget(None, recent=[1e6], spent=1e6), 0.0, True),
+        (Budget(None, recent=[9.0], spent=9.0), 100.0, True),
+        (Budget(0.01), 0.0, True),  # the first is always allowed
+        (Budget(0.05, trained=39.9, recent=[1.0], spent=1.0), 0.0, False),
+        (Budget(0.05, trained=40.0, recent=[1.0], spent=1.0), 0.0, True),
+        (Budget(0.05, trained=100.0, recent=[1.0], spent=1.0), 3.0, True),
+        (Budget(0.05, trained=100.0, recent=[1.0], spent=1.0), 3.1, False),
+        (Budget(0.05, trained=100.0, recent=[1.0], spent=1.0, start_up=50.0), 0.0, True),
+        (Budget(0.05, trained=100.0, recent=[10.0], spent=10.0), 0.0, False),
+        (Budget(0.05, trained=400.0, recent=[10.0], spent=10.0), 0.0, True),  # a slow one does not stop the rest
+    ],
+)
+def test_a_further_measurement_must_keep_the_share(budget: Budget, reserved: float, allowed: bool):
+    assert budget.allows(reserved) is allowed
 
 
 def test_the_next_cost_is_the_median_of_the_last_five():
@@ -30,14 +32,6 @@ def test_the_next_cost_is_the_median_of_the_last_five():
     assert budget.allows()
     budget.trained -= 0.1
     assert not budget.allows()
-
-
-def test_one_slow_measurement_does_not_stop_the_rest_for_good():
-    budget = Budget(0.05, trained=100.0)
-    budget.record(10.0)
-    assert not budget.allows()
-    budget.trained = 400.0
-    assert budget.allows()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
@@ -52,15 +46,13 @@ def test_the_share_holds_over_a_long_run(share: float):
     assert budget.overhead <= share + 0.4 / 500
 
 
-def test_start_up_is_kept_apart():
-    budget = Budget(0.05, start_up=50.0, trained=100.0)
-    budget.record(1.0)
-    assert budget.overhead == 0.01
-    assert budget.allows()
-
-
-def test_overhead_before_training_is_zero():
-    assert Budget(0.05, spent=1.0).overhead == 0.0
+def test_the_overhead_leaves_out_the_start_and_shows_a_first_measurement_beyond_the_share():
+    assert Budget(0.05, spent=1.0).overhead == 0.0  # before any training
+    budget = Budget(0.05, start_up=50.0, trained=1.0)
+    budget.record(0.5)
+    assert budget.overhead == 0.5
+    budget.trained = 20.0
+    assert budget.overhead == 0.025
 
 
 def test_time_is_recorded_also_when_the_measurement_fails():
@@ -81,14 +73,6 @@ def test_state_continues_the_account():
     assert len(budget.recent) == 1
 
 
-def test_what_is_reserved_is_left():
-    budget = Budget(0.05, trained=100.0)
-    budget.record(1.0)
-    assert budget.allows(3.0)
-    assert not budget.allows(3.1)
-    assert Budget(None, spent=9.0, recent=[9.0]).allows(100.0)
-
-
 def test_what_does_not_recur_is_spent_and_not_expected_again():
     budget = Budget(0.05, trained=100.0)
     budget.record(4.0)
@@ -97,12 +81,3 @@ def test_what_does_not_recur_is_spent_and_not_expected_again():
     assert budget.spent == 4.0
     assert budget.allows()
     assert not budget.allows(0.6)
-
-
-def test_a_first_measurement_beyond_the_share_shows_in_the_overhead():
-    budget = Budget(0.05, trained=1.0)
-    assert budget.allows()
-    budget.record(0.5)
-    assert budget.overhead == 0.5
-    budget.trained = 20.0
-    assert budget.overhead == 0.025

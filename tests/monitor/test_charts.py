@@ -38,9 +38,8 @@ def test_distant_values_do_not_squeeze_the_rest():
 def test_equal_values_have_a_histogram(value: float, count: int):
     counted = histogram(torch.full((count,), value))
     assert counted is not None
-    counts, edges = counted.counts, counted.edges
-    assert counts.sum() == counts.max() == count
-    assert edges[0] < value < edges[-1]
+    assert counted.counts.sum() == counted.counts.max() == count
+    assert counted.edges[0] < value < counted.edges[-1]
 
 
 def test_values_that_differ_by_rounding_have_a_histogram():
@@ -54,6 +53,7 @@ def test_nothing_finite_has_no_histogram(values: torch.Tensor):
     assert histogram(values) is None
 
 
+SPECTRUM = Spectrum(torch.tensor([1.0, 1e-3]).double(), torch.tensor([2.0, 6.0]).double())
 PANELS = Panels(
     {"margin/h1": Histogram(torch.randn(30)), "margin/h2": Histogram(torch.full((30,), torch.nan))},
     {"intercept": 0.1},
@@ -78,25 +78,26 @@ class Spy:
         return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
 
 
-@pytest.mark.parametrize(("prefix", "start"), [("", "gengap/"), ("run", "run-gengap/")])
-def test_tags_are_those_of_the_loggers_own_scalars(tmp_path: Path, prefix: str, start: str):
-    logger = TensorBoardLogger(tmp_path, prefix=prefix)
+def spied(logger: TensorBoardLogger | WandbLogger, panels: Panels) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """The calls of the logger's experiment in which the panels are drawn."""
     spy = Spy()
     logger._experiment = spy  # type: ignore[assignment]
-    draw(logger, PANELS)
-    assert [(name, args[0], kwargs["global_step"]) for name, args, kwargs in spy.calls] == [
+    draw(logger, panels)
+    return spy.calls
+
+
+@pytest.mark.parametrize(("prefix", "start"), [("", "gengap/"), ("run", "run-gengap/")])
+def test_tags_are_those_of_the_loggers_own_scalars(tmp_path: Path, prefix: str, start: str):
+    calls = spied(TensorBoardLogger(tmp_path, prefix=prefix), PANELS)
+    assert [(name, args[0], kwargs["global_step"]) for name, args, kwargs in calls] == [
         ("add_histogram_raw", f"{start}margin/h1", 3),
         ("add_text", f"{start}contributions", 3),
     ]
-    assert "| intercept | +10.0 |" in spy.calls[1][1][1]
+    assert "| intercept | +10.0 |" in calls[1][1][1]
 
 
 def test_without_contributions_no_text_is_written(tmp_path: Path):
-    logger = TensorBoardLogger(tmp_path)
-    spy = Spy()
-    logger._experiment = spy  # type: ignore[assignment]
-    draw(logger, Panels({}, {}, 0))
-    assert spy.calls == []
+    assert spied(TensorBoardLogger(tmp_path), Panels({}, {}, 0)) == []
 
 
 def test_a_spectrum_is_counted_by_decade_with_everything_far_below_in_the_lowest_bin():
@@ -119,12 +120,8 @@ def test_a_spectrum_without_a_positive_eigenvalue_has_no_histogram(eigenvalues: 
 
 
 def test_a_measured_spectrum_is_drawn_under_the_prefix(tmp_path: Path):
-    logger = TensorBoardLogger(tmp_path, prefix="run")
-    spy = Spy()
-    logger._experiment = spy  # type: ignore[assignment]
-    spectrum = Spectrum(torch.tensor([1.0, 1e-3]).double(), torch.tensor([2.0, 6.0]).double())
-    draw(logger, Panels({"curvature/spectrum": spectrum}, {}, step=5, prefix="gengap/mine/"))
-    ((name, args, kwargs),) = spy.calls
+    panels = Panels({"curvature/spectrum": SPECTRUM}, {}, step=5, prefix="gengap/mine/")
+    ((name, args, kwargs),) = spied(TensorBoardLogger(tmp_path, prefix="run"), panels)
     assert (name, args[0], kwargs["global_step"]) == (
         "add_histogram_raw",
         "run-gengap/mine/curvature/spectrum",
@@ -136,12 +133,8 @@ def test_a_measured_spectrum_is_drawn_under_the_prefix(tmp_path: Path):
 
 def test_wandb_gets_the_spectrum_as_a_histogram(tmp_path: Path):
     wandb = pytest.importorskip("wandb")
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
-    spy = Spy()
-    logger._experiment = spy  # type: ignore[assignment]
-    spectrum = Spectrum(torch.tensor([1.0, 1e-3]), torch.tensor([2.0, 6.0]))
-    draw(logger, Panels({"curvature/spectrum": spectrum}, {}, step=5))
-    (sent,) = [args[0] for name, args, _ in spy.calls if name == "log"]
+    calls = spied(WandbLogger(save_dir=tmp_path, offline=True), Panels({"curvature/spectrum": SPECTRUM}, {}, step=5))
+    (sent,) = [args[0] for name, args, _ in calls if name == "log"]
     assert sent["trainer/global_step"] == 5
     assert isinstance(sent["gengap/curvature/spectrum"], wandb.Histogram)
     assert sum(sent["gengap/curvature/spectrum"].histogram) == 8

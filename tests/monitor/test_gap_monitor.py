@@ -8,18 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
-from lightning_gengap.measures import MEASURED
+from lightning_gengap import GapError, GapMonitor
+from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
+from lightning_gengap.measures import BY_DEFAULT, MEASURED
 from tests.lightning_models import (
     Iterated,
     MemoryLogger,
-    Stream,
+    Stepping,
     TinyModel,
     ValidatedModel,
     fitted,
     loader,
     quiet_trainer,
+    stream,
     validation_loader,
     watched,
 )
@@ -31,14 +33,45 @@ def dictionaries(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {"picture": images, "truth": targets + 7}
 
 
-class OddModel(TinyModel):
+class OddModel(Stepping):
     """Unusual batches, and a forward that wants more than inputs."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda self, batch: cross_entropy(self(batch["picture"], 1.0)[0], batch["truth"] - 7))
 
     def forward(self, images: Tensor, scale: float) -> tuple[Tensor, float]:  # type: ignore[override]
         return super().forward(images) * scale, scale
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return cross_entropy(self(batch["picture"], 1.0)[0], batch["truth"] - 7)
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"predictor": "no_such"}, PredictorError, "predictor: got 'no_such'; expected one of .*gengap predictors"),
+        ({"predictor": 3}, ConfigurationError, r"GapMonitor\(predictor=\): got 3; expected a name, a path,"),
+        ({"measures": ["mergin"]}, MeasureError, "measure: got 'mergin'; expected one of margin, fit, norm"),
+        (
+            {"measures": "norm"},
+            ConfigurationError,
+            r"GapMonitor\(measures=\): got 'norm'; expected a sequence of names",
+        ),
+        ({"every_n_epochs": 0}, ConfigurationError, r"GapMonitor\(every_n_epochs=\): got 0; expected at least 1"),
+        ({"samples": 5}, ConfigurationError, r"GapMonitor\(samples=\): got 5; expected at least 20"),
+        ({"budget": 0}, ConfigurationError, r"GapMonitor\(budget=\): got 0; expected a share in \(0, 1\], or None"),
+        ({"budget": 5}, ConfigurationError, "budget"),
+        ({"verbosity": "loud"}, ConfigurationError, "got 'loud'; expected 'quiet', 'normal' or 'full'"),
+        ({"on_error": "ignore"}, ConfigurationError, "got 'ignore'; expected 'warn' or 'raise'"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], error: type[GapError], message: str):
+    with pytest.raises(error, match=message):
+        tiny_monitor(**arguments)
+
+
+def test_the_measures_a_predictor_needs_are_taken():
+    assert tiny_monitor().measures == ("margin", "fit", "difficulty")
+    assert tiny_monitor(measures=["norm"]).measures == ("margin", "fit", "difficulty", "norm")
+    assert set(tiny_monitor(verbosity="full").measures) == set(BY_DEFAULT)
+    assert GapMonitor(predictor=None).measures == ("margin", "fit")
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "stream"])
@@ -54,14 +87,11 @@ def test_hooks_read_unusual_batches(streamed: bool):
 
 
 def test_mappings_with_usual_keys_need_no_hooks():
-    class Usual(TinyModel):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return cross_entropy(self(batch["image"]), batch["label"])
-
     def collate(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         return {"image": torch.stack([x for x, _ in items]), "label": torch.stack([y for _, y in items])}
 
-    assert fitted(tiny_monitor(), model=Usual(), data=loader(collate_fn=collate))("gengap/status") == [0, 0]
+    usual = Stepping(lambda self, batch: cross_entropy(self(batch["image"]), batch["label"]))
+    assert fitted(tiny_monitor(), model=usual, data=loader(collate_fn=collate))("gengap/status") == [0, 0]
 
 
 def test_the_actual_gap_is_train_minus_validation_accuracy():
@@ -115,7 +145,7 @@ def test_the_budget_thins_out_measurements():
 def test_a_predictor_whose_features_are_missing_abstains():
     predictor = tiny_predictor(features=(wide_feature("perturbation/mix_accuracy", "identity", 1.0),))
     monitor = tiny_monitor(predictor=predictor)
-    values = fitted(monitor, data=DataLoader(Stream(), batch_size=16))
+    values = fitted(monitor, data=stream())
     assert values("gengap/status") == [3, 3]
     assert monitor.prediction is not None
     assert monitor.prediction.outside == ("perturbation/mix_accuracy",)
@@ -124,7 +154,7 @@ def test_a_predictor_whose_features_are_missing_abstains():
 def test_unknown_size_abstains_where_the_size_is_a_feature():
     predictor = tiny_predictor(features=(wide_feature("train_samples", "log", -0.1),))
     assert fitted(tiny_monitor(predictor=predictor))("gengap/status") == [0, 0]
-    streamed = fitted(tiny_monitor(predictor=predictor), data=DataLoader(Stream(), batch_size=16))
+    streamed = fitted(tiny_monitor(predictor=predictor), data=stream())
     assert streamed("gengap/status") == [3, 3]
 
 
@@ -135,9 +165,10 @@ def test_what_is_absent_is_said_once():
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.detach() * 1.0)
 
-    _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)
+    assert watched(tiny_monitor(), model=Frozen())[1] == []  # nobody has asked for margins
+    _, said = watched(tiny_monitor(measures=["margin"]), model=Frozen(), max_epochs=3)
     assert len(said) == 1
-    assert "margin/input* is absent: no gradient of the logits reaches this layer" in said[0]
+    assert "no gradient of the logits reaches" in said[0]
 
 
 def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():

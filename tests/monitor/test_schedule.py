@@ -1,15 +1,52 @@
-"""When dear measures are taken, on a clock of its own."""
+"""Which measures a monitor takes, and when the expensive ones, on a clock of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 import pytest
 
-from lightning_gengap.monitor.budget import Budget
-from lightning_gengap.monitor.schedule import DEAR, MOST_FAILURES, RESERVED, Schedule
+from lightning_gengap.measures import get_measure
+from lightning_gengap.monitor.schedule import EXPENSIVE, MOST_FAILURES, RESERVED, Budget, Schedule, Selection
+from lightning_gengap.predictors.files import load_predictor
+from tests.tiny_predictors import tiny_predictor
+
+
+def test_measures_taken_once_are_those_not_taken_yet_needed_ones_apart():
+    selection = Selection.of(tiny_predictor(), ["input_difficulty", "norm"], everything=False)
+    assert selection.needed == ("margin", "fit", "difficulty")
+    assert selection.once([]) == (["difficulty"], ["input_difficulty"])
+    assert selection.once(["difficulty"]) == ([], ["input_difficulty"])
+
+
+def test_what_is_taken_once_costs_the_schedule_nothing_and_expensive_measures_are_counted_apart():
+    schedule = Selection.of(tiny_predictor(), ["input_difficulty", "norm", "hessian"], everything=False).schedule()
+    forwards = {name: get_measure(name).forwards for name in ("margin", "fit", "norm", "hessian")}
+    assert schedule.forwards == {"input_difficulty": 0.0, "norm": forwards["norm"], "hessian": forwards["hessian"]}
+    assert schedule.others == forwards["margin"] + forwards["fit"] + forwards["norm"]
+    assert schedule.expensive == ["hessian"]
+
+
+def test_only_the_keys_needed_and_those_of_named_measures_are_wanted():
+    predictor = tiny_predictor()
+    assert Selection.of(None, (), everything=False).wanted is None
+    assert Selection.of(predictor, (), everything=True).wanted is None
+    wanted = Selection.of(predictor, ["distance"], everything=False).wanted
+    assert wanted is not None
+    assert set(predictor.needs) <= wanted
+    assert wanted - (Selection.of(predictor, (), everything=False).wanted or set())
+
+
+def test_nothing_need_be_said_of_keys_that_the_preferred_predictor_alone_needs():
+    default = load_predictor("default")
+    selection, key = Selection.of(default, ["norm"], everything=False), "input_difficulty/patch_accuracy"
+    assert selection.wanted is not None
+    assert selection.explained is not None
+    assert key in selection.wanted - selection.explained
+    assert set(replace(default, preferred=None).needs) | {"norm/log_product_spectral"} <= selection.explained
+    assert Selection.of(default, (), everything=True).explained is None
 
 
 @dataclass
@@ -31,7 +68,7 @@ def run(
     declared: Mapping[str, float] | None = None,
     last: int | None = None,
 ) -> Run:
-    """Seconds by dear measure and of all others; by default the declared forwards are a twentieth of a second each."""
+    """`costs` and `usual` are seconds; by default, a declared forward takes a twentieth of `usual`."""
     forwards = declared or {name: 20 * seconds / usual for name, seconds in costs.items()}
     done = Run(Budget(share), Schedule(dict(forwards), others=20.0), taken={name: [] for name in costs})
     for epoch in range(epochs):
@@ -41,8 +78,8 @@ def run(
 
 def step(done: Run, epoch: int, costs: Mapping[str, float], usual: float, ends: bool = False) -> None:
     done.budget.trained += 1.0
-    if done.budget.allows(0.0 if ends else done.schedule.reserved(done.budget)):
-        chosen = done.schedule.choose(done.budget, first=not done.measured, last=ends)
+    chosen = done.schedule.plan(done.budget, first=not done.measured, last=ends)
+    if chosen is not None:
         done.measured.append(epoch)
         seconds = usual * (0.8 + 0.4 * (epoch % 2))
         done.budget.record(seconds + sum(costs[name] for name in chosen))
@@ -73,7 +110,7 @@ def test_the_share_holds_from_the_second_measurement_on(case: str, share: float)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_dear_measure_is_taken_again_and_again_and_delays_the_others_by_its_reserve_at_most(case: str):
+def test_an_expensive_measure_is_taken_again_and_again_and_delays_the_others_by_its_reserve_at_most(case: str):
     costs, usual = CASES[case]
     done, alone = run(costs, usual), run({}, usual)
     assert len(done.measured) >= (1 - RESERVED) * len(alone.measured) - 1
@@ -92,12 +129,13 @@ def test_where_there_is_plenty_every_measure_is_taken_in_every_epoch():
     assert all(epochs[-100:] == list(range(300, 400)) for epochs in done.taken.values())
 
 
-def test_the_first_measurement_has_no_dear_measure_however_large_the_budget():
+def test_the_first_measurement_has_no_expensive_measure_however_large_the_budget():
     assert all(min(epochs) > 0 for epochs in run({"a": 1e-6}, usual=1e-6, share=1.0).taken.values())
-    assert Schedule({"a": DEAR, "b": 2 * DEAR}, others=2.0).choose(Budget(1.0), first=True, last=False) == ("a",)
+    schedule = Schedule({"a": EXPENSIVE, "b": 2 * EXPENSIVE}, others=2.0)
+    assert schedule.choose(Budget(1.0), first=True, last=False) == ("a",)
 
 
-def test_each_has_an_equal_share_so_that_the_dearer_is_the_rarer():
+def test_each_has_an_equal_share_so_that_the_most_expensive_is_the_rarest():
     done = run({"a": 0.1, "b": 0.4}, usual=0.01)
     seconds = {name: cost * len(done.taken[name]) for name, cost in (("a", 0.1), ("b", 0.4))}
     assert seconds["a"] == pytest.approx(seconds["b"], abs=0.4)
@@ -151,8 +189,8 @@ def test_without_budget_all_are_taken_always():
 
 def test_nothing_is_reserved_for_nobody():
     budget = Budget(0.05, trained=100.0)
-    assert Schedule({"a": DEAR}, others=2.0).reserved(budget) == 0.0
-    schedule = Schedule({"a": DEAR + 1}, others=2.0)
+    assert Schedule({"a": EXPENSIVE}, others=2.0).reserved(budget) == 0.0
+    schedule = Schedule({"a": EXPENSIVE + 1}, others=2.0)
     assert schedule.reserved(budget) == pytest.approx(RESERVED * 5.0)
     schedule.record("a", 3, 0.4, succeeded=True)
     assert schedule.reserved(budget) == pytest.approx(RESERVED * 5.0 - 0.4)
@@ -179,7 +217,7 @@ def test_what_failed_costs_but_does_not_tell_the_cost():
     assert schedule.costs == {}
 
 
-def test_ages_are_of_dear_measures_that_have_values():
+def test_ages_are_of_expensive_measures_that_have_values():
     schedule = Schedule({"a": 100.0, "b": 100.0, "c": 1.0}, others=2.0)
     schedule.record("a", 3, 1.0, succeeded=True)
     schedule.record("a", 5, 1.0, succeeded=False)
@@ -192,8 +230,7 @@ def test_ages_are_of_dear_measures_that_have_values():
 def test_state_continues_the_schedule():
     costs, usual = {"a": 0.2, "b": 0.3}, 0.02
     whole, half = run(costs, usual, epochs=80), run(costs, usual, epochs=40)
-    again = Schedule(half.schedule.forwards, half.schedule.others)
-    again.resume(half.schedule.state())
+    again = Schedule(half.schedule.forwards, half.schedule.others, **half.schedule.state())
     resumed = Run(Budget(0.05, **half.budget.state()), again, list(half.measured), {"a": [], "b": []})
     for epoch in range(40, 80):
         step(resumed, epoch, costs, usual)
@@ -204,8 +241,7 @@ def test_state_continues_the_schedule():
 def test_state_of_measures_that_are_no_longer_asked_for_is_kept_as_spent():
     schedule = Schedule({"a": 100.0}, others=2.0)
     schedule.record("a", 3, 4.0, succeeded=True)
-    other = Schedule({"b": 100.0}, others=2.0)
-    other.resume(schedule.state())
+    other = Schedule({"b": 100.0}, others=2.0, **schedule.state())
     assert other.ages(5) == {}
     budget = Budget(0.05, trained=100.0, spent=4.5, recent=[0.005])
     assert other.choose(budget, first=False, last=False) == ("b",)

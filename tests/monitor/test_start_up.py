@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from lightning_gengap.measures import MEASURES, Measure
-from tests.lightning_models import EpochValues, Stream, TinyModel, fitted, loader, watched
+from tests.lightning_models import EpochValues, TinyModel, fitted, loader, put_measure, stream, watched
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -23,8 +21,8 @@ def test_the_start_up_is_not_charged_to_the_budget(monkeypatch: pytest.MonkeyPat
         return {}
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + slept[-1])
-    monkeypatch.setitem(MEASURES, "norm", Measure(slow, {}, 1, per_training=True))
-    for data in (loader(), DataLoader(Stream(), batch_size=16)):
+    put_measure(monkeypatch, "norm", slow, per_training=True)
+    for data in (loader(), stream()):
         monitor = tiny_monitor(measures=["norm"])
         fitted(monitor, data=data)
         state = monitor.state_dict()["budget"]
@@ -52,9 +50,11 @@ def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptur
 
     class Spy(EpochValues):
         def on_train_batch_end(self, *others: Any) -> None:
-            kept.append(None if monitor._first_batches is None else len(monitor._first_batches.samples()))
+            assert monitor._state is not None
+            copies = monitor._state.first_batches
+            kept.append(None if copies is None else len(copies.samples()))
 
-    fitted(monitor, Spy(), data=DataLoader(Stream(), batch_size=16))
+    fitted(monitor, Spy(), data=stream())
     assert kept == [16, 32, 48, 48, None, None, None, None]
     assert monitor.values["probe_samples"] == 48
     lines = [message for message in caplog.messages if "GapMonitor watches" in message]

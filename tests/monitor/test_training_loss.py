@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.errors import TargetError
-from lightning_gengap.monitor.training_loss import RunningLoss, TrainingSpeed
-from tests.lightning_models import ManualModel, TinyModel, blobs, fitted, loader
+from lightning_gengap.monitor.training_loss import RunningLoss, TrainingLoss
+from tests.lightning_models import ManualModel, Stepping, TinyModel, blobs, fitted, loader
 from tests.tiny_predictors import tiny_monitor
 
 KEY = "speed/train_loss_mean"
@@ -35,28 +35,17 @@ class StepLosses(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_running_mean_is_that_of_the_steps_cross_entropy(accumulated: int):
+def test_the_means_are_those_of_the_steps_cross_entropy(accumulated: int, epochs: int):
     monitor, steps = tiny_monitor(), StepLosses()
-    fitted(monitor, steps, accumulate_grad_batches=accumulated)
-    assert len(steps.losses) == 8
-    assert monitor.values[KEY] == pytest.approx(accumulated * sum(steps.losses) / 8, rel=1e-6)
-
-
-@pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_first_and_the_last_epoch_have_means_of_their_own(accumulated: int):
-    monitor, steps = tiny_monitor(), StepLosses()
-    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=3)
+    fitted(monitor, steps, accumulate_grad_batches=accumulated, max_epochs=epochs)
     assert set(speeds(monitor)) == EVERY
-    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(accumulated * sum(steps.losses[:4]) / 4, rel=1e-6)
-    assert monitor.values["speed/recent_loss"] == pytest.approx(accumulated * sum(steps.losses[8:]) / 4, rel=1e-6)
-
-
-def test_in_the_first_epoch_both_means_are_the_same():
-    monitor = tiny_monitor()
-    fitted(monitor, max_epochs=1)
-    values = speeds(monitor)
-    assert values["speed/first_epoch_loss"] == values["speed/recent_loss"] == values[KEY]
+    losses = [accumulated * loss for loss in steps.losses]
+    assert len(losses) == 4 * epochs
+    assert monitor.values[KEY] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert monitor.values["speed/first_epoch_loss"] == pytest.approx(sum(losses[:4]) / 4, rel=1e-6)
+    assert monitor.values["speed/recent_loss"] == pytest.approx(sum(losses[-4:]) / 4, rel=1e-6)
 
 
 class Scored(TinyModel):
@@ -95,58 +84,42 @@ def test_logits_that_are_not_the_only_ones_leave_the_accuracy_out():
     assert set(speeds(monitor)) == EVERY - {"speed/first_epoch_accuracy"}
 
 
-class Changed(TinyModel):
-    """Its loss is the cross-entropy and something else."""
-
-    def __init__(self, change: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> None:
-        super().__init__()
-        self.change = change
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        logits = self(batch[0])
-        return self.change(logits, batch[1], sum(p.square().sum() for p in self.parameters()))
+def changed(loss: Callable[[Tensor, Tensor, Tensor], Any]) -> TinyModel:
+    """A model whose loss is a function of logits, targets and the squared norm of the weights."""
+    return Stepping(
+        lambda self, batch: loss(self(batch[0]), batch[1], sum(p.square().sum() for p in self.parameters()))
+    )
 
 
 def mixed(logits: Tensor, targets: Tensor, norm: Tensor) -> Tensor:
     return 0.7 * cross_entropy(logits, targets) + 0.3 * cross_entropy(logits, targets.roll(1))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "label smoothing": lambda logits, targets, norm: cross_entropy(logits, targets, label_smoothing=0.1),
-    "mixed labels": mixed,
-    "class weights": lambda logits, targets, norm: cross_entropy(logits, targets, torch.tensor([1.0, 2, 3, 4])),
-    "weight penalty": lambda logits, targets, norm: cross_entropy(logits, targets) + 1e-3 * norm,
-    "sum": lambda logits, targets, norm: cross_entropy(logits, targets, reduction="sum"),
-    "temperature": lambda logits, targets, norm: cross_entropy(logits / 2, targets),
+LOSSES: dict[str, tuple[bool, Callable[[Tensor, Tensor, Tensor], Any]]] = {
+    "label smoothing": (False, lambda logits, targets, norm: cross_entropy(logits, targets, label_smoothing=0.1)),
+    "mixed labels": (False, mixed),
+    "class weights": (False, lambda logits, targets, norm: cross_entropy(logits, targets, torch.arange(1.0, 5.0))),
+    "weight penalty": (False, lambda logits, targets, norm: cross_entropy(logits, targets) + 1e-3 * norm),
+    "sum": (False, lambda logits, targets, norm: cross_entropy(logits, targets, reduction="sum")),
+    "temperature": (False, lambda logits, targets, norm: cross_entropy(logits / 2, targets)),
+    "tensor": (True, lambda logits, targets, norm: cross_entropy(logits, targets)),
+    "mapping": (True, lambda logits, targets, norm: {"loss": cross_entropy(logits, targets), "more": 1}),
+    "log softmax": (True, lambda logits, targets, norm: nn.functional.nll_loss(logits.log_softmax(1), targets)),
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_another_loss_has_no_training_speed(name: str):
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_plain_cross_entropy_alone_is_recognised(kind: str):
+    plain, loss = LOSSES[kind]
     monitor = tiny_monitor()
-    fitted(monitor, model=Changed(LOSSES[name]))
-    assert speeds(monitor) == {}
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda logits, targets, norm: cross_entropy(logits, targets),
-        lambda logits, targets, norm: {"loss": cross_entropy(logits, targets), "more": 1},
-        lambda logits, targets, norm: nn.functional.nll_loss(logits.log_softmax(1), targets),
-    ],
-    ids=["tensor", "mapping", "log softmax"],
-)
-def test_the_plain_cross_entropy_is_recognised(loss: Any):
-    monitor = tiny_monitor()
-    fitted(monitor, model=Changed(loss))
-    assert KEY in monitor.values
+    fitted(monitor, model=changed(loss))
+    assert set(speeds(monitor)) == (EVERY if plain else set())
 
 
 def test_a_step_without_loss_ends_it():
     monitor = tiny_monitor()
     with pytest.warns(UserWarning, match="returned `None`"):  # Lightning's
-        fitted(monitor, model=Changed(lambda logits, targets, norm: None))
+        fitted(monitor, model=changed(lambda logits, targets, norm: None))
     assert KEY not in monitor.values
 
 
@@ -157,130 +130,120 @@ def test_manual_optimisation_has_no_training_speed():
 
 
 def test_labels_that_only_probe_data_can_tell_end_it_without_an_error():
-    class OneHot(TinyModel):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return cross_entropy(self(batch[0]), batch[1])
-
     def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         targets = torch.stack([y for _, y in items])
         return torch.stack([x for x, _ in items]), nn.functional.one_hot(targets, 4).float()
 
     monitor = tiny_monitor(probe_data=DataLoader(blobs(), batch_size=16))
-    logged = fitted(monitor, model=OneHot(), data=loader(collate_fn=collate))
+    one_hot = Stepping(lambda self, batch: cross_entropy(self(batch[0]), batch[1]))
+    logged = fitted(monitor, model=one_hot, data=loader(collate_fn=collate))
     assert logged("gengap/status") == [0, 0]
     assert KEY not in monitor.values
 
 
-def stepped(loss: Tensor, logits: Tensor, targets: Tensor) -> TrainingSpeed:
-    """The speed after one checked step of a model that returned `logits`."""
-    model, speed = nn.Identity(), TrainingSpeed()
-    speed.begin_check(model, logits.shape[1])
+def stepped(loss: Tensor, logits: Tensor, targets: Tensor) -> TrainingLoss:
+    """The loss_means after one checked step of a model that returned `logits`."""
+    model, loss_means = nn.Identity(), TrainingLoss()
+    loss_means.begin_check(model, logits.shape[1])
     model(logits)
-    speed.step(loss, lambda: targets)
-    return speed
+    loss_means.step(loss, lambda: targets)
+    return loss_means
 
 
 LOGITS, TARGETS = torch.randn(8, 4), torch.tensor([0, 1, 2, 3] * 2)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0, 40.0])
-def test_rounding_of_a_small_loss_is_no_difference(scale: float):
-    confident = scale * nn.functional.one_hot(TARGETS, 4).float() + torch.randn(8, 4)
-    assert stepped(cross_entropy(confident, TARGETS), confident, TARGETS).value() is not None
+CONFIDENT = nn.functional.one_hot(TARGETS, 4).float()
+PAIRS: list[tuple[Tensor, Tensor, bool]] = [
+    *((scale * CONFIDENT + torch.randn(8, 4), TARGETS, True) for scale in (1.0, 5.0, 15.0, 40.0)),  # rounding
+    (LOGITS.bfloat16(), TARGETS, True),
+    *((LOGITS, strange, False) for strange in (TARGETS[:4], TARGETS + 1, TARGETS - 100, TARGETS[:0])),
+]
 
 
-def test_low_precision_is_allowed_its_rounding():
-    half = LOGITS.bfloat16()
-    assert stepped(cross_entropy(half, TARGETS), half, TARGETS).value() is not None
-
-
-@pytest.mark.parametrize("targets", [TARGETS[:4], TARGETS + 1, TARGETS - 100, TARGETS[:0]])
-def test_targets_that_do_not_belong_to_the_logits_do_not_match(targets: Tensor):
-    assert stepped(cross_entropy(LOGITS, TARGETS), LOGITS, targets).value() is None
+@pytest.mark.parametrize(("logits", "targets", "matches"), PAIRS)
+def test_a_loss_matches_but_for_rounding_and_only_targets_of_the_logits(logits: Tensor, targets: Tensor, matches: bool):
+    assert (stepped(cross_entropy(logits, TARGETS), logits, targets).value() is not None) is matches
 
 
 def test_unreadable_targets_do_not_match():
     def unreadable() -> Tensor:
         raise TargetError("targets", got="a", expected="b", remedy="c")
 
-    model, speed = nn.Identity(), TrainingSpeed()
-    speed.begin_check(model, 4)
+    model, loss_means = nn.Identity(), TrainingLoss()
+    loss_means.begin_check(model, 4)
     model(LOGITS)
-    speed.step(torch.tensor(1.0), unreadable)
-    assert speed.value() is None
+    loss_means.step(torch.tensor(1.0), unreadable)
+    assert loss_means.value() is None
 
 
 def test_without_a_check_there_is_no_value():
-    speed = TrainingSpeed()
-    speed.step(torch.tensor(1.0), lambda: TARGETS)
-    assert speed.value() is None
+    loss_means = TrainingLoss()
+    loss_means.step(torch.tensor(1.0), lambda: TARGETS)
+    assert loss_means.value() is None
 
 
 def test_a_compiled_model_is_not_watched():
-    model, speed = torch.compile(nn.Linear(3, 4), backend="eager"), TrainingSpeed()
-    speed.begin_check(model, 4)
+    model, loss_means = torch.compile(nn.Linear(3, 4), backend="eager"), TrainingLoss()
+    loss_means.begin_check(model, 4)
     assert not any(module._forward_hooks for module in model.modules())
-    speed.step(torch.tensor(1.0), lambda: TARGETS)
-    assert speed.value() is None
+    loss_means.step(torch.tensor(1.0), lambda: TARGETS)
+    assert loss_means.value() is None
 
 
 def test_hooks_live_for_one_step():
-    model, speed = nn.Sequential(nn.Linear(3, 4)), TrainingSpeed()
-    speed.begin_check(model, 4)
+    model, loss_means = nn.Sequential(nn.Linear(3, 4)), TrainingLoss()
+    loss_means.begin_check(model, 4)
     assert len(model._forward_hooks) == len(model[0]._forward_hooks) == 1
-    speed.begin_check(model, 4)
+    loss_means.begin_check(model, 4)
     assert len(model._forward_hooks) == 1
-    speed.close()
+    loss_means.close()
     assert not model._forward_hooks
     assert not model[0]._forward_hooks
 
 
 def test_state_continues_the_mean():
-    speed = stepped(cross_entropy(LOGITS, TARGETS), LOGITS, TARGETS)
-    again = TrainingSpeed.restored(speed.state())
-    assert again.value() == pytest.approx(speed.value())
+    loss_means = stepped(cross_entropy(LOGITS, TARGETS), LOGITS, TARGETS)
+    again = TrainingLoss.restored(loss_means.state())
+    assert again.value() == pytest.approx(loss_means.value())
     again.step(torch.tensor(9.0), lambda: TARGETS)
     assert again.value() == pytest.approx((float(cross_entropy(LOGITS, TARGETS)) + 9) / 2)
-    assert set(map(type, speed.state().values())) <= {bool, float}
 
 
-def steps_of(speed: TrainingSpeed, epoch: int, batches: range, per_epoch: int = 3) -> TrainingSpeed:
+def steps_of(loss_means: TrainingLoss, epoch: int, batches: range, per_epoch: int = 3) -> TrainingLoss:
     """The steps of an epoch; losses and hits differ between all of them."""
     model = nn.Identity()
     for batch in batches:
         generator = torch.Generator().manual_seed(per_epoch * epoch + batch)
         logits = torch.randn(8, 4, generator=generator)
-        speed.begin_step(model, 4, epoch, batch)
+        loss_means.begin_step(model, 4, epoch, batch)
         model(logits)
-        speed.step(cross_entropy(logits, TARGETS), lambda: TARGETS)
-    return speed
+        loss_means.step(cross_entropy(logits, TARGETS), lambda: TARGETS)
+    return loss_means
 
 
 @pytest.mark.parametrize("stop", [(0, 1), (0, 3), (1, 1), (1, 3)])
 def test_state_continues_every_value_wherever_it_is_taken(stop: tuple[int, int]):
-    whole, parts = TrainingSpeed(), TrainingSpeed()
+    whole, parts = TrainingLoss(), TrainingLoss()
     for epoch in range(3):
         steps_of(whole, epoch, range(3))
         cut = stop[1] if epoch == stop[0] else 3
         steps_of(parts, epoch, range(cut))
         if epoch == stop[0]:
-            parts = TrainingSpeed.restored(parts.state())
-            assert set(map(type, parts.state().values())) <= {bool, float}
+            parts = TrainingLoss.restored(parts.state())
         steps_of(parts, epoch, range(cut, 3))
         assert set(whole.values()) == EVERY
         assert parts.values() == pytest.approx(whole.values())
 
 
-def test_what_an_older_checkpoint_does_not_have_comes_with_the_next_epoch():
-    old = {"valid": True, "checked": True, "total": 6.0, "count": 3.0}
-    speed = TrainingSpeed.restored(old)
-    assert speed.values() == {KEY: 2.0}
-    assert set(steps_of(speed, 4, range(1, 3)).values()) == {KEY}  # its epoch's first step was not seen
-    assert set(steps_of(speed, 5, range(3)).values()) == {KEY, "speed/recent_loss"}
+def test_where_the_first_steps_were_not_seen_the_means_by_epoch_come_with_the_next_epoch():
+    later = TrainingLoss()
+    assert set(steps_of(later, 4, range(1, 3)).values()) == {KEY}  # its epoch's first step was not seen
+    assert set(steps_of(later, 5, range(3)).values()) == {KEY, "speed/recent_loss"}
 
 
 def test_one_module_is_watched_in_the_first_epoch_and_none_later():
-    model, speed = nn.Sequential(nn.Identity(), nn.Identity()), TrainingSpeed()
+    model, loss_means = nn.Sequential(nn.Identity(), nn.Identity()), TrainingLoss()
 
     def hooks() -> int:
         return sum(len(module._forward_hooks) for module in model.modules())
@@ -288,10 +251,10 @@ def test_one_module_is_watched_in_the_first_epoch_and_none_later():
     found = []
     for epoch in range(2):
         for batch in range(3):
-            speed.begin_step(model, 4, epoch, batch)
+            loss_means.begin_step(model, 4, epoch, batch)
             found.append(hooks())
             model(LOGITS)
-            speed.step(cross_entropy(LOGITS, TARGETS), lambda: TARGETS)
+            loss_means.step(cross_entropy(LOGITS, TARGETS), lambda: TARGETS)
             assert hooks() == 0
     assert found == [3, 1, 1, 3, 0, 0]
 

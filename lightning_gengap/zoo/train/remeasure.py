@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.measures import get_measure
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples
@@ -76,7 +76,7 @@ def _values(
     model = fresh_model(recipe, data, directory)
     initial = copy_state(model) if weights is None else weights.at(0)
     model.load_state_dict(initial)
-    measurer = Measurer.of(model, samples, initial_state=initial)
+    measurer = Measurer.of(model, samples, TrainingMemory(initial))
     found = []
     for row in rows:
         if weights is not None:

@@ -22,6 +22,8 @@ from lightning_gengap.errors import (
 from tests.lightning_models import Iterated, TinyModel, blobs, loader, quiet_trainer
 from tests.tiny_predictors import tiny_monitor
 
+each_access = pytest.mark.parametrize("given", [lambda data: data, Iterated], ids=["indexed", "stream"])
+
 
 class Spoiled(TinyModel):
     """Its outputs pass through a function."""
@@ -61,16 +63,16 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor], ty
 }
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "stream"])
+@each_access
 @pytest.mark.parametrize("kind", REFUSED)
-def test_an_unsupported_task_is_refused_before_the_first_step(kind: str, streamed: bool):
+def test_an_unsupported_task_is_refused_before_the_first_step(kind: str, given: Callable[[Any], Any]):
     spoil, change, error, message = REFUSED[kind]
     model = Spoiled(spoil, ignored_loss)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     data = DataLoader(relabelled(change), batch_size=16)
     trainer = quiet_trainer(tiny_monitor())
     with pytest.raises(error, match=message):
-        trainer.fit(model, Iterated(data) if streamed else data)
+        trainer.fit(model, given(data))
     assert trainer.global_step == 0
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -95,8 +97,8 @@ def test_what_cannot_be_read_is_refused_before_the_first_step(
     assert trainer.global_step == 0
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "stream"])
-def test_a_module_that_cannot_be_called_is_refused_before_the_first_step(streamed: bool):
+@each_access
+def test_a_module_that_cannot_be_called_is_refused_before_the_first_step(given: Callable[[Any], Any]):
     class TwoArguments(TinyModel):
         def forward(self, images: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(images)
@@ -106,8 +108,8 @@ def test_a_module_that_cannot_be_called_is_refused_before_the_first_step(streame
 
     trainer = quiet_trainer(tiny_monitor())
     with pytest.raises(LogitsError, match=r"model forward: got TypeError: .*'targets'.* Pass forward=lambda module"):
-        trainer.fit(TwoArguments(), Iterated(loader()) if streamed else loader())
+        trainer.fit(TwoArguments(), given(loader()))
     assert trainer.global_step == 0
     trainer = quiet_trainer(tiny_monitor(forward=lambda module, batch: module(*batch)))
-    trainer.fit(TwoArguments(), Iterated(loader()) if streamed else loader())
+    trainer.fit(TwoArguments(), given(loader()))
     assert trainer.global_step == 8

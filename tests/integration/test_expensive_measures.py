@@ -1,8 +1,7 @@
-"""Dear measures in training: rarer than the prediction, which they never make stale."""
+"""Expensive measures in training: rarer than the prediction, which they never make stale."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,21 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures import MEASURES
+from lightning_gengap.monitor.gap_monitor import monitors_of
 from lightning_gengap.monitor.logged_keys import AGES
-from lightning_gengap.monitor.schedule import DEAR, Schedule
-from lightning_gengap.network.probe import Probe
+from lightning_gengap.monitor.schedule import EXPENSIVE, Schedule
 from tests.integration.test_bit_identity import assert_identical
-from tests.lightning_models import EpochValues, TinyModel, fitted, loader, quiet_trainer, watched
+from tests.lightning_models import (
+    Counting,
+    EpochValues,
+    careless,
+    fitted,
+    put_measure,
+    resumed,
+    saved,
+    watched,
+)
 from tests.tiny_predictors import tiny_monitor
 
 WORST, TIC = "gengap/worst_case/alpha", "gengap/curvature/tic"
@@ -30,26 +37,15 @@ class LongSteps(Callback):
         self.seconds = seconds
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *others: Any) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if hasattr(callback, "_session") and callback._session is not None:
-                callback._session.budget.trained += self.seconds
-
-
-def counting(key: str) -> Callable[[Probe], dict[str, float]]:
-    """A measure that gives the number of its calls."""
-    calls: list[Probe] = []
-
-    def count(probe: Probe) -> dict[str, float]:
-        calls.append(probe)
-        return {key.removeprefix("gengap/"): float(len(calls))}
-
-    return count
+        for monitor in monitors_of(trainer):
+            assert monitor._state is not None
+            monitor._state.budget.trained += self.seconds
 
 
 @pytest.fixture(autouse=True)
 def cheap_in_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MEASURES, "worst_case", Measure(counting(WORST), {}, 100.0))
-    monkeypatch.setitem(MEASURES, "tic", Measure(counting(TIC), {}, 100.0))
+    put_measure(monkeypatch, "worst_case", Counting(WORST), 100.0)
+    put_measure(monkeypatch, "tic", Counting(TIC), 100.0)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *plans: tuple[str, ...]) -> None:
@@ -62,7 +58,7 @@ def series(values: EpochValues, key: str) -> list[float | None]:
     return [row.get(key) for row in values.rows]
 
 
-def test_a_dear_measure_is_no_part_of_the_first_measurement():
+def test_an_expensive_measure_is_no_part_of_the_first_measurement():
     monitor = tiny_monitor(budget=0.05, measures=["worst_case", "path_norm"])
     values = fitted(monitor, LongSteps(), max_epochs=4)
     assert values("gengap/status") == [0] * 4
@@ -71,8 +67,8 @@ def test_a_dear_measure_is_no_part_of_the_first_measurement():
     assert None not in series(values, "gengap/path_norm/log")
 
 
-def test_one_that_is_too_dear_does_not_make_the_prediction_stale(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "worst_case", Measure(counting(WORST), {}, 1e15))
+def test_one_that_is_too_expensive_does_not_make_the_prediction_stale(monkeypatch: pytest.MonkeyPatch):
+    put_measure(monkeypatch, "worst_case", Counting(WORST), 1e15)
     monitor = tiny_monitor(budget=0.05, measures=["worst_case", "tic"])
     values, said = watched(monitor, LongSteps(), max_epochs=5)
     assert values("gengap/status") == [0] * 5
@@ -117,31 +113,23 @@ def test_the_last_epoch_takes_what_the_rest_of_the_budget_pays_for(monkeypatch: 
         assert asked == [False, False, True]
 
 
-def test_a_dear_measure_that_fails_is_said_and_tried_no_more(monkeypatch: pytest.MonkeyPatch):
-    def fail(probe: Probe) -> dict[str, float]:
-        calls.append(1)
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    calls: list[int] = []
-    monkeypatch.setitem(MEASURES, "worst_case", Measure(fail, {}, 100.0))
+def test_an_expensive_measure_that_fails_is_said_and_tried_no_more(monkeypatch: pytest.MonkeyPatch):
+    fails = Counting(WORST, lambda call: True, torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    put_measure(monkeypatch, "worst_case", fails, 100.0)
     values, said = watched(tiny_monitor(budget=0.05, measures=["worst_case", "tic"]), LongSteps(), max_epochs=7)
     assert values("gengap/status") == [0] * 7
     assert series(values, TIC)[-1] == 6
-    assert len(calls) == 3
+    assert fails.calls == 3
     (message,) = said
     assert "could not measure worst_case in epoch 1: measure 'worst_case': got " in message
 
 
 def test_a_checkpoint_keeps_what_was_taken_and_what_it_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     scripted(monkeypatch, (), ("worst_case",), (), ("tic",))
-    first = tiny_monitor(budget=1.0, measures=["worst_case", "tic"])
-    trainer = quiet_trainer(first, LongSteps(), max_epochs=3)
+    first, second = (tiny_monitor(budget=1.0, measures=["worst_case", "tic"]) for _ in range(2))
     with pytest.warns(UserWarning, match="never measured tic"):
-        trainer.fit(TinyModel(), loader())
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    second, values = tiny_monitor(budget=1.0, measures=["worst_case", "tic"]), EpochValues()
-    trainer = quiet_trainer(second, LongSteps(), values, max_epochs=4)
-    trainer.fit(TinyModel(), loader(), ckpt_path=tmp_path / "saved.ckpt")
+        path = saved(tmp_path, first, LongSteps(), epochs=3)
+    values = resumed(path, second, LongSteps(), epochs=4)
     assert series(values, WORST) == series(values, TIC) == [1]
     assert series(values, "gengap/age/worst_case") == [2]
     before, after = first.state_dict()["schedule"], second.state_dict()["schedule"]
@@ -152,23 +140,11 @@ def test_a_checkpoint_keeps_what_was_taken_and_what_it_cost(monkeypatch: pytest.
 
 def test_held_values_survive_a_resume_into_a_held_epoch(tmp_path: Path):
     arguments: dict[str, Any] = {"every_n_epochs": 2, "measures": ["tic"]}
-    trainer = quiet_trainer(tiny_monitor(**arguments), max_epochs=2)
-    trainer.fit(TinyModel(), loader())
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    values = EpochValues()
-    trainer = quiet_trainer(tiny_monitor(**arguments), values, max_epochs=3)
-    trainer.fit(TinyModel(), loader(), ckpt_path=tmp_path / "saved.ckpt")
+    path = saved(tmp_path, tiny_monitor(**arguments), epochs=2)
+    values = resumed(path, tiny_monitor(**arguments), epochs=3)
     assert values("gengap/status") == [1]
     assert series(values, TIC) == [2]
     assert series(values, "gengap/age/tic") == [1]
-
-
-@pytest.mark.parametrize("key", [TIC, "gengap/age/tic"])
-def test_a_reader_of_a_key_that_comes_late_is_refused(key: str, tmp_path: Path):
-    reader = ModelCheckpoint(tmp_path, monitor=key, save_on_train_epoch_end=True)
-    trainer = quiet_trainer(tiny_monitor(budget=0.05, measures=["tic"]), reader, enable_checkpointing=True)
-    with pytest.raises(ConfigurationError, match="those of more than five forward passes budget=None"):
-        trainer.fit(TinyModel(), loader())
 
 
 def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):
@@ -177,12 +153,12 @@ def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):
     assert float(reader.best_model_score) == 2
 
 
-def test_every_dear_measure_has_an_age():
-    dear = {name for name, entry in MEASURES.items() if entry.forwards > DEAR and not entry.per_training}
-    assert {f"age/{name}" for name in dear} <= set(AGES)
+def test_every_expensive_measure_has_an_age():
+    expensive = {name for name, entry in MEASURES.items() if entry.forwards > EXPENSIVE and not entry.per_training}
+    assert {f"age/{name}" for name in expensive} <= set(AGES)
 
 
-def test_training_is_bit_identical_with_dear_measures(monkeypatch: pytest.MonkeyPatch):
+def test_training_is_bit_identical_with_expensive_measures(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()  # the real ones
     monitor = tiny_monitor(budget=0.05, measures=["soft_rank", "gradient_noise", "sharpness"], verbosity="full")
     assert_identical(monitor, LongSteps(), max_epochs=4, accumulate_grad_batches=3)
@@ -190,14 +166,8 @@ def test_training_is_bit_identical_with_dear_measures(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
-def test_training_is_bit_identical_when_a_dear_measure_fails(monkeypatch: pytest.MonkeyPatch):
-    def careless(probe: Probe) -> dict[str, float]:
-        torch.rand(3)
-        probe.model.train()
-        probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).sum().backward()
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setitem(MEASURES, "worst_case", Measure(careless, {}, 100.0))
+def test_training_is_bit_identical_when_an_expensive_measure_fails(monkeypatch: pytest.MonkeyPatch):
+    put_measure(monkeypatch, "worst_case", careless(torch.cuda.OutOfMemoryError("CUDA out of memory")), 100.0)
     monitor = tiny_monitor(budget=0.05, measures=["worst_case", "tic"])
     assert_identical(monitor, LongSteps(), max_epochs=5, accumulate_grad_batches=3)
     assert list(monitor.state_dict()["schedule"]["taken"]) == ["tic"]

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapEarlyStopping
 from lightning_gengap.errors import DataError, GapError, LogitsError, MeasureError
-from tests.lightning_models import EpochValues, Stream, TinyModel, blobs, fitted, loader, quiet_trainer, watched
+from tests.lightning_models import EpochValues, TinyModel, blobs, each_data, fitted, loader, quiet_trainer, watched
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -43,27 +43,31 @@ SPOILED: dict[str, tuple[Callable[[Tensor], Tensor], type[GapError], str]] = {
     "infinity": (lambda logits: logits + torch.inf, LogitsError, "with NaN or infinity; expected finite logits"),
 }
 ALWAYS = {"gengap/status", "gengap/overhead"}
-DATA: dict[str, Callable[[], Any]] = {"indexed": loader, "stream": lambda: DataLoader(Stream(), batch_size=16)}
-each_data = pytest.mark.parametrize("data", DATA)
 each_kind = pytest.mark.parametrize("kind", SPOILED)
 
 
-def trained(*callbacks: Any, model: TinyModel, **arguments: Any) -> tuple[EpochValues, list[str], dict[str, Tensor]]:
-    values, said = watched(*callbacks, model=model, **arguments)
-    return values, said, model.state_dict()
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    weights, others = model.state_dict(), other.state_dict()
+    return all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def trained_as_alone(model: TinyModel, alone: TinyModel, *callbacks: Any, data: Any) -> tuple[EpochValues, list[str]]:
+    """Values and warnings of five epochs, which end where those without callbacks end."""
+    values, said = watched(*callbacks, model=model, data=data, max_epochs=5)
+    fitted(model=alone, data=data, max_epochs=5)
+    assert same_weights(model, alone)
+    return values, said
 
 
 @each_data
 @each_kind
-def test_a_start_that_fails_is_said_once_and_training_is_unchanged(kind: str, data: str):
+def test_a_start_that_fails_is_said_once_and_training_is_unchanged(kind: str, data: Callable[[], Any]):
     spoil, _, words = SPOILED[kind]
     torch.manual_seed(1)
     model = Starts(10**9, spoil)
     alone = copy.deepcopy(model)
     early = GapEarlyStopping(patience=1, max_gap=0.01)
-    values, said, weights = trained(tiny_monitor(), early, model=model, data=DATA[data](), max_epochs=5)
-    _, _, expected = trained(model=alone, data=DATA[data](), max_epochs=5)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    values, said = trained_as_alone(model, alone, tiny_monitor(), early, data=data())
     assert values("gengap/status") == [2, 2, 2, 4, 4]
     assert early.reason is None
     assert {key for row in values.rows for key in row if key.startswith("gengap/")} == ALWAYS
@@ -74,26 +78,24 @@ def test_a_start_that_fails_is_said_once_and_training_is_unchanged(kind: str, da
 
 @each_data
 @each_kind
-def test_a_start_that_fails_is_made_up_for(kind: str, data: str):
+def test_a_start_that_fails_is_made_up_for(kind: str, data: Callable[[], Any]):
     torch.manual_seed(1)
     model = Starts(1 if kind == "memory" else 2, SPOILED[kind][0])  # the layers are found in any logits
-    values, said, weights = trained(tiny_monitor(), model=copy.deepcopy(model), data=DATA[data]())
-    model.left = 0
-    expected, _, alone = trained(tiny_monitor(), model=model, data=DATA[data]())
+    other = copy.deepcopy(model)
+    values, said = watched(tiny_monitor(), model=model, data=data())
+    other.left = 0
+    expected = fitted(tiny_monitor(), model=other, data=data())
     assert len(said) == 1
     for now, then in zip(values.rows, expected.rows, strict=True):
         assert now | {"gengap/overhead": 0.0} == then | {"gengap/overhead": 0.0}
     assert values("gengap/in_support") == [1, 1]
-    assert all(torch.equal(weights[name], alone[name]) for name in alone)
+    assert same_weights(model, other)
 
 
 def test_one_class_is_said_once_and_training_is_unchanged():
     data = DataLoader(TensorDataset(blobs().tensors[0], torch.zeros(64, dtype=torch.long)), batch_size=16)
     model = TinyModel()
-    alone = copy.deepcopy(model)
-    values, said, weights = trained(tiny_monitor(), model=model, data=data, max_epochs=5)
-    _, _, expected = trained(model=alone, data=data, max_epochs=5)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    values, said = trained_as_alone(model, copy.deepcopy(model), tiny_monitor(), data=data)
     assert values("gengap/status") == [2, 2, 2, 4, 4]
     (message,) = said
     assert "64 samples, all of class 0; expected two classes or more" in message
@@ -127,11 +129,11 @@ def test_memory_that_is_missed_after_the_first_forward_is_no_error_either(last: 
 
 @each_data
 @each_kind
-def test_on_error_raise_raises_what_fails_at_the_start(kind: str, data: str):
+def test_on_error_raise_raises_what_fails_at_the_start(kind: str, data: Callable[[], Any]):
     spoil, error, words = SPOILED[kind]
     trainer = quiet_trainer(tiny_monitor(on_error="raise"))
     with pytest.raises(error, match=words):
-        trainer.fit(Starts(10**9, spoil), DATA[data]())
+        trainer.fit(Starts(10**9, spoil), data())
     assert trainer.global_step == 0
 
 
@@ -142,12 +144,12 @@ def pretrained(spoiled: int) -> TinyModel:
 
 
 @each_data
-def test_initial_weights_that_know_the_task_are_noticed_later_too(data: str):
+def test_initial_weights_that_know_the_task_are_noticed_later_too(data: Callable[[], Any]):
     for spoiled in (0, 1):
         model = pretrained(0)
         model.left = spoiled
         monitor = tiny_monitor()
-        watched(monitor, model=model, data=DATA[data](), max_epochs=1)
+        watched(monitor, model=model, data=data(), max_epochs=1)
         assert monitor.prediction is not None
         assert monitor.prediction.outside == ("initial_weights",)
 

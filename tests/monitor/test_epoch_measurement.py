@@ -17,67 +17,61 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor, measure
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures import MEASURES
 from lightning_gengap.network.probe import Probe
-from tests.lightning_models import Iterated, Stream, TinyModel, blobs, fitted, loader, watched
+from tests.lightning_models import (
+    Counting,
+    Iterated,
+    Stepping,
+    TinyModel,
+    blobs,
+    careless,
+    each_data,
+    fitted,
+    loader,
+    put_measure,
+    watched,
+)
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
-
-def broken(probe: object) -> dict[str, float]:
-    raise RuntimeError("broken measure")
+NORM = "gengap/norm/log_product_spectral"
 
 
 def needing_norm(**changes: Any) -> GapMonitor:
     return tiny_monitor(predictor=tiny_predictor(measures=("difficulty", "norm")), **changes)
 
 
-class BreaksLater:
-    """A measure that works, then fails in some calls."""
-
-    def __init__(self, fails: Callable[[int], bool]) -> None:
-        self.fails, self.calls = fails, 0
-
-    def __call__(self, probe: object) -> dict[str, float]:
-        self.calls += 1
-        if self.fails(self.calls):
-            raise RuntimeError(f"broken in call {self.calls}")
-        return {}
+FAILURES: dict[str, tuple[bool, bool, Callable[[int], bool], list[int], list[int], int]] = {
+    # needed, per training, fails in a call; status and value by epoch; calls
+    "needed, later": (True, False, lambda call: call > 2, [0, 0, 2, 2, 2, 4, 4], [1, 2, 2, 2, 2, 2, 2], 5),
+    "needed, never in a row": (True, False, lambda call: call % 2 == 0, [0, 2] * 4, [1, 1, 3, 3, 5, 5, 7, 7], 8),
+    "optional, later": (False, False, lambda call: call in (2, 3, 5), [0] * 7, [1, 1, 1, 4, 4, 6, 7], 7),
+    "optional, of the task": (False, True, lambda call: True, [0] * 4, [], 3),
+}
 
 
-def test_a_needed_measure_that_breaks_later_holds_the_values_and_is_switched_off(monkeypatch: pytest.MonkeyPatch):
-    measure = BreaksLater(lambda call: call > 2)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1))
-    values, said = watched(needing_norm(), max_epochs=7)
-    assert values("gengap/status") == [0, 0, 2, 2, 2, 4, 4]
-    assert len(set(values("gengap/predicted_gap")[1:])) == 1
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_measure_that_fails_holds_its_values_and_is_tried_no_more_after_three_failures(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    needed, per_training, fails, statuses, expected, calls = FAILURES[kind]
+    measure = Counting(NORM, fails)
+    put_measure(monkeypatch, "norm", measure, per_training=per_training)
+    monitor = needing_norm(measures=["norm"]) if needed else tiny_monitor(measures=["norm"])
+    values, said = watched(monitor, max_epochs=len(statuses))
+    assert values("gengap/status") == statuses
+    assert [row[NORM] for row in values.rows if NORM in row] == expected
     assert all(math.isfinite(value) for row in values.rows for value in row.values())
-    assert measure.calls == 5
-    (message,) = said
-    assert "could not measure in epoch 2: MeasureError: measure 'norm': got RuntimeError: broken in call 3;" in message
-    assert "GapMonitor(on_error='raise')" in message
+    measured_anew = statuses.count(0)
+    assert len(set(values("gengap/predicted_gap"))) == measured_anew
+    assert measure.calls == calls
+    assert len(said) == (4 if kind == "needed, never in a row" else 1)
+    if kind == "needed, later":
+        words = "could not measure in epoch 2: MeasureError: measure 'norm': got RuntimeError: broken in call 3;"
+        assert words in said[0]
+        assert "GapMonitor(on_error='raise')" in said[0]
 
 
-def test_failures_that_are_not_in_a_row_do_not_switch_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "norm", Measure(BreaksLater(lambda call: call % 2 == 0), {}, 1))
-    values, said = watched(needing_norm(), max_epochs=8)
-    assert values("gengap/status") == [0, 2] * 4
-    assert len(said) == 4
-
-
-class Odd:
-    """A further measure with a key of its own: the number of the call, which fails in some calls."""
-
-    def __init__(self, fails: Callable[[int], bool] = lambda call: False, error: Exception | None = None) -> None:
-        self.fails, self.calls, self.error = fails, 0, error or RuntimeError("odd")
-
-    def __call__(self, probe: object) -> dict[str, float]:
-        self.calls += 1
-        if self.fails(self.calls):
-            raise self.error
-        return {"norm/log_product_spectral": float(self.calls)}
-
-
-ODD = "gengap/norm/log_product_spectral"
 ERRORS = [
     (RuntimeError("odd"), "RuntimeError: odd"),
     (MemoryError("64 TiB"), "MemoryError: 64 TiB; expected its values. Use fewer samples."),
@@ -87,11 +81,11 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "words"), ERRORS)
-def test_a_further_measure_that_always_fails_is_absent_and_nothing_else_changes(
+def test_an_optional_measure_that_always_fails_is_absent_and_nothing_else_changes(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ):
-    measure = Odd(lambda call: True, error)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1))
+    measure = Counting(NORM, lambda call: True, error)
+    put_measure(monkeypatch, "norm", measure)
     expected = fitted(tiny_monitor(measures=["path_norm"]), max_epochs=5)
     values, said = watched(tiny_monitor(measures=["norm", "path_norm"]), max_epochs=5)
     for now, then in zip(values.rows, expected.rows, strict=True):
@@ -102,24 +96,6 @@ def test_a_further_measure_that_always_fails_is_absent_and_nothing_else_changes(
     assert "GapMonitor could not measure norm in epoch 0: measure 'norm': got " in message
     assert words in message
     assert "after 3 failures in a row it is no longer tried" in message
-
-
-def test_a_further_measure_that_fails_later_holds_its_values(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: call in (2, 3, 5)), {}, 1))
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=7)
-    assert values("gengap/status") == [0] * 7
-    assert values(ODD) == [1, 1, 1, 4, 4, 6, 7]
-    assert len(said) == 1
-    assert len(set(values("gengap/predicted_gap"))) > 1
-
-
-def test_a_further_measure_of_the_task_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch):
-    measure = Odd(lambda call: True)
-    monkeypatch.setitem(MEASURES, "norm", Measure(measure, {}, 1, per_training=True))
-    values, said = watched(tiny_monitor(measures=["norm"]), max_epochs=4)
-    assert values("gengap/status") == [0] * 4
-    assert measure.calls == 3
-    assert len(said) == 1
 
 
 def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +114,7 @@ def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkey
     for monitor in (tiny_monitor(measures=["norm"]), needing_norm()):
         kept.clear()
         alive: list[int] = []
-        monkeypatch.setitem(MEASURES, "norm", Measure(greedy, {}, 1))
+        put_measure(monkeypatch, "norm", greedy)
         gc.disable()
         try:
             watched(monitor, model=Alive(), max_epochs=3)
@@ -148,11 +124,11 @@ def test_what_a_failed_measure_had_allocated_is_free_before_the_next_step(monkey
         assert alive == [0, 0, 0]
 
 
-@pytest.mark.parametrize("data", [loader, lambda: DataLoader(Stream(), batch_size=16)], ids=["indexed", "stream"])
+@each_data
 def test_a_difficulty_that_fails_is_said_once_and_training_completes(
     monkeypatch: pytest.MonkeyPatch, data: Callable[[], Any]
 ):
-    monkeypatch.setitem(MEASURES, "difficulty", replace(MEASURES["difficulty"], function=broken))
+    monkeypatch.setitem(MEASURES, "difficulty", replace(MEASURES["difficulty"], function=careless()))
     values, said = watched(tiny_monitor(), data=data(), max_epochs=5)
     assert values("gengap/status") == [2, 2, 2, 4, 4]
     assert all(math.isfinite(value) for row in values.rows for value in row.values())
@@ -164,7 +140,7 @@ def test_a_difficulty_that_fails_is_said_once_and_training_completes(
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("needed", [False, True])
 def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.MonkeyPatch, once: bool, needed: bool):
-    monkeypatch.setitem(MEASURES, "norm", Measure(broken, {}, 1, per_training=once))
+    put_measure(monkeypatch, "norm", careless(), per_training=once)
     monitor = needing_norm(on_error="raise") if needed else tiny_monitor(measures=["norm"], on_error="raise")
     with pytest.raises(MeasureError, match="measure 'norm': got RuntimeError: broken measure") as caught:
         fitted(monitor)
@@ -175,7 +151,7 @@ def test_on_error_raise_shows_the_measure_and_the_cause(monkeypatch: pytest.Monk
 def test_without_a_trainer_a_measure_that_fails_is_raised_by_name(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ):
-    monkeypatch.setitem(MEASURES, "norm", Measure(Odd(lambda call: True, error), {}, 1))
+    put_measure(monkeypatch, "norm", Counting(NORM, lambda call: True, error))
     model = TinyModel().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(MeasureError, match=f"measure 'norm': got .*{words}") as caught:
@@ -229,13 +205,10 @@ def test_divergence_holds_the_last_finite_values():
 
 
 def test_a_batch_that_differs_later_in_a_stream_is_no_error():
-    class Changing(TinyModel):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return cross_entropy(self(batch[0]), batch[1])
-
+    changing = Stepping(lambda self, batch: cross_entropy(self(batch[0]), batch[1]))
     batches = [tuple(batch) for batch in loader()]
     odd = [*batches[:2], (*batches[2], "file names"), batches[3]]
-    values, said = watched(tiny_monitor(), model=Changing(), data=Iterated(odd))
+    values, said = watched(tiny_monitor(), model=changing, data=Iterated(odd))
     assert values("gengap/status") == [0, 0]
     assert len(said) == 1
     assert "could not measure while copying the first batches: BatchError" in said[0]
