@@ -7,9 +7,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def zoo_stages(stages: Any) -> None:
         "--plan",
         choices=("small", "grids", "wide", "long", "whole", "digits"),
         default="small",
-        help="which recipes; see zoo/plans.py, grid_plans.py and long_plans.py",
+        help="which recipes; see zoo/train/plans",
     )
     run.add_argument("--tasks", type=int, help="so many tasks of the plan; the default is 50, or all grids")
     run.add_argument("--keep-weights", action="store_true", help="keep the weights of snapshots, for `zoo remeasure`")
@@ -92,33 +91,17 @@ def _parallel_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     from joblib import delayed
 
+    from lightning_gengap.zoo.train.plans import planned
     from lightning_gengap.zoo.train.run import check_accelerator, run
 
     if options.backend == "loky":  # on a cluster it is the workers that need the GPU
         check_accelerator(options.accelerator)
-    recipes = list(_planned(options.plan, options.tasks))
+    recipes = planned(options.plan, options.tasks)
     options.out.mkdir(parents=True, exist_ok=True)
     rest = (options.data, options.out, options.keep_weights, options.accelerator)
     jobs = [delayed(run)(recipe, *rest) for recipe in recipes]
     trained = in_parallel(jobs, options.processes, options.backend, "run")
     print(f"{trained} runs trained, {len(recipes) - trained} were there already: {options.out}")
-
-
-def _planned(plan: str, tasks: int | None) -> Iterable[Any]:
-    from lightning_gengap.zoo.train import long_plans, plans
-    from lightning_gengap.zoo.train.grid_plans import GRIDS, grid_zoo
-
-    if plan == "grids":
-        return grid_zoo(len(GRIDS) if tasks is None else tasks)
-    if plan == "whole":
-        return islice(long_plans.whole_zoo(), None if tasks is None else plans.RUNS_PER_TASK * tasks)
-    of_tasks: dict[str, Callable[[int], Iterator[Any]]] = {
-        "small": plans.small_zoo,
-        "wide": plans.wide_zoo,
-        "long": long_plans.long_zoo,
-        "digits": plans.digits_zoo,
-    }
-    return of_tasks[plan](50 if tasks is None else tasks)
 
 
 def _remeasure(options: argparse.Namespace) -> None:

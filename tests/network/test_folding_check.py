@@ -22,7 +22,7 @@ from lightning_gengap.network.folding import folded
 from lightning_gengap.network.folding_check import FEW, verified, verified_weights
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.network.weight_layers import NotFoldableError
-from lightning_gengap.zoo.train.architectures import ALL_FAMILIES, build
+from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
 from tests import networks
 from tests.probes import probing
 
@@ -222,10 +222,14 @@ def fused(model: nn.Module) -> nn.Module:
     return twin
 
 
-@pytest.mark.parametrize("family", sorted(set(ALL_FAMILIES) - {"vit"}))
+@pytest.mark.parametrize("family", sorted(set(ARCHITECTURES) - {"vit"}))
 @pytest.mark.parametrize("norms", [True, False])
 def test_the_zoo_is_folded_and_keeps_its_logits(family: str, norms: bool) -> None:
-    model = networks.made(lambda: build(family, 3, 8, networks.CLASSES, 4, 2, 0.1, norms)).double().eval()
+    model = (
+        networks.made(lambda: ARCHITECTURES[family].build(Shape(3, 8, networks.CLASSES, 4, 2, 0.1, norms)))
+        .double()
+        .eval()
+    )
     images, twin = networks.images(20).double(), fused(model)
     torch.testing.assert_close(twin(images), model(images))
     with probing(model, images, TARGETS, chunk=7) as probe:
@@ -241,7 +245,9 @@ def test_the_zoo_is_folded_and_keeps_its_logits(family: str, norms: bool) -> Non
 
 def test_a_transformer_and_group_norms_are_refused() -> None:
     for family, group_norm in (("vit", False), ("resnet", True), ("mobilenet", True)):
-        model = networks.made(lambda f=family, g=group_norm: build(f, 3, 8, networks.CLASSES, 4, 2, 0.1, True, g))
+        model = networks.made(
+            lambda f=family, g=group_norm: ARCHITECTURES[f].build(Shape(3, 8, networks.CLASSES, 4, 2, 0.1, True, g))
+        )
         assert refusal(model) is not None
 
 

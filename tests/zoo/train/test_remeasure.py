@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,15 +7,9 @@ import torch
 from lightning_gengap.errors import MeasureError, TableError
 from lightning_gengap.zoo.table import collect, read, write
 from lightning_gengap.zoo.train import run as stage
-from lightning_gengap.zoo.train.plans import digits_zoo
-from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.remeasure import remeasure
 from lightning_gengap.zoo.train.snapshots import Weights
-
-
-def small(number: int = 0) -> Recipe:
-    recipe = list(digits_zoo(1))[number]
-    return replace(recipe, task=replace(recipe.task, train_samples=120), epochs=4, snapshot_every=2, width=12, depth=1)
+from tests.zoo.train.recipes import small
 
 
 @pytest.fixture
