@@ -148,12 +148,13 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictors.files import dumps
     from lightning_gengap.zoo.evaluate.held_out import scores
     from lightning_gengap.zoo.evaluate.needs import check_fit, check_scores
-    from lightning_gengap.zoo.evaluate.one_family import group_card, scored_by_run
+    from lightning_gengap.zoo.evaluate.one_family import scored_by_run
     from lightning_gengap.zoo.fit.fit import fit, usable
     from lightning_gengap.zoo.fit.loss_head import fit_loss_head
     from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.report.card import card
     from lightning_gengap.zoo.report.figures import drawable
+    from lightning_gengap.zoo.report.one_family_card import one_family_card
     from lightning_gengap.zoo.report.one_family_figure import draw, shown
     from lightning_gengap.zoo.table import read
 
@@ -189,7 +190,7 @@ def _fit(options: argparse.Namespace) -> None:
         predictor = replace(predictor, scores=listed)
         if drawable():
             files[figure_path] = draw(shown(predictor, table, held))
-        files[card_path] = group_card(predictor, figure_path.name if files else "").encode()
+        files[card_path] = one_family_card(predictor, figure_path.name if files else "").encode()
     elif not options.no_scores:
         predictor = replace(predictor, scores=scores(table, specification))
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.

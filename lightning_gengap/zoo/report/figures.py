@@ -1,4 +1,4 @@
-"""The figures of an evaluation as PNG files; matplotlib is imported only here, and only when they are drawn."""
+"""The figures of an evaluation as PNG files. Only here is matplotlib imported, and only when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
+from lightning_gengap.zoo.table import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,23 +46,32 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
         ConfigurationError: matplotlib is not installed.
     """
     require()
-    from matplotlib.figure import Figure
-
     drawn = []
     pictures: dict[str, Callable[[Assessment, Figure], bool]] = {
         "predicted_by_family": lambda a, f: _predicted(a, f, "recipe.family"),
         "predicted_by_data_set": lambda a, f: _predicted(a, f, "recipe.source"),
         "coverage": _coverage,
         "contributions": _contributions,
-        "learning_curve": _learning_curve,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = new_figure(8, 5)
         if picture(assessment, figure):
             save(figure, folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    require()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, file: Path | BytesIO, dpi: int = 110) -> None:
@@ -70,12 +80,24 @@ def save(figure: Figure, file: Path | BytesIO, dpi: int = 110) -> None:
 
 
 def intervals(axis: Axes, bars: list[tuple[str, Any]]) -> None:
-    """One dot with its 95 % interval per line, the first on top."""
+    """A dot with its 95 % interval per line, the first on top."""
     for place, (_, (value, low, high)) in enumerate(bars):
         axis.plot([low, high], [-place, -place], color="C0", linewidth=1.5)
         axis.plot(value, -place, marker="o", markersize=4, color="C0")
     axis.set_yticks([-place for place in range(len(bars))], [name for name, _ in bars], fontsize=8)
     axis.grid(alpha=0.2)
+
+
+def coverage(axis: Axes, bars: list[tuple[str, Any]]) -> None:
+    """Shares of rows inside the 90 % interval, one per line, beside the nominal level."""
+    intervals(axis, bars)
+    axis.axvline(0.9, color="grey", linewidth=0.8)
+    axis.set_xlim(right=1.02)
+
+
+def diagonal(actual: Floats, predicted: Floats) -> list[float]:
+    """Both ends of the line where predictions are right; it begins at zero or below."""
+    return [min(0.0, float(actual.min())), float(max(actual.max(), predicted.max()))]
 
 
 def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
@@ -88,7 +110,7 @@ def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
     names = sorted(set(kinds.tolist()))
     width = int(np.ceil(np.sqrt(len(names))))
     axes = figure.subplots(-(-len(names) // width), width, sharex=True, sharey=True, squeeze=False).ravel()
-    low, high = min(0.0, float(actual.min())), float(max(actual.max(), 100 * held.gap.max()))
+    ends = diagonal(actual, 100 * held.gap)
     for axis, name in zip(axes, names, strict=False):
         of = kinds == name
         error = np.abs(actual - 100 * held.gap)[of].mean()
@@ -96,7 +118,7 @@ def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
             part = of & chosen
             if part.any():
                 axis.scatter(actual[part], 100 * held.gap[part], s=6, alpha=0.5, color=colour, label=label)
-        axis.plot([low, high], [low, high], color="grey", linewidth=0.8)
+        axis.plot(ends, ends, color="grey", linewidth=0.8)
         axis.set_title(f"{name}: error {error:.1f}", fontsize=9)
         axis.grid(alpha=0.2)
     for axis in axes[len(names) :]:
@@ -122,10 +144,8 @@ def _coverage(assessment: Assessment, figure: Figure) -> bool:
         return False
     figure.set_size_inches(8, 1 + 0.22 * len(bars))
     axis = figure.subplots()
-    intervals(axis, bars)
-    axis.axvline(0.9, color="grey", linewidth=0.8)
+    coverage(axis, bars)
     axis.set_xlabel("share of held-out snapshots inside the 90 % interval")
-    axis.set_xlim(right=1.02)
     return True
 
 
@@ -138,28 +158,4 @@ def _contributions(assessment: Assessment, figure: Figure) -> bool:
     axis = figure.subplots()
     intervals(axis, shown)
     axis.set_xlabel("mean size of the contribution to the gap (accuracy points)")
-    return True
-
-
-def _learning_curve(assessment: Assessment, figure: Figure) -> bool:
-    """Error over the number of runs, of the specification and of the trivial baseline."""
-    curves = {name: points for name, points in assessment.report["learning curve"].items() if len(points) > 1}
-    if not curves:
-        return False
-    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False).ravel()
-    for axis, (name, points) in zip(axes, curves.items(), strict=True):
-        sizes = [int(size) for size in points]
-        for key, label in (("mae", assessment.setting.specification.name), ("trivial", "trivial")):
-            values = np.array([point[key] for point in points.values()])
-            line = axis.plot(sizes, values[:, 0], marker="o", markersize=3, label=label)
-            axis.fill_between(sizes, values[:, 1], values[:, 2], alpha=0.2, color=line[0].get_color())
-        axis.set_xscale("log")
-        axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7, rotation=45)
-        axis.minorticks_off()
-        axis.set_title(name.replace(", ", ",\n"), fontsize=8)
-        axis.grid(alpha=0.2)
-    axes[0].legend(fontsize=7)
-    axes[0].set_ylim(bottom=0)
-    figure.supxlabel("runs offered to the fit")
-    axes[0].set_ylabel("error (accuracy points)")
     return True

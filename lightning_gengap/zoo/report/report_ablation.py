@@ -113,3 +113,25 @@ def scarce_section(scarce: Scores, main: str) -> str:
         parts.append(table(header, rows))
     parts += [f"Too few tasks ({count}): {', '.join(keys)}." for count, keys in sorted(few.items())]
     return "\n\n".join(parts)
+
+
+def learning_curve_section(curve: Scores) -> str:
+    """Error over the number of runs that the fit was offered."""
+    parts = []
+    for name, points in curve.items():
+        rows = [
+            [
+                *(size, str(p["rows"]), ranged(p["mae"], 1), ranged(p["trivial"], 1), f"{p['r2']:.2f}"),
+                *(ranged(p["skill"], 2), f"{p['between draws'][0]:.1f} to {p['between draws'][1]:.1f}"),
+            ]
+            for size, p in points.items()
+        ]
+        header = ["runs offered", "rows", "error", "trivial", "R²", "skill", "error between draws of runs"]
+        parts.append(f"{name.capitalize()}:\n\n" + table(header, rows))
+    return "\n\n".join(parts)
+
+
+def fitted_stage_section(stages: Scores) -> str:
+    """Error by the stage of training that was fitted and that was scored."""
+    rows = [[name, str(one["rows"]), ranged(one["mae"], 1)] for name, one in stages.items()]
+    return table(["scored and fitted on", "rows", "error"], rows)
