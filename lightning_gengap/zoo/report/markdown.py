@@ -1,4 +1,4 @@
-"""Markdown from templates, tables and scores. The only module that imports jinja2, and pandas for its tables."""
+"""Markdown from templates, tables and scores. Only this module imports jinja2."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from lightning_gengap.errors import ConfigurationError
+
+try:
+    import pandas as pd
+    import tabulate  # noqa: F401  pandas writes Markdown with it
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+except ModuleNotFoundError as error:
+    raise ConfigurationError(
+        "written reports",
+        got=f"no {error.name}",
+        expected="jinja2, pandas and tabulate",
+        remedy='`pip install "lightning-gengap[zoo]"`.',
+    ) from None
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -1,36 +1,17 @@
 import json
 import re
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lightning_gengap import pretrained_predictors
 from lightning_gengap.__main__ import main
-from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
-from lightning_gengap.zoo.fit.fit import fit
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
-from lightning_gengap.zoo.report import figures
-from lightning_gengap.zoo.report.card import card
-from lightning_gengap.zoo.report.markdown import aligned, ranged, table
+from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.report import report
-from lightning_gengap.zoo.table import read, write
-from tests.zoo.conftest import PLANTED
+from lightning_gengap.zoo.table import write
+from tests.zoo.report.pages import sections
 from tests.zoo.tables import rows
-
-
-def sections(text: str) -> dict[str, list[str]]:
-    """By title, the lines without the padding of table cells."""
-    found: dict[str, list[str]] = {}
-    for line in filter(str.strip, text.splitlines()):
-        if line.startswith("#"):
-            own = found.setdefault(line.strip("# "), [])
-        else:
-            cells = [cell.strip() for cell in line.split("|")]
-            own.append(" | ".join("---" if re.fullmatch(":?-{2,}:?", cell) else cell for cell in cells).strip())
-    return found
 
 
 @pytest.mark.parametrize("name", ["default_v3", "images_v3"])
@@ -97,80 +78,6 @@ def test_report_of_a_table_without_locked_part_and_grid_says_so(assessment: Asse
     assert "The table holds no full grid" in text
     assert "No loss-gap head" in text
     assert "No family has 30 converged runs" in text
-
-
-def test_undefined_scores_are_dashes_and_tables_are_markdown():
-    assert ranged(None, 2) == "-"
-    assert ranged([1.234, 0.5, 2.0], 1) == "1.2 [0.5, 2.0]"
-    assert table(["a", "b"], [["1", "2.0"]]) == "| a   | b   |\n|:----|:----|\n| 1   | 2.0 |"
-    assert aligned("a | b\n\n1 | 2.0\n") == table(["a", "b"], [["1", "2.0"]]) + "\n"
-    with pytest.raises(ValueError, match="columns"):
-        aligned("a | b\n1 | 2 | 3\n")
-
-
-def test_card_is_written_from_the_same_scores_and_shows_figures(assessment: Assessment):
-    made = assessment.setting.table
-    predictor = replace(fit(made, PLANTED), scores=assessment.report)
-    text = card(predictor, made, ["planted/coverage.png"])
-    assert ranged(assessment.report["splits"]["by task"]["mae"]["planted"], 1) in text
-    assert "leave one source out" in text
-    assert "![planted/coverage.png](planted/coverage.png)" in text
-    assert "## Figures" not in card(predictor, made)
-    assert "### Loss gap" not in text
-    head = fit_loss_head(made, PLANTED, assessment.setting.among)
-    text = card(replace(predictor, loss_head=head), made)
-    assert "### Loss gap" in text
-    assert ranged(assessment.report["loss head"]["splits"]["by task"]["log mae"]["planted"], 3) in text
-
-
-def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: Assessment, tmp_path: Path):
-    made = rows(8)  # 64 runs of four snapshots
-    for row in made:
-        if row["run"] in ("00-0", "00-1", "00-2"):
-            row["measure.difficulty/ridge_accuracy"] = ""
-        if row["run"] == "01-0" or (row["run"] == "01-1" and row["epoch"] < 3):
-            row["measure.train_accuracy"] = 0.3
-    write(made, tmp_path / "t.csv.gz")
-    whole = read(tmp_path / "t.csv.gz")
-    predictor = replace(fit(whole, PLANTED), scores=assessment.report)
-    text = card(predictor, whole)
-    assert "Of the table's 256 snapshots of 64 runs, 238 snapshots of 60 runs in 8 tasks" in text
-    assert predictor.provenance["snapshots"] == 238
-    composition = sections(text)["Fitted on"]
-    assert "| source | cifar10 13, cifar100 15, digits 16, fashion_mnist 16 |" in composition
-    assert "| tasks by source | cifar10 2, cifar100 2, digits 2, fashion_mnist 2 |" in composition
-    assert "Left out: 4 runs wholly, 3 for want of a feature (difficulty/ridge_accuracy 3) and 1 whose" in text
-    assert "in snapshots, 12 and 6." in text
-    sizes = sorted({row["run"]: row["measure.train_samples"] for row in made if row["run"] > "01-0"}.values())
-    assert any(line.endswith(f", {sizes[-1]:.0f} |") for line in composition)
-    write(rows(8), tmp_path / "all.csv.gz")
-    assert "Nothing was left out." in card(predictor, read(tmp_path / "all.csv.gz"))
-
-
-def test_figures_are_drawn_for_all_that_has_numbers_and_twice_the_same(assessment: Assessment, tmp_path: Path):
-    drawn = figures.draw(assessment, tmp_path / "one")
-    names = ("predicted_by_family", "predicted_by_data_set", "coverage", "contributions")
-    assert drawn == [f"{name}.png" for name in names]
-    figures.draw(assessment, tmp_path / "two")
-    for name in drawn:
-        content = (tmp_path / "one" / name).read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert content == (tmp_path / "two" / name).read_bytes()
-
-
-def test_figures_without_matplotlib_are_refused_before_the_long_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(figures, "drawable", lambda: False)
-    with pytest.raises(ConfigurationError, match=r"lightning-gengap\[report\]"):
-        figures.require()
-    assert main(["zoo", "evaluate", str(tmp_path / "absent.csv.gz"), "--figures"]) == 2
-    assert "got no matplotlib" in capsys.readouterr().err
-
-
-def test_evaluating_does_not_import_matplotlib():
-    assert "matplotlib" not in vars(sys.modules["lightning_gengap.zoo.evaluate.scores"])
-    assert "matplotlib" not in vars(figures)
 
 
 def test_verb_prints_and_writes_report_and_numbers(
