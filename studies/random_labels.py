@@ -1,6 +1,6 @@
 """Which measures tell networks fitted to true labels from networks fitted to random labels, pair by pair.
 
-    python -m studies.random_labels --out DIRECTORY [--data DIRECTORY] [--sizes 1000 2000] [--seeds 5]
+    python studies/random_labels.py --out DIRECTORY [--data DIRECTORY] [--sizes 1000 2000] [--seeds 5]
 
 The two networks of a pair share architecture, size, seed, images and initial weights. Their labels are those of
 `randomized_data`. The images are CIFAR-10 at 16 x 16 from --data, or the embedded digits without it. All networks train
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from random_label_runs import CLASSES, FITTED, Run, Split, accuracy, prepare, train_or_load
+from separations import say_levels, say_pairs
 from torch import Tensor, nn
 
 from lightning_gengap import available_predictors, load_predictor
@@ -30,8 +32,6 @@ from lightning_gengap.measures.derived import derived
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.drawing import Samples
 from lightning_gengap.zoo.files import write_whole
-from studies.random_label_runs import CLASSES, FITTED, Run, Split, accuracy, prepare, train_or_load
-from studies.separations import say_levels, say_pairs
 
 EXPENSIVE = 150.0  # forwards
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
