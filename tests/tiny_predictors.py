@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.monitor.logged_keys import PREDICTED
 from lightning_gengap.predictors.feature import Feature
-from lightning_gengap.predictors.predictor import Interval, Predictor
+from lightning_gengap.predictors.parts import Interval
+from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.specification import Specification
 
 SOMETIMES = {"actual_gap", "recalibrated_gap", "predicted_loss_gap"}  # with a validation; with a loss head
 ALWAYS = {f"gengap/{key}" for key in (*PREDICTED, "train_accuracy", "train_loss") if key not in SOMETIMES}
@@ -22,18 +23,18 @@ def wide_feature(name: str, transform: str, coefficient: float, **changes: float
 
 
 def tiny_predictor(**changes: Any) -> Predictor:
-    """gap = 0.1 x train_loss^-0.1 x exp(-0.5 ridge accuracy); supports everything."""
+    """gap = 0.1 - 0.01 log(train_loss) - 0.05 ridge accuracy; it supports everything."""
     predictor = Predictor(
         name="tiny_v1",
-        form="product_of_powers",
-        measures={"difficulty": {}},
-        intercept=math.log(0.1),
+        measures=("difficulty",),
+        intercept=0.1,
         features=(
-            wide_feature("train_loss", "log", -0.1),
-            wide_feature("difficulty/ridge_accuracy", "identity", -0.5),
+            wide_feature("train_loss", "log", -0.01),
+            wide_feature("difficulty/ridge_accuracy", "identity", -0.05),
         ),
         interval=Interval(level=0.9, offset=0.05, below=-0.5, above=0.8),
         prior_gap=0.2,
+        specification=Specification("tiny_v1", ()),
         provenance={},
         scores={},
     )
@@ -43,7 +44,7 @@ def tiny_predictor(**changes: Any) -> Predictor:
 def abstaining_predictor(**changes: Any) -> Predictor:
     """One feature is never measured, so that every prediction is an abstention."""
     missing = wide_feature("perturbation/mix_accuracy", "identity", 1.0)
-    return tiny_predictor(name="absent_v1", measures={}, features=(missing,), **changes)
+    return tiny_predictor(name="absent_v1", measures=(), features=(missing,), **changes)
 
 
 def tiny_monitor(**changes: Any) -> GapMonitor:

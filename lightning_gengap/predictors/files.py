@@ -14,18 +14,13 @@ from typing import Any
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.feature import TRANSFORMS, Feature
-from lightning_gengap.predictors.predictor import (
-    FORMS,
-    PREDICTED_GAP,
-    Correction,
-    Interval,
-    LossHead,
-    Memoriser,
-    Predictor,
-)
+from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
+from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.specification import LOSS_HEADS, SCALES, TRANSFORMS, Specification, Term
 
-FORMAT = 1
+FORMAT = 2
 
 
 def available_predictors() -> list[str]:
@@ -68,7 +63,8 @@ def _default(names: Sequence[str]) -> Predictor:
     """The newest `default`, with the newest `images` preferred where images are measured."""
     newest, images = ([name for name in names if name.startswith(kind)][-1] for kind in ("default_v", "images_v"))
     default, preferred = _bundled(newest), _bundled(images)
-    return replace(default, measures=default.measures | preferred.measures, preferred=preferred)
+    measures = tuple(dict.fromkeys((*default.measures, *preferred.measures)))
+    return replace(default, measures=measures, preferred=preferred)
 
 
 def _bundled(name: str) -> Predictor:
@@ -102,24 +98,42 @@ def loads(text: str, origin: str) -> Predictor:
         raise _damaged(origin, "a SHA-256 that does not match the content")
     content.pop("format")
     try:
-        content["features"] = tuple(_strict(Feature, feature) for feature in content["features"])
-        content["interval"] = _strict(Interval, content["interval"])
-        content["loss_head"] = _loss_head(content.get("loss_head"))
-        for name, kind in (("memoriser", Memoriser), ("correction", Correction)):
-            part = content.get(name)
-            content[name] = None if part is None else _strict(kind, part)
-        predictor: Predictor = _strict(Predictor, {**content, "preferred": None})
+        predictor = _predictor(content)
         _check(predictor)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(origin, str(error)) from None
     return predictor
 
 
-def _loss_head(content: Any) -> LossHead | None:
-    if content is None:
-        return None
-    head: LossHead = _strict(LossHead, content)
-    return replace(head, features=tuple(_strict(Feature, feature) for feature in content["features"]))
+def _predictor(content: Mapping[str, Any]) -> Predictor:
+    of = {
+        **content,
+        "measures": tuple(content["measures"]),
+        "features": _each(Feature, content["features"]),
+        "interval": _strict(Interval, content["interval"]),
+        "specification": _specification(content["specification"]),
+        "loss_head": None,
+        "memoriser": None,
+        "correction": None,
+        "preferred": None,
+    }
+    if "loss_head" in content:
+        head: LossHead = _strict(LossHead, content["loss_head"])
+        of["loss_head"] = replace(head, features=_each(Feature, head.features))
+    for name, kind in (("memoriser", Memoriser), ("correction", Correction)):
+        if name in content:
+            of[name] = _strict(kind, content[name])
+    predictor: Predictor = _strict(Predictor, of)
+    return predictor
+
+
+def _specification(content: Any) -> Specification:
+    found: Specification = _strict(Specification, content)
+    return replace(found, features=_each(Term, found.features), bounds=_each(Term, found.bounds))
+
+
+def _each(kind: Any, content: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_strict(kind, one) for one in content)
 
 
 def _strict(kind: Any, content: Any) -> Any:
@@ -130,33 +144,53 @@ def _strict(kind: Any, content: Any) -> Any:
 
 
 def _check(predictor: Predictor) -> None:
-    numbers = [predictor.intercept, predictor.prior_gap, *asdict(predictor.interval).values()]
-    head = predictor.loss_head
-    if head is not None:
-        numbers += [head.intercept, head.below, head.above]
-    if predictor.correction is not None:
-        numbers += asdict(predictor.correction).values()
-    if predictor.memoriser is not None:
-        numbers.append(predictor.memoriser.kept)
-        if predictor.memoriser.name not in MEASURED:
-            raise ValueError(f"memoriser {predictor.memoriser.name!r}, which this version does not measure")
-        if not 0 <= predictor.memoriser.kept <= 1:
-            raise ValueError(f"a memoriser that keeps {predictor.memoriser.kept}")
-    of_head = () if head is None else head.features
-    for feature in (*predictor.features, *of_head):
-        numbers += [value for value in asdict(feature).values() if not isinstance(value, str)]
-        own = feature.name == PREDICTED_GAP and feature in of_head
-        if feature.name not in MEASURED and not own:
-            raise ValueError(f"feature {feature.name!r}, which this version does not measure")
-        if feature.transform not in TRANSFORMS:
-            raise ValueError(f"transform {feature.transform!r}")
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+    _check_numbers(predictor)
+    _check_names(predictor)
+    specification, memoriser = predictor.specification, predictor.memoriser
+    if memoriser is not None and not 0 <= memoriser.kept <= 1:
+        raise ValueError(f"a memoriser that keeps {memoriser.kept}")
+    if specification.loss_head not in LOSS_HEADS:
+        raise ValueError(f"loss head {specification.loss_head!r}")
+
+
+def _check_numbers(predictor: Predictor) -> None:
+    head, specification = predictor.loss_head, predictor.specification
+    numbers = [predictor.intercept, predictor.prior_gap, specification.offset]
+    numbers += [] if head is None else [head.intercept, head.below, head.above]
+    parts = (predictor.interval, predictor.correction, predictor.memoriser, *_features(predictor))
+    for part in (part for part in parts if part is not None):
+        numbers += [value for name, value in asdict(part).items() if name not in ("name", "transform", "scale")]
+    numbers += [term.floor for term in _terms(predictor) if term.floor is not None]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError("numbers that are not finite")
-    if predictor.form not in FORMS:
-        raise ValueError(f"form {predictor.form!r}")
+
+
+def _check_names(predictor: Predictor) -> None:
+    """Refuse keys and measures that this version does not have."""
+    head = () if predictor.loss_head is None else predictor.loss_head.features
+    named: tuple[Feature | Term, ...] = (*_features(predictor), *_terms(predictor))
+    for one in named:
+        if one.name not in MEASURED and not (one.name == PREDICTED_GAP and one in head):
+            raise ValueError(f"feature {one.name!r}, which this version does not measure")
+        if one.transform not in TRANSFORMS:
+            raise ValueError(f"transform {one.transform!r}")
+        if one.scale not in SCALES:
+            raise ValueError(f"scale {one.scale!r}")
+    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
+    for name in filter(None, (memoriser, predictor.specification.memoriser)):
+        if name not in MEASURED:
+            raise ValueError(f"memoriser {name!r}, which this version does not measure")
     unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
     if unknown:
         raise ValueError(f"measures {sorted(unknown)}, which this version does not have")
+
+
+def _features(predictor: Predictor) -> tuple[Feature, ...]:
+    return (*predictor.features, *(() if predictor.loss_head is None else predictor.loss_head.features))
+
+
+def _terms(predictor: Predictor) -> tuple[Term, ...]:
+    return (*predictor.specification.features, *predictor.specification.bounds)
 
 
 def _damaged(origin: str, got: str) -> PredictorError:

@@ -1,106 +1,38 @@
-"""Predictors: log-linear functions of measured values. No torch here."""
+"""The predictor: one formula from measured values to a gap, its interval, abstention and contributions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.feature import Feature, Floats, contributions
+from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
+from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.specification import Specification
 
-FORMS = ("product_of_powers", "additive")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Conformal interval: gap + quantile x (gap + offset), widened by 1 + distance from the support.
-
-    Attributes:
-        level: nominal coverage.
-        below, above: quantiles of (actual - predicted) / (predicted + offset) over held-out tasks.
-    """
-
-    level: float
-    offset: float
-    below: float
-    above: float
-
-
-@dataclass(frozen=True)
-class Memoriser:
-    """A classifier that memorises its data, as the nearest neighbour does: a network is seldom worse in tests.
-
-    Attributes:
-        name: the key of its leave-one-out accuracy; the network's train accuracy bounds it.
-        kept: of what the predicted test accuracy lies below it, in [0, 1], so that models keep their order.
-    """
-
-    name: str
-    kept: float
-
-    def raised(self, gap: float, accuracy: float, value: float) -> float:
-        """What it adds to a gap: at most zero."""
-        return (1 - self.kept) * min(accuracy - gap - min(value, accuracy), 0.0)
-
-
-PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor says
-
-
-@dataclass(frozen=True)
-class LossHead:
-    """The loss gap (test minus train, nats): its log is linear in features, `PREDICTED_GAP` maybe one.
-
-    Attributes:
-        below, above: quantiles over held-out tasks of log actual minus log predicted, at the interval's level.
-    """
-
-    intercept: float
-    features: tuple[Feature, ...]
-    below: float
-    above: float
-
-    @property
-    def prior(self) -> tuple[float, float, float]:
-        """What is said while abstaining: the centre of the zoo, and an interval from zero on."""
-        return math.exp(self.intercept), 0.0, math.exp(self.intercept + self.above)
-
-    def predict(self, values: Mapping[str, float]) -> tuple[float, float, float] | None:
-        """Loss gap with lower and upper end, or None where a feature is missing."""
-        if any(not math.isfinite(values.get(f.name, math.nan)) for f in self.features):
-            return None
-        terms = (f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in self.features)
-        gap = math.exp(min(self.intercept + math.fsum(terms), 5.0))
-        return gap, gap * math.exp(self.below), gap * math.exp(self.above)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What the user's own observed gaps changed: (gap + offset) is multiplied, and the interval narrowed.
-
-    Attributes:
-        factor: 1 changes nothing; shrunken towards it the more, the fewer pairs there were.
-        width: of the interval, over the width without.
-        pairs: how many observed gaps.
-    """
-
-    factor: float
-    width: float
-    pairs: int
+Number = TypeVar("Number", float, Floats)
+ALWAYS_NEEDED = ("train_accuracy", "classes")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predictor says of one model; gap, lower and upper in accuracy fractions.
+    """What a predictor says of one model.
 
     Attributes:
-        loss_gap: test minus train loss in nats, with its interval; None without a loss head, or where
-            a feature of it is missing; the zoo's centre while abstaining.
-        in_support: every feature lies within the zoo's range.
-        abstained: the gap is only the prior mean and the interval says nothing.
-        outside: features beyond the zoo's range, features that are missing, and flags.
-        contributions: accuracy fractions by feature, with `intercept`, `memoriser` and `limits`; they add up to `gap`.
+        gap, lower, upper: train minus test accuracy and its interval, as fractions.
+        in_support: every feature lies within the range of the fitted rows.
+        abstained: the gap is only the mean of the fitted rows, and the interval says nothing.
+        outside: features that are missing, features beyond the fitted range, and flags.
+        contributions: accuracy fractions by feature, with `intercept`, `memoriser`, `recalibration` and `limits`. They
+            add up to `gap`.
+        loss_gap: test minus train loss in nats, with its interval. None without a loss head, or where a feature of it
+            is missing. While abstaining, the centre of the fitted rows.
     """
 
     gap: float
@@ -114,33 +46,51 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A fitted log-linear predictor of the accuracy gap.
+class Predictions:
+    """What a predictor says of many models: arrays with one entry a model, with the meaning of `Prediction`.
 
     Attributes:
-        form: `product_of_powers` (the log of the gap is linear) or `additive` (the gap is).
-        measures: the measures it needs, with their arguments.
-        prior_gap: the mean gap in the zoo.
+        distances: by feature, how far outside the fitted range. See `Feature.distance`.
+    """
+
+    gap: Floats
+    lower: Floats
+    upper: Floats
+    abstained: NDArray[np.bool_]
+    distances: dict[str, Floats]
+    contributions: dict[str, Floats]
+    loss_gap: tuple[Floats, Floats, Floats] | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fitted predictor of the accuracy gap, which is linear in few transformed measured values.
+
+    Load one with `load_predictor`, or fit one with `gengap zoo fit`.
+
+    Attributes:
+        measures: names of the measures it needs.
+        prior_gap: the mean gap of the fitted rows.
+        specification: what was fitted.
+        provenance: the table's hash, and how much was fitted.
         scores: held-out scores as measured.
-        provenance: recipe, table and its hash.
         loss_head: predicts the loss gap from the same measures.
-        memoriser: the predicted test accuracy hardly falls below its.
-        correction: from the user's own observed gaps, see `recalibrate`.
-        preferred: predicts instead wherever all its features are measured, as `images_v2` on images; not in files.
+        memoriser: the predicted test accuracy hardly falls below its accuracy.
+        correction: from the user's own observed gaps. See `recalibrate`.
+        preferred: predicts instead wherever all its features are measured, as `images_v3` does on images. It is not
+            written to files.
     """
 
     name: str
-    form: str
-    measures: dict[str, dict[str, Any]]
+    measures: tuple[str, ...]
     intercept: float
     features: tuple[Feature, ...]
     interval: Interval
     prior_gap: float
+    specification: Specification
     provenance: dict[str, Any]
     scores: dict[str, Any]
     target: str = "accuracy_gap"
-    unit: str = "fraction"
-    license: str = "Apache-2.0"
     loss_head: LossHead | None = None
     memoriser: Memoriser | None = None
     correction: Correction | None = None
@@ -148,85 +98,146 @@ class Predictor:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The keys of all features."""
-        heads = () if self.loss_head is None else self.loss_head.features
+        """The measured keys of all features, of the loss head and of the preferred predictor too."""
+        heads = () if self.loss_head is None else self.loss_head.needs
         others = () if self.preferred is None else self.preferred.needs
-        named = (f.name for f in (*self.features, *heads) if f.name != PREDICTED_GAP)
+        return tuple(dict.fromkeys((*self._of_gap, *heads, *others)))
+
+    @property
+    def _of_gap(self) -> tuple[str, ...]:
         memoriser = () if self.memoriser is None else (self.memoriser.name,)
-        return tuple(dict.fromkeys((*named, *memoriser, *others)))
+        return (*(feature.name for feature in self.features), *memoriser)
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
-        """Predict the gap from measured values.
+        """Predict the gap of one model from its measured values. Takes well under a millisecond.
 
         Args:
-            values: by key, without the `gengap/` prefix; `train_accuracy` and `classes` are always needed.
-            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`); each widens.
+            values: by key, without the `gengap/` prefix, as `measure` returns them. `train_accuracy` and `classes` are
+                always needed. Where a feature is missing, the predictor abstains.
+            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`). Each of them widens
+                the interval by its width.
 
         Raises:
             PredictorError: `train_accuracy` or `classes` is missing.
+
+        Example:
+            >>> from lightning_gengap import load_predictor
+            >>> predictor = load_predictor("default_v3")
+            >>> values = {"train_accuracy": 0.99, "train_loss": 0.05, "classes": 10.0, "train_samples": 2000.0}
+            >>> values |= {"difficulty/ridge_extrapolated": 0.8, "difficulty/neighbour_1_accuracy": 0.7}
+            >>> prediction = predictor.predict(values)
+            >>> f"{prediction.lower:.2f} < {prediction.gap:.2f} < {prediction.upper:.2f}"
+            '0.12 < 0.20 < 0.29'
+            >>> prediction.in_support
+            True
         """
-        for name in ("train_accuracy", "classes"):
-            if name not in values:
+        if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
+            return replace(self.preferred, correction=self.correction).predict(values, flags)
+        doubts = tuple(flags)
+        heads = () if self.loss_head is None else self.loss_head.needs
+        names = dict.fromkeys((*self._of_gap, *heads))
+        columns = {name: np.array([values.get(name, math.nan)]) for name in names}
+        columns |= {name: np.array([values[name]]) for name in ALWAYS_NEEDED if name in values}
+        of = self.predict_columns(columns, len(doubts))
+        missing = [name for name in self._of_gap if not _is_measured(values, name)]
+        beyond = [name for name, distance in of.distances.items() if distance[0] > 0 and name not in missing]
+        outside, abstained = (*missing, *beyond, *doubts), bool(of.abstained[0])
+        kept = ("intercept", "limits") if abstained else of.contributions
+        loss = () if of.loss_gap is None else tuple(float(end[0]) for end in of.loss_gap)
+        return Prediction(
+            gap=float(of.gap[0]),
+            lower=float(of.lower[0]),
+            upper=float(of.upper[0]),
+            in_support=not (outside or abstained),
+            abstained=abstained,
+            outside=outside,
+            contributions={name: float(of.contributions[name][0]) for name in kept},
+            loss_gap=(loss[0], loss[1], loss[2]) if loss and math.isfinite(loss[0]) else None,
+        )
+
+    def predict_columns(self, values: Mapping[str, Floats], doubts: int = 0) -> Predictions:
+        """The formula: what `predict` says, for many models at once. `preferred` takes no part.
+
+        Args:
+            values: by key, one value a model; NaN where it was not measured.
+            doubts: the number of flags.
+
+        Raises:
+            PredictorError: `train_accuracy` or `classes` is missing, or not finite for some model.
+        """
+        for name in ALWAYS_NEEDED:
+            if name not in values or not np.isfinite(values[name]).all():
                 raise PredictorError(
                     f"predictor {self.name}",
                     got=f"values without {name!r}",
                     expected="at least train_accuracy and classes",
                     remedy="Pass the dictionary that measure() returns.",
                 )
-        if self.preferred is not None and all(math.isfinite(values.get(n, math.nan)) for n in self.preferred.needs):
-            return replace(self.preferred, correction=self.correction).predict(values, flags)
+        values = {name: np.where(np.isfinite(column), column, math.nan) for name, column in values.items()}
         accuracy = values["train_accuracy"]
-        needed = [f.name for f in self.features] + ([] if self.memoriser is None else [self.memoriser.name])
-        missing = [name for name in needed if not math.isfinite(values.get(name, math.nan))]
-        distances = {f.name: f.distance(values[f.name]) for f in self.features if f.name not in missing}
-        beyond = [name for name, distance in distances.items() if distance > 0]
-        doubts = tuple(flags)
-        outside = (*missing, *beyond, *doubts)
-        farthest = max(distances.values(), default=0.0)
-        chance = 1 / values["classes"]
-        if missing or farthest > 1 or accuracy < chance + 0.25 * (1 - chance):
-            return self._abstention(accuracy, outside)
-        terms = {f.name: f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in self.features}
-        raw, contributions = self._combined(terms)
-        width = 1 + farthest + len(doubts)
-        if self.memoriser is not None:
-            contributions["memoriser"] = self.memoriser.raised(raw, accuracy, values[self.memoriser.name])
-            raw += contributions["memoriser"]
-        if self.correction is not None:
-            contributions["recalibration"] = (self.correction.factor - 1) * (raw + self.interval.offset)
-            raw += contributions["recalibration"]
-            width *= self.correction.width
-        gap = min(max(raw, 0.0), accuracy)
-        contributions["limits"] = gap - math.fsum(contributions.values())
-        width *= gap + self.interval.offset
-        lower, upper = gap + self.interval.below * width, gap + self.interval.above * width
-        return Prediction(
-            gap,
-            min(lower, gap),
-            max(min(upper, accuracy), gap),
-            not outside,
-            False,
-            outside,
-            contributions,
-            None if self.loss_head is None else self.loss_head.predict({**values, PREDICTED_GAP: gap}),
+        distances = {feature.name: feature.distance(values[feature.name]) for feature in self.features}
+        farthest = np.max([np.zeros(len(accuracy)), *distances.values()], axis=0)
+        missing = ~np.isfinite([np.zeros(len(accuracy)), *(values[name] for name in self._of_gap)]).all(axis=0)
+        abstained = missing | (farthest > 1) | ~has_learned(accuracy, values["classes"])
+        parts = {name: np.where(abstained, 0.0, part) for name, part in self.contributions(values, accuracy).items()}
+        parts["intercept"] = np.where(abstained, self.prior_gap, self.intercept)
+        gap = _limited(parts, accuracy)
+        parts["limits"] = gap - _total(parts)
+        width = (1 + np.where(abstained, 0.0, farthest) + doubts) * (gap + self.interval.offset)
+        width *= 1.0 if self.correction is None else self.correction.width
+        lower = np.minimum(gap + self.interval.below * width, gap)
+        upper = np.maximum(np.minimum(gap + self.interval.above * width, accuracy), gap)
+        loss = None
+        if self.loss_head is not None:
+            loss = self.loss_head.predict_columns({**values, PREDICTED_GAP: gap}, abstained)
+        return Predictions(
+            gap=gap,
+            lower=np.where(abstained, 0.0, lower),
+            upper=np.where(abstained, accuracy, upper),
+            abstained=abstained,
+            distances=distances,
+            contributions=parts,
+            loss_gap=loss,
         )
 
-    def _combined(self, terms: dict[str, float]) -> tuple[float, dict[str, float]]:
-        """The unlimited gap and what each term adds to it.
+    def contributions(self, values: Mapping[str, Floats], accuracy: Floats) -> dict[str, Floats]:
+        """What adds up to the gap before it is limited to [0, train accuracy]; a predictor that abstains has it too.
 
-        In the product form the logarithmic mean turns log contributions into shares of the gap without residue
-        (the logarithmic mean Divisia decomposition).
+        Args:
+            values: of the features and the memoriser, one value a model.
+            accuracy: train accuracy, one value a model.
         """
-        if self.form == "additive":
-            return self.intercept + math.fsum(terms.values()), {"intercept": self.intercept} | terms
-        total = math.fsum(terms.values())
-        base = math.exp(self.intercept)
-        raw = math.exp(min(self.intercept + total, 5.0))
-        mean = (raw - base) / total if abs(total) > 1e-12 else base
-        return raw, {"intercept": base} | {name: mean * term for name, term in terms.items()}
+        parts = {"intercept": np.full(len(accuracy), self.intercept), **contributions(self.features, values)}
+        if self.memoriser is not None:
+            parts["memoriser"] = self.memoriser.adds(_total(parts), accuracy, values[self.memoriser.name])
+        if self.correction is not None:
+            parts["recalibration"] = (self.correction.factor - 1) * (_total(parts) + self.interval.offset)
+        return parts
 
-    def _abstention(self, accuracy: float, outside: tuple[str, ...]) -> Prediction:
-        gap = min(self.prior_gap, accuracy)
-        contributions = {"intercept": self.prior_gap, "limits": gap - self.prior_gap}
-        loss_gap = None if self.loss_head is None else self.loss_head.prior
-        return Prediction(gap, 0.0, accuracy, False, True, outside, contributions, loss_gap)
+    def gaps(self, values: Mapping[str, Floats], accuracy: Floats) -> Floats:
+        """The gaps in [0, train accuracy] without abstention; arguments as for `contributions`."""
+        return _limited(self.contributions(values, accuracy), accuracy)
+
+
+def has_learned(accuracy: Floats, classes: Floats) -> NDArray[np.bool_]:
+    """Whether train accuracy is a quarter of the way from chance to one; below that, predictors abstain."""
+    return accuracy >= abstention_level(classes)
+
+
+def abstention_level(classes: Number) -> Number:
+    """The train accuracy below which predictors abstain, by the number of classes."""
+    chance = 1 / classes
+    return chance + 0.25 * (1 - chance)
+
+
+def _is_measured(values: Mapping[str, float], name: str) -> bool:
+    return math.isfinite(values.get(name, math.nan))
+
+
+def _limited(parts: Mapping[str, Floats], accuracy: Floats) -> Floats:
+    return np.minimum(np.maximum(_total(parts), 0.0), accuracy)
+
+
+def _total(parts: Mapping[str, Floats]) -> Floats:
+    total: Floats = np.sum(list(parts.values()), axis=0)
+    return total

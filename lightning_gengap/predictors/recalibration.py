@@ -8,7 +8,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictors.predictor import Correction, Prediction, Predictor
+from lightning_gengap.predictors.parts import Correction
+from lightning_gengap.predictors.predictor import Prediction, Predictor
 
 Pair = tuple[Mapping[str, float], float]
 _ASSUMED_SHARE = 0.2  # at the low end of what was measured, docs/recalibration.md

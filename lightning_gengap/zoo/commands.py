@@ -146,10 +146,9 @@ def _say_skipped(paths: Iterable[Path]) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.predictors.files import dumps
-    from lightning_gengap.zoo.evaluate.held_out import scores
-    from lightning_gengap.zoo.evaluate.needs import check_fit, check_scores
     from lightning_gengap.zoo.evaluate.one_family import scored_by_run
-    from lightning_gengap.zoo.fit.fit import fit, usable
+    from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
+    from lightning_gengap.zoo.fit.fit import check_fit, fit, usable
     from lightning_gengap.zoo.fit.loss_head import fit_loss_head
     from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.report.card import card
@@ -204,7 +203,8 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lightning_gengap.zoo.evaluate.scores import assess, specification_of
+    from lightning_gengap.predictors.files import load_predictor
+    from lightning_gengap.zoo.evaluate.scores import assess
     from lightning_gengap.zoo.report import figures
     from lightning_gengap.zoo.report.report import report
     from lightning_gengap.zoo.table import read
@@ -217,7 +217,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     paths = [options.out / name for name in ("report.md", "report.json")]
     for path in filter(Path.exists, paths):
         refuse_overwriting(path)
-    assessment = assess(read(options.table), specification_of(options.predictor), options.locked)
+    assessment = assess(read(options.table), load_predictor(options.predictor).specification, options.locked)
     # All is made before the first file is written, so that no report is left half new.
     with tempfile.TemporaryDirectory() as folder:
         drawn = figures.draw(assessment, Path(folder)) if drawing else []

@@ -9,51 +9,82 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.errors import TableError
+from lightning_gengap.errors import ConfigurationError, TableError
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.zoo.files import sorted_out
 from lightning_gengap.zoo.table_checks import bad, check_cells, check_values
 from lightning_gengap.zoo.train.recipe import described, recipe_of
 
+try:
+    import pandas as pd
+except ModuleNotFoundError:
+    raise ConfigurationError(
+        "zoo",
+        got="no pandas",
+        expected="pandas, which tables are read with",
+        remedy='`pip install "lightning-gengap[zoo]"`.',
+    ) from None
+
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Snapshots as rows; missing measures are empty cells, NaN when read as numbers."""
+    """Snapshots as rows.
 
-    columns: dict[str, list[str]]
+    Attributes:
+        columns: a data frame of all cells as text; what was not measured is empty.
+        sha256: of the CSV text.
+    """
+
+    columns: pd.DataFrame
     sha256: str
-    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return len(self.columns["run"])
+        return len(self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [str(name) for name in self.columns]
 
     def numbers(self, column: str) -> Floats:
         """A column as floats, NaN where empty or where the table has no such column."""
 
         def parsed() -> Floats:
-            cells = self.columns.get(column, [""] * len(self))
-            return np.array([float(cell) if cell else math.nan for cell in cells])
+            if column not in self.columns:
+                return np.full(len(self), math.nan)
+            return np.array([float(cell) if cell else math.nan for cell in self.columns[column].tolist()])
 
         return self.once(column, parsed)
 
+    def measured(self, keys: Iterable[str], rows: Mask) -> dict[str, Floats]:
+        """The values of measured keys in some rows."""
+        return {key: self.numbers(f"measure.{key}")[rows] for key in keys}
+
     def words(self, column: str) -> NDArray[np.str_]:
         """A column as text."""
-        return self.once(f"words of {column}", lambda: np.array(self.columns[column]))
+        return self.once(f"words of {column}", lambda: np.array(self.columns[column].tolist()))
 
-    def codes(self, column: str) -> NDArray[np.int64]:
-        """A column of text as numbers 0, 1, ... in the order of its sorted values: quick to compare."""
+    def codes(self, column: str) -> Rows:
+        """A column of text as numbers 0, 1, ... in the order of its sorted values, which are quick to compare."""
         return self.once(f"codes of {column}", lambda: np.unique(self.words(column), return_inverse=True)[1])
+
+    def count(self, column: str, rows: Mask) -> int:
+        """The number of different values in some rows."""
+        return len(np.unique(self.codes(column)[rows]))
 
     def once(self, name: str, make: Callable[[], Found]) -> Found:
         """What `make` returns, made at the first request and kept under the name."""
@@ -62,12 +93,9 @@ class Table:
         found: Found = self._cache[name]
         return found
 
-
-def with_numbers(table: Table, column: str, values: Floats) -> Table:
-    """The same rows with one more column, or another in its place."""
-    extended = Table(table.columns, table.sha256)
-    extended._cache.update(table._cache | {column: values})
-    return extended
+    def with_numbers(self, column: str, values: Floats) -> Table:
+        """The same rows with one more column of numbers, or with another one in its place."""
+        return replace(self, _cache=self._cache | {column: values})
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
@@ -126,18 +154,14 @@ def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rows_of(table: Table) -> list[dict[str, Any]]:
     """The rows of a table, without their empty cells."""
-    lines = zip(*table.columns.values(), strict=True)
-    return [{name: cell for name, cell in zip(table.columns, line, strict=True) if cell} for line in lines]
+    rows = table.columns.itertuples(index=False, name=None)
+    return [{name: cell for name, cell in zip(table.names, row, strict=True) if cell} for row in rows]
 
 
 def text_of(rows: Sequence[dict[str, Any]]) -> bytes:
     """Rows as CSV; the same rows always give the same bytes."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue().encode()
+    cells = pd.DataFrame([{column: _cell(value) for column, value in row.items()} for row in rows])
+    return cells.to_csv(index=False, lineterminator="\n").encode()
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -177,12 +201,11 @@ def parsed(raw: bytes, path: Path) -> Table:
         TableError: as `read`.
     """
     try:
-        lines = list(csv.reader(io.StringIO(raw.decode(), newline="")))
+        lines = list(csv.reader(io.StringIO(raw.decode(), newline="")))  # pandas would pad short lines unseen
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from None
     check_cells(lines, path)
-    columns = dict(zip(lines[0], map(list, zip(*lines[1:], strict=True)), strict=True))
-    table = Table(columns, hashlib.sha256(raw).hexdigest())
+    table = Table(pd.DataFrame(lines[1:], columns=lines[0]), hashlib.sha256(raw).hexdigest())
     check_values(table, path)
     return table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,34 @@ def bad(path: Path, got: str, expected: str, remedy: str = _REWRITE) -> TableErr
     return TableError(f"table {path}", got=got, expected=expected, remedy=remedy)
 
 
+def check_present(table: Table, columns: Iterable[str], purpose: str, instead: str) -> None:
+    """Refuse a table in which a column has no value at all.
+
+    Args:
+        table: what is to be used.
+        columns: the columns that are needed.
+        purpose: what they are needed for.
+        instead: what can be done without them.
+
+    Raises:
+        TableError: names the columns, and how to measure them.
+    """
+    absent = [column for column in dict.fromkeys(columns) if not np.isfinite(table.numbers(column)).any()]
+    if not absent:
+        return
+    keys = [column.removeprefix("measure.") for column in absent if column.startswith("measure.")]
+    measures = sorted({MEASURED[key].measure for key in keys} - {"", "fit"})
+    first = "Train with `gengap zoo run`"
+    if measures:
+        first = f"Measure with `gengap zoo remeasure RUNS --measures {' '.join(measures)}`"
+    raise TableError(
+        "table",
+        got=f"no value of {', '.join(absent)}",
+        expected=f"these columns, for {purpose}",
+        remedy=f"{first} and write the table with `gengap zoo table`, or {instead}.",
+    )
+
+
 def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
     """Refuse a header with missing, repeated or unknown columns, and rows of other lengths.
 
@@ -65,14 +93,13 @@ def check_values(table: Table, path: Path) -> None:
     Raises:
         TableError: says which column, and the first offending line (the header is line 1) and value.
     """
-    for column in table.columns:
+    for column in table.names:
         _check_range(table, column, path)
     absent = np.flatnonzero(np.isnan(table.numbers("gap.accuracy")))
     if len(absent):
         raise bad(path, f"no gap.accuracy in line {absent[0] + 2}", "the gap in every row", "Leave out such rows.")
     _check_gaps(table, path)
-    snapshots = list(zip(table.columns["run"], table.columns.get("epoch", [""] * len(table)), strict=True))
-    if len(set(snapshots)) != len(snapshots):
+    if table.columns.duplicated([column for column in ("run", "epoch") if column in table.columns]).any():
         raise bad(path, "two rows of one run and epoch", "one row per snapshot")
     _check_recipes(table, path)
 
@@ -88,7 +115,8 @@ def _check_range(table: Table, column: str, path: Path) -> None:
     try:
         values = table.numbers(column)
     except ValueError:
-        line, cell = next((n, cell) for n, cell in enumerate(table.columns[column], 2) if cell and not _numeric(cell))
+        cells = enumerate(table.columns[column], 2)
+        line, cell = next((number, cell) for number, cell in cells if cell and not _numeric(cell))
         remedy = "Correct it, or leave it empty where nothing was measured."
         raise bad(path, f"{column} {cell!r} in line {line}", "a number", remedy) from None
     # Infinities within the range stand: a fit leaves out their rows.
@@ -133,27 +161,27 @@ def _check_gaps(table: Table, path: Path) -> None:
 
 def _check_recipes(table: Table, path: Path) -> None:
     """A run has one task and one recipe, and, where seeds are given, a recipe has one run in a task."""
-    runs = table.columns["run"]
-    described = ["task", *(column for column in table.columns if column.startswith("recipe."))]
+    cells = table.columns
+    described = ["task", *(column for column in table.names if column.startswith("recipe."))]
     for column in described:
-        first: dict[str, str] = {}
-        for line, (run, value) in enumerate(zip(runs, table.columns[column], strict=True), 2):
-            if value and first.setdefault(run, value) != value:
-                raise bad(
-                    path,
-                    f"{column} {first[run]!r} and {value!r} (line {line}) of run {run}",
-                    f"one {column} per run",
-                    "Correct it, or give the runs keys of their own.",
-                )
-    if "recipe.seed" not in table.columns:
-        return  # runs that differ in nothing but their seeds look alike
-    known: dict[tuple[str, ...], str] = {}
-    recipes = zip(*(table.columns[column] for column in described), strict=True)
-    for line, (run, seed, recipe) in enumerate(zip(runs, table.columns["recipe.seed"], recipes, strict=True), 2):
-        if seed and known.setdefault(recipe, run) != run:
+        given = cells[cells[column] != ""]
+        first = given.groupby("run")[column].transform("first")
+        for row in first.index[given[column] != first][:1]:
+            run = cells["run"][row]
             raise bad(
                 path,
-                f"the runs {known[recipe]} and {run} (line {line}) of one task, recipe and seed",
-                "each run under one key",
-                "Leave out one of them, lest one is fitted and the other held out.",
+                f"{column} {first[row]!r} and {cells[column][row]!r} (line {row + 2}) of run {run}",
+                f"one {column} per run",
+                "Correct it, or give the runs keys of their own.",
             )
+    if "recipe.seed" not in cells:
+        return  # runs that differ in nothing but their seeds look alike
+    seeded = cells[cells["recipe.seed"] != ""]
+    first = seeded.groupby(described)["run"].transform("first")
+    for row in first.index[seeded["run"] != first][:1]:
+        raise bad(
+            path,
+            f"the runs {first[row]} and {cells['run'][row]} (line {row + 2}) of one task, recipe and seed",
+            "each run under one key",
+            "Leave out one of them, lest one is fitted and the other held out.",
+        )

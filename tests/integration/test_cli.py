@@ -25,7 +25,7 @@ def saved_data(folder: Path, **changes: object) -> Path:
 
 def test_predictors_lists_names_and_shows_one(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors"]) == 0
-    assert "default_v1" in capsys.readouterr().out
+    assert "default_v3" in capsys.readouterr().out
     assert main(["predictors", "default"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "default_v3"
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.predictors.predictor import LossHead
+from lightning_gengap.predictors.loss_head import LossHead
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated
 from tests.lightning_models import (
     EpochValues,

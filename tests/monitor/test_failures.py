@@ -28,7 +28,7 @@ def broken(probe: object) -> dict[str, float]:
 
 
 def needing_norm(**changes: Any) -> GapMonitor:
-    return tiny_monitor(predictor=tiny_predictor(measures={"difficulty": {}, "norm": {}}), **changes)
+    return tiny_monitor(predictor=tiny_predictor(measures=("difficulty", "norm")), **changes)
 
 
 class BreaksLater:

@@ -142,7 +142,7 @@ def test_what_is_absent_is_said_once():
 
 def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():
     needed = tiny_predictor(
-        measures={"perturbation": {}}, features=(wide_feature("perturbation/augment_accuracy", "identity", 0.1),)
+        measures=("perturbation",), features=(wide_feature("perturbation/augment_accuracy", "identity", 0.1),)
     )
     taken = {}
     for measures in ((), ("perturbation",)):

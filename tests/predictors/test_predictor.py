@@ -1,63 +1,96 @@
+import hashlib
 import json
 import math
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.feature import Feature
 from lightning_gengap.predictors.files import dumps, loads
-from lightning_gengap.predictors.predictor import Interval, Memoriser, Predictor
+from lightning_gengap.predictors.loss_head import LossHead
+from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.specification import DEVIATION, LOG_SIZE, LOG_SIZE_ABOVE, Specification, Term
 
 
-def feature(name: str = "train_loss", transform: str = "log", coefficient: float = -0.5) -> Feature:
-    return Feature(name, transform, coefficient, centre=0.0, low=-2.0, high=2.0, deviation=1.0, floor=1e-6)
+def feature(name: str = "train_loss", coefficient: float = -0.05, **changes: Any) -> Feature:
+    made = Feature(name, "log", coefficient, centre=0.0, low=-2.0, high=2.0, deviation=1.0, floor=1e-6)
+    return replace(made, **changes)
 
 
-def predictor(form: str = "product_of_powers", **changes: object) -> Predictor:
+SPECIFICATION = Specification("tiny_v1", (Term("train_loss", "log"), Term("train_samples", "log", 0.1, LOG_SIZE_ABOVE)))
+
+
+def predictor(**changes: Any) -> Predictor:
     made = Predictor(
         name="tiny_v1",
-        form=form,
-        measures={"fit": {}},
-        intercept=math.log(0.1) if form == "product_of_powers" else 0.1,
-        features=(feature(), feature("train_samples", "log", -0.05)),
+        measures=("fit",),
+        intercept=0.1,
+        features=(feature(), feature("train_samples", -0.005, scale=LOG_SIZE_ABOVE)),
         interval=Interval(0.9, 0.05, -0.5, 0.8),
         prior_gap=0.2,
+        specification=SPECIFICATION,
         provenance={"runs": 1, "tasks": 1},
         scores={},
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 NEIGHBOUR = "difficulty/neighbour_1_accuracy"
 VALUES = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.5, "train_samples": 3.0}
 
 
-def test_product_form_is_a_product_of_powers():
-    expected = 0.1 * 0.5**-0.5 * 3.0**-0.05
+def test_the_gap_is_linear_in_transformed_values():
+    expected = 0.1 - 0.05 * math.log(0.5) - 0.005 * math.log(3.0)
     assert predictor().predict(VALUES).gap == pytest.approx(expected, rel=1e-12)
 
 
-def test_additive_form_is_a_sum_of_logs():
-    expected = 0.1 - 0.5 * math.log(0.5) - 0.05 * math.log(3.0)
-    assert predictor("additive").predict(VALUES).gap == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("form", ["product_of_powers", "additive"])
 @pytest.mark.parametrize("loss", [1.0, 0.5, 0.2, 5.0])
-def test_contributions_add_up_to_the_gap(form: str, loss: float):
-    prediction = predictor(form).predict(VALUES | {"train_loss": loss})
+def test_contributions_add_up_to_the_gap(loss: float):
+    prediction = predictor().predict(VALUES | {"train_loss": loss})
     assert {"intercept", "limits", "train_loss", "train_samples"} == set(prediction.contributions)
     assert math.fsum(prediction.contributions.values()) == pytest.approx(prediction.gap, abs=1e-15)
+    assert prediction.contributions["limits"] == 0
+
+
+def test_columns_and_rows_are_one_formula():
+    head = LossHead(-1.0, (feature("predicted_gap", 0.5), feature("train_loss", -0.1)), -1.0, 1.0)
+    of = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1), correction=Correction(1.3, 0.8, 2), loss_head=head)
+    rng = np.random.default_rng(0)
+    columns = {
+        "train_accuracy": rng.uniform(0.2, 1, 60),
+        "classes": np.full(60, 10.0),
+        "train_loss": np.exp(rng.normal(0, 2, 60)),
+        "train_samples": np.exp(rng.normal(0, 3, 60)),
+        NEIGHBOUR: rng.uniform(0, 1, 60),
+    }
+    columns["train_loss"][:6] = [math.nan, math.inf, -math.inf, 0.0, 1e-9, 1e9]
+    columns[NEIGHBOUR][6:9] = math.nan
+    every = of.predict_columns(columns)
+    for row in range(60):
+        values = {name: float(column[row]) for name, column in columns.items()}
+        one = of.predict({name: value for name, value in values.items() if math.isfinite(value)})
+        found = (every.gap[row], every.lower[row], every.upper[row], every.abstained[row])
+        assert found == (one.gap, one.lower, one.upper, one.abstained)
+        assert every.loss_gap is not None
+        assert one.loss_gap == tuple(end[row] for end in every.loss_gap)
+        assert one.contributions.items() <= {name: part[row] for name, part in every.contributions.items()}.items()
+    assert 0.2 < every.abstained.mean() < 0.9
 
 
 def test_gap_is_limited_to_the_train_accuracy_and_limits_say_by_how_much():
     steep = predictor(features=(feature(coefficient=-3.0),))
-    prediction = steep.predict(VALUES | {"train_loss": 0.2})
-    assert prediction.gap == 0.9
-    assert prediction.contributions["limits"] < -1
+    high, low = (steep.predict(VALUES | {"train_loss": loss}) for loss in (0.2, 5.0))
+    assert (high.gap, low.gap) == (0.9, 0.0)
+    assert high.contributions["limits"] < -1
+    assert low.contributions["limits"] > 1
 
 
 def test_interval_scales_with_gap_plus_offset_and_contains_the_gap():
@@ -111,20 +144,29 @@ def test_train_size_is_near_up_to_twenty_times_the_largest():
 
 def test_what_is_a_multiple_of_log_train_size_reaches_as_far_as_train_size_does():
     bounds = {"coefficient": 0.1, "centre": 0.0, "low": -0.2, "high": 0.3, "deviation": 0.1, "floor": 0.0}
-    by_size = Feature("perturbation/excess_by_size", "identity", **bounds)
-    plain = Feature("perturbation/discounted_accuracy", "identity", **bounds)
-    assert (by_size.distance(0.3), plain.distance(0.3)) == (0, 0)
-    for value in (0.3 + math.log(20), -0.2 - math.log(20)):
-        assert by_size.distance(value) == pytest.approx(1)
-        assert plain.distance(value) == pytest.approx(10 * math.log(20))
+    values = np.array([0.3, 0.3 + math.log(20), -0.2 - math.log(20), math.nan])
+    for scale, expected in (
+        (LOG_SIZE, [0, 1, 1, math.inf]),
+        (LOG_SIZE_ABOVE, [0, 1, 10 * math.log(20), math.inf]),
+        (DEVIATION, [0, 10 * math.log(20), 10 * math.log(20), math.inf]),
+    ):
+        of = Feature("perturbation/excess_by_size", "identity", **bounds, scale=scale)
+        assert of.distance(values) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("form", ["product_of_powers", "additive"])
+@pytest.mark.parametrize("scale", [DEVIATION, LOG_SIZE_ABOVE])
+@pytest.mark.parametrize("transform", ["identity", "log"])
+def test_the_nearest_accepted_values_are_one_deviation_outside_or_any_larger_train_size(transform: str, scale: str):
+    of = feature(low=0.1, high=0.3, deviation=0.5, transform=transform, scale=scale)
+    moved = of.transformed(
+        of.nearest(np.exp([-9.0, -0.2, 0.2, 0.7, 0.9]) if transform == "log" else np.array([-9.0, -0.2, 0.2, 0.7, 0.9]))
+    )
+    assert moved == pytest.approx([-0.4, -0.2, 0.2, 0.7, 0.9 if scale == LOG_SIZE_ABOVE else 0.8])
+
+
 @pytest.mark.parametrize(("neighbour", "bound"), [(0.85, 0.85), (0.99, 0.9), (0.3, None)])
-def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(
-    form: str, neighbour: float, bound: float | None
-):
-    plain, values = predictor(form), VALUES | {NEIGHBOUR: neighbour}
+def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(neighbour: float, bound: float | None):
+    plain, values = predictor(), VALUES | {NEIGHBOUR: neighbour}
     before = plain.predict(VALUES).gap
     prediction = replace(plain, memoriser=Memoriser(NEIGHBOUR, 0.2)).predict(values)
     expected = before if bound is None else 0.9 - (bound - 0.2 * (bound - (0.9 - before)))
@@ -141,7 +183,7 @@ def test_a_memoriser_is_needed_and_without_its_value_the_predictor_abstains():
 
 
 def test_models_below_the_memoriser_keep_their_order():
-    bound = predictor("additive", memoriser=Memoriser(NEIGHBOUR, 0.1))
+    bound = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))
     gaps = [bound.predict(VALUES | {"train_loss": loss, NEIGHBOUR: 0.85}).gap for loss in (0.8, 0.5, 0.3)]
     assert gaps == sorted(set(gaps))
 
@@ -151,15 +193,14 @@ def test_train_accuracy_and_classes_are_always_needed():
         predictor().predict({"train_accuracy": 0.9})
 
 
-def test_round_trip_keeps_every_digit():
-    for made in (predictor(), predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))):
+def test_round_trip_keeps_every_digit_and_the_specification():
+    fitted = replace(SPECIFICATION, bounds=(Term("train_accuracy"),), memoriser=NEIGHBOUR, grid="mine", offset=0.3)
+    for made in (predictor(), predictor(memoriser=Memoriser(NEIGHBOUR, 0.1), specification=fitted)):
         assert loads(dumps(made), "here") == made
 
 
 def damaged(**changes: object) -> str:
     """A file whose hash matches its changed content."""
-    import hashlib
-
     content = json.loads(dumps(predictor()))
     content.pop("sha256")
     for key, value in changes.items():
@@ -171,19 +212,33 @@ def damaged(**changes: object) -> str:
     return json.dumps(content | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()})
 
 
+def specified(**changes: object) -> str:
+    """A file whose specification is changed."""
+    return damaged(specification=json.loads(json.dumps(asdict(SPECIFICATION))) | changes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "text that is not JSON"),
         ("[]", "format 'list'"),
-        (dumps(predictor()).replace('"intercept": -', '"intercept": '), "SHA-256 that does not match"),
-        (damaged(format=2), "format 2, expected 1"),
+        (dumps(predictor()).replace('"intercept": 0.1', '"intercept": 0.2'), "SHA-256 that does not match"),
+        (damaged(format=1), "format 1, expected 2"),
         (damaged(surprise=1), "surprise"),
         (damaged(interval=None), "interval"),
-        (damaged(form="cubic"), "form 'cubic'"),
-        (damaged(measures={"horoscope": {}}), "horoscope"),
+        (damaged(form="additive"), "form"),
+        (damaged(measures=["horoscope"]), "horoscope"),
+        (damaged(specification=None), "specification"),
+        (specified(form="additive"), "for a Specification"),
+        (specified(features=[["train_loss", "log"]]), "fields list for a Term"),
+        (specified(features=[asdict(Term("margin/h9/median"))]), "which this version does not measure"),
+        (specified(bounds=[asdict(Term("train_loss", "logit"))]), "transform 'logit'"),
+        (specified(offset="wide"), "numbers that are not finite"),
+        (specified(loss_head="always"), "loss head 'always'"),
+        (specified(memoriser="horoscope"), "memoriser 'horoscope'"),
         (damaged(features=[{**feature().__dict__, "name": "margin/h9/median"}]), "which this version does not measure"),
         (damaged(features=[{**feature().__dict__, "transform": "sqrt"}]), "transform 'sqrt'"),
+        (damaged(features=[{**feature().__dict__, "scale": "miles"}]), "scale 'miles'"),
         (damaged(prior_gap="much"), "numbers that are not finite"),
         (damaged(memoriser={"name": "horoscope", "kept": 0.1}), "memoriser 'horoscope', which this version"),
         (damaged(memoriser={"name": NEIGHBOUR, "kept": 1.1}), "a memoriser that keeps 1.1"),
@@ -197,7 +252,7 @@ def test_damaged_and_foreign_files_are_refused(text: str, message: str):
 
 
 def test_unknown_name_lists_the_bundled_ones(tmp_path: Path):
-    with pytest.raises(PredictorError, match=r"one of default, .*default_v1"):
+    with pytest.raises(PredictorError, match=r"one of default, .*default_v3"):
         load_predictor("imagenet_v9")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PredictorError, match="not UTF-8"):
@@ -243,3 +298,11 @@ def test_default_prefers_the_image_predictor_where_its_features_are_measured():
 def test_a_file_holds_one_predictor():
     default = load_predictor("default")
     assert loads(dumps(default), "here") == replace(default, preferred=None)
+
+
+def test_the_formula_needs_no_torch():
+    package = Path(__file__).parents[2] / "lightning_gengap"
+    bare = "import sys, types; package = types.ModuleType('lightning_gengap'); "
+    bare += f"package.__path__ = [{str(package)!r}]; sys.modules['lightning_gengap'] = package; "
+    bare += "import lightning_gengap.predictors.recalibration, lightning_gengap.predictors.specification; "
+    subprocess.run([sys.executable, "-c", bare + "assert 'torch' not in sys.modules"], check=True)

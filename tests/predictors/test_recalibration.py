@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.files import dumps, loads
-from lightning_gengap.predictors.predictor import Correction
+from lightning_gengap.predictors.parts import Correction
 from lightning_gengap.predictors.recalibration import (
     correction_of,
     live_correction,

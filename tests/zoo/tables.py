@@ -11,7 +11,7 @@ FAMILIES = ("cnn", "vgg", "resnet", "mlp", "vit")
 
 
 def rows(tasks: int = 24, noise: float = 0.0, seed: int = 0) -> list[dict[str, Any]]:
-    """Snapshots of a planted law: log gap = log 0.1 - 0.3 log loss - 0.2 log n + 1.5 (0.5 - ridge) + noise."""
+    """Snapshots of a planted law: gap = 0.1 - 0.03 log loss - 0.02 log(n / 1000) + 0.15 (0.5 - ridge) + noise / 10."""
     rng = np.random.default_rng(seed)
     made = []
     for task in range(tasks):
@@ -20,8 +20,8 @@ def rows(tasks: int = 24, noise: float = 0.0, seed: int = 0) -> list[dict[str, A
         for run in range(8):
             for epoch in range(1, 5):
                 loss = float(np.exp(rng.uniform(-3, 0)))
-                log_gap = math.log(0.1) - 0.3 * math.log(loss) - 0.2 * math.log(samples / 1000) + 1.5 * (0.5 - ridge)
-                gap = min(math.exp(log_gap + noise * rng.normal()), 0.95)
+                law = 0.1 - 0.03 * math.log(loss) - 0.02 * math.log(samples / 1000) + 0.15 * (0.5 - ridge)
+                gap = law + 0.1 * noise * rng.normal()
                 accuracy = 0.96 + 0.04 * float(rng.random())
                 margins = {
                     f"measure.margin/{layer}/{name}": float(np.exp(rng.normal()))

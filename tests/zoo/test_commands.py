@@ -100,7 +100,7 @@ def test_report_numbers_and_figures_are_written_together_or_not_at_all(
     monkeypatch.setattr(figures, "drawable", lambda: True)
     write(rows(2), tmp_path / "t.csv.gz")
     out = tmp_path / "out"
-    command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--predictor", "default_v1", "--out"]
+    command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--predictor", "default_v3", "--out"]
     if math.isnan(number):
         with pytest.raises(ValueError, match="JSON"):
             main([*command, str(out)])
@@ -113,22 +113,15 @@ def test_report_numbers_and_figures_are_written_together_or_not_at_all(
 
 
 def test_recalibrated_predictor_is_written_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    values = {
-        "train_accuracy": 0.9,
-        "train_loss": 0.3,
-        "classes": 10.0,
-        "train_samples": 1000.0,
-        "difficulty/ridge_accuracy": 0.5,
-        "difficulty/excess_accuracy": 0.4,
-        "margin/input/median": 0.1,
-    }
+    values = {"train_accuracy": 0.9, "train_loss": 0.3, "classes": 10.0, "train_samples": 1000.0}
+    values |= {"difficulty/ridge_extrapolated": 0.5, "difficulty/neighbour_1_accuracy": 0.4}
     pairs, out = tmp_path / "pairs.json", tmp_path / "mine.json"
     pairs.write_text(json.dumps([{"values": values, "gap": 0.1}] * 3))
-    arguments = ["recalibrate", str(pairs), "--predictor", "default_v1", "--out", str(out)]
+    arguments = ["recalibrate", str(pairs), "--predictor", "default_v3", "--out", str(out)]
     assert main(arguments) == 0
     assert "3 observed gaps" in capsys.readouterr().out
     assert main(["predictors", str(out)]) == 0
-    assert '"default_v1+recalibrated"' in capsys.readouterr().out
+    assert '"default_v3+recalibrated"' in capsys.readouterr().out
     assert main(arguments) == 2
     pairs.write_text('[{"values": {}}]')
     assert main([*arguments[:-1], str(tmp_path / "other.json")]) == 2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lightning_gengap.predictors.files import load_predictor
-from lightning_gengap.zoo.fit.fit import fit, predicted, usable
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head, predicted_losses
+from lightning_gengap.zoo.fit.fit import fit, predict_rows, usable
+from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import Table, read
 
@@ -28,11 +28,10 @@ def table() -> Table:
 @pytest.mark.parametrize("name", FITS)
 def test_predictions_on_the_committed_table_are_those_recorded(name: str, table: Table):
     predictor, rows = load_predictor(name), np.ones(len(table), bool)
-    gap, lower, upper, abstained = predicted(predictor, table, rows)
-    found = {"gap": gap, "lower": lower, "upper": upper, "abstained": abstained}
-    if predictor.loss_head is not None:
-        losses = predicted_losses(predictor.loss_head, table, rows, abstained)
-        found |= dict(zip(("loss_gap", "loss_lower", "loss_upper"), losses, strict=True))
+    said = predict_rows(predictor, table, rows)
+    found = {kind: getattr(said, kind) for kind in ("gap", "lower", "upper", "abstained")}
+    if said.loss_gap is not None:
+        found |= dict(zip(("loss_gap", "loss_lower", "loss_upper"), said.loss_gap, strict=True))
     with np.load(HERE / "recorded" / "predictions.npz") as recorded:
         kinds = {key.removeprefix(f"{name}/") for key in recorded.files if key.startswith(f"{name}/")}
         assert kinds == set(found)
@@ -43,7 +42,7 @@ def test_predictions_on_the_committed_table_are_those_recorded(name: str, table:
 @pytest.mark.parametrize("name", FITS)
 def test_live_predictions_are_those_recorded(name: str, table: Table):
     predictor = load_predictor(name)
-    measured = {c.removeprefix("measure."): table.numbers(c) for c in table.columns if c.startswith("measure.")}
+    measured = {c.removeprefix("measure."): table.numbers(c) for c in table.names if c.startswith("measure.")}
     with np.load(HERE / "recorded" / "predictions.npz") as recorded:
         for row in range(0, len(table), 61):
             values = {key: float(column[row]) for key, column in measured.items() if np.isfinite(column[row])}

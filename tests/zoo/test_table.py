@@ -1,13 +1,15 @@
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.files import sorted_out
-from lightning_gengap.zoo.table import collect, joined, read, rows_of, write, write_checked
+from lightning_gengap.zoo.table import collect, joined, read, rows_of, text_of, write, write_checked
 from lightning_gengap.zoo.train.plans import digits_zoo
 from tests.zoo.tables import rows
 
@@ -39,6 +41,30 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path):
         read(tmp_path / "ragged.csv.gz")
 
 
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda lines: [*lines[:3], lines[3] + ",0.5", *lines[4:]], "rows of other lengths than the header"),
+        (lambda lines: [*lines[:3], lines[3].rpartition(",")[0], *lines[4:]], "rows of other lengths than the header"),
+        (lambda lines: [*lines[:3], "", *lines[3:]], "rows of other lengths than the header"),
+        (lambda lines: lines[:1], "rows of other lengths than the header, or none"),
+    ],
+)
+def test_rows_of_other_lengths_are_refused(tmp_path: Path, cut: Callable[[list[str]], list[str]], message: str):
+    lines = text_of(rows(1)).decode().splitlines()
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress("\n".join(cut(lines)).encode()))
+    with pytest.raises(TableError, match=message):
+        read(tmp_path / "t.csv.gz")
+
+
+def test_numbers_are_read_to_the_last_digit(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    cells = [repr(value) for value in (rng.normal(size=32) * 10.0 ** rng.integers(-200, 200, 32)).tolist()]
+    made = [row | {"note": cell} for row, cell in zip(rows(1), cells, strict=True)]
+    write(made, tmp_path / "t.csv.gz")
+    assert read(tmp_path / "t.csv.gz").numbers("note").tolist() == [float(cell) for cell in cells]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n"])
 def test_a_table_of_nothing_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(content))
@@ -60,7 +86,8 @@ def test_a_refused_table_is_not_written(tmp_path: Path):
         write_checked([row | {"gap.accuracy": 23.0} for row in rows(1)], tmp_path / "t.csv.gz")
     assert not list(tmp_path.iterdir())
     made, back = write_checked(rows(1), tmp_path / "t.csv.gz"), read(tmp_path / "t.csv.gz")
-    assert (made.columns, made.sha256) == (back.columns, back.sha256)
+    assert made.columns.equals(back.columns)
+    assert made.sha256 == back.sha256
 
 
 def test_collecting_an_empty_folder_says_what_to_do(tmp_path: Path):

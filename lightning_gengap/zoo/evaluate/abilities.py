@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score, bootstrap, over_groups
 from lightning_gengap.zoo.evaluate.rank_scores import kendall, kendall_pool, noise_ceiling
-from lightning_gengap.zoo.evaluate.splits import Mask
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
 
 FEWEST_TEST_SAMPLES, FEWEST_RUNS, FEWEST_SCORED = 1000, 8, 5
 CONVERGED = 0.97
-Rows = NDArray[np.int64]
 
 
 def last_snapshots(table: Table) -> Mask:

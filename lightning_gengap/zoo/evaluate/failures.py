@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lightning_gengap.predictors.predictor import Prediction, Predictor
+from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
 from lightning_gengap.zoo.evaluate.bootstrap import rounded
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, part_of
-from lightning_gengap.zoo.evaluate.splits import Split
 from lightning_gengap.zoo.fit.fit import fit
+from lightning_gengap.zoo.splits import Split
 from lightning_gengap.zoo.table import Table
 
 COUNT = 10
@@ -20,7 +20,7 @@ KINDS = ("family", "source", "augment", "noise", "optimizer", "pretrained")
 Contribution = tuple[str, float]
 
 
-def failures(setting: Setting, split: list[Split], held: HeldOut) -> dict[str, Any]:
+def failures(setting: Setting, split: Sequence[Split], held: HeldOut) -> dict[str, Any]:
     """The worst runs; where some of them are abstentions, the worst among the snapshots that were answered too."""
     worst = worst_runs(setting, split, held)
     if not any(one["abstained"] for one in worst):
@@ -28,7 +28,7 @@ def failures(setting: Setting, split: list[Split], held: HeldOut) -> dict[str, A
     return {"all": worst, "answered": worst_runs(setting, split, part_of(held, ~held.abstained))}
 
 
-def worst_runs(setting: Setting, split: list[Split], held: HeldOut, count: int = COUNT) -> list[dict[str, Any]]:
+def worst_runs(setting: Setting, split: Sequence[Split], held: HeldOut, count: int = COUNT) -> list[dict[str, Any]]:
     """The runs with the largest mean error over their held-out snapshots, the worst first.
 
     Accuracies, gaps and contributions are those of the last scored snapshot, as fitted without the run. `misled`: the
@@ -75,7 +75,7 @@ def worst_runs(setting: Setting, split: list[Split], held: HeldOut, count: int =
 
 
 def _predicted(predictor: Predictor, table: Table, row: int) -> Prediction:
-    needed = dict.fromkeys(("train_accuracy", "classes", *predictor.needs))
+    needed = (*ALWAYS_NEEDED, *predictor.needs)
     return predictor.predict({name: float(table.numbers(f"measure.{name}")[row]) for name in needed})
 
 
@@ -87,7 +87,7 @@ def _misled(contributions: list[Contribution], signed: float) -> tuple[Any, ...]
 def _fact(table: Table, name: str, row: int) -> str:
     if name == "train_samples":
         return f"{table.numbers('measure.train_samples')[row]:.0f}"
-    return table.columns.get(f"recipe.{name}", ["-"] * len(table))[row]
+    return str(table.columns[f"recipe.{name}"][row]) if f"recipe.{name}" in table.columns else "-"
 
 
 def by_kind(setting: Setting, held: Mapping[str, HeldOut]) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.zoo.evaluate.abilities import Rows, last_snapshots
+from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import bootstrap
 from lightning_gengap.zoo.evaluate.rank_scores import Labels, conditional_mutual_information, kendall, sign_errors
-from lightning_gengap.zoo.evaluate.splits import Mask
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
 
 FEWEST_MODELS = 8
 _CONSEQUENCES = ("recipe.epochs", "recipe.snapshot_every")  # often follow from the others: asked first
@@ -31,7 +30,7 @@ def grids(table: Table, among: Mask) -> list[Grid]:
         rows = np.flatnonzero(chosen & (names == name) & (tasks == task))
         axes = axes_of(table, rows)
         if len(rows) >= FEWEST_MODELS and len(axes) >= 2:
-            found.append((f"{name} ({table.columns['recipe.source'][rows[0]]}, {task})", rows, axes))
+            found.append((f"{name} ({table.words('recipe.source')[rows[0]]}, {task})", rows, axes))
     return found
 
 
@@ -39,7 +38,7 @@ def axes_of(table: Table, rows: Rows) -> dict[str, Labels]:
     """Hyperparameters that vary among these rows and do not follow from the others, as levels 0, 1, ..."""
     levels = {
         column: np.unique(table.words(column)[rows], return_inverse=True)[1].astype(np.int64)
-        for column in table.columns
+        for column in table.names
         if column.startswith("recipe.") and column not in _NO_AXES
     }
     levels = {column: level for column, level in levels.items() if level.max() > 0}
@@ -71,7 +70,7 @@ def grid_scores(
     listed: dict[str, Any] = {"grids": {}, "mean": {}}
     tendencies = {key: _tendencies(table, among, columns[key]) for key in keys} if found else {}
     for name, rows, axes in found:
-        task = table.columns["task"][rows[0]]
+        task = table.words("task")[rows[0]]
         scored = {}
         for contender, values in columns.items():
             if not np.isfinite(values[rows]).all():

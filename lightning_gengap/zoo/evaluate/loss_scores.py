@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score, rounded
-from lightning_gengap.zoo.evaluate.splits import Mask, Split
-from lightning_gengap.zoo.fit.loss_head import FLOOR, fit_loss_head, fit_loss_point, predicted_losses, with_gaps
-from lightning_gengap.zoo.table import Floats
+from lightning_gengap.zoo.fit.loss_head import FLOOR, fit_loss_head, fit_loss_point, values_of, with_gaps
+from lightning_gengap.zoo.hold_out import hold_out
+from lightning_gengap.zoo.splits import Split
+from lightning_gengap.zoo.table import Floats, Mask, Rows
 
 if TYPE_CHECKING:
     from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
 
 SCORED = ("by task", "leave one family out", "leave one data set out", "leave one source out")
-Losses = Mapping[str, tuple[Floats, Floats, Floats]]  # by contender: gap, lower and upper end, in nats
+Losses = Mapping[str, tuple[Floats, ...]]  # by contender: gap, lower and upper end, in nats
 
 
-def loss_scores(setting: Setting, parts: Mapping[str, tuple[list[Split], Mapping[str, HeldOut]]]) -> dict[str, Any]:
+def loss_scores(setting: Setting, parts: Mapping[str, tuple[Sequence[Split], Mapping[str, HeldOut]]]) -> dict[str, Any]:
     """By split: errors in nats and of the log, R2 in both, rank correlation, coverage; with 95 % intervals.
 
     The head abstains where the predictor of the accuracy gap does: it then says its prior. Logs count gaps below the
@@ -53,36 +53,33 @@ def loss_scores(setting: Setting, parts: Mapping[str, tuple[list[Split], Mapping
 
 
 def _held_losses(
-    setting: Setting, split: list[Split], held: Mapping[str, HeldOut], there: Mask
-) -> tuple[NDArray[np.int64], Losses, Mask]:
+    setting: Setting, split: Sequence[Split], held: Mapping[str, HeldOut], there: Mask
+) -> tuple[Rows, Losses, Mask]:
     """Held-out rows in the table's order, each contender's losses for them, and the specification's abstentions."""
     table, main = setting.table, setting.specification.name
-    asked = np.zeros(len(table), bool)
-    asked[held[main].rows] = True
-    contenders = {c.name: c for c in setting.contenders if c.name in (main, "trivial", "constant")}
-    gaps = np.full(len(table), np.nan)
+    contenders = [one for one in setting.contenders if one.name in (main, "trivial", "constant")]
+    gaps, silent = np.full(len(table), np.nan), {one.name: np.zeros(len(table), bool) for one in contenders}
     gaps[held[main].rows] = held[main].gap
-    columns = {name: np.full((3, len(table)), np.nan) for name in contenders}
-    silent = {name: np.zeros(len(table), bool) for name in contenders}
-    for name, quiet in silent.items():
-        quiet[held[name].rows] = held[name].abstained
-    for _, fitted, group in split:
-        rows, known = group & there & asked, fitted & there
-        if not rows.any() or known.sum() < 10:
-            continue
-        for name, specification in contenders.items():
+    for name, abstained in silent.items():
+        abstained[held[name].rows] = held[name].abstained
+    said = with_gaps(table, gaps)
+
+    def method(known: Mask, rows: Mask) -> Floats:
+        ends: list[Floats] = []
+        for one in contenders:
             # The baselines are asked for no interval, which would take ten more fits.
-            fitting = fit_loss_head if name == main else fit_loss_point
-            head = fitting(table, specification, known)
-            if head is not None:
-                said = with_gaps(table, gaps) if specification.loss_of_gap else table
-                columns[name][:, rows] = predicted_losses(head, said, rows, silent[name][rows])
-    rows_found = np.flatnonzero(np.isfinite(columns[main][0]))
-    losses = {name: tuple(column[:, rows_found]) for name, column in columns.items()}
-    return rows_found, losses, silent[main][rows_found]
+            head = fit_loss_head(table, one, known) if one.name == main else fit_loss_point(table, one, known)
+            assert head is not None, "the known rows have loss gaps"
+            ends += head.predict_columns(values_of(head, said, rows), silent[one.name][rows])
+        return np.stack(ends)
+
+    asked = [(name, fitted, group & np.isfinite(gaps)) for name, fitted, group in split]
+    found = hold_out(asked, there, method, kinds=3 * len(contenders))
+    losses = {one.name: tuple(found.values[3 * place : 3 * place + 3]) for place, one in enumerate(contenders)}
+    return found.rows, losses, silent[main][found.rows]
 
 
-def _compared(setting: Setting, rows: NDArray[np.int64], losses: Losses, abstained: Mask) -> dict[str, Any]:
+def _compared(setting: Setting, rows: Rows, losses: Losses, abstained: Mask) -> dict[str, Any]:
     main, draws, actual = setting.specification.name, setting.resampling, setting.table.numbers("gap.loss")[rows]
     floored = np.maximum(actual, FLOOR)
     gaps = {name: gap for name, (gap, _, _) in losses.items()}
@@ -117,7 +114,7 @@ def _compared(setting: Setting, rows: NDArray[np.int64], losses: Losses, abstain
     }
 
 
-def rank_correlation(draws: Resampling, score: Floats, actual: Floats, rows: NDArray[np.int64]) -> Score:
+def rank_correlation(draws: Resampling, score: Floats, actual: Floats, rows: Rows) -> Score:
     """Spearman's correlation; the draws keep the ranks among all rows and weigh them."""
     if len(rows) == 0:
         return Score(float("nan"), np.full(len(draws.weights), np.nan))
@@ -134,7 +131,7 @@ def rank_correlation(draws: Resampling, score: Floats, actual: Floats, rows: NDA
     return Score(float(correlation(*(t.value for t in terms))), correlation(*(t.draws for t in terms)))
 
 
-def _ranked(setting: Setting, rows: NDArray[np.int64], losses: Losses) -> dict[str, Any]:
+def _ranked(setting: Setting, rows: Rows, losses: Losses) -> dict[str, Any]:
     """Tau of predicted and actual loss gap within held-out tasks, along training and among last snapshots."""
     table = setting.table
     actual, runs, last = table.numbers("gap.loss")[rows], table.words("run")[rows], last_snapshots(table)[rows]
@@ -148,15 +145,13 @@ def _ranked(setting: Setting, rows: NDArray[np.int64], losses: Losses) -> dict[s
     return listed
 
 
-def _listed(
-    setting: Setting, rows: NDArray[np.int64], losses: Losses, abstained: Mask, split: list[Split]
-) -> dict[str, Any]:
+def _listed(setting: Setting, rows: Rows, losses: Losses, abstained: Mask, split: Sequence[Split]) -> dict[str, Any]:
     """Per held-out group: errors in nats and of the log, and coverage."""
     listed = {}
     for name, _, group in split:
         chosen = group[rows]
         if chosen.any():
             part = {key: tuple(column[chosen] for column in columns) for key, columns in losses.items()}
-            compared = _compared(setting, rows[chosen], part, abstained[chosen])  # type: ignore[arg-type]
+            compared = _compared(setting, rows[chosen], part, abstained[chosen])
             listed[name] = {key: compared[key] for key in ("rows", "mae", "log mae", "log skill", "coverage")}
     return listed

@@ -1,27 +1,28 @@
-"""Scores of a predictor of one family on one data set: by run, for there are too few tasks to hold out."""
+"""Scores of models of one family on one data set, held out by run: there are too few tasks to hold out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from lightning_gengap.predictors.feature import contributions
 from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import DRAWS, Resampling, rounded
 from lightning_gengap.zoo.evaluate.failures import worst_runs
 from lightning_gengap.zoo.evaluate.grids import axes_of
-from lightning_gengap.zoo.evaluate.held_out import BASELINES, HeldOut, Setting, hold_out, part_of
-from lightning_gengap.zoo.evaluate.regressors import Codes
-from lightning_gengap.zoo.evaluate.splits import Mask, by_run
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, fitted_alike, hold_out, part_of
+from lightning_gengap.zoo.evaluate.quick import hold_out_points, predicted_points
 from lightning_gengap.zoo.fit.fit import fit, usable
-from lightning_gengap.zoo.fit.ridge import transformed
-from lightning_gengap.zoo.fit.specifications import Specification
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.fit.specifications import BASELINES, JIANG
+from lightning_gengap.zoo.splits import by_run
+from lightning_gengap.zoo.table import Mask, Table
 
-FEWEST_CONVERGED, WORST = 5, 3
+FEWEST_CONVERGED, FEWEST_OF_ONE_KIND, WORST = 5, 30, 3
+KINDS = ("all snapshots", "converged")
 
 
 def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str, Any], HeldOut]:
@@ -34,14 +35,13 @@ def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str,
     Returns:
         The scores, and the specification's predictions behind them.
     """
-    baselines = [replace(baseline, grid=specification.grid) for baseline in BASELINES]
-    contenders = (specification, *baselines)
+    contenders = (specification, *(fitted_alike(baseline, specification) for baseline in BASELINES))
     among = np.logical_and.reduce([usable(table, contender) for contender in contenders])
     settled = last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
     draws, samples = over_runs(table, among), table.numbers("measure.train_samples")[among]
     listed: dict[str, Any] = {
         "rows": int(among.sum()),
-        "runs": len(set(table.words("run")[among])),
+        "runs": table.count("run", among),
         "train samples": [int(samples.min()), int(samples.max())],
         "by run": {},
     }
@@ -54,9 +54,9 @@ def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str,
         listed["by run"][contender.name] = {kind: _errors(table, draws, part) for kind, part in parts.items()}
         if contender is specification:
             listed["by run"][contender.name] |= _of_interval(table, draws, parts)
-            setting = Setting(table, contenders, among, (), draws, Codes.of(table))
+            setting = Setting(table, contenders, among, (), draws)
             listed["worst runs"] = _worst(setting, held)
-    listed["contributions"] = contributions(table, fit(table, specification, among), among)
+    listed["contributions"] = moved(table, fit(table, specification, among), among)
     return listed, predictions[specification.name]
 
 
@@ -69,14 +69,10 @@ def over_runs(table: Table, among: Mask) -> Resampling:
     return Resampling(run_of_row.astype(np.int64), weights)
 
 
-def contributions(table: Table, predictor: Predictor, rows: Mask) -> dict[str, float]:
+def moved(table: Table, predictor: Predictor, rows: Mask) -> dict[str, float]:
     """By feature, the mean over rows of how far it moves the prediction from the fit's centre, in points (additive)."""
-    return {
-        f.name: rounded(
-            100 * np.abs(f.coefficient * (transformed(f, table.numbers(f"measure.{f.name}")[rows]) - f.centre)).mean()
-        )
-        for f in predictor.features
-    }
+    added = contributions(predictor.features, table.measured(predictor.needs, rows))
+    return {name: rounded(100 * np.abs(values).mean()) for name, values in added.items()}
 
 
 def _errors(table: Table, draws: Resampling, held: HeldOut) -> dict[str, Any]:
@@ -116,3 +112,31 @@ def _worst(setting: Setting, held: HeldOut) -> list[dict[str, Any]]:
         chosen = {axis: table.columns[f"recipe.{axis}"][place] for axis in axes}
         listed.append({key: one[key] for key in kept} | {"grid": str(grids[place]), "hyperparameters": chosen})
     return listed
+
+
+def in_family(setting: Setting, allowed: Mask) -> dict[str, Any]:
+    """Adjusted R2 in sample and grouped ten-fold R2 of 30 or more converged models of one family and data set."""
+    table = setting.table
+    settled = allowed & last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
+    families, sources = table.words("recipe.family"), table.words("recipe.source")
+    listed = {}
+    for family, source in sorted(set(zip(families[settled].tolist(), sources[settled].tolist(), strict=True))):
+        kind = settled & (families == family) & (sources == source)
+        for specification in (setting.specification, JIANG):
+            rows = kind & usable(table, specification)
+            if rows.sum() >= max(FEWEST_OF_ONE_KIND, len(specification.features) + 10):
+                listed[f"{family} on {source}: {specification.name}"] = _fitted_r2(setting, specification, rows)
+    return listed
+
+
+def _fitted_r2(setting: Setting, specification: Specification, rows: Mask) -> dict[str, Any]:
+    table, actual = setting.table, setting.table.numbers("gap.accuracy")
+    count, features = int(rows.sum()), len(specification.features)
+    inside = predicted_points(table, specification, rows, rows)
+    plain = 1 - ((actual[rows] - inside) ** 2).sum() / ((actual[rows] - actual[rows].mean()) ** 2).sum()
+    held = hold_out_points(table, specification, by_run(table), rows, fewest_tasks=1)
+    return {
+        "runs": count,
+        "adjusted R2 in sample": rounded(1 - (1 - plain) * (count - 1) / (count - features - 1)),
+        "ten-fold R2": setting.resampling.r2(held.gap, actual[held.rows], held.rows).listed(),
+    }

@@ -1,121 +1,93 @@
-"""The loss-gap head of a predictor: the log of test minus train loss, linear in few features.
-
-These are the features of the accuracy gap and the train loss; or, where the specification says so, the accuracy gap
-that the predictor itself says, which in the fit is that of predictors that have not seen the task, and the train loss.
-"""
+"""The loss head of a predictor: ridge regression of the log of test minus train loss."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lightning_gengap.predictors.predictor import PREDICTED_GAP, LossHead
-from lightning_gengap.zoo.evaluate.splits import Mask, by_task
-from lightning_gengap.zoo.fit.fit import held_out_gaps, weighted_quantile
-from lightning_gengap.zoo.fit.ridge import LEVEL, design, rounded, transformed
+from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
+from lightning_gengap.predictors.specification import OF_PREDICTED_GAP, Specification, Term
+from lightning_gengap.zoo.fit.fit import held_out_gaps
+from lightning_gengap.zoo.fit.interval import LEVEL, weighted_quantile
+from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
-from lightning_gengap.zoo.fit.specifications import Specification, Term
-from lightning_gengap.zoo.table import Floats, Table, with_numbers
+from lightning_gengap.zoo.fit.specifications import TRAIN_LOSS
+from lightning_gengap.zoo.hold_out import Held, hold_out
+from lightning_gengap.zoo.splits import by_task
+from lightning_gengap.zoo.table import Floats, Mask, Table
 
 FLOOR = 0.02  # nats; gaps below it, negative ones too, count as this
 STRENGTH = 1e-3
-LOSS = Term("train_loss", "log")
 GAP = Term(PREDICTED_GAP, "log", 0.005)
 
 
 def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> LossHead | None:
-    """Ridge on the log of the loss gap, with the quantiles of residuals on held-out tasks; None without the column.
+    """The head with the quantiles of its residuals on held-out tasks; None where no row has a loss gap.
 
-    The train loss is a feature whether the accuracy gap has it or not.
+    Where the specification says so, one feature is the predicted accuracy gap. In the fit it is what predictors say
+    that have not seen the task.
     """
     rows = rows & np.isfinite(table.numbers("gap.loss"))
     if not rows.any():
         return None
-    if specification.loss_of_gap:
+    if specification.loss_head == OF_PREDICTED_GAP:
         gaps = held_out_gaps(table, specification, rows)
         table, rows = with_gaps(table, gaps), rows & np.isfinite(gaps)
-    specification = with_loss(specification)
-    residuals, tasks = held_out(table, specification, rows, by_task)
-    tail = (1 - LEVEL) / 2
-    below = -weighted_quantile(-residuals, tasks, 1 - tail)
+    held = held_out_logs(table, specification, rows)
+    residuals = log_of(table.numbers("gap.loss")[held.rows]) - held.values[0]
+    tasks, level = table.codes("task")[held.rows], (1 + LEVEL) / 2
     return replace(
-        _fitted(table, specification, rows),
-        below=rounded(below),
-        above=rounded(weighted_quantile(residuals, tasks, 1 - tail)),
+        fit_loss_point(table, specification, rows),
+        below=rounded(-weighted_quantile(-residuals, tasks, level)),
+        above=rounded(weighted_quantile(residuals, tasks, level)),
     )
 
 
-def with_loss(specification: Specification) -> Specification:
-    """The specification with the head's features: those of the accuracy gap, or that gap itself, and the train loss."""
-    if specification.loss_of_gap:
-        return replace(specification, features=(GAP, LOSS))
-    if LOSS in specification.features:
-        return specification
-    return replace(specification, features=(*specification.features, LOSS))
+def fit_loss_point(table: Table, specification: Specification, rows: Mask) -> LossHead:
+    """The head without an interval. For the constant baseline it is the geometric mean of the loss gaps."""
+    terms = _terms(specification)
+    features = features_of(table, terms, rows)
+    regression = Regression(
+        features=features,
+        columns=standardised(table, features, rows),
+        target=log_of(table.numbers("gap.loss")[rows]),
+        weights=row_weights(table, specification, rows),
+        never_raises=np.zeros(len(terms), bool),
+    )
+    (line,) = regression.lines([STRENGTH])
+    return LossHead(rounded(line.intercept), regression.with_coefficients(line), 0.0, 0.0)
+
+
+def held_out_logs(table: Table, specification: Specification, rows: Mask) -> Held:
+    """The log of the loss gap that heads say of tasks which they have not seen."""
+
+    def method(fitted: Mask, held: Mask) -> Floats:
+        head = fit_loss_point(table, specification, fitted)
+        return head.log_gaps(values_of(head, table, held))
+
+    return hold_out(by_task(table), rows, method)
+
+
+def values_of(head: LossHead, table: Table, rows: Mask) -> dict[str, Floats]:
+    """The values of a head's features in some rows."""
+    return table.measured((feature.name for feature in head.features), rows)
 
 
 def with_gaps(table: Table, gaps: Floats) -> Table:
     """The table with the accuracy gap that was predicted for each row, for heads that start from it."""
-    return with_numbers(table, f"measure.{GAP.name}", gaps)
+    return table.with_numbers(f"measure.{PREDICTED_GAP}", gaps)
 
 
-def fit_loss_point(table: Table, specification: Specification, rows: Mask) -> LossHead:
-    """The same ridge without an interval, as for baselines; without features the geometric mean of the loss gaps."""
+def log_of(loss_gaps: Floats) -> Floats:
+    """The log of loss gaps, none of them below the floor."""
+    return np.log(np.maximum(loss_gaps, FLOOR))
+
+
+def _terms(specification: Specification) -> tuple[Term, ...]:
+    """The features of the accuracy gap and the train loss, or that gap itself and the train loss; none for none."""
     if not specification.features:
-        target = np.log(np.maximum(table.numbers("gap.loss")[rows], FLOOR))
-        return LossHead(rounded(float(target.mean())), (), 0.0, 0.0)
-    return _fitted(table, with_loss(specification), rows)
-
-
-def predicted_losses(head: LossHead, table: Table, rows: Mask, abstained: Mask) -> tuple[Floats, Floats, Floats]:
-    """Loss gap, lower and upper end for some rows, as `LossHead.predict`; the prior where the predictor abstains."""
-    gap = np.exp(np.minimum(_log_gap(head, table, rows), 5.0))
-    ends = (gap, gap * math.exp(head.below), gap * math.exp(head.above))
-    said = [np.where(abstained, prior, end) for prior, end in zip(head.prior, ends, strict=True)]
-    return said[0], said[1], said[2]
-
-
-def held_out(
-    table: Table, specification: Specification, rows: Mask, split: Callable[[Table], Any]
-) -> tuple[Floats, NDArray[np.str_]]:
-    """Log actual minus log predicted loss gap on held-out rows, and their tasks."""
-    residuals, tasks = [np.zeros(0)], [np.zeros(0, dtype=str)]
-    target = np.log(np.maximum(table.numbers("gap.loss"), FLOOR))
-    for _, fitted, held in split(table):
-        if (fitted & rows).sum() < 10 or not (held & rows).any():
-            continue
-        head = _fitted(table, specification, fitted & rows)
-        residuals.append(target[held & rows] - _log_gap(head, table, held & rows))
-        tasks.append(table.words("task")[held & rows])
-    return np.concatenate(residuals), np.concatenate(tasks)
-
-
-def _fitted(table: Table, specification: Specification, rows: Mask) -> LossHead:
-    features, columns = design(table, specification, rows)
-    target = np.log(np.maximum(table.numbers("gap.loss")[rows], FLOOR))
-    weights = row_weights(table, specification, rows)
-    # Unweighted columns have mean zero already, but for the rounding of their centres.
-    centre = np.average(columns, axis=0, weights=weights) if specification.balanced else np.zeros(columns.shape[1])
-    mean = float(np.average(target, weights=weights)) if specification.balanced else float(target.mean())
-    weighted = (columns - centre) * weights[:, None]
-    penalty = STRENGTH * len(columns) * np.eye(columns.shape[1])
-    standard = np.linalg.solve(weighted.T @ (columns - centre) + penalty, weighted.T @ (target - mean))
-    intercept = mean - float(centre @ standard)
-    scaled = [
-        replace(feature, coefficient=rounded(coefficient / feature.deviation))
-        for feature, coefficient in zip(features, standard, strict=True)
-    ]
-    return LossHead(rounded(intercept), tuple(scaled), 0.0, 0.0)
-
-
-def _log_gap(head: LossHead, table: Table, rows: Mask) -> Floats:
-    total = np.full(int(rows.sum()), head.intercept)
-    for feature in head.features:
-        values = transformed(feature, table.numbers(f"measure.{feature.name}")[rows])
-        total += feature.coefficient * (values - feature.centre)
-    return total
+        return ()
+    if specification.loss_head == OF_PREDICTED_GAP:
+        return (GAP, TRAIN_LOSS)
+    return tuple(dict.fromkeys((*specification.features, TRAIN_LOSS)))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_gengap.zoo.evaluate.splits import Mask
-from lightning_gengap.zoo.fit.specifications import Specification
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.predictors.specification import Specification
+from lightning_gengap.zoo.table import Floats, Mask, Table
 
 
 def row_weights(table: Table, specification: Specification, rows: Mask) -> Floats:
-    """Weights of the rows, with mean one.
+    """Weights of the rows, with a mean of one.
 
-    Where the specification is `balanced`, a snapshot counts by the square of its share of the run's last epoch, the
-    snapshots of a run add up to one, and then the rows of every task to the same: a task with many runs, or a run with
-    many early snapshots, does not draw the fit to itself.
+    Where the specification is `balanced`, a snapshot counts by the square of its share of the run's last epoch. The
+    snapshots of a run then add up to one, and the rows of every task to the same. So a task with many runs, or a run
+    with many early snapshots, does not draw the fit to itself.
     """
     count = int(rows.sum())
     if not specification.balanced:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.zoo.evaluate.splits import Mask
 from lightning_gengap.zoo.fit.fit import usable
-from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.report.markdown import render
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.table import Mask, Table
 
 _COMPOSITION = ("recipe.source", "recipe.family", "recipe.noise", "recipe.optimizer", "recipe.augment")
 
@@ -48,10 +46,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
 
 
 def _fitted(table: Table, predictor: Predictor) -> Fitted:
-    terms = tuple(Term(feature.name, feature.transform) for feature in predictor.features)
-    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
-    specification = Specification(predictor.name, terms, memoriser=memoriser)
-    fitted = usable(table, specification)
+    fitted = usable(table, predictor.specification)
     runs, tasks = table.words("run"), table.words("task")
     return Fitted(
         table_snapshots=len(table),
@@ -60,7 +55,7 @@ def _fitted(table: Table, predictor: Predictor) -> Fitted:
         runs=len(set(runs[fitted])),
         tasks=len(set(tasks[fitted])),
         composition=_composition(table, fitted),
-        left_out=_left_out(table, specification.needs, fitted),
+        left_out=_left_out(table, predictor.specification.needs, fitted),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED
 from lightning_gengap.zoo.evaluate.bootstrap import DRAWS
-from lightning_gengap.zoo.evaluate.one_family import FEWEST_CONVERGED
+from lightning_gengap.zoo.evaluate.one_family import FEWEST_CONVERGED, KINDS
 from lightning_gengap.zoo.report.markdown import render
 
 
@@ -14,7 +14,7 @@ def one_family_card(predictor: Predictor, figure: str = "") -> str:
 
     Args:
         predictor: with the scores of `one_family.scored_by_run`.
-        figure: path, relative to the card, of the figure of `figures.draw_one_family`; empty if there is none.
+        figure: path, relative to the card, of the figure of `one_family_figure.draw`; empty if there is none.
     """
     fewest, most = (f"{count:,}" for count in predictor.scores["train samples"])
     moved = predictor.scores["contributions"]
@@ -27,4 +27,5 @@ def one_family_card(predictor: Predictor, figure: str = "") -> str:
         draws=DRAWS,
         converged=CONVERGED,
         fewest=FEWEST_CONVERGED,
+        kinds=KINDS,
     )

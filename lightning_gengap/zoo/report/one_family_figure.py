@@ -12,9 +12,8 @@ from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, stages
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, part_of
 from lightning_gengap.zoo.evaluate.one_family import FEWEST_CONVERGED, coverage_and_width, over_runs
-from lightning_gengap.zoo.evaluate.splits import Mask
 from lightning_gengap.zoo.report.figures import coverage, diagonal, new_figure, save
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.table import Floats, Mask, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import pytest
 from lightning_gengap.zoo.evaluate.failures import failures, worst_runs
 from lightning_gengap.zoo.evaluate.held_out import Setting, hold_out
 from lightning_gengap.zoo.evaluate.scores import Assessment
-from lightning_gengap.zoo.evaluate.splits import by_task
+from lightning_gengap.zoo.splits import by_task
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from lightning_gengap.zoo.evaluate.held_out import hold_out
-from lightning_gengap.zoo.evaluate.one_family import contributions, over_runs, scored_by_run
-from lightning_gengap.zoo.evaluate.splits import by_run
+from lightning_gengap.zoo.evaluate.one_family import moved, over_runs, scored_by_run
 from lightning_gengap.zoo.fit.fit import fit, usable
 from lightning_gengap.zoo.report.one_family_card import one_family_card
+from lightning_gengap.zoo.splits import by_run
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows
 
-GROUP = replace(PLANTED, name="group", grid="mine", form="additive", loss_head=False)
+GROUP = replace(PLANTED, name="group", grid="mine", loss_head="")
 
 
 def grid_table(folder: Path, wrong: str = "", noise: float = 0.0) -> Table:
@@ -83,12 +83,14 @@ def test_contributions_are_mean_absolute_terms_of_the_prediction(tmp_path: Path)
     table = grid_table(tmp_path)
     among = usable(table, GROUP)
     predictor = fit(table, GROUP)
-    moved = contributions(table, predictor, among)
+    points_of = moved(table, predictor, among)
     terms = []
     for row in np.flatnonzero(among):
-        values = {name: float(table.numbers(f"measure.{name}")[row]) for name in ("train_accuracy", "classes", *moved)}
+        values = {
+            name: float(table.numbers(f"measure.{name}")[row]) for name in ("train_accuracy", "classes", *points_of)
+        }
         terms.append(predictor.predict(values).contributions)
-    for name, points in moved.items():
+    for name, points in points_of.items():
         assert points == pytest.approx(100 * np.mean([abs(term[name]) for term in terms]), abs=1e-3)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gengap.zoo.evaluate.splits import by_group, by_run, by_size, by_task, development, locked_parts, splits
+from lightning_gengap.zoo.splits import by_group, by_run, by_size, by_task, development, locked_parts, splits
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.tables import rows
 from tests.zoo.tables import table as planted

@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, usable
+from lightning_gengap.zoo.fit.ridge import standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
-from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.tables import rows
 
-PLAIN = Specification("plain", (Term("train_accuracy", "identity"), Term("train_loss", "log")), "additive")
+PLAIN = Specification("plain", (Term("train_accuracy", "identity"), Term("train_loss", "log")))
 BALANCED = replace(PLAIN, balanced=True)
 
 
@@ -68,13 +69,7 @@ def test_balanced_fit_is_weighted_ridge(tmp_path: Path):
     chosen = usable(table, BALANCED)
     predictor = fit(table, BALANCED)
     weights, gaps = row_weights(table, BALANCED, chosen), table.numbers("gap.accuracy")[chosen]
-    columns = np.stack(
-        [
-            (np.array([f.transformed(v) for v in table.numbers(f"measure.{f.name}")[chosen]]) - f.centre) / f.deviation
-            for f in predictor.features
-        ],
-        axis=1,
-    )
+    columns = standardised(table, predictor.features, chosen)
     # Plainest form: least squares with the penalty as further rows, the intercept free.
     count, strength = len(gaps), predictor.provenance["ridge_strength"]
     left = np.vstack(

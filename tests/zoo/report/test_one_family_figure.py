@@ -9,11 +9,11 @@ from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, hold_out
 from lightning_gengap.zoo.evaluate.one_family import scored_by_run
-from lightning_gengap.zoo.evaluate.splits import by_run
 from lightning_gengap.zoo.fit.fit import fit, usable
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.one_family_figure import draw, shown
+from lightning_gengap.zoo.splits import by_run
 from lightning_gengap.zoo.table import Table
 from tests.zoo.evaluate.test_one_family import GROUP, grid_table
 

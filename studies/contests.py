@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from lightning_gengap.zoo.evaluate.regressors import Regressor, boosted, hold_out_points, neural
+from lightning_gengap.zoo.evaluate.splits import Mask, Split
 
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.evaluate.regressors import Regressor, boosted, hold_out_points, neural
-from lightning_gengap.zoo.evaluate.splits import Mask, Split
 from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from lightning_gengap.zoo.evaluate.ablation import by_ridge, contest, finite, measures_of, term_of, union, without
+from lightning_gengap.zoo.evaluate.regressors import Points, hold_out_points
+from lightning_gengap.zoo.evaluate.splits import FOLDS, Mask, Split, by_task
 
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.zoo.evaluate.abilities import serving, within
-from lightning_gengap.zoo.evaluate.ablation import by_ridge, contest, finite, measures_of, term_of, union, without
 from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.evaluate.regressors import Points, hold_out_points
-from lightning_gengap.zoo.evaluate.splits import FOLDS, Mask, Split, by_task
 from lightning_gengap.zoo.fit.specifications import Specification, Term
 from lightning_gengap.zoo.table import Table
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.table import Mask, Rows, Table
 
 LOCKED_SOURCE, LOCKED_FAMILY, LOCKED_SHARE = "fashion_mnist", "vit", 1 / 3
 _NO_IMAGES = "synthetic and tabular"
@@ -22,14 +22,13 @@ SIBLINGS = {
 FOLDS = 10
 LARGE_SIZES = (16_000, 50_000)
 
-Mask = NDArray[np.bool_]
 Split = tuple[str, Mask, Mask]  # name, rows to fit on, rows held out
 
 
 def locked_parts(table: Table) -> dict[str, Mask]:
     """The rows that feature research and tuning must not see: a third of the tasks, one source, one family."""
     return {
-        "tasks": np.array([_share(task) < LOCKED_SHARE for task in table.columns["task"]]),
+        "tasks": np.array([_share(str(task)) < LOCKED_SHARE for task in table.words("task")]),
         f"source {LOCKED_SOURCE}": table.words("recipe.source") == LOCKED_SOURCE,
         f"family {LOCKED_FAMILY}": table.words("recipe.family") == LOCKED_FAMILY,
     }
@@ -58,9 +57,9 @@ def _by_task(table: Table, folds: int) -> Iterator[Split]:
         yield name, fitted & ~np.isin(tasks, list(gone)), held
 
 
-def by_group(table: Table, column: str, siblings: dict[str, str] | None = None) -> Iterator[Split]:
+def by_group(table: Table, column: str, siblings: Mapping[str, str] | None = None) -> Iterator[Split]:
     """Each value of a column held out once, with its siblings."""
-    values = np.array([(siblings or {}).get(value, value) for value in table.columns[column]])
+    values = np.array([(siblings or {}).get(value, value) for value in table.words(column).tolist()])
     for value in sorted(set(values)):
         yield str(value), values != value, values == value
 
@@ -86,28 +85,26 @@ def splits(table: Table) -> dict[str, list[Split]]:
 
 
 def _folds(groups: NDArray[np.str_], folds: int = FOLDS) -> Iterator[Split]:
-    """Folds of whole groups in the order of their hashes: no seed to choose, stable when runs are added."""
-    ordered = sorted(set(groups), key=lambda group: _share(str(group)))
-    for fold in range(min(folds, len(ordered))):
-        held = np.isin(groups, ordered[fold::folds])
-        yield f"fold {fold + 1}", ~held, held
+    """Folds of whole groups in the order of their hashes: no seed to choose, and stable when runs are added."""
+    numbers = fold_of(groups, folds)
+    for fold in range(int(numbers.max()) + 1):
+        yield f"fold {fold + 1}", numbers != fold, numbers == fold
 
 
-def fold_of(groups: NDArray[np.str_], folds: int = FOLDS) -> NDArray[np.int64]:
-    """For every row, the number of its fold of whole groups, as in `by_run` and `by_task`."""
+def fold_of(groups: NDArray[np.str_], folds: int = FOLDS) -> Rows:
+    """For every row, the number of its fold of whole groups."""
     names, inverse = np.unique(groups, return_inverse=True)
     rank = np.argsort(np.argsort([_share(str(name)) for name in names], kind="stable"), kind="stable")
-    numbers: NDArray[np.int64] = (rank % folds)[inverse]
+    numbers: Rows = (rank % folds)[inverse]
     return numbers
 
 
 def _kin(table: Table) -> dict[str, set[str]]:
     """For each task, the tasks of the same source that share over half of its classes."""
+    columns = ("task", "recipe.source", "recipe.classes")
     described = {
         task: (source, frozenset(classes.split()))
-        for task, source, classes in zip(
-            table.columns["task"], table.columns["recipe.source"], table.columns["recipe.classes"], strict=True
-        )
+        for task, source, classes in zip(*(table.words(column).tolist() for column in columns), strict=True)
     }
     return {
         task: {

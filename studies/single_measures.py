@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, Rows, last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.ablation import COMPARED, finite, measures_of, term_of, union
-from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.group_ablation import FEWEST_TASKS, scarce
-from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, HeldOut, Setting
 from lightning_gengap.zoo.evaluate.regressors import hold_out_points
 from lightning_gengap.zoo.evaluate.splits import Mask, Split
+
+from lightning_gengap.zoo.evaluate.abilities import CONVERGED, Rows, last_snapshots, serving, within
+from lightning_gengap.zoo.evaluate.bootstrap import Score
+from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, HeldOut, Setting
 from lightning_gengap.zoo.table import Floats, Table
 
 

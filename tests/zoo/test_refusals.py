@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from lightning_gengap.__main__ import main
+from lightning_gengap.predictors import files
+from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import write
+from tests.tiny_predictors import tiny_predictor
 from tests.zoo.tables import rows
+
+SPECIFICATION = Specification("planted", (Term("difficulty/ridge_accuracy"), Term("margin/input/median", "log")))
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +22,8 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: Any) -> None:
         raise AssertionError("the long work began")
 
+    monkeypatch.setitem(SPECIFICATIONS, "planted", SPECIFICATION)
+    monkeypatch.setattr(files, "load_predictor", lambda _: tiny_predictor(specification=SPECIFICATION))
     monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.split_scores", reached)
     monkeypatch.setattr("lightning_gengap.zoo.fit.fit.fit", reached)
 
@@ -41,7 +48,7 @@ def test_absent_columns_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, without: str, message: str
 ):
     out = tmp_path / "out.json"
-    named = ["--name", "default_v1"] if stage == "fit" else ["--predictor", "default_v1", "--no-figures"]
+    named = ["--name", "planted"] if stage == "fit" else ["--predictor", "planted", "--no-figures"]
     assert main(["zoo", stage, saved(tmp_path, without=(without,)), *named, "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
@@ -51,7 +58,7 @@ def test_a_row_without_test_accuracy_is_named(tmp_path: Path, capsys: pytest.Cap
     made = rows()
     made[6]["gap.test_accuracy"] = ""
     write(made, tmp_path / "t.csv.gz")
-    command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--no-figures", "--predictor", "default_v1"]
+    command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--no-figures", "--predictor", "planted"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "no gap.test_accuracy in 1 of 768 rows, the first of them in line 8" in capsys.readouterr().err
 
@@ -66,7 +73,7 @@ def test_a_row_without_test_accuracy_is_named(tmp_path: Path, capsys: pytest.Cap
 def test_too_few_tasks_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], locked: tuple[str, ...], message: str
 ):
-    command = ["zoo", "evaluate", saved(tmp_path, tasks=3), "--predictor", "default_v1", "--no-figures", *locked]
+    command = ["zoo", "evaluate", saved(tmp_path, tasks=3), "--predictor", "planted", "--no-figures", *locked]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 

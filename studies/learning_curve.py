@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from lightning_gengap.zoo.evaluate.regressors import hold_out_points, predicted_points
+from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_run
 
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import rounded
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.evaluate.regressors import hold_out_points, predicted_points
-from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_run
 from lightning_gengap.zoo.fit.fit import usable
 from lightning_gengap.zoo.fit.specifications import JIANG, Specification
 

@@ -1,0 +1,70 @@
+"""What is fitted: the features with their transforms and the choices of the fit. A predictor's file holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TRANSFORMS = ("identity", "log")
+DEVIATION, LOG_SIZE, LOG_SIZE_ABOVE = SCALES = ("deviation", "log_size", "log_size_above")
+NO_HEAD, OF_FEATURES, OF_PREDICTED_GAP = LOSS_HEADS = ("", "features", "predicted_gap")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A measured key as it enters a fit.
+
+    Attributes:
+        name: the measured key.
+        transform: `identity` or `log`.
+        floor: smallest raw value before the log; None for 1e-4 times the median of the fitted rows.
+        scale: the unit in which distances from the fitted range count. `deviation`: the fitted rows' standard
+            deviation. `log_size`: the log of 20, for values that are a multiple of the log of the train size, so that
+            they reach as far as the train size does. `log_size_above`: the log of 20 above the range, the deviation
+            below it.
+        never_raises: the coefficient is kept at or below zero, and a constant column gets a coefficient of zero.
+    """
+
+    name: str
+    transform: str = "identity"
+    floor: float | None = None
+    scale: str = DEVIATION
+    never_raises: bool = False
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Everything that a fit needs to know besides the table.
+
+    Attributes:
+        name: of the predictor that is fitted.
+        features: the terms whose coefficients are fitted.
+        bounds: terms with a coefficient of zero: only their distance from the fitted range counts.
+        memoriser: the key of a memorising classifier's accuracy, or empty. See `Memoriser`.
+        test_accuracy: fit the test accuracy, so that train accuracy, the first feature, enters the gap with a
+            coefficient of one. The order of models within a run and a task is then that of the other features.
+        balanced: each task counts the same, and later snapshots count more. See `row_weights`.
+        symmetric: the interval has one quantile, of the residuals' sizes, instead of one at either end.
+        offset: the interval is as wide as a multiple of the predicted gap plus this. A larger offset makes the widths
+            of different models more alike.
+        loss_head: what the loss gap is predicted from. Empty: it is not predicted. `features`: these features and the
+            train loss. `predicted_gap`: the predicted accuracy gap and the train loss.
+        grid: fit only the runs of grids whose names begin with this, which is one family on one data set. There are
+            too few tasks in it, so that the interval is calibrated over runs.
+    """
+
+    name: str
+    features: tuple[Term, ...]
+    bounds: tuple[Term, ...] = ()
+    memoriser: str = ""
+    test_accuracy: bool = False
+    balanced: bool = False
+    symmetric: bool = False
+    offset: float = 0.05
+    loss_head: str = NO_HEAD
+    grid: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The measured keys that a row must have."""
+        terms = tuple(term.name for term in (*self.features, *self.bounds))
+        return (*terms, self.memoriser) if self.memoriser else terms
