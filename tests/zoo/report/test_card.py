@@ -1,15 +1,23 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from lightning_gengap import pretrained_predictors
+from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.zoo.evaluate.scores import Assessment
 from lightning_gengap.zoo.fit.fit import fit
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.report.card import card
 from lightning_gengap.zoo.report.markdown import ranged
-from lightning_gengap.zoo.table import read, write
+from lightning_gengap.zoo.report.one_family_card import one_family_card
+from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.conftest import PLANTED
 from tests.zoo.report.pages import sections
 from tests.zoo.tables import rows
+
+BUNDLED = Path(pretrained_predictors.__file__).parent
 
 
 def test_card_is_written_from_the_same_scores_and_shows_figures(assessment: Assessment):
@@ -49,3 +57,24 @@ def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: As
     assert any(line.endswith(f", {sizes[-1]:.0f} |") for line in composition)
     write(rows(8), tmp_path / "all.csv.gz")
     assert "Nothing was left out." in card(predictor, read(tmp_path / "all.csv.gz"))
+
+
+@pytest.fixture(scope="module")
+def bundled_table() -> Table:
+    return read(BUNDLED / "small_zoo_v3.csv.gz")
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*.json")), ids=lambda path: path.stem)
+def test_the_bundled_cards_are_those_of_the_bundled_scores(path: Path, bundled_table: Table):
+    """Up to the order of contenders and hyperparameters, which the file of a predictor sorts by name."""
+    predictor, written = load_predictor(str(path)), path.with_suffix(".md").read_text()
+    figures = re.findall(r"!\[.*\]\((.+\.png)\)", written)
+    grid = predictor.specification.grid
+    made = one_family_card(predictor, *figures) if grid else card(predictor, bundled_table, figures)
+    assert {title: unordered(lines) for title, lines in sections(made).items()} == {
+        title: unordered(lines) for title, lines in sections(written).items()
+    }
+
+
+def unordered(lines: list[str]) -> list[list[str]]:
+    return sorted(sorted(re.split(r"[\s|,;()]+", line)) for line in lines)
