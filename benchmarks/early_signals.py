@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from lightning_gengap.zoo.evaluate.regressors import Codes, hold_out_points
+from lightning_gengap.zoo.evaluate.splits import development, splits
 from signal_recorder import Recorder
 
 from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from lightning_gengap.zoo.evaluate.abilities import ranking
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
-from lightning_gengap.zoo.evaluate.regressors import Codes, hold_out_points
-from lightning_gengap.zoo.evaluate.splits import development, splits
 from lightning_gengap.zoo.fit.fit import usable
 from lightning_gengap.zoo.fit.specifications import IMAGES_3, TRIVIAL, Specification, Term
 from lightning_gengap.zoo.report.markdown import ranged

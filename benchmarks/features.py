@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
-from lightning_gengap.zoo.evaluate.abilities import ranking, turn
 from lightning_gengap.zoo.evaluate.ablation import union
-from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score
 from lightning_gengap.zoo.evaluate.regressors import Codes, Points, hold_out_points
 from lightning_gengap.zoo.evaluate.splits import Mask, development, splits
+
+from lightning_gengap.zoo.evaluate.abilities import ranking, turn
+from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score
 from lightning_gengap.zoo.fit.fit import usable
 from lightning_gengap.zoo.fit.specifications import (
     DEFAULT,

@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_gengap.zoo.evaluate.regressors import hold_out_points
+from lightning_gengap.zoo.evaluate.splits import development, splits
 
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import SampleReader, draw_samples
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
-from lightning_gengap.zoo.evaluate.regressors import hold_out_points
-from lightning_gengap.zoo.evaluate.splits import development, splits
 from lightning_gengap.zoo.fit.fit import usable
 from lightning_gengap.zoo.fit.specifications import IMAGES_3, Specification, Term
 from lightning_gengap.zoo.table import Floats, Table, read, with_numbers

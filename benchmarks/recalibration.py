@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lightning_gengap.zoo.evaluate.splits import by_task, development
 
 from lightning_gengap.predictors.predictor import Correction, Prediction, Predictor
 from lightning_gengap.predictors.recalibration import (
@@ -23,7 +24,6 @@ from lightning_gengap.predictors.recalibration import (
     scaled_residual,
 )
 from lightning_gengap.zoo.evaluate.bootstrap import bootstrap
-from lightning_gengap.zoo.evaluate.splits import by_task, development
 from lightning_gengap.zoo.fit.fit import fit, usable
 from lightning_gengap.zoo.fit.specifications import IMAGES_3
 from lightning_gengap.zoo.table import Table, read

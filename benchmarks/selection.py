@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from lightning_gengap.zoo.evaluate.ablation import finite, measures_of, term_of, union
+from lightning_gengap.zoo.evaluate.regressors import Codes, Points, design, hold_out_points, predicted_points
+from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_task, development, splits
 
 from lightning_gengap.measures.derived import INGREDIENTS
 from lightning_gengap.zoo.evaluate.abilities import serving, within
-from lightning_gengap.zoo.evaluate.ablation import finite, measures_of, term_of, union
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score
 from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE
-from lightning_gengap.zoo.evaluate.regressors import Codes, Points, design, hold_out_points, predicted_points
-from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_task, development, splits
 from lightning_gengap.zoo.fit.fit import BALANCED_STRENGTHS, usable
 from lightning_gengap.zoo.fit.row_weights import row_weights
 from lightning_gengap.zoo.fit.specifications import DEFAULT_3, IMAGES_3, Specification, Term
