@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from contests import Splits, Study, asked_study, contest, contest_table, finite, union, without
+from contests import Splits, Study, contest, contest_table, finite, study_of, study_parser, union, without
 from measure_groups import GROUPS, Group, groups_of, scarce
 
 from lightning_gengap.predictors.specification import Specification, Term
@@ -182,7 +182,7 @@ def _added_table(added: Mapping[str, Any], split: str, main: str) -> str:
 
 
 def main() -> None:
-    study = asked_study(__doc__)
+    study = study_of(study_parser(__doc__).parse_args())
     print(groups_section(groups(study), study.setting.specification.name))
 
 

@@ -47,13 +47,17 @@ class Study:
         return Study(Setting.of(table, specification, locked), splits(table), allowed)
 
 
-def asked_study(description: str | None) -> Study:
-    """The study that the command line asks for."""
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that all studies of features have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("table", type=Path, nargs="?", default=TABLE)
     parser.add_argument("--predictor", default="images_v3", help="name or path of a predictor (default: images_v3)")
     parser.add_argument("--locked", action="store_true", help="use the locked part too")
-    options = parser.parse_args()
+    return parser
+
+
+def study_of(options: argparse.Namespace) -> Study:
+    """The study that the parsed options ask for."""
     return Study.of(read(options.table), load_predictor(options.predictor).specification, options.locked)
 
 

@@ -2,16 +2,17 @@
 
     python studies/learning_curve.py [pretrained_predictors/small_zoo_v3.csv.gz] [--predictor images_v3] [--locked]
 
-Prints Markdown.
+Prints Markdown, and draws the errors over the number of runs to --figure FILE.png.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contests import Study, asked_study
+from contests import Study, study_of, study_parser
 
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import rounded
@@ -19,6 +20,7 @@ from lightning_gengap.zoo.evaluate.held_out import Setting
 from lightning_gengap.zoo.evaluate.quick import hold_out_points, predicted_points
 from lightning_gengap.zoo.fit.fit import enough
 from lightning_gengap.zoo.fit.specifications import TRIVIAL
+from lightning_gengap.zoo.report.figures import new_figure, require, save
 from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.splits import Split
@@ -128,10 +130,45 @@ def stage_section(stages: Mapping[str, Any]) -> str:
     return markdown_table(["scored and fitted on", "rows", "error"], rows)
 
 
+def draw(curve: Mapping[str, Any], name: str, file: Path) -> None:
+    """Error over the number of runs, of the specification and of the trivial baseline, one panel per split.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    figure = new_figure(8, 5)
+    curves = {split: points for split, points in curve.items() if len(points) > 1}
+    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False).ravel()
+    for axis, (split, points) in zip(axes, curves.items(), strict=True):
+        sizes = [int(size) for size in points]
+        for key, label in (("mae", name), ("trivial", "trivial")):
+            values = np.array([point[key] for point in points.values()])
+            line = axis.plot(sizes, values[:, 0], marker="o", markersize=3, label=label)
+            axis.fill_between(sizes, values[:, 1], values[:, 2], alpha=0.2, color=line[0].get_color())
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7, rotation=45)
+        axis.minorticks_off()
+        axis.set_title(split.replace(", ", ",\n"), fontsize=8)
+        axis.grid(alpha=0.2)
+    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(bottom=0)
+    figure.supxlabel("runs offered to the fit")
+    axes[0].set_ylabel("error (accuracy points)")
+    save(figure, file)
+
+
 def main() -> None:
-    study = asked_study(__doc__)
-    print(curve_section(learning_curve(study)) + "\n")
+    parser = study_parser(__doc__)
+    parser.add_argument("--figure", type=Path, help="a .png file to draw the learning curve to")
+    options = parser.parse_args()
+    if options.figure is not None:
+        require()
+    study = study_of(options)
+    curve = learning_curve(study)
+    print(curve_section(curve) + "\n")
     print(stage_section(fitted_stage(study)))
+    if options.figure is not None and any(len(points) > 1 for points in curve.values()):
+        draw(curve, study.setting.specification.name, options.figure)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from ablations import FEWEST_TASKS
-from contests import COMPARED, Study, asked_study, finite, union
+from contests import COMPARED, Study, finite, study_of, study_parser, union
 from measure_groups import scarce
 
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, serving, within
@@ -164,7 +164,7 @@ def scarce_section(scarce: Mapping[str, Any], main: str) -> str:
 
 
 def main() -> None:
-    study = asked_study(__doc__)
+    study = study_of(study_parser(__doc__).parse_args())
     setting = study.setting
     print(singles_section(singles(study)) + "\n")
     held = hold_out(setting.table, setting.specification, study.split_of["by task"], setting.among)
