@@ -1,40 +1,49 @@
 # Nothing but python3 (>= 3.10), pip and make is needed: every target makes its own environment first.
 #   make demo                       a small network on digits, predicted and actual gap per epoch
-#   make test                       the tests
-#   make test TORCH="torch==2.13.0" with a torch requirement of your choice
+#   make test                       the tests, and the examples in docstrings
+#   make test TORCH="torch==2.13.0" the same with a torch requirement of your choice
+#   make lint                       style, format and the layers of the package
+#   make types                      type hints
+#   make costs                      docs/costs.md from docs/costs.csv and the registry of measures
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check table predictor benchmarks clean
+.PHONY: demo test lint types check costs predictor benchmarks clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest --doctest-modules lightning_gengap
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 types: $(VENV)/ready
 	$(RUN) -m mypy
 
 check: test lint types
 
-# Slow studies. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table is of
-# 50 small, 18 wide and 8 long tasks, all grids, and two whole data sets.
+costs: $(VENV)/ready
+	$(RUN) benchmarks/cost_page.py
+
+# These take hours. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table holds 50 small, 18 wide
+# and 8 long tasks, all grids, and two whole data sets.
 ZOO_TASKS ?= 50
 ZOO_WIDE ?= 18
 ZOO_LONG ?= 8
 ZOO_WHOLE ?= 2
 ZOO := $(RUN) -m lightning_gengap zoo
 DATA := $(if $(ZOO_DATA),--data $(ZOO_DATA))
-# At the last snapshots of grids and long runs only, for they are dear; the dearest, minutes a run, of long runs alone.
-SCARCE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
-DEAREST := path_norm bartlett norm_product complexity k_variance diagonal_curvature kronecker_curvature pac_bayes \
+# Expensive measures are taken at the last snapshots of grids and long runs only. The most expensive take minutes a run:
+# they are taken of long runs alone.
+EXPENSIVE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
+MOST_EXPENSIVE := path_norm bartlett norm_product complexity k_variance diagonal_curvature kronecker_curvature pac_bayes \
 	adaptive_sharpness worst_case full_soft_rank tic hessian network_leave_one_out kernel_difficulty
 predictor: $(VENV)/ready
 	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(DATA) --out runs/zoo
@@ -45,8 +54,8 @@ predictor: $(VENV)/ready
 	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures input_difficulty $(DATA)
-	$(ZOO) remeasure runs/zoo_weights --measures $(SCARCE) --last-only $(DATA)
-	$(ZOO) remeasure runs/zoo_long --measures $(SCARCE) $(DEAREST) --last-only $(DATA)
+	$(ZOO) remeasure runs/zoo_weights --measures $(EXPENSIVE) --last-only $(DATA)
+	$(ZOO) remeasure runs/zoo_long --measures $(EXPENSIVE) $(MOST_EXPENSIVE) --last-only $(DATA)
 	rm -rf runs/zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
@@ -67,13 +76,13 @@ benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/measures.py
 	$(RUN) benchmarks/random_labels.py --out runs/random_labels $(DATA)
 
-# Debian ships venv without ensurepip: then virtualenv, which carries its own pip, is fetched into a private folder.
+# Debian ships venv without ensurepip. There virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && \
 		$(PYTHON) -m pip install --quiet --target .venv-bootstrap virtualenv && \
 		PYTHONPATH=.venv-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }
 	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[dev,wandb]"
+	$(RUN) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:

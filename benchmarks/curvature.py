@@ -130,7 +130,7 @@ def costs(name: str, probe: Probe, ridge: float, found: Estimates, exact: Exact,
     compared = [[own / step for step, own, *_ in times]]
     if ggn is not None:
         compared += [[other / step for step, _, other in times], [other / own for _, own, other in times]]
-    part, fresh = SUBJECTS[name].part, partial(Probe, model, probe.batches, probe.layout)
+    part, fresh = SUBJECTS[name].part, partial(Probe, model=model, batches=probe.batches, layout=probe.layout)
     values = []
     for _ in range(SUBJECTS[name].rounds):
         own = seconds(lambda: estimated(dual_curvature(fresh()) or curvature, ridge, 0))

@@ -46,7 +46,11 @@ def compare(build: Callable[[], nn.Module], samples: int, rounds: int, device: s
             for batch in probe.batches:
                 training_step(twin, optimizer, batch.inputs, batch.targets)
 
-        works = (lambda: margin(Probe(model, probe.batches, probe.layout)), lambda: bare(probe), epoch)
+        works = (
+            lambda: margin(Probe(model=model, batches=probe.batches, layout=probe.layout)),
+            lambda: bare(probe),
+            epoch,
+        )
         times = in_turn(works, rounds)
     return [ours / plain for ours, plain, _ in times], [ours / step for ours, _, step in times]
 

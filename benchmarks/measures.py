@@ -1,16 +1,16 @@
-"""Cost of every measure, in training steps and in plain forwards over the same samples, beside peers where installed.
+"""Time every measure in training steps and in plain forwards over the same samples, beside peers where installed.
 
-    python benchmarks/measures.py --out costs.json [--data DIRECTORY] [--networks ResNet-20] [--print]
+    python benchmarks/measures.py [--data DIRECTORY] [--networks ResNet-20] [--only NAMES]
 
-The network is fitted to CIFAR-10 from DIRECTORY, to embedded digits without it, until 0.9 of the images are classified
-correctly in eval mode, so that no measure ends early for want of accuracy. What declares more forwards than the
-network's `repeated` is timed once, the rest `--rounds` times, in turn. A training step and a plain no-grad forward are
-timed at the head of each round and again whenever the measures since have taken the time of 30 forwards. Each measure
-is taken as at a first measurement, without warm starts, and alone: what several share is paid once where they are taken
-together, as the row "default measures together" shows.
+A network is fitted to CIFAR-10 from DIRECTORY, or to embedded digits, until 0.9 of the images are classified correctly
+in eval mode. Then no measure ends early for want of accuracy. A measure that declares more forwards than the network's
+`repeated` is timed once, the others in `--rounds` rounds, in turn. A training step and a plain forward without
+gradients are timed at the head of each round, and again whenever the measures since have taken the time of 30 forwards.
+Each measure is taken as at a first measurement, without warm starts, and alone. What several measures share is paid
+once where they are taken together, as the row "default measures together" shows.
 
-Every timing goes to the file as soon as it is there; the same command goes on where an interrupted one was, and
-`--print` prints the table of what the file has.
+Every timing goes to the file `--out` at once, and the same command goes on where an interrupted one was. At the end
+the timings go to docs/costs.csv, and docs/costs.md is written from it (see cost_page.py).
 """
 
 import argparse
@@ -18,19 +18,20 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from cost_page import CASES, add, declared, timing
 from networks import accuracy, images, resnet_18, resnet_20, trained
 from peer import peer_cases
-from timing import machine, seconds, spread
+from timing import machine, seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.measures import BY_DEFAULT, MEASURES, compute
+from lightning_gengap.measures import compute
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe, State, copy_state
 from lightning_gengap.samples.batches import ProbeBatch, default_forward
@@ -42,14 +43,14 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 class Subject(NamedTuple):
-    """A network and the most declared forwards that are timed in every round; dearer measures are timed in one."""
+    """A network, and the declared forwards up to which a measure is timed in every round."""
 
     build: Callable[[], nn.Module]
     repeated: float
 
 
 class Case(NamedTuple):
-    """What is timed, and the forwards that it declares or is expected to need, at most."""
+    """What is timed, the forwards that it declares or is expected to need, and the most that it can need."""
 
     name: str
     declared: float
@@ -58,8 +59,6 @@ class Case(NamedTuple):
 
 
 SUBJECTS = {"ResNet-20": Subject(resnet_20, math.inf), "ResNet-18": Subject(resnet_18, 31)}
-ROWS = {name: [name] for name in MEASURES}
-ROWS["default measures together"] = [name for name in BY_DEFAULT if not MEASURES[name].per_training]
 
 
 def forward(model: nn.Module, data: Batches) -> None:
@@ -84,15 +83,17 @@ def measured(
     found: list[str] = []
     batches = tuple(ProbeBatch((inputs, labels), labels, inputs) for inputs, labels in data)
     with undisturbed(model):
-        probe = Probe(model, batches, layout, train_samples=50_000, initial_state=initial, notes=found)
-        values = compute(probe, names).values
+        probe = Probe(
+            model=model, batches=batches, layout=layout, train_samples=50_000, initial_state=initial, notes=found
+        )
+        computed = compute(probe, names)
     notes |= dict.fromkeys(found)
-    if not values:
-        raise LookupError("absent: " + "; ".join(found))
+    if not computed.values:
+        raise LookupError("absent: " + "; ".join(reason for why in computed.absent.values() for reason in why.values()))
 
 
 def fitted(subject: Subject, inputs: Tensor, labels: Tensor, file: Path) -> tuple[nn.Module, State]:
-    """The network fitted to the images, from the file if it is there, and its initial state."""
+    """The network fitted to the images, from the file where it is there, and its initial state."""
     torch.manual_seed(0)
     model = subject.build()
     initial = copy_state(model)
@@ -104,17 +105,11 @@ def fitted(subject: Subject, inputs: Tensor, labels: Tensor, file: Path) -> tupl
     return model, initial
 
 
-def declared_by(names: list[str]) -> tuple[float, float]:
-    """Forwards that measures declare, and at most."""
-    entries = [MEASURES[name] for name in names]
-    return sum(entry.forwards for entry in entries), sum(entry.at_most or entry.forwards for entry in entries)
-
-
 def cases_of(model: nn.Module, data: Batches, taken: Callable[[list[str]], None]) -> list[Case]:
-    """Cheap ones first; `taken` takes measures by their names."""
+    """All cases, the cheapest first; `taken` takes measures by their names."""
     cases = []
-    for row, names in ROWS.items():
-        cases.append(Case(row, *declared_by(names), partial(taken, names)))
+    for case, names in CASES.items():
+        cases.append(Case(case, *declared(names), partial(taken, names)))
     for name, expected, work in peer_cases(model, data):
         cases.append(Case(name, expected, expected, work))
     return sorted(cases, key=lambda case: case.most)
@@ -139,60 +134,56 @@ def compared(
     def taken(names: list[str]) -> None:
         measured(model, layout, data, initial, notes, names)
 
+    def saved() -> None:
+        record["notes"] = list(notes)
+        save()
+
     forward(model, data[:1])  # warms up
     step(training, optimizer, data[:1])
     cases = [case for case in cases_of(model, data, taken) if not options.only or case.name in options.only]
+    units = (partial(forward, model, data), partial(step, training, optimizer, data))
     for number in range(options.rounds):
-        beside: tuple[float, ...] = ()
-        since = 0.0
-        for case in cases:
-            row = record["rows"].setdefault(case.name, {"taken": []})
-            if "failed" in row or len(row["taken"]) > number or (number and case.declared > subject.repeated):
-                continue
-            if not beside or since > RENEWED * beside[0]:
-                works = (partial(forward, model, data), partial(step, training, optimizer, data))
-                beside, since = tuple(seconds(work) for work in works), 0.0
-            try:
-                spent = seconds(case.work)
-            except Exception as error:
-                row["failed"] = str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
-                spent = 0.0
-            else:
-                row["taken"].append([spent, *beside])
-            since += spent
-            record["notes"] = list(notes)
-            save()
-            print(f"round {number + 1}: {case.name}: {spent:.1f} s {row.get('failed', '')}", flush=True)
+        wanted = [case for case in cases if not number or case.declared <= subject.repeated]
+        time_round(number, wanted, units, record["rows"], saved)
 
 
-def table(name: str, record: dict[str, Any]) -> None:
-    print(
-        f"\n{name}, {record['parameters']} parameters, fitted to {record['accuracy']:.2f} of {SAMPLES} images of "
-        f"{record['source']}; {record['machine']}\n"
-    )
-    print("| measure | declared | rounds | training steps | plain forwards |\n|---|---|---|---|---|")
-    for case, row in record["rows"].items():
-        least, most = declared_by(ROWS[case]) if case in ROWS else (0.0, 0.0)
-        declared = "-" if case not in ROWS else f"{least:g} to {most:g}" if most > least else f"{least:g}"
-        head = f"| {case} | {declared} | {len(row['taken'])} |"
-        if row["taken"]:
-            steps = [spent / stepped for spent, _, stepped in row["taken"]]
-            forwards = [spent / plain for spent, plain, _ in row["taken"]]
-            print(head, spread(steps), "|", spread(forwards, 1), "|")
+def time_round(
+    number: int,
+    cases: Sequence[Case],
+    units: Sequence[Callable[[], object]],
+    rows: dict[str, Any],
+    saved: Callable[[], None],
+) -> None:
+    """Time the cases that have no timing of this round yet, and beside them a plain forward and a training step."""
+    beside: tuple[float, ...] = ()
+    since = 0.0
+    for case in cases:
+        row = rows.setdefault(case.name, {"taken": []})
+        if "failed" in row or len(row["taken"]) > number:
+            continue
+        if not beside or since > RENEWED * beside[0]:
+            beside, since = tuple(seconds(work) for work in units), 0.0
+        spent = 0.0
+        try:
+            spent = seconds(case.work)
+        except Exception as error:
+            row["failed"] = str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
         else:
-            print(head, row.get("failed", "not timed")[:120], "| |")
-    for note in record["notes"]:
-        print("note:", note)
+            row["taken"].append([spent, *beside])
+        since += spent
+        saved()
+        print(f"round {number + 1}: {case.name}: {spent:.1f} s {row.get('failed', '')}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/costs.json"), help="of timings; weights go beside it")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/costs.json"), help="file of seconds; the weights go beside it"
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="rows to take; by default all")
-    parser.add_argument("--print", action="store_true", help="print what is in the file, measure nothing")
+    parser.add_argument("--only", nargs="*", help="measures and peers to time; by default all")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of peers
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -201,13 +192,13 @@ def main() -> None:
     def save() -> None:
         options.out.write_text(json.dumps(records, indent=1))
 
-    for name in [] if options.print else options.networks:
+    for name in options.networks:
         source, data = ("cifar10", str(options.data)) if options.data else ("digits", None)
         record = records.setdefault(name, {"rows": {}})
         record |= {"source": source, "data": data, "machine": machine()}
         compared(SUBJECTS[name], options, record, save, options.out.with_suffix(f".{name}.pt"))
-    for name, record in records.items():
-        table(name, record)
+        add(timing(name, case, row["taken"]) for case, row in record["rows"].items() if row["taken"])
+        print("\n".join(f"note: {note}" for note in record["notes"]))
 
 
 if __name__ == "__main__":

@@ -82,4 +82,4 @@ def probe_of(model: nn.Module, images: Tensor, labels: Tensor, chunk: int | None
     size = chunk or len(images)
     pairs = zip(images.split(size), labels.split(size), strict=True)
     batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-    return Probe(model, batches, Layout.of(model, batches[0], default_forward))
+    return Probe(model=model, batches=batches, layout=Layout.of(model, batches[0], default_forward))

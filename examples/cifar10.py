@@ -30,7 +30,7 @@ parser.add_argument("--no-monitor", action="store_true", help="train without Gap
 options = parser.parse_args()
 
 
-# Data: uint8 arrays to standardised floats.
+# Data: uint8 arrays become standardised floats.
 
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def dataset(split: str, limit: int | None = None) -> TensorDataset:
     return TensorDataset(((images - mean) / deviation).permute(0, 3, 1, 2).contiguous(), labels.long())
 
 
-# Model: three stages of residual blocks; augmentation happens in the training step, on the batch.
+# Model: three stages of residual blocks. The training step augments its batch.
 
 
 class Block(nn.Module):
@@ -97,7 +97,7 @@ class ResNet(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-# The monitor needs the training loader only.
+# The monitor needs only the training loader.
 
 
 class PrintPrediction(L.Callback):
@@ -129,7 +129,7 @@ started = time.perf_counter()
 trainer.fit(model, DataLoader(training, batch_size=128, shuffle=True, drop_last=True))
 print(f"trained {trainer.current_epoch} epochs in {time.perf_counter() - started:.1f} s")
 
-# Only now the test set is looked at.
+# The test set is used only now.
 model.eval()
 with torch.no_grad():
     accuracy = {

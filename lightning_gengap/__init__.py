@@ -1,13 +1,28 @@
-"""Watch the generalization gap of a PyTorch Lightning model live, from its training data alone."""
+"""Watch the generalization gap of a PyTorch Lightning model live, from its training data alone.
 
-from lightning_gengap.errors import GapError
-from lightning_gengap.measures.margins.margin import NormalizedMargin, OutputMargin
-from lightning_gengap.monitor.early_stopping import GapEarlyStopping
-from lightning_gengap.monitor.gap_monitor import GapMonitor
-from lightning_gengap.monitor.training_loss import RunningLoss
-from lightning_gengap.predictors.files import available_predictors, load_predictor
-from lightning_gengap.predictors.predictor import Prediction, Predictor
-from lightning_gengap.standalone import measure
+The public names are resolved when they are first used, so that `gengap --help` imports neither torch nor Lightning.
+A script with LightningCLI may name the callbacks by class path (`lightning_gengap.GapMonitor`). Where it imports this
+package too, before or after Lightning, it may also name them by `GapMonitor` and `GapEarlyStopping` alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_gengap.errors import GapError
+    from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
+    from lightning_gengap.monitor.early_stopping import GapEarlyStopping
+    from lightning_gengap.monitor.gap_monitor import GapMonitor
+    from lightning_gengap.monitor.training_loss import RunningLoss
+    from lightning_gengap.predictors.files import available_predictors, load_predictor
+    from lightning_gengap.predictors.predictor import Prediction, Predictor
+    from lightning_gengap.standalone import measure
 
 __version__ = "0.1.0"
 
@@ -24,3 +39,53 @@ __all__ = [
     "load_predictor",
     "measure",
 ]
+
+_MODULES = {
+    "GapEarlyStopping": "monitor.early_stopping",
+    "GapError": "errors",
+    "GapMonitor": "monitor.gap_monitor",
+    "NormalizedMargin": "measures.margins.margin_metrics",
+    "OutputMargin": "measures.margins.margin_metrics",
+    "Prediction": "predictors.predictor",
+    "Predictor": "predictors.predictor",
+    "RunningLoss": "monitor.training_loss",
+    "available_predictors": "predictors.files",
+    "load_predictor": "predictors.files",
+    "measure": "standalone",
+}
+_LIGHTNING_CLI = "lightning.pytorch.cli"
+
+if not TYPE_CHECKING:  # with this function in sight, a type checker would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found  # found there at the next access
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _import_callbacks() -> None:
+    for name in ("GapMonitor", "GapEarlyStopping"):
+        import_module(f"{__name__}.{_MODULES[name]}")
+
+
+class _CallbacksForLightningCLI(MetaPathFinder):
+    """Imports the callbacks as soon as LightningCLI is imported, and finds no module itself.
+
+    LightningCLI knows a callback by its bare name (`--trainer.callbacks GapMonitor`) only once its class exists.
+    """
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == _LIGHTNING_CLI:  # its parent `lightning.pytorch` is whole by now
+            _import_callbacks()
+
+
+if _LIGHTNING_CLI in sys.modules:
+    _import_callbacks()
+else:
+    sys.meta_path.insert(0, _CallbacksForLightningCLI())

@@ -1,4 +1,4 @@
-"""The demo: a small convolutional network on digits with corrupted labels, and its gap, predicted and actual."""
+"""The demo: a small convolutional network on digits with corrupted labels, and its predicted and actual gap."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class DigitsNetwork(LightningModule):
         return self.net(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy with the labels as they are, corrupted ones included."""
+        """Cross-entropy with the labels as given, the corrupted ones included."""
         return cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Accuracy on images that the monitor never sees, only to print the actual gap beside the predicted one."""
+        """Log the accuracy on images that the monitor never sees, to show the actual gap beside the predicted one."""
         accuracy = (self(batch[0]).argmax(1) == batch[1]).float().mean()
         self.log("val_accuracy", accuracy)
 
@@ -57,7 +57,7 @@ class DigitsNetwork(LightningModule):
 
 
 class PrintGap(Callback):
-    """One line per epoch from the logged values alone."""
+    """Prints one line per epoch, from the logged values alone."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print predicted and actual gap in accuracy points."""
@@ -73,7 +73,12 @@ class PrintGap(Callback):
 
 
 def demo(epochs: int, out: Path) -> None:
-    """Train, print a line per epoch, write TensorBoard events under `out`, and say how to look at them."""
+    """Train the network, print a line per epoch, write TensorBoard events, and say how to look at them.
+
+    Args:
+        epochs: number of epochs to train for.
+        out: folder of the events.
+    """
     seed_everything(0, verbose=False)
     training, test = _digits("train"), _digits("test")
     print(f"{len(training)} digits, {CORRUPTED:.0%} of their labels redrawn at random; gaps in accuracy points")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound=BaseException)
 
 
 class GapError(ValueError):
-    """A clear refusal: every message names its subject, what was got, what was expected and a remedy.
+    """A refusal whose message says what was got, what was expected, and what to do.
 
     Attributes:
         subject: what was refused.
-        may_pass: whether training can go on and may cure it: nothing is wrong with what the user wrote.
+        may_pass: whether later training may cure it, as nothing is wrong with what the user wrote.
     """
 
     may_pass = False
@@ -20,6 +21,11 @@ class GapError(ValueError):
     def __init__(self, subject: str, *, got: str, expected: str, remedy: str) -> None:
         super().__init__(f"{subject}: got {got}; expected {expected}. {remedy}")
         self.subject = subject
+        self._parts = {"got": got, "expected": expected, "remedy": remedy}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to copy it: an error that a worker process raises is pickled on its way to the user."""
+        return partial(type(self), **self._parts), (self.subject,)
 
 
 class BatchError(GapError):
@@ -39,11 +45,11 @@ class DataError(GapError):
 
 
 class LayerError(GapError):
-    """A layer name that the traced forward did not meet."""
+    """A layer that the forward does not call, or that cannot be watched."""
 
 
 class MeasureError(GapError):
-    """An unknown measure, one that failed, or want of memory to measure at all."""
+    """A measure that is unknown or failed, or too little memory to measure at all."""
 
     may_pass = True  # unknown ones are refused before anything is measured
 
@@ -61,11 +67,10 @@ class TableError(GapError):
 
 
 class Undefined(Exception):  # noqa: N818
-    """A measure, or one of its values, that does not exist for this model and these samples.
+    """A value that does not exist for this model and these samples.
 
-    A measure raises it for all its values, and returns it in place of one.
-
-    Nothing is wrong then: `measures.compute` keeps the reason, and whoever measures says it to the user once.
+    A measure raises it where none of its values exists, and returns it in place of one that does not. Nothing is wrong
+    then: `measures.compute` keeps the reason, and whoever measures tells the user once.
 
     Attributes:
         reason: why, as the end of a sentence that begins "X is absent: ".
@@ -76,7 +81,20 @@ class Undefined(Exception):  # noqa: N818
         self.reason = reason
 
 
+def one_line(error: Exception) -> str:
+    """The type of an error and the first line of its message, at most 160 characters of it."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: torch has a type of its own only for some devices."""
+    words = str(error).lower()
+    texts = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in words for text in texts))
+
+
 def frameless(error: Error) -> Error:
-    """The error without its cause and the frames it passed, which keep alive whatever they had allocated."""
+    """The error without its cause and its frames, which keep alive whatever they had allocated."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless
+from lightning_gengap.errors import GapError, LogitsError, MeasureError, frameless, one_line, out_of_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, check_logits, default_forward
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.batches import Forward, default_forward
+from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
 Note = TypeVar("Note", "Absence", str)
@@ -115,7 +115,7 @@ class Measurer:
         forward = forward or default_forward
         with naming_memory("the first forward in eval mode"), undisturbed(model):
             layout = Layout.of(model, samples.batches[0], forward, layers)
-            probe = Probe(model, samples.batches, layout, forward)
+            probe = Probe(model=model, batches=samples.batches, layout=layout, forward=forward)
             classes = 0
             with torch.no_grad():
                 for batch in samples.batches:
@@ -134,7 +134,7 @@ class Measurer:
             return None
         correct = total = 0
         with undisturbed(model), torch.no_grad():
-            probe = Probe(model, self.samples.batches, self.layout, self.forward)
+            probe = Probe(model=model, batches=self.samples.batches, layout=self.layout, forward=self.forward)
             for batch in self.samples.batches:
                 logits = probe.logits_on(batch.content, len(batch.targets), self.initial_state)
                 if not bool(logits.isfinite().all()):
@@ -176,17 +176,17 @@ class Measurer:
         first = [name for name in names if get_measure(name).per_training and name not in self.taken]
         with undisturbed(model):
             probe = Probe(
-                model,
-                self.samples.batches,
-                self.layout,
-                self.forward,
-                self.samples.train_samples,
-                self.initial_state,
-                self.memory,
-                self.seed,
-                self.ridge,
-                optimizers,
-                self.wanted,
+                model=model,
+                batches=self.samples.batches,
+                layout=self.layout,
+                forward=self.forward,
+                train_samples=self.samples.train_samples,
+                initial_state=self.initial_state,
+                memory=self.memory,
+                seed=self.seed,
+                ridge=self.ridge,
+                optimizers=optimizers,
+                wanted=self.wanted,
             )
             computed = compute(probe, repeated)
             at_start = compute(probe, first)

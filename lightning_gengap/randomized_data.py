@@ -1,4 +1,8 @@
-"""The randomization tests of Zhang et al. 2017: data sets whose labels or pixels are random, to check a gap on."""
+"""The randomization tests of Zhang et al. 2017: data sets whose labels or pixels are random, to check a gap on.
+
+A network that fits random labels has learnt nothing that generalizes: its gap is known, and a prediction can be held
+against it. Every wrapper takes a map-style data set of pairs (image, label) and is one itself.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_gengap.errors import ConfigurationError, DataError
+from lightning_gengap.samples.pairs import class_of, float_image, pair_of
 from lightning_gengap.undisturbed import random_streams_kept
 
 Change = Callable[[Any, int], Any]
@@ -22,14 +27,15 @@ Change = Callable[[Any, int], Any]
 
 @dataclass(frozen=True, eq=False)
 class Randomized(Dataset[tuple[Any, int]]):
-    """A map-style dataset of (image, label) seen through changes that depend on the index only.
+    """A data set of pairs (image, label), each changed in a way that depends on its index only.
 
-    Every read of an index gives the same change: it is constant over epochs, workers and machines, and no random
-    stream is used up. Reference: Zhang et al. 2017 (arXiv 1611.03530).
+    The same index gives the same change at every read, so the data are constant over epochs, workers and machines. No
+    random stream is used up. Reference: Zhang et al. 2017 (arXiv 1611.03530).
 
     Attributes:
         dataset: what is wrapped.
-        image, label: from (image, index) and (label, index) to what is given instead; None leaves them as they are.
+        image: from (image, index) to the image given instead; None leaves images as they are.
+        label: from (label, index) to the label given instead; None leaves labels as they are.
     """
 
     dataset: Any
@@ -53,19 +59,31 @@ class Randomized(Dataset[tuple[Any, int]]):
         if not -length <= index < length:
             raise IndexError(f"index {index} of a data set of {length}")
         index %= length
-        image, label = _pair(self.dataset[index])
+        image, label = pair_of(self.dataset[index])
         image = image if self.image is None else self.image(image, index)
-        return image, _class_of(label) if self.label is None else self.label(label, index)
+        return image, class_of(label) if self.label is None else self.label(label, index)
 
 
 def corrupted_labels(dataset: Any, classes: int, probability: float, seed: int = 0) -> Randomized:
-    """Each label replaced, independently with `probability`, by a class drawn uniformly (at times the same one).
+    """Replace each label, with the given probability, by a class drawn uniformly.
 
-    With one seed, the labels changed at a smaller probability are also changed, to the same, at a larger one.
+    The draws are independent, and the class drawn may be the true one. With one seed, the labels that change at a
+    smaller probability change at a larger one too, to the same classes.
+
+    Args:
+        dataset: pairs (image, label).
+        classes: the number of classes, at least 2.
+        probability: of a replacement, in [0, 1].
+        seed: of the draws.
 
     Raises:
         ConfigurationError: fewer than two classes, a probability outside [0, 1], a negative seed, no data set.
         DataError: when an item is read whose label is no class index, unless every label is replaced.
+
+    Example:
+        >>> digits = torch.utils.data.TensorDataset(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+        >>> [label for _, label in corrupted_labels(digits, classes=10, probability=0.5)]
+        [0, 0, 2, 0, 0, 8, 5, 2]
     """
     _check(dataset, seed)
     _require("classes", classes, isinstance(classes, int) and classes >= 2, "an integer of at least 2")
@@ -74,69 +92,112 @@ def corrupted_labels(dataset: Any, classes: int, probability: float, seed: int =
 
 
 def random_labels(dataset: Any, classes: int, seed: int = 0) -> Randomized:
-    """Every label drawn uniformly, whatever the image: accuracy on new samples is 1 / classes.
+    """Draw every label uniformly, whatever the image: the accuracy on new samples is 1 / classes.
+
+    Args:
+        dataset: pairs (image, label); the labels may be anything.
+        classes: the number of classes, at least 2.
+        seed: of the draws.
 
     Raises:
         ConfigurationError: fewer than two classes, a negative seed, no data set.
+
+    Example:
+        >>> digits = torch.utils.data.TensorDataset(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+        >>> [label for _, label in random_labels(digits, classes=10)]
+        [5, 9, 2, 9, 4, 8, 5, 2]
     """
     return corrupted_labels(dataset, classes, 1.0, seed)
 
 
 def shuffled_pixels(dataset: Any, seed: int = 0) -> Randomized:
-    """One random permutation of the pixels for all images; wrap the test set with the same seed.
+    """Permute the pixels of all images in one random way.
 
-    A pixel is a position with all its channels: images are tensors of shape (channels, height, width), (height,
-    width) or (features,).
+    A pixel is a position with all its channels.
+
+    Args:
+        dataset: pairs (image, label); the images are float tensors of shape (channels, height, width), (height,
+            width) or (features,).
+        seed: of the permutation; give training and test set the same one.
 
     Raises:
         ConfigurationError: a negative seed, no data set.
+
+    Example:
+        >>> rows = torch.utils.data.TensorDataset(torch.arange(12.0).reshape(2, 6), torch.tensor([0, 1]))
+        >>> [image.tolist() for image, _ in shuffled_pixels(rows)]
+        [[3.0, 2.0, 5.0, 4.0, 0.0, 1.0], [9.0, 8.0, 11.0, 10.0, 6.0, 7.0]]
     """
     _check(dataset, seed)
     return Randomized(dataset, image=partial(_permuted, seed=seed, each=False))
 
 
 def random_pixels(dataset: Any, seed: int = 0) -> Randomized:
-    """A permutation of its own for each image; give the test set another seed, as permutations go by index.
+    """Permute the pixels of each image in a random way of its own.
+
+    Args:
+        dataset: pairs (image, label), as for `shuffled_pixels`.
+        seed: of the permutations, which go by index; give the test set another one than the training set.
 
     Raises:
         ConfigurationError: a negative seed, no data set.
+
+    Example:
+        >>> rows = torch.utils.data.TensorDataset(torch.arange(12.0).reshape(2, 6), torch.tensor([0, 1]))
+        >>> [image.tolist() for image, _ in random_pixels(rows)]
+        [[3.0, 2.0, 5.0, 4.0, 0.0, 1.0], [7.0, 10.0, 9.0, 6.0, 8.0, 11.0]]
     """
     _check(dataset, seed)
     return Randomized(dataset, image=partial(_permuted, seed=seed, each=True))
 
 
 def gaussian_inputs(dataset: Any, mean: Tensor, deviation: Tensor, seed: int = 0) -> Randomized:
-    """Images of independent Gaussian pixels with the data's mean and deviation; labels as they are.
+    """Replace the images by independent Gaussian pixels; the labels stay.
 
     Args:
-        dataset: (image, label) pairs; the images give shape and dtype only.
+        dataset: pairs (image, label); the images give shape and dtype only.
         mean: per channel, from `channel_statistics` of the training set, for training and test set alike.
-        deviation: per channel.
-        seed: another one for the test set, as images go by index.
+        deviation: per channel, likewise.
+        seed: of the images, which go by index; give the test set another one than the training set.
 
     Raises:
         ConfigurationError: a negative seed, no data set, a negative or non-finite deviation, a non-finite mean,
-            or either of them no numbers.
+            or either of them no numbers. When an item is read: their number is not that of the channels.
+
+    Example:
+        >>> photos = torch.utils.data.TensorDataset(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+        >>> image, label = gaussian_inputs(photos, *channel_statistics(photos))[1]
+        >>> image.shape, label
+        (torch.Size([3, 32, 32]), 1)
     """
     _check(dataset, seed)
-    mean, deviation = _numbers("mean", mean), _numbers("deviation", deviation)
-    _require("mean", mean.tolist(), bool(mean.isfinite().all()), "finite numbers, one per channel")
-    valid = bool((deviation.isfinite() & (deviation >= 0)).all())
-    _require("deviation", deviation.tolist(), valid, "finite non-negative numbers, one per channel")
+    mean = _per_channel("mean", mean, -torch.inf, "finite numbers, one per channel")
+    deviation = _per_channel("deviation", deviation, 0, "finite non-negative numbers, one per channel")
     return Randomized(dataset, image=partial(_gaussian, mean=mean, deviation=deviation, seed=seed))
 
 
 def channel_statistics(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels of all images, float64; one pass over the data.
+    """Mean and standard deviation of each channel over all pixels of all images.
+
+    Args:
+        dataset: pairs (image, label), as for `shuffled_pixels`; read once.
+
+    Returns:
+        Two float64 tensors of shape (channels,).
 
     Raises:
         DataError: the data set is empty, or its images are not float tensors.
+
+    Example:
+        >>> photos = torch.utils.data.TensorDataset(torch.full((2, 3, 4, 4), 0.5), torch.tensor([0, 1]))
+        >>> [values.tolist() for values in channel_statistics(photos)]
+        [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]
     """
     total = square = torch.zeros(1, dtype=torch.float64)
     count = 0
     with random_streams_kept():
         for index in range(len(dataset)):
-            rows = _positions(_tensor(_pair(dataset[index])[0])).double()
+            rows = _positions(float_image(pair_of(dataset[index])[0])).double()
             total, square = total + rows.sum(dim=1), square + rows.square().sum(dim=1)
             count += rows.shape[1]
     if count == 0:
@@ -149,19 +210,19 @@ def _corrupted(label: Any, index: int, classes: int, probability: float, seed: i
     draw = np.random.default_rng([seed, index])
     replaced = draw.random() < probability
     other = int(draw.integers(classes))
-    own = other if probability == 1 else _class_of(label)  # checked for every index alike
+    own = other if probability == 1 else class_of(label)  # checked for every index alike
     return other if replaced else own
 
 
 def _permuted(image: Any, index: int, seed: int, each: bool) -> Tensor:
-    image = _tensor(image)
+    image = float_image(image)
     rows = _positions(image)
     order = np.random.default_rng([seed, index] if each else [seed]).permutation(rows.shape[1])
     return rows[:, torch.from_numpy(order)].reshape(image.shape)
 
 
 def _gaussian(image: Any, index: int, mean: Tensor, deviation: Tensor, seed: int) -> Tensor:
-    image = _tensor(image)
+    image = float_image(image)
     shape = _positions(image).shape
     unit = torch.from_numpy(np.random.default_rng([seed, index]).standard_normal(shape))
     channels = (mean.double().reshape(-1, 1), deviation.double().reshape(-1, 1))
@@ -180,61 +241,20 @@ def _positions(image: Tensor) -> Tensor:
     return image.reshape(image.shape[0], -1) if image.ndim >= 3 else image.reshape(1, -1)
 
 
-def _pair(item: Any) -> tuple[Any, Any]:
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise DataError(
-            "data set",
-            got=f"an item of type {type(item).__name__}",
-            expected="pairs (image, label)",
-            remedy="Wrap the data set in one that returns such pairs.",
-        )
-    return item[0], item[1]
-
-
-def _class_of(label: Any) -> int:
-    """The label as a number; what `int` would round or fail on is refused."""
-    try:
-        number = int(label)
-        valid = bool(number == label)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        valid = False
-    if not valid:
-        shape = tuple(getattr(label, "shape", ()))
-        raise DataError(
-            "label",
-            got=f"a {type(label).__name__} of shape {shape}" if shape else repr(label),
-            expected="one class index",
-            remedy="Wrap the data set in one that returns such labels; of one-hot labels, label.argmax().",
-        )
-    return number
-
-
-def _tensor(image: Any) -> Tensor:
-    if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim == 0:
-        got = f"a tensor of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
-        raise DataError(
-            "image",
-            got=got,
-            expected="a float tensor",
-            remedy="Convert images in the transform of the wrapped data set, before its pixels are randomized.",
-        )
-    return image
-
-
 def _is_share(probability: Any) -> bool:
     return isinstance(probability, Real) and not isinstance(probability, bool) and 0 <= float(probability) <= 1
 
 
-def _numbers(name: str, values: Any) -> Tensor:
-    expected = "finite numbers, one per channel"
+def _per_channel(name: str, values: Any, least: float, expected: str) -> Tensor:
     try:
         numbers = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        raise ConfigurationError(
-            name, got=repr(values), expected=expected, remedy="Take them from channel_statistics(training_set)."
-        ) from None
-    _require(name, numbers.tolist(), not numbers.is_complex(), expected)
-    return numbers
+        if bool((numbers.isfinite() & (numbers >= least)).all()):
+            return numbers
+    except (TypeError, ValueError, RuntimeError):  # no numbers, or complex ones
+        pass
+    got = repr(values.tolist() if isinstance(values, Tensor) else values)
+    remedy = "Take them from channel_statistics(training_set)."
+    raise ConfigurationError(name, got=got, expected=expected, remedy=remedy)
 
 
 def _check(dataset: Any, seed: int) -> None:

@@ -20,7 +20,7 @@ from lightning_gengap.measurement import Measurement, Measurer, naming_memory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.batches import Forward, Target
-from lightning_gengap.samples.drawing import CHUNK, SampleReader, Samples, take_batches
+from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples
 from lightning_gengap.undisturbed import random_streams_kept
 
 LEAST_DECAY = 1e-12
@@ -73,9 +73,9 @@ def measure(
         data = DataLoader(data, batch_size=CHUNK)
     reading = naming_memory("reading the samples")
     with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
-        batches = take_batches(data, everything)
+        batches = everything.take(data)
     count = sum(len(batch.targets) for batch in batches)
-    samples = Samples(batches, count, augmented=False, source="probe_data")
+    samples = Samples(batches, count, augmented=False)
     measurer = Measurer.of(model, samples, forward, layers, initial_state, seed)
     measurer.ridge = ridge
     measurement = measurer.measure(model, BY_DEFAULT if names is None else names, optimizers=optimizers)

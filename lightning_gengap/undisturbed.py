@@ -5,23 +5,37 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+Switch = tuple[Callable[[Any], None], Any, Any]
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a block on `model` in eval mode and restore everything it may have changed.
+    """Run a block on `model` in eval mode, and restore everything that the block may have changed.
 
-    Inside: every submodule in eval mode, gradients enabled, inference mode and autocast off, full float32
-    matrix products, compiled modules run eagerly. On exit, also after an exception: each submodule's own
-    training flag, every buffer (value and identity), every `.grad` (identity), and the random streams of
-    Python, NumPy, torch on the CPU and on every accelerator are as before.
+    Inside, every submodule is in eval mode, gradients are enabled, inference mode and autocast are off, float32
+    matrix products have full precision, and compiled modules run eagerly.
 
-    Parameters are not copied: a measure must not write to them (see `Probe`, which calls functionally).
+    On exit, also after an exception, these are as before: the training flag of each submodule, every buffer (value and
+    identity), every `.grad` (identity), and the random streams of Python, of NumPy, and of torch on the CPU and on
+    every accelerator.
+
+    Parameters are not copied. The block must not write to them; `Probe` calls the model at other weights without.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gengap.undisturbed import undisturbed
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout())
+        >>> with undisturbed(model):
+        ...     outputs = model(torch.randn(8, 4))
+        >>> model.training, int(model[1].num_batches_tracked)
+        (True, 0)
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -81,51 +95,32 @@ def _restore_buffer(module: nn.Module, name: str, buffer: Tensor | None, value: 
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Switch TF32 and bfloat16 products off: their short mantissas would spoil small margins."""
-    restore = _float32_switched_to_full()
+    switches = [(switch, before, full) for switch, before, full in _float32_switches() if before != full]
     try:
+        for switch, _, full in switches:  # what has full precision already is left alone, and keeps its default
+            switch(full)
         yield
     finally:
-        restore()
+        for switch, before, _ in switches:
+            switch(before)
 
 
-def _float32_switched_to_full() -> Callable[[], None]:
-    """Switch to full precision what is not; what undoes it. A switch that is left alone keeps its default."""
-    try:
-        matmul = torch.get_float32_matmul_precision()
-        cudnn = torch.cuda.is_initialized() and torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with these
-        return _fp32_precision_switched_to_ieee()
-    if matmul != "highest":
-        torch.set_float32_matmul_precision("highest")
-    if cudnn:
-        torch.backends.cudnn.allow_tf32 = False
-
-    def restore() -> None:
-        if matmul != "highest":
-            torch.set_float32_matmul_precision(matmul)
-        if cudnn:
-            torch.backends.cudnn.allow_tf32 = True
-
-    return restore
-
-
-def _fp32_precision_switched_to_ieee() -> Callable[[], None]:
+def _float32_switches() -> list[Switch]:
+    """Every switch of precision: how to set it, what it is now, and what stands for full precision."""
     backends: Any = torch.backends
-    operations = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
-    before = [operation.fp32_precision for operation in operations]
-    for operation in operations:
-        operation.fp32_precision = "ieee"
-
-    def restore() -> None:
-        for operation, precision in zip(operations, before, strict=True):
-            operation.fp32_precision = precision
-
-    return restore
+    try:
+        switches: list[Switch] = [(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision(), "highest")]
+        if torch.cuda.is_initialized():
+            switches.append((partial(setattr, backends.cudnn, "allow_tf32"), backends.cudnn.allow_tf32, False))
+        return switches
+    except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with these
+        operations = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+        return [(partial(setattr, each, "fp32_precision"), each.fp32_precision, "ieee") for each in operations]
 
 
 @contextmanager
 def _eagerly() -> Iterator[None]:
-    """Run compiled modules eagerly: hooks do not fire in, and derivatives do not pass, compiled graphs."""
+    """Run compiled modules eagerly: hooks do not fire in compiled graphs, and derivatives do not pass them."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
     if set_stance is None:
         yield

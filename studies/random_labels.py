@@ -30,7 +30,7 @@ from lightning_gengap.measurement import Measurer
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.samples.batches import ProbeBatch
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 from lightning_gengap.zoo.files import write_whole
 
 EXPENSIVE = 150.0  # forwards
@@ -48,7 +48,7 @@ def measure_into(
         images, labels = train.images[:count], train.labels[:count]
         pairs = zip(images.split(256), labels.split(256), strict=True)
         batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-        measurer = Measurer.of(model, Samples(batches, len(train.labels), False, "probe_data"), initial_state=initial)
+        measurer = Measurer.of(model, Samples(batches, len(train.labels), False), initial_state=initial)
         for name in (name for name in table if name not in row["measured"]):
             try:
                 measurement = measurer.measure(model, [name])

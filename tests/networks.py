@@ -229,6 +229,13 @@ def images(count: int = 40, seed: int = 1) -> Tensor:
     return torch.randn(count, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
+def pictures(count: int = 40) -> tuple[Tensor, Tensor]:
+    """Labelled images whose class shows in their mean colour."""
+    targets = torch.arange(count) % CLASSES
+    colours = torch.randn(CLASSES, CHANNELS, 1, 1, generator=torch.Generator().manual_seed(5))
+    return images(count) + 0.3 * colours[targets], targets
+
+
 def token_ids(count: int = 40, seed: int = 1) -> Tensor:
     return torch.randint(0, VOCABULARY, (count, 6), generator=torch.Generator().manual_seed(seed))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lightning_gengap.measures import compute
+from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch, default_forward, read_batch
@@ -42,4 +44,26 @@ def probing(
     """A probe of `model` on the labelled inputs in chunks, inside the guard."""
     layout = layout_of(model, inputs, layers)
     with undisturbed(model):
-        yield Probe(model, read(inputs, targets, chunk), layout, initial_state=initial_state, **more)
+        batches = read(inputs, targets, chunk)
+        yield Probe(model=model, batches=batches, layout=layout, initial_state=initial_state, **more)
+
+
+class Measured(NamedTuple):
+    """What one measure gave: numbers and figures by key, reasons by absent key or pattern, and remarks."""
+
+    values: dict[str, float]
+    absent: dict[str, str]
+    figures: dict[str, Figure]
+    remarks: list[str]
+
+
+def measured(measure: str, model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Measured:
+    """What the measure of that name gives for `model` on the labelled inputs; `more` is passed to `probing`."""
+    with probing(model, inputs, targets, **more) as probe:
+        return taken(measure, probe)
+
+
+def taken(measure: str, probe: Probe) -> Measured:
+    """What the measure of that name gives for the probe."""
+    computed = compute(probe, [measure])
+    return Measured(computed.values, computed.absent.get(measure, {}), computed.figures, probe.notes)

@@ -8,7 +8,7 @@ from lightning_gengap.errors import LayerError, LogitsError, MeasureError, Targe
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.network.probe import Probe, copy_state
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 from tests import networks
 from tests.probes import read
 
@@ -18,7 +18,7 @@ COUNT = 40
 def samples(model: nn.Module, train_samples: int | None = 500) -> Samples:
     images = networks.images(COUNT)
     batches = read(images, networks.mostly_right_targets(model, images), chunk=16)
-    return Samples(batches, train_samples, augmented=False, source="indices")
+    return Samples(batches, train_samples, augmented=False)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_values_follow_the_weights(model: nn.Module) -> None:
 
 def test_chance_is_the_share_of_the_largest_class() -> None:
     images, targets = networks.images(10), torch.tensor([0] * 7 + [1] * 3)
-    measurer = Measurer.of(networks.made(networks.mlp), Samples(read(images, targets), 10, False, "indices"))
+    measurer = Measurer.of(networks.made(networks.mlp), Samples(read(images, targets), 10, False))
     assert measurer.chance() == pytest.approx(0.7)
 
 
@@ -174,7 +174,7 @@ class Constant(nn.Module):
 def test_outputs_that_cannot_be_measured_are_refused(row: list[float], error: type[Exception], words: str) -> None:
     batches = read(networks.images(8), torch.arange(8) % 4, chunk=4)
     with pytest.raises(error, match=words):
-        Measurer.of(Constant(row), Samples(batches, 8, False, "indices"))
+        Measurer.of(Constant(row), Samples(batches, 8, False))
 
 
 def test_an_unknown_layer_is_refused(model: nn.Module) -> None:

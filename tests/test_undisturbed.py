@@ -18,12 +18,23 @@ class Interruption(BaseException):
     """As KeyboardInterrupt: not an Exception."""
 
 
-def trained(model: nn.Module) -> nn.Module:
-    """In training mode with gradients, and a batch norm and a dropout that the user froze."""
+@pytest.fixture
+def model() -> nn.Module:
+    """In training mode, with gradients, buffers of all kinds, and parts that the user froze."""
+    model = networks.made(networks.cnn_with_batch_norm)
+    model.register_buffer("mask", None)
+    model.register_buffer("average", torch.tensor([float("nan"), 1.0]))
     model.train()
     model(networks.images()).sum().backward()
-    model[1].eval()
+    model[0].weight.grad = None
+    for frozen in (model[1], model[3], model[8]):
+        frozen.eval()
     return model
+
+
+@pytest.fixture(params=[False, True], ids=["returning", "interrupted"])
+def interrupted(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 def guarded(model: nn.Module, block: Callable[[], Any], interrupted: bool) -> None:
@@ -33,92 +44,60 @@ def guarded(model: nn.Module, block: Callable[[], Any], interrupted: bool) -> No
             raise Interruption
 
 
-@pytest.fixture
-def model() -> nn.Module:
-    return trained(networks.made(networks.cnn_with_batch_norm))
+def condition(model: nn.Module) -> dict[str, Any]:
+    """All that training can notice: modes, buffers and gradients, with their identities."""
+    return {
+        "modes": [module.training for module in model.modules()],
+        "buffers": [
+            (name, id(buffer), None if buffer is None else repr(buffer.tolist()))
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+        ],
+        "gradients": [id(parameter.grad) for parameter in model.parameters()],
+    }
 
 
-@pytest.fixture(params=[False, True], ids=["returning", "interrupted"])
-def interrupted(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+def forward_in_training_mode(model: nn.Module) -> None:
+    model.train()
+    model(networks.images())
 
 
-def test_everything_is_in_eval_mode_inside(model: nn.Module) -> None:
+def replace_buffers(model: nn.Module) -> None:
+    model.mask = torch.ones(2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.full_like(module.running_mean, 3.0)
+
+
+def replace_gradients(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+
+DISTURBANCES: dict[str, Callable[[nn.Module], Any]] = {
+    "training mode": lambda model: model.train(),
+    "buffers written by a forward": forward_in_training_mode,
+    "buffer with NaN written": lambda model: model.average.zero_(),
+    "buffers replaced, an empty one filled": replace_buffers,
+    "gradients replaced": replace_gradients,
+    "another guard": lambda model: guarded(model, lambda: None, False),
+}
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES.values(), ids=DISTURBANCES)
+def test_the_model_is_left_as_it_was(model: nn.Module, disturb: Callable[[nn.Module], Any], interrupted: bool) -> None:
+    before = condition(model)
+    assert set(before["modes"]) == {True, False}
+    guarded(model, lambda: disturb(model), interrupted)
+    assert condition(model) == before
+
+
+def test_everything_is_in_eval_mode_inside_also_after_an_inner_guard(model: nn.Module) -> None:
     with undisturbed(model):
         assert not any(module.training for module in model.modules())
-
-
-def test_each_module_keeps_its_own_mode(model: nn.Module, interrupted: bool) -> None:
-    model.get_submodule("8").eval()
-    model.get_submodule("3").eval()
-    before = {name: module.training for name, module in model.named_modules()}
-    guarded(model, lambda: model.train(), interrupted)
-    assert {name: module.training for name, module in model.named_modules()} == before
-    assert set(before.values()) == {True, False}
-
-
-def test_modes_are_restored_whatever_the_block_does_with_the_modules(model: nn.Module, interrupted: bool) -> None:
-    model.eval()
-    guarded(model, lambda: model.train(), interrupted)
-    assert not any(module.training for module in model.modules())
-
-
-def test_buffers_keep_their_values(model: nn.Module, interrupted: bool) -> None:
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-    def forward_in_training_mode() -> None:
-        model.train()
-        model(networks.images())
-
-    guarded(model, forward_in_training_mode, interrupted)
-    assert len(before) == 9
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
-
-
-def test_buffers_stay_the_same_tensors(model: nn.Module, interrupted: bool) -> None:
-    before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
-
-    def exchange() -> None:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean = torch.full_like(module.running_mean, 3.0)
-
-    guarded(model, exchange, interrupted)
-    for name, buffer in model.named_buffers():
-        assert buffer is before[name][0]
-        assert torch.equal(buffer, before[name][1])
-
-
-def test_a_buffer_that_was_empty_is_empty_again(interrupted: bool) -> None:
-    model = nn.Sequential(nn.Linear(2, 2))
-    model.register_buffer("mask", None)
-
-    def fill() -> None:
-        model.mask = torch.ones(2)
-
-    guarded(model, fill, interrupted)
-    assert model.mask is None
-
-
-def test_buffers_that_are_not_numbers_survive() -> None:
-    model = nn.Sequential(nn.Linear(2, 2))
-    model.register_buffer("average", torch.tensor([float("nan"), 1.0]))
-    with undisturbed(model):
-        model.average.zero_()
-    assert torch.equal(model.average.isnan(), torch.tensor([True, False]))
-
-
-def test_gradients_stay_the_same_tensors(model: nn.Module, interrupted: bool) -> None:
-    model[0].weight.grad = None
-    before = [(parameter, parameter.grad) for parameter in model.parameters()]
-
-    def replace() -> None:
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-
-    guarded(model, replace, interrupted)
-    assert all(parameter.grad is gradient for parameter, gradient in before)
-    assert sum(gradient is None for _, gradient in before) == 1
+        with undisturbed(model):
+            pass
+        assert not any(module.training for module in model.modules())
 
 
 def seed(number: int) -> None:
@@ -229,12 +208,3 @@ def test_compiled_modules_run_eagerly_so_that_hooks_fire() -> None:
         model(networks.images())
     assert fired
     assert not compilations
-
-
-def test_guards_nest(model: nn.Module) -> None:
-    before = {name: module.training for name, module in model.named_modules()}
-    with undisturbed(model):
-        with undisturbed(model):
-            pass
-        assert not any(module.training for module in model.modules())
-    assert {name: module.training for name, module in model.named_modules()} == before

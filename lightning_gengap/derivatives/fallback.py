@@ -1,140 +1,162 @@
-"""Work on the curvature by the fastest way that memory allows, and again with less of it where it did not suffice."""
+"""Products with derivatives by the fastest way that works, and by one that takes less memory where it did not."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
 
-from lightning_gengap.derivatives.gauss_newton import SAMPLES, Curvature, dual_curvature, kept_for_each_sample
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
+from lightning_gengap.derivatives.jacobian import DOUBLE_BACKWARD, LINEARISATION, REBUILT
 from lightning_gengap.derivatives.memory import room_for
+from lightning_gengap.derivatives.weights import kept_for_each_sample
+from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK
 
+Built = TypeVar("Built")
 Result = TypeVar("Result")
 
-REBUILT = 3  # the rung that keeps nothing between products
-# Samples a chunk and the first rung to try; each asks for less memory than the one before.
-FRUGALITY = ((CHUNK, 1), (CHUNK, REBUILT), (32, REBUILT), (4, REBUILT), (1, REBUILT))
 GRAPHS = 3  # activations are kept for J and for its transpose, with masks and the like up to three times in all
 
 
-@dataclass
-class CurvatureInMemory:
-    """The curvature of at most `most` samples, by the fastest way that has fitted into memory so far.
+class Step(NamedTuple):
+    """A way to take products.
 
     Attributes:
-        frugality: index of that way in `FRUGALITY`.
-        curvature: None before it is built, and where it is absent.
-        absent: whether there is none, which a note says.
-        cause: of a lack of memory that has made it absent.
+        method: how graphs are held, one of `jacobian.METHODS`.
+        chunk: how many samples are differentiated at once.
     """
 
-    most: int
-    frugality: int = 0
-    curvature: Curvature | None = None
-    absent: bool = False
-    cause: str = ""
+    method: str
+    chunk: int
 
-    def of(self, probe: Probe) -> Curvature | None:
-        """The curvature, built where it is not yet.
+    def __str__(self) -> str:
+        return f"{self.method}, {self.chunk} samples at once" if self.method == REBUILT else self.method
+
+    def held(self, samples: int) -> int:
+        """The samples whose graphs are in memory at once, of so many in all."""
+        return min(self.chunk, samples) if self.method == REBUILT else samples
+
+
+# Every step takes less memory and more time than the one before it.
+LADDER = (
+    Step(LINEARISATION, CHUNK),
+    Step(DOUBLE_BACKWARD, CHUNK),
+    *(Step(REBUILT, chunk) for chunk in (CHUNK, 32, 4, 1)),
+)
+
+
+class UnsupportedError(Exception):
+    """A method that cannot differentiate this model, whatever the memory."""
+
+
+@dataclass
+class Fallback(Generic[Built]):
+    """Products by the first step of a ladder that works; what failed once is not tried again.
+
+    Attributes:
+        build: what takes the products, built at a step; it raises `UnsupportedError` where the method fails.
+        keys: the keys that the products are for, for a remark.
+        samples: the samples that are differentiated.
+        steps: the steps that are left; the first is in use.
+        built: what was built at the first step; None before.
+        causes: why steps failed since the last success.
+        reason: why there are no products, once no step is left.
+    """
+
+    build: Callable[[Probe, Step], Built]
+    keys: str
+    samples: int
+    steps: tuple[Step, ...] = LADDER
+    built: Built | None = None
+    causes: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    def use(self, probe: Probe, work: Callable[[Built], Result]) -> Result:
+        """What `work` makes of the products. It starts again at the next step where memory runs out.
 
         Raises:
-            RuntimeError, MemoryError: out of memory.
+            Undefined: no step is left.
         """
-        if self.curvature is None and not self.absent and self.frugality == 0:
-            self._fit_in(probe)
-        if self.curvature is None and not self.absent:
-            self.curvature = dual_curvature(probe, self.most, *FRUGALITY[self.frugality])
-            self.absent = self.curvature is None
-        return self.curvature
+        while self.steps:
+            step, supported = self.steps[0], True
+            try:
+                if self.built is None:
+                    _require_room(probe, step.held(self.samples))
+                    self.built = self.build(probe, step)
+                result = work(self.built)
+            except UnsupportedError as error:
+                cause, supported = str(error), False
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                cause = one_line(error)
+            else:
+                self._remark(probe, step)
+                return result
+            # Outside of the handlers: the traceback would keep what has to be freed.
+            self._leave(step, cause, supported)
+        raise Undefined(self.reason)
 
-    def _fit_in(self, probe: Probe) -> None:
-        """Begin with the first way that fits into memory."""
-        count = min(self.most, len(probe.targets))
-        cause = f"graphs of {count} samples would not fit into memory"
-        held = [count, *(min(chunk, count) for chunk, _ in FRUGALITY[1:])]
-        self.frugality = next((way for way, samples in enumerate(held) if fits(probe, samples)), len(FRUGALITY))
-        self.absent = self.frugality == len(FRUGALITY)
-        self.cause = cause if self.absent else ""
-        if self.frugality and not self.absent:
-            probe.notes.append(_less(self.frugality, cause))
-
-    def lowered(self, cause: str) -> bool:
-        """Let go of the curvature and ask for less memory from now on; False where nothing less is known."""
-        # A failed set-up has tried the last rung too.
-        rebuilt = self.curvature is None or self.curvature.rung == REBUILT
-        self.curvature = None
-        self.frugality += 2 if rebuilt and self.frugality == 0 else 1
-        self.absent = self.frugality >= len(FRUGALITY)
-        self.cause = cause if self.absent else ""
+    def _leave(self, step: Step, cause: str, supported: bool) -> None:
+        """Free what was built, and go on without the step, or without all steps of a method that is unsupported."""
+        self.built = None
+        self.causes.append(cause)
+        self.steps = tuple(other for other in self.steps[1:] if supported or other.method != step.method)
+        if not self.steps and supported:
+            self.reason = f"even one sample at a time does not fit ({cause})"
+        elif not self.steps:
+            self.reason = f"the model cannot be differentiated twice ({self._causes})"
         gc.collect()  # graphs and their closures refer to each other
-        return not self.absent
+
+    def _remark(self, probe: Probe, step: Step) -> None:
+        if self.causes:
+            probe.notes.append(f"{self.keys} takes longer by {step}, a faster way is absent: {self._causes}")
+            self.causes.clear()
+
+    @property
+    def _causes(self) -> str:
+        return "; ".join(dict.fromkeys(self.causes))
 
 
-def sampled(probe: Probe) -> CurvatureInMemory:
-    """On at most `SAMPLES` of the probe's samples, drawn by its seed."""
-    return CurvatureInMemory(SAMPLES)
+def _require_room(probe: Probe, samples: int) -> None:
+    """Refuse graphs that do not fit into what is left of the CPU's memory; a device says itself when it is full."""
+    on_cpu = all(weight.device.type == "cpu" for weight in probe.model.parameters())
+    if on_cpu and not room_for(GRAPHS * samples * probe.cached(kept_for_each_sample)):
+        which = "the graph of one sample" if samples == 1 else f"graphs of {samples} samples"
+        raise MemoryError(f"{which} would not fit into memory")
 
 
-def whole(probe: Probe) -> CurvatureInMemory:
-    """On all of the probe's samples."""
-    return CurvatureInMemory(len(probe.targets))
-
-
-def with_curvature(
-    probe: Probe,
-    name: str,
-    work: Callable[[Curvature], Result],
-    samples: Callable[[Probe], CurvatureInMemory] = sampled,
-) -> Result | None:
-    """What `work` makes of the curvature; where memory runs out in a product, it starts again with less at once.
-
-    None, with a note that names the absent quantity `name` and the cause, where the curvature is absent, its products
-    are not finite, or memory does not suffice for one sample at a time.
-    """
-    attempt = probe.cached(samples)
-    while True:
-        try:
-            curvature = attempt.of(probe)
-            if curvature is not None:
-                return work(curvature)
-            if attempt.cause:
-                probe.notes.append(f"{name} is absent: even one sample at a time does not fit ({attempt.cause})")
-            return None
-        except ArithmeticError as error:
-            probe.notes.append(f"{name} is absent: {one_line(error)}")
-            return None
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            cause = one_line(error)
-        # Outside of the handler: the traceback would keep what has to be freed.
-        curvature = None
-        if attempt.lowered(cause):
-            probe.notes.append(_less(attempt.frugality, cause))
-
-
-def _less(frugality: int, cause: str) -> str:
-    less = f"graphs rebuilt for every product, {FRUGALITY[frugality][0]} samples at once"
-    return f"curvature/* takes longer by {less}, a faster way is absent: {cause}"
-
-
-def fits(probe: Probe, samples: int) -> bool:
-    """Whether graphs of that many samples fit into what is left of the CPU's memory; a device says when it is full."""
-    if any(weight.device.type != "cpu" for weight in probe.model.parameters()):
-        return True
-    return room_for(GRAPHS * samples * probe.cached(kept_for_each_sample))
-
-
-def unless_out_of_memory(probe: Probe, name: str, work: Callable[[], Result]) -> Result | None:
-    """The result of `work`; None, with a note that names the absent quantity, where memory does not suffice."""
+@contextmanager
+def unsupported_where_it_fails(method: str) -> Iterator[None]:
+    """Turn every failure of the block but a lack of memory into `UnsupportedError`."""
     try:
-        return work()
+        yield
+    except Exception as error:
+        if isinstance(error, Undefined) or out_of_memory(error):
+            raise
+        raise UnsupportedError(f"{method}: {one_line(error)}") from error
+
+
+@contextmanager
+def undefined_where_it_fails() -> Iterator[None]:
+    """Raise `Undefined`, with the error in one line, where the block fails in any way."""
+    try:
+        yield
+    except Undefined:
+        raise
+    except Exception as error:
+        raise Undefined(one_line(error)) from error
+
+
+@contextmanager
+def undefined_without_memory() -> Iterator[None]:
+    """Raise `Undefined` where memory does not suffice for the block."""
+    try:
+        yield
     except Exception as error:
         if not out_of_memory(error):
             raise
-        probe.notes.append(f"{name} is absent: {one_line(error)}")
-        return None
+        raise Undefined(one_line(error)) from error

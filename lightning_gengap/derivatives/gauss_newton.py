@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lightning_gengap.derivatives.fallback import LADDER, Fallback, Step, unsupported_where_it_fails
 from lightning_gengap.derivatives.jacobian import (
+    METHODS,
     Jacobian,
     Weights,
-    choose_method,
+    check_transposed,
     differentiable_attention,
     gradients,
     leaves_of,
-    one_line,
-    out_of_memory,
 )
-from lightning_gengap.derivatives.memory import kept_by
+from lightning_gengap.derivatives.weights import logits_at, trained
+from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.subsample import CHUNK, rows_of, subsample
+from lightning_gengap.network.subsample import subsample
+from lightning_gengap.samples.nested import rows_of
+
+Result = TypeVar("Result")
 
 SAMPLES = 512  # the soft rank grows with them: only values from equally many compare
 
@@ -41,7 +45,7 @@ class Curvature:
         targets: class indices, shape (samples,).
         chunks: the Jacobian, chunk by chunk; sizes: samples in each.
         parameters: the number of weights that are differentiated.
-        rung: how: 1 kept linearisation, 2 kept double-backward graph, 3 graphs rebuilt for every product.
+        method: how products are taken, one of `jacobian.METHODS`.
         metric: the diagonal of D, positive, parameter by parameter, 0-d where it is constant; None for the identity.
     """
 
@@ -50,7 +54,7 @@ class Curvature:
     chunks: tuple[Jacobian, ...]
     sizes: tuple[int, ...]
     parameters: int
-    rung: int
+    method: str
     device: torch.device
     dtype: torch.dtype
     metric: Weights | None = None
@@ -121,118 +125,93 @@ class Curvature:
         return (signs * self.residuals / self.probabilities.sqrt()).flatten()
 
 
-def dual_curvature(probe: Probe, most: int = SAMPLES, chunk: int = CHUNK, first_rung: int = 1) -> Curvature | None:
+def dual_curvature(probe: Probe, most: int = SAMPLES, step: Step = LADDER[0]) -> Curvature:
     """The curvature at the probe's weights, on at most `most` of its samples drawn by its seed.
 
-    With respect to the parameters that require gradients, shared ones once; frozen ones and buffers as they are. None,
-    with a note, where nothing can be differentiated twice.
+    It is taken with respect to the parameters that require gradients. Frozen parameters and buffers stay as they are.
 
     Args:
         probe: the model and its samples.
         most: the largest number of samples.
-        chunk: samples that are differentiated at once; fewer take less memory and more time.
-        first_rung: see `choose_method`.
+        step: how products are taken.
 
     Raises:
+        Undefined: no parameter requires a gradient, or the forward fails.
+        UnsupportedError: the model cannot be differentiated at this step.
         RuntimeError, MemoryError: out of memory.
     """
-    names, weights = trained(probe)
-    if not names:
-        probe.notes.append("curvature/* is absent: no parameter requires a gradient")
-        return None
-    contents, targets, sizes = subsample(probe, most, chunk)
-    maps = [partial(_logits_at, probe, names, content, size) for content, size in zip(contents, sizes, strict=True)]
+    named = trained(probe)
+    names, weights = list(named), tuple(named.values())
+    contents, targets, sizes = subsample(probe, most, step.chunk)
+    maps = [partial(logits_at, probe, names, content, size) for content, size in zip(contents, sizes, strict=True)]
     try:
         with torch.no_grad(), differentiable_attention():
-            logits = torch.cat([logits_at(weights) for logits_at in maps])
+            logits = torch.cat([logits_of(weights) for logits_of in maps])
     except Exception as error:
         if out_of_memory(error):
             raise
-        probe.notes.append(f"curvature/* is absent: {one_line(error)}")
-        return None
-    # Float64 softmax of what the network gave; the floor keeps sqrt(p) invertible and changes nothing else.
-    probabilities = logits.cpu().double().softmax(dim=1).clamp(min=1e-60)
-    climbed = choose_method(maps, weights, logits, sizes, probe.notes, first_rung)
-    if climbed is None:
-        return None
-    chunks, rung = climbed
-    count = sum(weight.numel() for weight in weights)
-    return Curvature(probabilities, targets, chunks, sizes, count, rung, logits.device, logits.dtype)
+        raise Undefined(one_line(error)) from error
+    with unsupported_where_it_fails(step.method), differentiable_attention():
+        chunks = tuple(METHODS[step.method](logits_of, weights) for logits_of in maps)
+        check_transposed(chunks, weights, logits, sizes)
+    return Curvature(
+        # Float64 softmax of what the network gave; the floor keeps sqrt(p) invertible and changes nothing else.
+        logits.cpu().double().softmax(dim=1).clamp(min=1e-60),
+        targets,
+        chunks,
+        sizes,
+        sum(weight.numel() for weight in weights),
+        step.method,
+        logits.device,
+        logits.dtype,
+    )
 
 
-def trained(probe: Probe) -> tuple[list[str], Weights]:
-    """Names and values of the parameters that require gradients, shared ones once.
+def sampled(probe: Probe) -> Fallback[Curvature]:
+    """The curvature on at most `SAMPLES` of the probe's samples, drawn by its seed."""
+    return _on(probe, min(SAMPLES, len(probe.targets)))
+
+
+def whole(probe: Probe) -> Fallback[Curvature]:
+    """The curvature on all of the probe's samples."""
+    return _on(probe, len(probe.targets))
+
+
+def _on(probe: Probe, samples: int) -> Fallback[Curvature]:
+    return Fallback(lambda at, step: dual_curvature(at, samples, step), "curvature/*", samples)
+
+
+def with_curvature(
+    probe: Probe,
+    work: Callable[[Curvature], Result],
+    samples: Callable[[Probe], Fallback[Curvature]] = sampled,
+) -> Result:
+    """What `work` makes of the curvature, which is kept for other measures.
+
+    Where memory runs out in a product, `work` starts again with graphs that take less.
 
     Raises:
-        NotImplementedError: one is complex: products with its conjugates are nowhere accounted for.
+        Undefined: there is no curvature, its products are not finite, or not even one sample at a time fits into
+            memory.
     """
-    found = {name: value.detach() for name, value in probe.model.named_parameters() if value.requires_grad}
-    refuse_complex(found)
-    return list(found), tuple(found.values())
-
-
-def without_gradients(probe: Probe, keys: str) -> bool:
-    """Whether no gradient of the logits reaches a trained parameter; a note then says that `keys` are absent.
-
-    So it is where the forward runs under `no_grad` or its output is detached: what is computed from gradients would be
-    zero there, and wrong.
-    """
-    if probe.cached(reached):
-        return False
-    probe.notes.append(f"{keys} is absent: no gradient of the logits reaches a trained parameter")
-    return True
-
-
-def reached(probe: Probe) -> bool:
-    """Whether a gradient of one sample's logits reaches a trained parameter; a forward and a backward of it."""
-    names, weights = trained(probe)
-    batch, leaves = probe.batches[0], leaves_of(weights)
-    if not names:
-        return True  # what is amiss is something else, and whoever needs the gradients says what; so below
     try:
-        alone = rows_of(batch.content, torch.tensor([0]), len(batch.targets))
-        with differentiable_attention():
-            logits = _logits_at(probe, names, alone, 1, leaves)
-            if not logits.requires_grad:
-                return False
-            found = torch.autograd.grad(logits.sum(), leaves, allow_unused=True)
-    except Exception:
-        return True
-    return any(part is not None for part in found)
-
-
-def kept_for_each_sample(probe: Probe) -> int:
-    """Bytes that one more sample adds to the graph of the logits; 0 where there is no graph."""
-    names, weights = trained(probe)
-    batch = probe.batches[0]
-    most = min(2, len(batch.targets))
-
-    def logits_of(count: int) -> Tensor:
-        content = rows_of(batch.content, torch.arange(count), len(batch.targets))
-        return _logits_at(probe, names, content, count, leaves_of(weights))
-
-    try:
-        with differentiable_attention():
-            kept = [kept_by(partial(logits_of, count)) for count in range(1, most + 1)]
-    except Exception:
-        return 0  # whoever needs the graph says what is amiss
-    return max(kept[-1] - kept[0], 0) if most > 1 else kept[0]
-
-
-def refuse_complex(parameters: Mapping[str, Tensor]) -> None:
-    """Raise NotImplementedError, with its name, for a complex parameter."""
-    name = next((name for name, value in parameters.items() if value.is_complex()), None)
-    if name is not None:
-        raise NotImplementedError(f"the parameter {name!r} is complex")
+        return probe.cached(samples).use(probe, work)
+    except ArithmeticError as error:
+        raise Undefined(one_line(error)) from error
 
 
 def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """The explicit Jacobian of at most `most` samples, with their logits and class indices, on the CPU.
 
-    Shapes (samples x classes, parameters), (samples, classes) in float64, (samples,). One sample at a time: a backward
-    over a whole chunk for each row would cost as many times more. Written in place: it is held once.
+    Samples are differentiated one at a time: a backward over a whole chunk for each row would cost as many times more.
+    Rows are written in place, so that the matrix is held once.
+
+    Returns:
+        The Jacobian, shape (samples x classes, parameters); the logits in float64, shape (samples, classes); and the
+        class indices, shape (samples,).
     """
-    names, weights = trained(probe)
+    named = trained(probe)
+    names, weights = list(named), tuple(named.values())
     contents, targets, sizes = subsample(probe, most)
     jacobian, row = torch.empty(0), 0
     logits: list[Tensor] = []
@@ -240,7 +219,7 @@ def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
         for sample in range(size):
             alone = rows_of(content, torch.tensor([sample]), size)
             leaves = leaves_of(weights)
-            output = _logits_at(probe, names, alone, 1, leaves)
+            output = logits_at(probe, names, alone, 1, leaves)
             logits.append(output.detach().cpu().double())
             if not row:
                 count = sum(weight.numel() for weight in weights)
@@ -250,7 +229,3 @@ def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
                 jacobian[row] = torch.cat([part.flatten() for part in parts])
                 row += 1
     return jacobian, torch.cat(logits), targets
-
-
-def _logits_at(probe: Probe, names: Sequence[str], content: Any, examples: int, weights: Weights) -> Tensor:
-    return probe.logits_on(content, examples, dict(zip(names, weights, strict=True)))

@@ -1,4 +1,4 @@
-"""Products of the logits' Jacobian and its transpose with vectors, by the fastest way that a model allows."""
+"""Products of the logits' Jacobian and its transpose with vectors, by three methods that hold graphs differently."""
 
 from __future__ import annotations
 
@@ -23,53 +23,8 @@ class Jacobian(NamedTuple):
     applied: Callable[[Weights], Tensor]
 
 
-def choose_method(
-    maps: Sequence[LogitsAt],
-    weights: Weights,
-    logits: Tensor,
-    sizes: Sequence[int],
-    notes: list[str],
-    first_rung: int = 1,
-) -> tuple[tuple[Jacobian, ...], int] | None:
-    """The Jacobian by the first rung that works and whose two maps are each other's transpose, and that rung's number.
-
-    The ladder: forward-mode linearisation with a kept graph; a kept double-backward graph where an operation has no
-    forward mode; graphs rebuilt for every product where memory does not suffice. What fails is noted.
-
-    Args:
-        maps: from weights to logits, chunk by chunk.
-        weights: where to differentiate.
-        logits: the logits there, of all chunks.
-        sizes: samples in each chunk.
-        notes: takes what failed.
-        first_rung: those before it are not tried.
-
-    Raises:
-        RuntimeError, MemoryError: the last rung ran out of memory.
-    """
-    failures = []
-    for rung, (name, build) in enumerate(RUNGS.items(), start=1):
-        if rung < first_rung:
-            continue
-        chunks: tuple[Jacobian, ...] = ()  # frees the graphs of the rung before
-        try:
-            with differentiable_attention():
-                chunks = tuple(build(logits_at, weights) for logits_at in maps)
-                _check_transposed(chunks, weights, logits, sizes)
-        except Exception as error:
-            if rung == len(RUNGS) and out_of_memory(error):
-                raise
-            failures.append(f"{name}: {one_line(error)}")
-            continue
-        if failures:
-            notes.append(f"curvature/* takes longer by {name}, a faster way is absent: {'; '.join(failures)}")
-        return chunks, rung
-    notes.append(f"curvature/* is absent: the model cannot be differentiated twice ({'; '.join(failures)})")
-    return None
-
-
 def linearized(logits_at: LogitsAt, weights: Weights) -> Jacobian:
-    """J from one kept forward-mode linearisation, J^T from one kept graph."""
+    """J from a forward-mode linearisation, J^T from a graph; both are kept between products."""
     applied = linearize(lambda *parts: logits_at(parts), *weights)
     leaves = leaves_of(weights)
     logits = logits_at(leaves)
@@ -81,7 +36,10 @@ def linearized(logits_at: LogitsAt, weights: Weights) -> Jacobian:
 
 
 def double_backward(logits_at: LogitsAt, weights: Weights) -> Jacobian:
-    """J as the transpose of J^T, whose graph is kept: J^T w is linear in w, so its derivative along it is J."""
+    """J as the transpose of J^T, for operations without a forward mode: J^T w is linear in w, with the derivative J.
+
+    The graph is kept between products.
+    """
     leaves = leaves_of(weights)
     logits = logits_at(leaves)
     cotangent = torch.zeros_like(logits, requires_grad=True)
@@ -99,35 +57,46 @@ def double_backward(logits_at: LogitsAt, weights: Weights) -> Jacobian:
 
 
 def rebuilt(logits_at: LogitsAt, weights: Weights) -> Jacobian:
-    """The same with nothing kept between products."""
+    """The same with nothing kept between products: it takes the least memory and the most time."""
     return Jacobian(
         lambda vector: gradients(logits_at(leaves := leaves_of(weights)), leaves, vector),
         lambda direction: double_backward(logits_at, weights).applied(direction),
     )
 
 
-RUNGS: dict[str, Callable[[LogitsAt, Weights], Jacobian]] = {
-    "linearisation": linearized,
-    "double backward": double_backward,
-    "graphs rebuilt for every product": rebuilt,
+LINEARISATION, DOUBLE_BACKWARD, REBUILT = "linearisation", "double backward", "graphs rebuilt for every product"
+# How graphs are held. The logged `curvature/rung` is the place of the method in this order, from 1.
+METHODS: dict[str, Callable[[LogitsAt, Weights], Jacobian]] = {
+    LINEARISATION: linearized,
+    DOUBLE_BACKWARD: double_backward,
+    REBUILT: rebuilt,
 }
 
 
 def leaves_of(weights: Weights) -> Weights:
-    """The same tensors as leaves of a graph of their own; they share memory with the model and are never written."""
+    """The weights as leaves of a graph of their own. They share memory with the model and are never written."""
     return tuple(weight.detach().requires_grad_() for weight in weights)
 
 
 def gradients(outputs: Any, inputs: Weights, along: Any, retain_graph: bool = False) -> Weights:
-    """Products with a transposed derivative; zero for inputs that have no influence."""
+    """The transposed derivative of `outputs` times `along`, by input; zero for inputs without influence."""
     found = torch.autograd.grad(outputs, inputs, along, retain_graph=retain_graph, allow_unused=True)
     return tuple(torch.zeros_like(at) if part is None else part for part, at in zip(found, inputs, strict=True))
 
 
-def _check_transposed(chunks: Sequence[Jacobian], weights: Weights, logits: Tensor, sizes: Sequence[int]) -> None:
-    """Refuse maps with <w, J v> different from <J^T w, v>: a wrong derivative, or dropout that eval mode left on.
+def check_transposed(chunks: Sequence[Jacobian], weights: Weights, logits: Tensor, sizes: Sequence[int]) -> None:
+    """Refuse maps where <w, J v> is not <J^T w, v>: a derivative is wrong, or eval mode left dropout on.
 
-    At the second call: a trace that writes into what it keeps is right at the first alone.
+    The second call is checked: a trace that writes into what it keeps is right at the first call alone.
+
+    Args:
+        chunks: the maps, chunk by chunk.
+        weights: where they were taken.
+        logits: the logits of all chunks, for their type and classes.
+        sizes: samples in each chunk.
+
+    Raises:
+        ArithmeticError: they are not each other's transpose.
     """
     generator = torch.Generator().manual_seed(0)
     direction = tuple(torch.randn(weight.shape, generator=generator).to(weight) for weight in weights)
@@ -152,16 +121,3 @@ def differentiable_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def one_line(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: torch has a type of its own only for some devices."""
-    words = str(error).lower()
-    texts = ("out of memory", "can't allocate memory", "alloc_failed")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in words for text in texts))

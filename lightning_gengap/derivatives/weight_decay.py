@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from lightning_gengap.derivatives.gauss_newton import trained
-from lightning_gengap.derivatives.jacobian import Weights, one_line
+from lightning_gengap.derivatives.jacobian import Weights
+from lightning_gengap.derivatives.weights import trained
+from lightning_gengap.errors import one_line
 from lightning_gengap.network.probe import Probe
 
 ASSUMED_RIDGE = 1e-3
@@ -44,8 +45,8 @@ def ridge_of(probe: Probe) -> Ridge:
     decay = decay_of(probe.optimizers, probe.model, probe.notes) if probe.ridge is None else probe.ridge
     if not isinstance(decay, Mapping):
         return Ridge(decay, False) if decay is not None and decay > 0 else Ridge(ASSUMED_RIDGE, True)
-    names, weights = trained(probe)
-    known = {name: (decay[name], weight.numel()) for name, weight in zip(names, weights, strict=True) if name in decay}
+    weights = trained(probe)
+    known = {name: (decay[name], weight.numel()) for name, weight in weights.items() if name in decay}
     if not known:
         return Ridge(ASSUMED_RIDGE, True)
     numbers = {float(part) if part.ndim == 0 else None for part, _ in known.values()}
@@ -56,7 +57,7 @@ def ridge_of(probe: Probe) -> Ridge:
     if not 0 < value < math.inf:
         probe.notes.append("curvature/lambda is assumed, the optimizer's weight decay is absent: it is not finite")
         return Ridge(ASSUMED_RIDGE, True)
-    metric = tuple(decay[name] / value if name in known else torch.ones(()) for name in names)
+    metric = tuple(decay[name] / value if name in known else torch.ones(()) for name in weights)
     return Ridge(value, False, metric)
 
 

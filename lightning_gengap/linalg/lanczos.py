@@ -1,9 +1,10 @@
-"""Lanczos and the quadrature rules it yields, for symmetric positive semi-definite products. Knows vectors only."""
+"""Lanczos and the quadrature rules it yields, for symmetric products. Knows vectors only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +68,17 @@ class Bracket:
     def scaled(self, factor: float) -> Bracket:
         """All three times a positive factor."""
         return Bracket(self.lower * factor, self.upper * factor, self.middle * factor)
+
+
+class Rule(NamedTuple):
+    """A quadrature rule for forms u^T f(K) u: nodes in ascending order, of either sign, and weights."""
+
+    nodes: Tensor
+    weights: Tensor
+
+    def value(self, function: Callable[[Tensor], Tensor]) -> float:
+        """The rule's value of the form of `function`."""
+        return float(self.weights @ function(self.nodes))
 
 
 def lanczos(
@@ -163,3 +175,21 @@ def _with_node_at_zero(tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:
         corner, kept = float(coupling[step]) / pivot, step + 1
     last = diagonal.new_tensor([float(coupling[kept - 1]) * corner if kept else 0.0])
     return torch.cat([diagonal[:kept], last]), coupling
+
+
+def indefinite_rules(run: Tridiagonal) -> tuple[Rule, Rule]:
+    """Gauss's rule, and Gauss-Radau's with a node at 0, of a product that may have negative eigenvalues.
+
+    Both are Gauss's where the Krylov space is invariant or Gauss has a node at 0 already. The added row may have a
+    node outside of the spectrum, with next to no weight.
+    """
+    below = run.coupling[:-1]
+    nodes, vectors = torch.linalg.eigh(run.diagonal.diag() + below.diag(1) + below.diag(-1))
+    gauss = Rule(nodes, run.mass * vectors[0].square())
+    corner = run.coupling[-1].square() * (vectors[-1].square() / nodes).sum()  # makes the extended matrix singular
+    if float(run.coupling[-1]) == 0 or not bool(corner.isfinite()):
+        return gauss, gauss
+    extended = torch.cat([run.diagonal, corner[None]]).diag() + run.coupling.diag(1) + run.coupling.diag(-1)
+    nodes, vectors = torch.linalg.eigh(extended)
+    nodes[nodes.abs().argmin()] = 0  # but for round-off
+    return gauss, Rule(nodes, run.mass * vectors[0].square())

@@ -1,4 +1,7 @@
-"""The registry of measures: adding one is a file in a room of this folder, a row below, and a test.
+"""The registry of measures. A new one is a file in a room of this folder, a row below, and a test.
+
+A file `measures/<room>/<name>.py` holds the function `<name>` and its `KEYS`: what it can give, by name. Its row is
+`"<name>": Measure(<name>.<name>, <name>.KEYS, ...)`, with the module `<name>` imported from its room.
 
 May import network, derivatives, linalg and what stands below them; nothing in this folder knows Lightning.
 """
@@ -9,42 +12,32 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
-from lightning_gengap.derivatives.jacobian import one_line, out_of_memory
-from lightning_gengap.errors import MeasureError, Undefined
-from lightning_gengap.measures.curvature.diagonal_curvature import diagonal_curvature
-from lightning_gengap.measures.curvature.hessian import hessian
-from lightning_gengap.measures.curvature.kronecker_curvature import kronecker_curvature
-from lightning_gengap.measures.curvature.leave_one_out import leave_one_out, network_leave_one_out
-from lightning_gengap.measures.curvature.soft_rank import full_soft_rank, soft_rank
-from lightning_gengap.measures.curvature.tic import tic
-from lightning_gengap.measures.difficulty.difficulty import difficulty
-from lightning_gengap.measures.difficulty.input_difficulty import input_difficulty
-from lightning_gengap.measures.difficulty.kernel_difficulty import kernel_difficulty
-from lightning_gengap.measures.difficulty.representation import representation
-from lightning_gengap.measures.difficulty.separability import separability
+from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
+from lightning_gengap.measures import derived
+from lightning_gengap.measures.curvature import (
+    diagonal_curvature,
+    hessian,
+    kronecker_curvature,
+    leave_one_out,
+    network_leave_one_out,
+    soft_rank,
+    tic,
+)
+from lightning_gengap.measures.difficulty import (
+    difficulty,
+    input_difficulty,
+    kernel_difficulty,
+    representation,
+    separability,
+)
 from lightning_gengap.measures.key import Key
-from lightning_gengap.measures.keys import OLD_KEYS
-from lightning_gengap.measures.margins.bartlett import bartlett
-from lightning_gengap.measures.margins.calibration import calibration
-from lightning_gengap.measures.margins.fit import fit
-from lightning_gengap.measures.margins.k_variance import k_variance
-from lightning_gengap.measures.margins.margin import KEYS as MARGIN
-from lightning_gengap.measures.margins.margin import margin
-from lightning_gengap.measures.margins.perturbed_margin import perturbed_margin
-from lightning_gengap.measures.norms.complexity import complexity
-from lightning_gengap.measures.norms.distance import distance
-from lightning_gengap.measures.norms.norm import norm
-from lightning_gengap.measures.norms.norm_product import norm_product
-from lightning_gengap.measures.norms.path_norm import path_norm
-from lightning_gengap.measures.perturbation.augmentation import augmentation
-from lightning_gengap.measures.perturbation.perturbation import perturbation
+from lightning_gengap.measures.margins import bartlett, calibration, fit, k_variance, margin, perturbed_margin
+from lightning_gengap.measures.norms import complexity, distance, norm, norm_product, path_norm
+from lightning_gengap.measures.perturbation import augmentation, perturbation
 from lightning_gengap.measures.run_facts import FACTS
-from lightning_gengap.measures.sharpness.adaptive_sharpness import adaptive_sharpness
-from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
-from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
-from lightning_gengap.measures.sharpness.sharpness import sharpness
-from lightning_gengap.measures.sharpness.worst_case import worst_case
+from lightning_gengap.measures.sharpness import adaptive_sharpness, gradient_noise, pac_bayes, sharpness, worst_case
 from lightning_gengap.measures.values import Figure, Histogram, Spectrum, Values
 from lightning_gengap.network.probe import Probe
 
@@ -93,79 +86,120 @@ class Computed:
     absent: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
+def scalar_keys(measures: Mapping[str, Measure]) -> dict[str, Key]:
+    """What the measures can give as numbers, by key; each key names its measure."""
+    return {
+        key: replace(declared, measure=name)
+        for name, row in measures.items()
+        for key, declared in row.keys.items()
+        if declared.kind == "scalar"
+    }
+
+
 MEASURES: dict[str, Measure] = {
-    "margin": Measure(margin, MARGIN, by_default=True, forwards=2.0),
-    "fit": Measure(fit, {}, by_default=True, forwards=0.0),
-    "norm": Measure(norm, {}, by_default=True, forwards=0.1, besides="singular values of dense layers"),
-    "perturbation": Measure(perturbation, {}, by_default=True, forwards=5.0, drawn_by_place=True),
+    "margin": Measure(margin.margin, margin.KEYS, by_default=True, forwards=2.0),
+    "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=0.0),
+    "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
+    "perturbation": Measure(
+        perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True
+    ),
     "difficulty": Measure(
-        difficulty,
-        {},
+        difficulty.difficulty,
+        difficulty.KEYS,
         by_default=True,
         forwards=1.0,
         per_training=True,
         besides="an eigendecomposition (examples x examples)",
         drawn_by_place=True,
     ),
-    "calibration": Measure(calibration, {}, by_default=True, forwards=0.0),
+    "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
-    "path_norm": Measure(path_norm, {}, forwards=4.0, besides="its few forwards are in float64"),
-    "distance": Measure(distance, {}, forwards=0.1, besides="singular values of dense layers"),
-    "bartlett": Measure(bartlett, {}, forwards=0.1, besides="singular values of dense layers"),
+    "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
+    "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),
+    "bartlett": Measure(bartlett.bartlett, bartlett.KEYS, forwards=0.1, besides="singular values of dense layers"),
     "complexity": Measure(
-        complexity, {}, forwards=1.5, besides="singular values of the kernels and of their Fourier transforms"
+        complexity.complexity,
+        complexity.KEYS,
+        forwards=1.5,
+        besides="singular values of the kernels and of their Fourier transforms",
     ),
-    "norm_product": Measure(norm_product, {}, forwards=0.5, besides="singular values of the kernels"),
+    "norm_product": Measure(
+        norm_product.norm_product, norm_product.KEYS, forwards=0.5, besides="singular values of the kernels"
+    ),
     "k_variance": Measure(
-        k_variance, {}, forwards=4.0, drawn_by_place=True, besides="a matching of about 100 x 100 per class"
+        k_variance.k_variance,
+        k_variance.KEYS,
+        forwards=4.0,
+        drawn_by_place=True,
+        besides="a matching of about 100 x 100 per class",
     ),
-    "separability": Measure(separability, {}, forwards=2.0, drawn_by_place=True),
+    "separability": Measure(separability.separability, separability.KEYS, forwards=2.0, drawn_by_place=True),
     "gradient_noise": Measure(
-        gradient_noise, {}, forwards=16.0, drawn_by_place=True, besides="every sample's gradients written out"
+        gradient_noise.gradient_noise,
+        gradient_noise.KEYS,
+        forwards=16.0,
+        drawn_by_place=True,
+        besides="every sample's gradients written out",
     ),
-    "sharpness": Measure(sharpness, {}, forwards=31.0),
-    "pac_bayes": Measure(pac_bayes, {}, forwards=100.0, at_most=303.0),
-    "adaptive_sharpness": Measure(adaptive_sharpness, {}, forwards=161.0),
-    "worst_case": Measure(worst_case, {}, forwards=300.0, at_most=1040.0),
-    "soft_rank": Measure(soft_rank, {}, forwards=130.0, drawn_by_place=True, at_most=490.0),
-    "full_soft_rank": Measure(full_soft_rank, {}, forwards=260.0, drawn_by_place=True, at_most=980.0),
-    "tic": Measure(tic, {}, forwards=100.0, drawn_by_place=True, at_most=130.0),
+    "sharpness": Measure(sharpness.sharpness, sharpness.KEYS, forwards=31.0),
+    "pac_bayes": Measure(pac_bayes.pac_bayes, pac_bayes.KEYS, forwards=100.0, at_most=303.0),
+    "adaptive_sharpness": Measure(adaptive_sharpness.adaptive_sharpness, adaptive_sharpness.KEYS, forwards=161.0),
+    "worst_case": Measure(worst_case.worst_case, worst_case.KEYS, forwards=300.0, at_most=1040.0),
+    "soft_rank": Measure(soft_rank.soft_rank, soft_rank.KEYS, forwards=130.0, drawn_by_place=True, at_most=490.0),
+    "full_soft_rank": Measure(
+        soft_rank.full_soft_rank, soft_rank.FULL_KEYS, forwards=260.0, drawn_by_place=True, at_most=980.0
+    ),
+    "tic": Measure(tic.tic, tic.KEYS, forwards=100.0, drawn_by_place=True, at_most=130.0),
     "diagonal_curvature": Measure(
-        diagonal_curvature, {}, forwards=28.0, besides="every sample's gradients written out"
+        diagonal_curvature.diagonal_curvature,
+        diagonal_curvature.KEYS,
+        forwards=28.0,
+        besides="every sample's gradients written out",
     ),
-    "kronecker_curvature": Measure(kronecker_curvature, {}, forwards=38.0, besides="the factors and their eigenvalues"),
-    "hessian": Measure(hessian, {}, forwards=400.0, at_most=450.0),
+    "kronecker_curvature": Measure(
+        kronecker_curvature.kronecker_curvature,
+        kronecker_curvature.KEYS,
+        forwards=38.0,
+        besides="the factors and their eigenvalues",
+    ),
+    "hessian": Measure(hessian.hessian, hessian.KEYS, forwards=400.0, at_most=450.0),
     "leave_one_out": Measure(
-        leave_one_out, {}, forwards=1.0, besides="a solve with the last layer's weights, up to 6 s on one core"
+        leave_one_out.leave_one_out,
+        leave_one_out.KEYS,
+        forwards=1.0,
+        besides="a solve with the last layer's weights, up to 6 s on one core",
     ),
     "network_leave_one_out": Measure(
-        network_leave_one_out,
-        {},
+        network_leave_one_out.network_leave_one_out,
+        network_leave_one_out.KEYS,
         forwards=20.0,
         besides="the Gram matrix of what is differentiated sample by sample, and a solve, up to a minute on one core",
     ),
-    "augmentation": Measure(augmentation, {}, forwards=10.0, drawn_by_place=True),
+    "augmentation": Measure(augmentation.augmentation, augmentation.KEYS, forwards=10.0, drawn_by_place=True),
     "perturbed_margin": Measure(
-        perturbed_margin,
-        {},
+        perturbed_margin.perturbed_margin,
+        perturbed_margin.KEYS,
         forwards=5.0,
         drawn_by_place=True,
         besides="moments of the first layer's outputs in float64",
     ),
     "representation": Measure(
-        representation, {}, forwards=2.0, besides="three eigendecompositions (examples x examples)"
+        representation.representation,
+        representation.KEYS,
+        forwards=2.0,
+        besides="three eigendecompositions (examples x examples)",
     ),
     "input_difficulty": Measure(
-        input_difficulty,
-        {},
+        input_difficulty.input_difficulty,
+        input_difficulty.KEYS,
         forwards=2.0,
         per_training=True,
         drawn_by_place=True,
         besides="two convolutions of the images, three eigendecompositions (examples x examples)",
     ),
     "kernel_difficulty": Measure(
-        kernel_difficulty,
-        {},
+        kernel_difficulty.kernel_difficulty,
+        kernel_difficulty.KEYS,
         forwards=8.0,
         per_training=True,
         besides="every sample's gradient written out",
@@ -174,20 +208,11 @@ MEASURES: dict[str, Measure] = {
 
 
 BY_DEFAULT = tuple(name for name, row in MEASURES.items() if row.by_default)
-MEASURED: dict[str, Key] = {
-    **FACTS,
-    **OLD_KEYS,
-    **{
-        key: replace(declared, measure=name)
-        for name, row in MEASURES.items()
-        for key, declared in row.keys.items()
-        if declared.kind == "scalar"
-    },
-}
+MEASURED: dict[str, Key] = FACTS | scalar_keys(MEASURES) | derived.KEYS
 
 
 def compute(probe: Probe, names: Iterable[str]) -> Computed:
-    """What the named measures give; undefined values are absent, never NaN.
+    """What the named measures give. Undefined values are absent, never NaN; reasons are kept for those asked for.
 
     Call inside `undisturbed(probe.model)`.
 
@@ -201,23 +226,31 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         try:
             found = row.function(probe)
         except Undefined as undefined:
-            found = {_every_key(row.keys): undefined}
+            found = {_every_key(row): undefined}
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
+        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            absent = {_every_key(row.keys): "its values are not finite"}
+            asked_for = {_every_key(row): "its values are not finite"}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
-        if absent:
-            computed.absent[name] = absent
+        if asked_for:
+            computed.absent[name] = asked_for
     return computed
 
 
-def _every_key(keys: Iterable[str]) -> str:
-    """The pattern of all of them."""
-    return f"{os.path.commonprefix(list(keys))}*"  # noqa: RUF071
+def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:
+    """Whether a figure, or a number that the probe wants, is among the keys that the pattern stands for."""
+    keys = [key for key in row.keys if fnmatchcase(key, pattern)]
+    return not keys or any(row.keys[key].kind != "scalar" or probe.wants(key) for key in keys)
+
+
+def _every_key(row: Measure) -> str:
+    """The keys of its numbers as one pattern; a single key as it is."""
+    keys = [key for key, declared in row.keys.items() if declared.kind == "scalar"]
+    return keys[0] if len(keys) == 1 else f"{os.path.commonprefix(keys)}*"  # noqa: RUF071
 
 
 def _failed(name: str, error: Exception) -> MeasureError:

@@ -1,9 +1,11 @@
-"""Values derived from measured ones; the monitor and the zoo's tables use the same function. No torch."""
+"""Values derived from measured ones. The monitor and the zoo's tables use the same function. No torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+
+from lightning_gengap.measures.key import INVARIANT, Key
 
 DISCOUNT, CREDIT, ENOUGH = 0.3, 0.05, 0.1
 LARGE = 2000  # training samples from which on copies tell more than closed-form classifiers
@@ -17,6 +19,27 @@ INGREDIENTS = {
         "train_samples",
     ),
 }
+KEYS = {
+    "difficulty/excess_accuracy": Key(
+        "fraction", -1, 1, "train accuracy minus difficulty/ridge_accuracy", INVARIANT, measure="difficulty"
+    ),
+    "perturbation/discounted_accuracy": Key(
+        "fraction",
+        -1,
+        1,
+        "accuracy on flipped and shifted images, less where hardly anything is lost on them",
+        INVARIANT,
+        measure="perturbation",
+    ),
+    "perturbation/excess_by_size": Key(
+        "none",
+        0,
+        math.inf,
+        "with input_difficulty: discounted accuracy beyond its patches' one, by the log of the train size over 2,000",
+        INVARIANT,
+        measure="perturbation",
+    ),
+}
 
 
 def with_ingredients(keys: Iterable[str]) -> frozenset[str]:
@@ -25,18 +48,16 @@ def with_ingredients(keys: Iterable[str]) -> frozenset[str]:
 
 
 def derived(values: Mapping[str, float]) -> dict[str, float]:
-    """Quantities that follow from the given ones; absent where an ingredient is.
+    """Quantities that follow from the given ones; one is absent where an ingredient is.
 
     `difficulty/excess_accuracy` is the train accuracy minus the leave-one-out ridge accuracy: what is fitted beyond
     what a closed-form classifier would generalise to, a first guess of the gap.
 
-    `perturbation/discounted_accuracy` is the accuracy on augmented copies, plus 0.05 of what is lost on them, minus 0.3
-    of what that loss lacks to 0.1: a network that loses hardly anything on such copies was trained on them, so that
-    they tell less of unseen data. The constants were chosen on the development part of the zoo.
+    `perturbation/discounted_accuracy`: see `discounted_accuracy`.
 
-    `perturbation/excess_by_size` is what discounted accuracy exceeds the leave-one-out ridge on whitened patches by, at
-    least zero, times the natural log of the train size over 2,000, at least zero: the more data, the more of what is
-    fitted beyond such a classifier carries over.
+    `perturbation/excess_by_size` is the product of two numbers, each at least zero: how far the discounted accuracy
+    exceeds the leave-one-out ridge accuracy on whitened patches, and the natural log of the train size over 2,000. The
+    more data, the more of what is fitted beyond such a classifier carries over.
     """
     found: dict[str, float] = {}
     accuracy = values.get("train_accuracy")
@@ -46,12 +67,20 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
         found["difficulty/excess_accuracy"] = accuracy - values["difficulty/ridge_accuracy"]
     if "perturbation/augment_accuracy" not in values:
         return found
-    copies = values["perturbation/augment_accuracy"]
-    lost = accuracy - copies
-    lacking = ENOUGH - min(max(lost, 0.0), ENOUGH)
-    discounted = copies + CREDIT * lost - DISCOUNT * lacking
+    discounted = discounted_accuracy(accuracy, values["perturbation/augment_accuracy"])
     found["perturbation/discounted_accuracy"] = discounted
     if "input_difficulty/patch_accuracy" in values and values.get("train_samples", 0) > 0:
         excess = max(discounted - values["input_difficulty/patch_accuracy"], 0.0)
         found["perturbation/excess_by_size"] = excess * max(math.log(values["train_samples"] / LARGE), 0.0)
     return found
+
+
+def discounted_accuracy(accuracy: float, on_copies: float) -> float:
+    """The accuracy on augmented copies, plus 0.05 of what is lost on them, minus 0.3 of what that loss lacks to 0.1.
+
+    A network that loses hardly anything on such copies was trained on them, so they tell less of unseen data. The
+    constants were chosen on the development part of the zoo.
+    """
+    lost = accuracy - on_copies
+    lacking = ENOUGH - min(max(lost, 0.0), ENOUGH)
+    return on_copies + CREDIT * lost - DISCOUNT * lacking

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Cell = Literal["yes", "nearly", "no", "open"]
-YES: Cell = "yes"  # the same value, up to rounding
-NEARLY: Cell = "nearly"  # the same but for a small constant in the definition, such as a floor under the noise
-NO: Cell = "no"  # another value
-OPEN: Cell = "open"  # nothing is promised: a count, or what a search or an ascent ends at
+YES: Cell = "yes"
+NEARLY: Cell = "nearly"
+NO: Cell = "no"
+OPEN: Cell = "open"
+CELLS: dict[Cell, str] = {
+    YES: "the same value, up to rounding",
+    NEARLY: "the same but for a small constant in the definition, such as a floor under the noise",
+    NO: "another value",
+    OPEN: "nothing is promised: a count, or what a search or an ascent ends at",
+}
 
 
 class Invariances(NamedTuple):
@@ -30,6 +36,7 @@ class Invariances(NamedTuple):
 
 INVARIANT = Invariances(YES, YES, YES)
 FUNCTION = Invariances(NO, YES, YES)  # what depends on the function that the network computes, and on nothing else
+WEIGHTS = Invariances(NO, NO, YES)  # what depends on the weights, batch norms folded in
 NOTHING = Invariances(OPEN, OPEN, OPEN)
 
 

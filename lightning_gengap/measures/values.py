@@ -36,5 +36,5 @@ class Spectrum:
 
 Figure = Histogram | Spectrum
 Value = float | Figure | Undefined
-# By key. The name of an undefined value may be a pattern that ends in `*`, for all keys that begin so.
+# By key. The name of an undefined value may be a shell pattern that ends in `*`, for all keys that match it.
 Values = Mapping[str, Value]

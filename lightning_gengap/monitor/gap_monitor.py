@@ -22,7 +22,8 @@ from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
-from lightning_gengap.samples.drawing import FirstBatches, SampleReader
+from lightning_gengap.samples.first_batches import FirstBatches
+from lightning_gengap.samples.reader import SampleReader
 
 
 class GapMonitor(Callback):

@@ -19,7 +19,7 @@ from lightning_gengap.monitor.training_loss import TrainingSpeed
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import Forward
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 
 
 @dataclass

@@ -21,7 +21,9 @@ from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import placed_as_in_training, planned_share
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import FirstBatches, SampleReader, Samples, draw_samples
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.first_batches import FirstBatches
+from lightning_gengap.samples.reader import SampleReader, Samples
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A network seen from outside: its traced forward, layers and folded weights, and the probe that all measures take.
+"""A network seen from outside: its traced forward, its layers and folded weights, and the probe that measures take.
 
-May import samples and what stands below it.
+May import `samples` and what stands below it.
 """

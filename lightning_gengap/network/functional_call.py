@@ -12,10 +12,11 @@ from torch import Tensor, nn
 def call_with(module: nn.Module, state: Mapping[str, Tensor], *args: Any) -> Any:
     """`module(*args)` with the named parameters and buffers exchanged for `state` during the call.
 
-    Every place of a shared tensor is exchanged exactly once. `functional_call` alone would exchange the tensors of a
-    module that is registered under two names twice, take the first exchange for the original, and restore that.
+    A shared tensor is exchanged at every place, once. `torch.func.functional_call` alone would exchange the tensors of
+    a module that is registered under two names twice: it would take the first exchange for the original, and restore
+    that. Names that the module does not have are ignored.
     """
-    names: dict[int, list[str]] = {}
+    names: dict[int, list[str]] = {}  # of all places, by identity of the tensor
     tensors: dict[str, int] = {}
     seen: set[tuple[int, str]] = set()
     for prefix, part in module.named_modules(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""What one traced forward tells about a network: the representations to watch, and its weight layers."""
+"""What one traced forward tells about a network: the representations to watch, and the modules that it calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LayerError
+from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import Side, Trace, Visit, clean_name, trace_forward
-from lightning_gengap.samples.batches import Forward, ProbeBatch, logits_of
+from lightning_gengap.samples.batches import Forward, ProbeBatch
 
 LAYERS = ("input", "h1", "h2", "h3")
 _LAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -21,9 +22,11 @@ class Tap:
 
     Attributes:
         layer: its name in every key: `input`, `h1`, `h2` or `h3`.
+        module: the module's clean name.
+        side: whether its output is read, or its input.
         call: which call of the module within one forward, from 0.
         reused: whether the module is called more than once (then shown as `name#call`).
-        clone: whether a later in-place operation would overwrite the tensor before it is read.
+        clone: whether a later operation in place would overwrite the tensor before it is read.
     """
 
     layer: str
@@ -39,9 +42,10 @@ class Tap:
 
 @dataclass(frozen=True)
 class CalledModule:
-    """A module that the forward called, in order.
+    """A module that the forward called.
 
     Attributes:
+        module: its clean name.
         input_shape: of its first float input, without the batch axis.
         after: the module whose output was its input, or None.
         calls: how often one forward calls it.
@@ -55,7 +59,12 @@ class CalledModule:
 
 @dataclass(frozen=True)
 class Layout:
-    """The taps of a network and the modules its forward calls, found once, on one batch."""
+    """The layout of a network, found once, on one batch.
+
+    Attributes:
+        taps: the representations to watch.
+        ran: the modules that the forward calls, in order of their first calls.
+    """
 
     taps: tuple[Tap, ...]
     ran: tuple[CalledModule, ...]
@@ -74,31 +83,25 @@ class Layout:
             return logits_of(forward(model, content), len(batch.targets))
 
         trace = trace_forward(model, batch.inputs, run)
-        return cls(choose_taps(model, trace, layers), _modules_in_order(trace))
+        taps = _chosen_taps(model, trace) if layers is None else _named_taps(trace, layers)
+        return cls(taps, _called_modules(trace))
 
 
-def choose_taps(model: nn.Module, trace: Trace, layers: Sequence[str] | None = None) -> tuple[Tap, ...]:
-    """Choose the hidden taps h1, h2, h3 from a traced forward, or take the modules named in `layers`.
+def _chosen_taps(model: nn.Module, trace: Trace) -> tuple[Tap, ...]:
+    """Choose the hidden representations h1, h2 and h3.
 
-    Depth counts parameterised module calls. h3 is the input of the last linear or convolutional layer; h1 and h2
-    are the tensors nearest to 1/3 and 2/3 of the depth, before h3, that every path from inputs to logits passes
-    through: the output of a residual block qualifies, the inside of one does not. Only tensors with the examples on
-    their first axis are chosen. A network with fewer layers has only some of them, or none.
-
-    Raises:
-        LayerError: a name in `layers` was not met in the forward (the message lists those that were), or its tensor
-            does not have the examples on its first axis.
+    Depth counts the calls of modules with parameters. h3 is the input of the last linear or convolutional layer. h1
+    and h2 are the tensors nearest to 1/3 and 2/3 of the depth, before h3, that every path from the inputs to the
+    logits passes through: the output of a residual block qualifies, the inside of one does not. Only tensors with the
+    examples on their first axis are chosen. A network with fewer layers has only some of them, or none.
     """
-    if layers is not None:
-        return tuple(_named_tap(trace, layer, name) for layer, name in zip(LAYERS[1:], _checked(layers), strict=False))
     modules = {clean_name(name): module for name, module in model.named_modules()}
-    last = next(
-        (v for v in reversed(trace.visits) if v.side == "input" and isinstance(modules[v.module], _LAST_LAYERS)), None
-    )
+    entered = (visit for visit in reversed(trace.visits) if visit.side == "input")
+    last = next((visit for visit in entered if isinstance(modules[visit.module], _LAST_LAYERS)), None)
     if last is None or last.depth == 0:
         return ()
     stages = [stage for stage in _stage_ends(trace, below=last.depth) if stage.edge != last.edge]
-    chosen = {"h3": _named_after(trace, last)} if _by_example(trace, last) else {}
+    chosen = {"h3": _named_after(trace, last)} if _examples_first(trace, last) else {}
     if stages:
         chosen["h1"] = min(stages, key=lambda v: abs(v.depth - trace.depth / 3))
         later = [v for v in stages if v.depth > chosen["h1"].depth]
@@ -113,7 +116,7 @@ def _stage_ends(trace: Trace, below: int) -> list[Visit]:
     ends: dict[int, Visit] = {}
     for visit in trace.visits:
         met = visit.depth in ends and ends[visit.depth].edge == visit.edge
-        if visit.edge in through and 0 < visit.depth < below and _by_example(trace, visit) and not met:
+        if visit.edge in through and 0 < visit.depth < below and _examples_first(trace, visit) and not met:
             ends[visit.depth] = visit
     return [_named_after(trace, ends[depth]) for depth in sorted(ends)]
 
@@ -126,8 +129,8 @@ def _named_after(trace: Trace, visit: Visit) -> Visit:
     return min(made, key=lambda v: v.module.count("."), default=visit)
 
 
-def _by_example(trace: Trace, visit: Visit) -> bool:
-    """Whether the first axis is that of the examples: not in sequence-first networks, nor where axes are merged."""
+def _examples_first(trace: Trace, visit: Visit) -> bool:
+    """Whether the examples lie on the first axis: not in sequence-first networks, nor where axes are merged."""
     return visit.shape[:1] == (trace.examples,)
 
 
@@ -136,17 +139,17 @@ def _tap(trace: Trace, layer: str, visit: Visit) -> Tap:
     return Tap(layer, visit.module, visit.side, visit.call, reused, clone=visit.overwritten)
 
 
-def _modules_in_order(trace: Trace) -> tuple[CalledModule, ...]:
-    produced = {v.edge: v.module for v in reversed(trace.visits) if v.side == "output" and v.edge is not None}
-    ran = [
-        CalledModule(v.module, v.shape[1:], None if v.edge is None else produced.get(v.edge), trace.calls[v.module])
+def _called_modules(trace: Trace) -> tuple[CalledModule, ...]:
+    makers = {v.edge: v.module for v in reversed(trace.visits) if v.side == "output" and v.edge is not None}
+    return tuple(
+        CalledModule(v.module, v.shape[1:], None if v.edge is None else makers.get(v.edge), trace.calls[v.module])
         for v in trace.visits
         if v.side == "input" and v.call == 0
-    ]
-    return tuple(ran)
+    )
 
 
-def _checked(layers: Sequence[str]) -> Sequence[str]:
+def _named_taps(trace: Trace, layers: Sequence[str]) -> tuple[Tap, ...]:
+    """The taps that the user named, as h1, h2 and h3."""
     if isinstance(layers, str) or not 1 <= len(layers) <= 3:
         raise LayerError(
             "layers",
@@ -154,27 +157,23 @@ def _checked(layers: Sequence[str]) -> Sequence[str]:
             expected="one to three module names, for h1, h2 and h3",
             remedy="For example layers=['layer1', 'layer2', 'layer3'].",
         )
-    return layers
+    return tuple(_named_tap(trace, layer, name) for layer, name in zip(LAYERS[1:], layers, strict=False))
 
 
 def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
     side: Side = "input" if name.endswith(":in") else "output"
     module, _, call = clean_name(name.removesuffix(":in")).partition("#")
-    for visit in trace.visits:
-        if visit.module == module and visit.side == side and str(visit.call) == (call or "0"):
-            return _checked_tap(trace, layer, visit)
-    known = sorted({visit.module for visit in trace.visits})
-    raise LayerError(
-        f"layer {layer}",
-        got=repr(name),
-        expected=f"a module that the forward calls: {', '.join(known)}",
-        remedy="Append ':in' for a module's input, '#1' for its second call.",
-    )
-
-
-def _checked_tap(trace: Trace, layer: str, visit: Visit) -> Tap:
+    wanted = (module, side, call or "0")
+    visit = next((v for v in trace.visits if (v.module, v.side, str(v.call)) == wanted), None)
+    if visit is None:
+        raise LayerError(
+            f"layer {layer}",
+            got=repr(name),
+            expected=f"a module that the forward calls: {', '.join(sorted({v.module for v in trace.visits}))}",
+            remedy="Append ':in' for a module's input, '#1' for its second call.",
+        )
     tap = _tap(trace, layer, visit)
-    if not _by_example(trace, visit):
+    if not _examples_first(trace, visit):
         raise LayerError(
             f"layer {layer}",
             got=f"{str(tap)!r} of shape {visit.shape} for {trace.examples} examples",

@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.functional_call import call_with
 from lightning_gengap.network.layers import Layout, Tap
+from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import clean_name, first_float_tensor
-from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward, exchange, logits_of
+from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward
+from lightning_gengap.samples.nested import exchange
 
 State = Mapping[str, Tensor]
 Quantity = TypeVar("Quantity")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """A model and the labelled samples it is measured on; use it inside `undisturbed(model)`.
 
     Attributes:
         model: the watched module, in eval mode.
         batches: the samples in chunks; no result depends on the chunking.
-        layout: the taps and the modules in the order of the forward.
+        layout: the taps, and the modules in the order of the forward.
         forward: maps (model, batch content) to logits.
         train_samples: the number of distinct samples that are trained on; None if unknown.
         initial_state: parameters and buffers at the start of training; None if unknown.
@@ -38,7 +40,18 @@ class Probe:
             of its shape; None for that of the optimizers.
         optimizers: what trains the model; none if unknown.
         wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
-        notes: why something is absent, one sentence each; whoever measures says it to the user once.
+        notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
+
+    Example:
+        >>> from lightning_gengap.samples.batches import read_batch
+        >>> from lightning_gengap.undisturbed import undisturbed
+        >>> model, batch = nn.Linear(3, 2), read_batch((torch.eye(3), torch.tensor([0, 1, 1])))
+        >>> with undisturbed(model):
+        ...     layout = Layout.of(model, batch, default_forward)
+        ...     probe = Probe(model=model, batches=(batch,), layout=layout)
+        ...     shapes = [logits.shape for _, logits in probe.forwards()]
+        >>> shapes
+        [torch.Size([3, 2])]
     """
 
     model: nn.Module
@@ -63,7 +76,7 @@ class Probe:
         """What `quantity` gives for this probe, computed at the first request and shared between measures.
 
         Raises:
-            Undefined: at the first request and at all later ones, where `quantity` raised it.
+            Undefined: `quantity` raised it, at the first request; it is raised again at every later one.
         """
         if quantity not in self._shared:
             try:
@@ -76,7 +89,7 @@ class Probe:
         return found
 
     def forget(self) -> None:
-        """Drop what is shared between measures, and free its memory; later requests compute it again."""
+        """Drop what measures share, and free its memory; later requests compute it again."""
         self._shared.clear()
 
     @cached_property
@@ -97,13 +110,21 @@ class Probe:
         """All modules of the network by name, without the wrappers that compilation adds."""
         return {clean_name(name): module for name, module in self.model.named_modules()}
 
-    def forwards(self, state: State | None = None) -> Iterator[tuple[ProbeBatch, Tensor]]:
-        """One forward over all samples: every batch with its logits, optionally at other weights."""
-        for batch in self.batches:
-            yield batch, self.logits_on(batch.content, len(batch.targets), state)
+    def forwards(self, state: State | None = None, inputs: Tensor | None = None) -> Iterator[tuple[ProbeBatch, Tensor]]:
+        """One forward over all samples: every batch with its logits.
+
+        Args:
+            state: weights to use instead of the model's own.
+            inputs: all input tensors in one, to use instead of the samples' own.
+        """
+        sizes = [len(batch.targets) for batch in self.batches]
+        parts: Sequence[Tensor | None] = [None] * len(sizes) if inputs is None else inputs.split(sizes)
+        for batch, part in zip(self.batches, parts, strict=True):
+            content = batch.content if part is None else batch.with_inputs(part)
+            yield batch, self.logits_on(content, len(batch.targets), state)
 
     def logits_on(self, content: Any, examples: int, state: State | None = None) -> Tensor:
-        """Float32 logits of one batch content, optionally at other weights; the model's own are not touched."""
+        """Logits of one batch content, of float32 or float64, optionally at other weights than the model's own."""
         if state is None:
             output = self.forward(self.model, content)
         else:
@@ -115,14 +136,9 @@ class Probe:
 
     def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
         """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
-        correct, start = 0, 0
         with torch.no_grad():
-            for batch in self.batches:
-                stop = start + len(batch.targets)
-                logits = self.logits_on(batch.with_inputs(inputs[start:stop]), stop - start)
-                correct += int((logits.argmax(1).cpu() == targets[start:stop]).sum())
-                start = stop
-        return correct / start
+            predicted = torch.cat([logits.argmax(1).cpu() for _, logits in self.forwards(inputs=inputs)])
+        return int((predicted == targets).sum()) / len(predicted)
 
     @contextmanager
     def tapped(self, taps: Sequence[Tap] | None = None) -> Iterator[dict[str, Tensor]]:
@@ -157,6 +173,7 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _hook(module: nn.Module, tap: Tap, caught: dict[str, Tensor]) -> Any:
+    """Register the hook of one tap; where no gradient arrives at the tensor, the graph starts there."""
     calls = 0
 
     def catch(content: Any) -> Any:

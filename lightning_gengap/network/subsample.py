@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.nested import joined, rows_of
 
 CHUNK = 256
 
@@ -46,37 +46,3 @@ def subsample(probe: Probe, most: int, chunk: int = CHUNK) -> tuple[list[Any], T
             contents.append(content)
             sizes.append(len(part))
     return contents, probe.targets[chosen], tuple(sizes)
-
-
-def joined(first: Any, second: Any, examples: int, more: int) -> Any:
-    """Two nested contents of equal structure in one: tensors with the examples on their first axis put together.
-
-    Raises:
-        ValueError: anything else differs between them.
-    """
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first.ndim and second.ndim and len(first) == examples and len(second) == more:
-            return torch.cat([first, second])
-        if first.shape == second.shape and torch.equal(first, second):
-            return first
-    elif isinstance(first, Mapping) and first.keys() == second.keys():
-        return {key: joined(first[key], second[key], examples, more) for key in first}
-    elif isinstance(first, list | tuple) and len(first) == len(second):
-        parts = [joined(one, other, examples, more) for one, other in zip(first, second, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    elif not isinstance(first, Tensor) and type(first) is type(second) and first == second:
-        return first
-    raise ValueError("contents that differ beyond their examples")
-
-
-def rows_of(content: Any, rows: Tensor, examples: int) -> Any:
-    """Nested `content` with every tensor that has the examples on its first axis reduced to `rows`."""
-    if isinstance(content, Tensor):
-        return content[rows.to(content.device)] if content.ndim and len(content) == examples else content
-    if isinstance(content, Mapping):
-        return {key: rows_of(value, rows, examples) for key, value in content.items()}
-    if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(rows_of(value, rows, examples) for value in content))
-    if isinstance(content, list | tuple):
-        return type(content)(rows_of(value, rows, examples) for value in content)
-    return content

@@ -1,4 +1,4 @@
-"""One traced forward: which modules ran, in which order, and which tensors everything passes through."""
+"""One traced forward: which modules were called, in which order, and with which tensors."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from lightning_gengap.network.graph import Edge, bottlenecks, edge_of, topological_order
+from lightning_gengap.samples.nested import flat_tensors
+
 Side = Literal["output", "input"]
-Edge = tuple[Any, int]  # an autograd node and the number of its output: one tensor of the graph
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One end of one call of a module, as met in the traced forward.
+    """One end of one call of a module.
 
     Attributes:
-        depth: parameterised module calls completed so far.
+        module: the module's clean name.
+        side: the end: what went in, or what came out.
+        call: which call of the module within the forward, from 0.
+        depth: how many calls of modules with parameters were completed before.
         edge: the tensor's place in the autograd graph; None where no gradient flows.
         tensor: the tensor itself, kept so that identities stay unique while the trace lives.
-        version: its in-place version when met; it differs from the final one where an in-place operation follows.
+        version: how often the tensor had been changed in place when it was met.
         shape: its shape.
     """
 
@@ -37,13 +41,22 @@ class Visit:
 
     @property
     def overwritten(self) -> bool:
-        """Whether a later in-place operation changed this tensor."""
+        """Whether a later operation changed this tensor in place."""
         return version_of(self.tensor) != self.version
 
 
 @dataclass
 class Trace:
-    """The visits of one forward in order, its number of examples, and the graph's ends: logits and inputs."""
+    """What one forward did.
+
+    Attributes:
+        visits: both ends of all calls, in order.
+        calls: how often each module was called.
+        depth: how many calls of modules with parameters were completed.
+        examples: the number of examples.
+        root: the logits, as an edge of the graph; None where no gradient flows.
+        source: the operation that stands for the inputs; None where no gradient flows.
+    """
 
     visits: list[Visit] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
@@ -53,26 +66,10 @@ class Trace:
     source: Any = None
 
     def bottlenecks(self) -> set[Edge]:
-        """The graph's tensors that every path from the inputs to the logits passes through.
-
-        A tensor is one exactly when (paths from logits to it) x (paths from it to the inputs) equals all paths;
-        counted in one topological sweep each, with Python's unbounded integers.
-        """
+        """The graph's tensors that every path from the inputs to the logits passes through."""
         if self.root is None or self.source is None:
             return {visit.edge for visit in self.visits if visit.edge is not None}
-        order = _topological(self.root[0])
-        from_logits: dict[Edge, int] = {self.root: 1}
-        arriving: dict[Any, int] = {self.root[0]: 1}
-        for node in order:
-            for edge in _next(node):
-                from_logits[edge] = from_logits.get(edge, 0) + arriving[node]
-                arriving[edge[0]] = arriving.get(edge[0], 0) + arriving[node]
-        to_source: dict[Any, int] = {}
-        for node in reversed(order):
-            below = sum(to_source[edge[0]] for edge in _next(node))
-            to_source[node] = below + (1 if node is self.source else 0)
-        total = to_source[self.root[0]]
-        return {edge for edge, count in from_logits.items() if count * to_source[edge[0]] == total}
+        return bottlenecks(self.root, self.source)
 
 
 def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor | None], Tensor]) -> Trace:
@@ -81,14 +78,14 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
     Args:
         model: the module whose submodules are watched; call inside `undisturbed`.
         inputs: the float inputs, or None for integer inputs such as token ids.
-        run: the forward: inputs (requiring grad) to logits.
+        run: the forward: from the inputs, which then require a gradient, to logits.
     """
     trace = Trace()
     handles = []
     leaf = None if inputs is None else inputs.detach().requires_grad_()
     for name, module in model.named_modules():
         if name:
-            before, after = _recorders(trace, clean_name(name), _is_parameterised(module))
+            before, after = _recorders(trace, clean_name(name), _has_parameters(module))
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
     try:
@@ -96,97 +93,62 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
     finally:
         for handle in handles:
             handle.remove()
-    trace.examples, trace.root = len(logits), _edge(logits)
+    trace.examples, trace.root = len(logits), edge_of(logits)
     trace.source = None if trace.root is None else _source(trace, trace.root[0], leaf)
     return trace
 
 
 def _source(trace: Trace, root: Any, leaf: Tensor | None) -> Any:
-    """The inputs' node; where no gradient reaches them, that of the first parameterised module's output it reaches.
+    """The operation of the inputs; else that of the first output, of a module with parameters, that gradients reach.
 
-    For integer inputs that is an embedding as a rule, for inputs prepared without gradients the first layer.
+    Integer inputs have no gradient: an embedding stands for them as a rule. Inputs that the model prepares without
+    gradients have none either: the first layer stands for them.
     """
-    reached = set(_topological(root))
-    start = None if leaf is None else _edge(leaf)
+    reached = set(topological_order(root))
+    start = None if leaf is None else edge_of(leaf)
     if start is not None and start[0] in reached:
         return start[0]
     first = (v.edge[0] for v in trace.visits if v.side == "output" and v.depth > 0 and v.edge is not None)
     return next((node for node in first if node in reached), None)
 
 
+def _recorders(trace: Trace, name: str, has_parameters: bool) -> tuple[Any, Any]:
+    """Hooks that record what goes into a module, and what comes out of it."""
+
+    def record(side: Side, content: Any) -> None:
+        tensor = first_float_tensor(content)
+        if tensor is not None:
+            call, version, shape = trace.calls.get(name, 0), version_of(tensor), tuple(tensor.shape)
+            trace.visits.append(Visit(name, side, call, trace.depth, edge_of(tensor), tensor, version, shape))
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        record("input", (args, kwargs))
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        trace.depth += has_parameters
+        record("output", output)
+        trace.calls[name] = trace.calls.get(name, 0) + 1
+
+    return before, after
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    """Whether a module holds parameters of its own: it then counts as a layer."""
+    if isinstance(module, ParametrizationList):
+        return False  # holds the weights of a layer, which itself counts
+    return is_parametrized(module) or any(parameter is not None for parameter in module._parameters.values())
+
+
 def first_float_tensor(content: Any) -> Tensor | None:
     """The first float tensor in a module's inputs or output: recurrent layers return tuples."""
-    if isinstance(content, Tensor):
-        return content if content.is_floating_point() else None
-    if isinstance(content, list | tuple):
-        return next((t for t in map(first_float_tensor, content) if t is not None), None)
-    if isinstance(content, dict):
-        return first_float_tensor(list(content.values()))
-    return None
+    return next((tensor for tensor in flat_tensors(content) if tensor.is_floating_point()), None)
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; 0 for those of inference mode, which do not count."""
+    """How often a tensor was changed in place; 0 for tensors of inference mode, which do not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def clean_name(name: str) -> str:
     """A module's name without the wrappers that compilation adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
-def _is_parameterised(module: nn.Module) -> bool:
-    if isinstance(module, ParametrizationList):
-        return False  # holds the weights of a layer, which itself counts
-    return is_parametrized(module) or any(parameter is not None for parameter in module._parameters.values())
-
-
-def _recorders(trace: Trace, name: str, parameterised: bool) -> tuple[Any, Any]:
-    def record(side: Side, content: Any, call: int) -> None:
-        tensor = first_float_tensor(content)
-        if tensor is not None:
-            version = version_of(tensor)
-            visit = Visit(name, side, call, trace.depth, _edge(tensor), tensor, version, tuple(tensor.shape))
-            trace.visits.append(visit)
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        record("input", (args, kwargs), trace.calls.get(name, 0))
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        trace.depth += parameterised
-        record("output", output, trace.calls.get(name, 0))
-        trace.calls[name] = trace.calls.get(name, 0) + 1
-
-    return before, after
-
-
-def _edge(tensor: Tensor) -> Edge | None:
-    if not tensor.requires_grad:
-        return None
-    with torch.enable_grad():
-        node = tensor.grad_fn if tensor.grad_fn is not None else tensor.view_as(tensor).grad_fn
-    if node is None:  # in inference mode
-        return None
-    return (node, tensor.output_nr) if tensor.grad_fn is not None else (node.next_functions[0][0], 0)
-
-
-def _next(node: Any) -> list[Edge]:
-    return [(child, number) for child, number in node.next_functions if child is not None]
-
-
-def _topological(root: Any) -> list[Any]:
-    """Nodes below `root`, each before the nodes it leads to (iterative: deep networks exceed the recursion limit)."""
-    order: list[Any] = []
-    seen = {root}
-    stack = [(root, iter(_next(root)))]
-    while stack:
-        node, children = stack[-1]
-        for child, _ in children:
-            if child not in seen:
-                seen.add(child)
-                stack.append((child, iter(_next(child))))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-    return order[::-1]

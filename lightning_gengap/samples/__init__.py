@@ -1,4 +1,4 @@
-"""The training samples: how a batch is read, which indices are trained on, and the fixed draw that is measured.
+"""The training samples: how a batch is read, which indices are trained on, and the fixed samples that are measured.
 
-May import errors and undisturbed.
+May import `errors` and `undisturbed`.
 """

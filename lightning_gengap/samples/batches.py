@@ -1,4 +1,4 @@
-"""SampleReader a batch: where its inputs and its class targets are, and how to exchange the inputs."""
+"""One batch: where its inputs and class targets are, how to exchange the inputs, how to call a model on them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import BatchError, LogitsError, TargetError
+from lightning_gengap.samples.nested import exchange, flat_tensors
 
 INPUT_KEYS = ("x", "input", "inputs", "image", "images", "img", "imgs", "pixel_values", "features", "data", "input_ids")
 TARGET_KEYS = ("y", "label", "labels", "target", "targets", "class", "classes")
@@ -20,27 +20,38 @@ Target = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class ProbeBatch:
-    """One batch as the loader gave it, with its class indices and the float tensor that margins differentiate."""
+    """One batch.
+
+    Attributes:
+        content: the batch as the loader gave it.
+        targets: class indices, shape (examples,).
+        inputs: the float tensor with the examples on its first axis that margins differentiate; None for integers.
+    """
 
     content: Any
     targets: Tensor
     inputs: Tensor | None
 
     def with_inputs(self, inputs: Tensor) -> Any:
-        """The batch's content with its input tensor exchanged for `inputs`."""
+        """The content with its input tensor exchanged for `inputs`."""
         return self.content if self.inputs is None else exchange(self.content, self.inputs, inputs)
 
 
 def read_batch(batch: Any, target: Target | None = None, forward: Forward | None = None) -> ProbeBatch:
-    """Find inputs and targets in `batch`: a pair `(x, y)` or a mapping with usual keys, unless hooks say otherwise.
+    """Find the inputs and the targets in `batch`.
+
+    Args:
+        batch: a pair (inputs, targets), or a mapping with one of the usual keys for each.
+        target: from the batch to its targets, where they stand elsewhere.
+        forward: how the model is called, where the inputs stand elsewhere; they are then looked for in all of it.
 
     Raises:
         BatchError: the layout is not understood and no hook was given.
-        TargetError: the targets are not class indices of shape (batch,).
+        TargetError: the targets are not class indices of shape (examples,).
     """
     source = batch if forward is not None else _inputs_of(batch)
     targets = _checked_targets(target(batch) if target is not None else _targets_of(batch))
-    floats = (tensor for tensor in _tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
+    floats = (tensor for tensor in flat_tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
     return ProbeBatch(batch, targets, next((tensor for tensor in floats if len(tensor) == len(targets)), None))
 
 
@@ -60,64 +71,6 @@ def default_forward(model: nn.Module, batch: Any) -> Tensor:
             expected="that the model, called with the inputs of a batch, returns logits",
             remedy="Pass forward=lambda module, batch: ... that returns the logits.",
         ) from error
-
-
-def logits_of(output: Any, examples: int) -> Tensor:
-    """The logits in a model's output, shape (examples, classes).
-
-    Raises:
-        LogitsError: the output is not a float tensor of that shape with at least two columns.
-    """
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif not isinstance(output, Tensor):
-        output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise LogitsError(
-            "model output",
-            got=type(output).__name__,
-            expected="a tensor of logits, or an object or mapping with `logits`",
-            remedy="Pass forward=lambda module, batch: ... that returns the logits.",
-        )
-    if output.ndim != 2 or len(output) != examples or output.shape[1] < 2 or not output.is_floating_point():
-        raise LogitsError(
-            "model output",
-            got=f"shape {tuple(output.shape)} of {output.dtype} for {examples} examples",
-            expected="float logits of shape (batch, classes) with two classes or more",
-            remedy="Return one logit per class (two for a binary task), or pass forward=lambda module, batch: ... .",
-        )
-    return output
-
-
-def check_logits(logits: Tensor, targets: Tensor) -> None:
-    """Refuse logits that no margin can be defined on.
-
-    Raises:
-        LogitsError: non-finite values, or rows that are probabilities.
-        TargetError: a target outside 0 .. classes - 1.
-    """
-    if not bool(torch.isfinite(logits).all()):
-        raise LogitsError(
-            "model output",
-            got=f"{int((~torch.isfinite(logits)).any(dim=1).sum())} of {len(logits)} examples with NaN or infinity",
-            expected="finite logits",
-            remedy="Check the inputs' scale and the initial weights.",
-        )
-    if bool((logits >= 0).all()) and bool((logits.sum(dim=1) - 1).abs().max() < 1e-4):
-        raise LogitsError(
-            "model output",
-            got="non-negative rows that sum to one, which look like probabilities",
-            expected="logits before the softmax",
-            remedy="Return logits and apply the softmax in the loss, or pass forward=lambda module, batch: logits.",
-        )
-    low, high, classes = int(targets.min()), int(targets.max()), logits.shape[1]
-    if low < 0 or high >= classes:
-        raise TargetError(
-            "targets",
-            got=f"class indices from {low} to {high} for {classes} logits",
-            expected=f"indices from 0 to {classes - 1}",
-            remedy="Relabel the classes, or pass target=lambda batch: ... .",
-        )
 
 
 def _checked_targets(targets: Any) -> Tensor:
@@ -168,25 +121,3 @@ def _part(batch: Any, position: int, keys: Sequence[str], what: str, hook: str) 
         size = f" of {len(batch)} items" if isinstance(batch, Sequence) else ""
         got, expected = f"a {type(batch).__name__}{size}", "a pair (inputs, targets) or a mapping with usual keys"
     raise BatchError("batch", got=got, expected=expected, remedy=f"Pass {hook}.")
-
-
-def _tensors(content: Any) -> list[Tensor]:
-    if isinstance(content, Tensor):
-        return [content]
-    parts = content.values() if isinstance(content, Mapping) else content
-    if isinstance(parts, str | bytes) or not hasattr(parts, "__iter__"):
-        return []
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def exchange(content: Any, old: Tensor, new: Tensor) -> Any:
-    """A copy of nested `content` in which the tensor `old` is `new`."""
-    if content is old:
-        return new
-    if isinstance(content, Mapping):
-        return {key: exchange(value, old, new) for key, value in content.items()}
-    if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(exchange(value, old, new) for value in content))
-    if isinstance(content, list | tuple):
-        return type(content)(exchange(value, old, new) for value in content)
-    return content

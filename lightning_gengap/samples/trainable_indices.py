@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -21,7 +20,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_gengap.errors import DataError
+from lightning_gengap.samples.reader import no_samples
 from lightning_gengap.undisturbed import random_streams_kept
 
 _MOST_PASSES = 4
@@ -32,8 +31,13 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
 
     A sampler of an unknown kind is asked through a copy, so that its own state does not move.
 
+    Args:
+        loader: the training loader, whatever the user gave.
+        batches_per_epoch: how many of its batches an epoch uses. Only a sampler that goes through the data in order
+            then leaves the rest untouched.
+
     Raises:
-        DataError: the set is empty.
+        DataError: there is no index.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
@@ -41,7 +45,7 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
     if loader.batch_sampler is None and not isinstance(sampler, BatchSampler):
         return None  # every item of the data set is a batch of its own
     with random_streams_kept():
-        indices = _set_of(sampler, loader.dataset)
+        indices = _yielded_by(sampler, loader.dataset)
     if indices is not None and type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler:
         indices = indices[: int(min(batches_per_epoch * sampler.batch_size, len(indices)))]
     if indices is not None and len(indices) == 0:
@@ -49,21 +53,20 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
     return indices
 
 
-def _set_of(sampler: Any, dataset: Any) -> Sequence[int] | None:
-    """The distinct indices a sampler can yield, by its kind where known, else from a copy of it."""
+def _yielded_by(sampler: Any, dataset: Any) -> Sequence[int] | None:
+    """The distinct indices that a sampler can yield: by its kind where that is known, else from a copy of it."""
     kind = type(sampler)  # not isinstance: a subclass may yield other indices than its parent
     if kind in (RandomSampler, SequentialSampler):
         return range(len(sampler.data_source))
     if kind is BatchSampler:
-        return _set_of(sampler.sampler, dataset)
+        return _yielded_by(sampler.sampler, dataset)
     if kind is SubsetRandomSampler:
         return sorted({int(i) for i in sampler.indices})
     if kind is WeightedRandomSampler:
         return [int(i) for i in torch.as_tensor(sampler.weights).nonzero()[:, 0]]
-    if isinstance(sampler, DistributedSamplerWrapper):  # Lightning's, around a sampler of the user's
-        return _set_of(sampler.dataset._sampler, dataset)  # type: ignore[attr-defined]
     if isinstance(sampler, DistributedSampler):  # a copy would yield one rank's share only
-        return range(len(sampler.dataset))  # type: ignore[arg-type]
+        wrapped = _wrapped_by_lightning(sampler)
+        return range(len(sampler.dataset)) if wrapped is None else _yielded_by(wrapped, dataset)  # type: ignore[arg-type]
     try:
         most = _MOST_PASSES * len(dataset)  # some samplers never end
         yielded = list(islice(copy.deepcopy(sampler, {id(dataset): dataset}), most))
@@ -73,7 +76,11 @@ def _set_of(sampler: Any, dataset: Any) -> Sequence[int] | None:
     return sorted({int(i) for i in flat})
 
 
-def no_samples(got: str) -> DataError:
-    """The refusal of training data without a single sample."""
-    expected = "at least one labelled sample"
-    return DataError("training samples", got=got, expected=expected, remedy="Check the data set and its sampler.")
+def _wrapped_by_lightning(sampler: DistributedSampler[Any]) -> Any:
+    """The user's sampler inside a `DistributedSamplerWrapper`, or None.
+
+    Lightning puts the user's sampler, as if it were a data set, into a distributed one. The class exists twice, in
+    `lightning` and in `lightning_fabric`, and is told by its name: nothing here depends on Lightning.
+    """
+    is_wrapper = any(kind.__name__ == "DistributedSamplerWrapper" for kind in type(sampler).__mro__)
+    return getattr(sampler.dataset, "_sampler", None) if is_wrapper else None

@@ -8,7 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gengap.__main__ import main
+from lightning_gengap import __version__
+from lightning_gengap.cli import main
+
+VERBS = [
+    ["demo"],
+    ["predictors"],
+    ["measures"],
+    ["measure"],
+    ["recalibrate"],
+    ["zoo"],
+    *(["zoo", stage] for stage in ("run", "remeasure", "table", "fit", "evaluate")),
+]
+VALUES = {
+    "train_accuracy": 0.9,
+    "train_loss": 0.3,
+    "classes": 10.0,
+    "train_samples": 1000.0,
+    "difficulty/ridge_extrapolated": 0.5,
+    "difficulty/neighbour_1_accuracy": 0.4,
+}
 
 
 def build() -> nn.Module:
@@ -16,26 +35,94 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
-def saved_data(folder: Path, **changes: object) -> Path:
+def build_nothing() -> str:
+    return "no module"
+
+
+def build_in_vain() -> nn.Module:
+    raise RuntimeError("no data\nhere")
+
+
+MODEL = f"{__name__}:build"
+
+
+def saved_data(path: Path, **changes: object) -> Path:
     rng = np.random.default_rng(0)
     arrays = {"inputs": rng.normal(size=(60, 12)).astype(np.float32), "labels": rng.integers(0, 3, 60)} | changes
-    np.savez(folder / "data.npz", **{name: array for name, array in arrays.items() if array is not None})
-    return folder / "data.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
 
 
-def test_predictors_lists_names_and_shows_one(capsys: pytest.CaptureFixture[str]):
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with good and bad files."""
+    monkeypatch.chdir(tmp_path)
+    saved_data(tmp_path / "data.npz")
+    saved_data(tmp_path / "no_labels.npz", labels=None)
+    saved_data(tmp_path / "float_labels.npz", labels=np.zeros(60))
+    saved_data(tmp_path / "few_labels.npz", labels=np.zeros(59, int))
+    saved_data(tmp_path / "words.npz", labels=np.array(["a"] * 60))
+    saved_data(tmp_path / "objects.npz", labels=np.array([None] * 60))
+    saved_data(tmp_path / "wide.npz", inputs=np.zeros((60, 13), np.float32))
+    saved_data(tmp_path / "double.npz", inputs=np.zeros((60, 12)))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    torch.save(build().state_dict(), tmp_path / "model.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
+    (tmp_path / "empty").touch()
+    (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "cut.json").write_text('{"format": 1,')
+    (tmp_path / "no_gap.json").write_text('[{"values": {}}]')
+    (tmp_path / "pairs.json").write_text(json.dumps([{"values": VALUES, "gap": 0.1}] * 3))
+    return tmp_path
+
+
+def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors"]) == 0
-    assert "default_v3" in capsys.readouterr().out
-    assert main(["predictors", "default"]) == 0
+    titles, *rows = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["name", "predicts", "features", "runs", "tasks", "is"]
+    assert rows[0].split() == ["default", "accuracy_gap", "3", "655", "84", "default_v3"]
+    assert all(row[titles.index("predicts") :].startswith("accuracy_gap") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "default",
+            [
+                "Fitted on 4873 snapshots of 655 runs in 84 tasks",
+                "Interval 90%, from gap - 0.173 x (gap + 0.3) to gap + 0.173 x (gap + 0.3)",
+                "On images images_v3 predicts in its place",
+                "difficulty/ridge_extrapolated identity -0.923 0.58 0.0414 to 1",
+                "leave one source out 4697 4.4 [3.8, 5.1]",
+            ],
+        ),
+        ("cifar10_cnn_small_v1", ["by run, all snapshots 298 1.4 [1.2, 1.6]"]),
+    ],
+)
+def test_a_predictor_is_described_for_people(capsys: pytest.CaptureFixture[str], name: str, lines: list[str]):
+    assert main(["predictors", name]) == 0
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in [*lines, "When not to use it"]:
+        assert any(shown.startswith(line) for shown in printed)
+
+
+def test_a_predictor_is_printed_as_json(capsys: pytest.CaptureFixture[str]):
+    assert main(["predictors", "default", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "default_v3"
 
 
-def test_measure_prints_values_and_prediction_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    model = build()
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    reference = f"{build.__module__}:build"
-    data = saved_data(tmp_path)
-    arguments = ["measure", "--model", reference, "--data", str(data), "--checkpoint", str(tmp_path / "model.pt")]
+def test_a_measure_is_described_for_people(capsys: pytest.CaptureFixture[str]):
+    assert main(["measures", "worst_case"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("worst_case")
+    assert "|---|" not in printed
+
+
+def test_measure_prints_values_and_prediction_of_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["measure", "--model", MODEL, "--data", "data.npz", "--checkpoint", "model.pt"]
     with pytest.warns(UserWarning, match="is absent"):  # no images, no initial weights
         assert main([*arguments, "--train-samples", "600"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -45,47 +132,117 @@ def test_measure_prints_values_and_prediction_of_a_checkpoint(tmp_path: Path, ca
     assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": None}, "expected `images` or `inputs`"),
-        ({"labels": np.zeros(60)}, "expected integer class indices"),
-    ],
-)
-def test_bad_data_is_one_line_and_status_two(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
+def test_recalibrated_predictor_is_written_and_loads(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["recalibrate", "pairs.json", "--predictor", "default_v3", "--out", "mine.json"]) == 0
+    assert "3 observed gaps" in capsys.readouterr().out
+    assert main(["predictors", "mine.json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("default_v3+recalibrated\n")
+    assert "Recalibrated by 3 observed gaps" in printed
+
+
+MEASURE = ["measure", "--model", MODEL, "--data"]
+RECALIBRATE = ["recalibrate", "pairs.json", "--out"]
+REFUSED = {
+    "no verb": ([], "Missing command. See `gengap --help`"),
+    "a verb that is not there": (["predictor"], "Did you mean 'predictors'?"),
+    "an option that is not there": (["predictors", "--jsno"], "See `gengap predictors --help`"),
+    "an argument too many": (["measures", "margin", "fit"], "unexpected extra argument"),
+    "no number": (["demo", "--epochs", "few"], "'--epochs'"),
+    "a number out of range": (["demo", "--epochs", "0"], "greater than or equal to 1"),
+    "a required option left out": (["measure", "--model", MODEL], "Missing option '--data'"),
+    "JSON of no predictor": (["predictors", "--json"], "'--json': name the predictor"),
+    "an unknown predictor": (["predictors", "oracle"], "got 'oracle'; expected one of default"),
+    "a folder as predictor": (["predictors", "."], "or the path of a predictor file"),
+    "a binary file as predictor": (["predictors", "binary"], "got bytes that are not UTF-8 text"),
+    "half a predictor": (["predictors", "cut.json"], "got text that is not JSON"),
+    "a list as predictor": (["predictors", "list.json"], "got format 'list'"),
+    "an unknown measure": (["measures", "margins"], "got 'margins'; expected one of margin"),
+    "no file of samples": ([*MEASURE, "nowhere.npz"], "--data nowhere.npz: got FileNotFoundError"),
+    "a folder of samples": ([*MEASURE, "."], "--data .: got IsADirectoryError"),
+    "binary samples": ([*MEASURE, "binary"], "--data binary: got"),
+    "an empty file of samples": ([*MEASURE, "empty"], "--data empty: got EOFError"),
+    "an array alone": ([*MEASURE, "array.npy"], "expected an .npz file"),
+    "samples without labels": ([*MEASURE, "no_labels.npz"], "got arrays inputs; expected an .npz file with `images`"),
+    "labels that are no classes": ([*MEASURE, "float_labels.npz"], "expected integer class indices"),
+    "too few labels": ([*MEASURE, "few_labels.npz"], "labels of shape (59,)"),
+    "labels of words": ([*MEASURE, "words.npz"], "labels of <U1"),
+    "labels of objects": ([*MEASURE, "objects.npz"], "got ValueError: Object arrays cannot be loaded"),
+    "samples of another shape": ([*MEASURE, "wide.npz"], "expected a model that takes inputs of shape (2, 13)"),
+    "samples of another dtype": ([*MEASURE, "double.npz"], "torch.float64"),
+    "no samples in training": ([*MEASURE, "data.npz", "--train-samples", "0"], "'--train-samples'"),
+    "no checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "nowhere.pt"], "got FileNotFoundError"),
+    "a folder as checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "."], "got IsADirectoryError"),
+    "a binary file as checkpoint": (
+        [*MEASURE, "data.npz", "--checkpoint", "binary"],
+        "expected a Lightning checkpoint",
+    ),
+    "a list as checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "list.pt"], "expected a Lightning checkpoint"),
+    "another model's weights": ([*MEASURE, "data.npz", "--checkpoint", "other.pt"], "Missing key(s) in state_dict"),
+    "an unknown predictor to measure for": ([*MEASURE, "data.npz", "--predictor", "oracle"], "one of default"),
+    "a model that cannot be imported": (
+        ["measure", "--model", "no_such:build", "--data", "data.npz"],
+        "No module named",
+    ),
+    "a model without a callable": (["measure", "--model", "json", "--data", "data.npz"], "expected module:callable"),
+    "a callable that is not there": (
+        ["measure", "--model", "json:build", "--data", "data.npz"],
+        "no attribute 'build'",
+    ),
+    "a callable that raises": (
+        ["measure", "--model", f"{__name__}:build_in_vain", "--data", "data.npz"],
+        "no data here",
+    ),
+    "a callable without a model": (
+        ["measure", "--model", f"{__name__}:build_nothing", "--data", "data.npz"],
+        "type str",
+    ),
+    "no pairs": (["recalibrate", "nowhere.json", "--out", "new.json"], "nowhere.json: got FileNotFoundError"),
+    "a folder of pairs": (["recalibrate", ".", "--out", "new.json"], "got IsADirectoryError"),
+    "binary pairs": (["recalibrate", "binary", "--out", "new.json"], "got UnicodeDecodeError"),
+    "numbers as pairs": (["recalibrate", "list.json", "--out", "new.json"], "expected a JSON list of"),
+    "pairs without a gap": (["recalibrate", "no_gap.json", "--out", "new.json"], "KeyError: 'gap'"),
+    "half a list of pairs": (["recalibrate", "cut.json", "--out", "new.json"], "got JSONDecodeError"),
+    "an output that exists": ([*RECALIBRATE, "list.json"], "--out list.json: got a file that exists"),
+    "an output in no folder": (
+        [*RECALIBRATE, "no/new.json"],
+        "got no folder no; expected a path in a folder that exists",
+    ),
+    "a file as folder of the demo": (["demo", "--epochs", "1", "--out", "empty"], "got NotADirectoryError"),
+}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_is_one_line_and_status_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
-    data = saved_data(tmp_path, **change)
-    assert main(["measure", "--model", f"{build.__module__}:build", "--data", str(data)]) == 2
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("gengap: ")
     assert message in error
-    assert len(error.strip().splitlines()) == 1
+    assert error.count("\n") == 1
+    assert not Path("new.json").exists()
 
 
-def test_unknown_model_and_predictor_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    data = str(saved_data(tmp_path))
-    assert main(["measure", "--model", "no_such_module:build", "--data", data]) == 2
-    assert "--model my_project.model:build" in capsys.readouterr().err
-    assert main(["measure", "--model", "x:y", "--data", data, "--predictor", "oracle"]) == 2
-    assert "one of default" in capsys.readouterr().err
+def test_version_and_help_import_neither_torch_nor_lightning():
+    code = f"""
+import sys
+from lightning_gengap.cli import main
+for verb in [["--version"], [], *{VERBS!r}]:
+    assert main([*verb, "--help"] if verb != ["--version"] else verb) == 0
+print([name for name in ("torch", "lightning", "pandas", "sklearn", "numpy", "scipy") if name in sys.modules])
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[0] == f"gengap {__version__}"
+    assert printed.splitlines()[-1] == "[]"
+    for verb in VERBS:
+        assert f"Usage: gengap {' '.join(verb)} [OPTIONS]" in printed
 
 
-def test_zoo_stages_from_recipes_to_a_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The stages as a user runs them, on a table that exists; training is tested in tests/zoo/train/test_run.py."""
-    table = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v3.csv.gz"
-    out = tmp_path / "mine.json"
-    assert main(["zoo", "fit", str(table), "--name", "mine_v1", "--out", str(out), "--no-scores"]) == 0
-    assert main(["predictors", str(out)]) == 0
-    assert '"mine_v1"' in capsys.readouterr().out
-    assert main(["zoo", "fit", str(table), "--out", str(out), "--no-scores"]) == 2
-    assert "a file that exists" in capsys.readouterr().err
-    assert main(["zoo", "table", str(tmp_path / "empty"), "--out", str(tmp_path / "t.csv.gz")]) == 2
-
-
-def test_the_command_is_installed_and_shows_its_verbs():
-    shown = subprocess.run(
-        [sys.executable, "-m", "lightning_gengap", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for verb in ("demo", "predictors", "measure", "zoo"):
-        assert verb in shown
+@pytest.mark.parametrize(
+    "command", [["-m", "lightning_gengap"], ["-c", "from lightning_gengap.cli import main; main()"]]
+)
+def test_the_module_is_the_command(command: list[str]):
+    shown = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True).stdout
+    assert shown == f"gengap {__version__}\n"

@@ -15,7 +15,7 @@ from lightning_gengap import measure
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.samples.batches import read_batch
-from lightning_gengap.samples.drawing import Samples
+from lightning_gengap.samples.reader import Samples
 from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, blobs, fitted, loader, quiet_trainer, watched
 from tests.tiny_predictors import tiny_monitor
 
@@ -150,7 +150,7 @@ def test_tensorboard_has_the_spectrum_at_the_steps_where_it_was_measured(tmp_pat
 
 def test_an_observation_has_the_spectrum_wherever_the_soft_rank_is_asked_for() -> None:
     model, targets = TinyModel(), torch.arange(64) % 4
-    samples = Samples((read_batch((blobs()[:][0], targets)),), 64, augmented=False, source="probe_data")
+    samples = Samples((read_batch((blobs()[:][0], targets)),), 64, augmented=False)
     measurer = Measurer.of(model, samples)
     assert measurer.measure(model, ["fit"]).figures == {}
     needed, further = measurer.measure(model, ["soft_rank"]), measurer.measure(model, ["fit"], ["soft_rank"])

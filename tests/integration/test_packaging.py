@@ -1,32 +1,37 @@
+import ast
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 from lightning_gengap.predictors.files import available_predictors, loads
 
+try:
+    import tomllib
+except ImportError:  # Python 3.10; pytest brings tomli there
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DISTRIBUTIONS = {
+    "lightning_fabric": "pytorch-lightning",
+    "pytorch_lightning": "pytorch-lightning",
+    "sklearn": "scikit-learn",
+}  # whose names differ from the modules'
+PEERS = {"curvlinops", "pyhessian"}  # with which benchmarks compare, where they are installed
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     out = Path(tmp_path_factory.mktemp("wheel"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=ROOT, check=True)
     return zipfile.ZipFile(next(out.glob("*.whl")))
 
 
@@ -38,10 +43,12 @@ def test_wheel_carries_every_predictor_whole(wheel: zipfile.ZipFile):
         assert loads(text, name).name == name
 
 
-def test_wheel_is_typed_and_carries_no_tests_or_tables(wheel: zipfile.ZipFile):
+def test_wheel_is_typed_and_carries_every_module_but_no_tests_or_tables(wheel: zipfile.ZipFile):
     names = wheel.namelist()
     assert "lightning_gengap/py.typed" in names
     assert not [name for name in names if "tests" in name or name.endswith(".csv.gz")]
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_gengap").rglob("*.py")}
+    assert modules <= set(names), "a package is missing in [tool.setuptools]"
 
 
 def test_readme_lists_every_key_that_is_always_logged():
@@ -51,16 +58,51 @@ def test_readme_lists_every_key_that_is_always_logged():
         assert f"`{PREFIX}{shown}`" in readme
 
 
-def test_importing_the_package_imports_neither_wandb_nor_tensorboard():
-    code = "import sys, lightning_gengap; print([m for m in ('wandb', 'tensorboard') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import lightning_gengap", ("torch", "lightning", "numpy", "typer")),
+        ("from lightning_gengap import *", ("wandb", "tensorboard", "typer")),
+        ("from lightning_gengap import measure, load_predictor", ("lightning", "wandb", "tensorboard")),
+    ],
+)
+def test_importing_the_package_imports_no_more_than_is_needed(code: str, absent: tuple[str, ...]):
+    code = f"import sys\n{code}\nprint([name for name in {absent} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
 
 
-def test_measures_know_nothing_of_lightning():
-    for path in [path for room in ("measures", "network") for path in (ROOT / "lightning_gengap" / room).rglob("*.py")]:
-        lines = path.read_text().splitlines()
-        assert not [line for line in lines if line.startswith(("import lightning", "from lightning "))], path
-        assert not [line for line in lines if line.startswith(("from lightning.", "from tensorboard", "from wandb"))], (
-            path
-        )
+def test_public_names_are_those_that_resolve():
+    import lightning_gengap
+
+    assert set(lightning_gengap._MODULES) == set(lightning_gengap.__all__) <= set(dir(lightning_gengap))
+    assert all(getattr(lightning_gengap, name).__name__ == name for name in lightning_gengap.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'GapMonitr'"):
+        lightning_gengap.GapMonitr  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"),
+    [
+        (["lightning_gengap"], ["wandb", "report", "zoo"]),
+        (["examples"], ["examples"]),
+        (["tests", "benchmarks", "studies"], ["dev", "wandb", "report", "zoo"]),
+    ],
+)
+def test_every_imported_distribution_is_declared(folders: list[str], extras: list[str]):
+    optional = PROJECT["project"]["optional-dependencies"]
+    requirements = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
+    declared = {re.split(r"[\[<>=~!; ]", line)[0].lower() for line in requirements}
+    own = {path.stem for path in ROOT.iterdir() if path.is_dir()} | {p.stem for p in (ROOT / "benchmarks").glob("*.py")}
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    imported = {name for path in paths for name in _imports(ast.parse(path.read_text(encoding="utf-8")))}
+    foreign = imported - set(sys.stdlib_module_names) - own - PEERS - {"tomli"}
+    assert {DISTRIBUTIONS.get(name, name).lower() for name in foreign} <= declared
+
+
+def _imports(tree: Any) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
+from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, indefinite_rules, lanczos, shrinkage
 
 SIZE = 60
 SPECTRA = {
@@ -79,6 +79,20 @@ def test_gauss_is_exact_for_polynomials_of_degree_below_twice_the_steps() -> Non
         exact = float((start.square() * eigenvalues**power).sum())
         assert tridiagonal.value(lambda x, p=power: x**p, radau=True) == pytest.approx(exact, rel=1e-10)
     assert tridiagonal.form == pytest.approx(float((start.square() * eigenvalues).sum()))
+
+
+def test_both_rules_of_an_indefinite_matrix_integrate_polynomials_and_one_has_a_node_at_zero() -> None:
+    spectrum = torch.linspace(-1, 2, 30).double()
+    start = signs(30)
+    run = lanczos(lambda vector: spectrum * vector, start, 6)
+    gauss, radau = indefinite_rules(run)
+    assert (len(gauss.nodes), len(radau.nodes)) == (6, 7)
+    assert 0 in radau.nodes.tolist()
+    assert float(gauss.nodes[0]) < 0
+    for rule, degree in ((gauss, 11), (radau, 12)):
+        for power in range(degree + 1):
+            exact = float(start.square() @ spectrum**power)
+            assert rule.value(lambda nodes, power=power: nodes**power) == pytest.approx(exact, rel=1e-9)
 
 
 def test_a_dense_matrix_gives_what_its_eigenvalues_do() -> None:
@@ -168,7 +182,7 @@ def test_a_start_almost_in_the_null_space_keeps_its_relative_accuracy() -> None:
     assert bracket.middle == pytest.approx(shrunk_exactly(eigenvalues, start, 1e-3), rel=1e-3)
 
 
-def test_the_middle_has_the_geometric_mean_of_the_odds_of_the_ends():
+def test_the_middle_has_the_geometric_mean_of_the_odds_of_the_ends() -> None:
     tridiagonal, mass = some_tridiagonal(), some_tridiagonal().mass
     bracket = shrinkage(tridiagonal, 0.05)
     odds = [value / (mass - value) for value in (bracket.lower, bracket.middle, bracket.upper)]
@@ -176,13 +190,13 @@ def test_the_middle_has_the_geometric_mean_of_the_odds_of_the_ends():
     assert odds[1] == pytest.approx((odds[0] * odds[2]) ** 0.5, rel=1e-9)
 
 
-def some_tridiagonal():
+def some_tridiagonal() -> Tridiagonal:
     values = torch.logspace(-4, 1, 60, dtype=torch.float64)
     start = torch.ones(60, dtype=torch.float64)
     return lanczos(lambda vector: values * vector, start, 6)
 
 
-def test_the_middle_is_better_than_the_mean_of_the_ends_where_the_form_is_close_to_the_mass():
+def test_the_middle_is_better_than_the_mean_of_the_ends_where_the_form_is_close_to_the_mass() -> None:
     values = torch.logspace(-4, 1, 400, dtype=torch.float64)
     start = torch.ones(400, dtype=torch.float64)
     exact = float((values / (values + 1e-4)).sum())

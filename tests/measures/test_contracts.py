@@ -1,11 +1,11 @@
-"""What every measure in the table keeps to, on networks of several kinds; a new one is covered by its table line."""
+"""What every measure of the registry keeps to, on networks of several kinds; a new one is covered by its row."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import MeasureError
-from lightning_gengap.measures import MEASURED, MEASURES, Measure, compute, get_measure
-from lightning_gengap.measures.derived import INGREDIENTS, derived
+from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.measures import MEASURED, MEASURES, Measure, compute, derived, get_measure
+from lightning_gengap.measures.values import Histogram, Spectrum
 from lightning_gengap.network.probe import Probe, copy_state
 from tests import networks
-from tests.probes import probing
+from tests.probes import Measured, measured, probing, taken
 
 COUNT = 40
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -34,83 +34,100 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         networks.Tokens,
     )
 }
-EVERY = MEASURES
-# Those on request are taken on fewer networks; the dear ones among them on two, and on fewer samples.
-ON_REQUEST_NETWORKS = ("mlp", "cnn_with_batch_norm", "VisionTransformer", "Tokens")
-DEAR, FEW = 30.0, 16
+# Measures on request are taken on fewer networks; the expensive ones on two, and on fewer samples.
+ON_REQUEST_NETWORKS = ("mlp", "cnn_with_batch_norm", "ResNet", "VisionTransformer", "Tokens")
+EXPENSIVE, FEW = 30.0, 16
+KINDS = {"histogram": Histogram, "spectrum": Spectrum}
 
 
 def networks_for(name: str) -> Sequence[str]:
-    if EVERY[name].by_default:
+    if MEASURES[name].by_default:
         return list(NETWORKS)
-    return ON_REQUEST_NETWORKS[:2] if EVERY[name].forwards >= DEAR else ON_REQUEST_NETWORKS
+    return ON_REQUEST_NETWORKS[:2] if MEASURES[name].forwards >= EXPENSIVE else ON_REQUEST_NETWORKS
 
 
-every_measure = pytest.mark.parametrize("name", EVERY)
+every_measure = pytest.mark.parametrize("name", MEASURES)
 every_pair = pytest.mark.parametrize(
-    ("name", "network"), [(name, network) for name in EVERY for network in networks_for(name)]
+    ("name", "network"), [(name, network) for name in MEASURES for network in networks_for(name)]
 )
 
 
 def task(network: str, name: str = "") -> tuple[nn.Module, Tensor, Tensor]:
     model = networks.made(NETWORKS[network])
-    count = FEW if name in EVERY and EVERY[name].forwards >= DEAR else COUNT
+    count = FEW if name in MEASURES and MEASURES[name].forwards >= EXPENSIVE else COUNT
     inputs = networks.token_ids(count) if network == "Tokens" else networks.images(count)
     return model, inputs, networks.mostly_right_targets(model, inputs)
 
 
-@contextmanager
-def probed(model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Iterator[Probe]:
-    """A probe whose initial weights are others than the present ones."""
+def other_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Initial weights that are not the present ones."""
     generator = torch.Generator().manual_seed(3)
-    initial = {
+    return {
         name: value + 0.1 * torch.randn(value.shape, generator=generator).to(value).abs()
         for name, value in copy_state(model).items()
         if value.is_floating_point()
     }
-    with probing(model, inputs, targets, initial_state=initial, train_samples=COUNT, **more) as probe:
-        yield probe
 
 
-def measured(name: str, model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Mapping[str, float]:
-    with probed(model, inputs, targets, **more) as probe:
-        return compute(probe, [name]).values
+def outcome(name: str, model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Measured:
+    return measured(name, model, inputs, targets, initial_state=other_weights(model), train_samples=COUNT, **more)
 
 
 @cache
-def first_measurement(name: str, network: str) -> tuple[Mapping[str, float], tuple[str, ...]]:
-    """Values and notes of the plainest measurement; several tests compare with it."""
-    with probed(*task(network, name)) as probe:
-        computed = compute(probe, [name])
-        absences = tuple(f"{key} is absent: {why}" for key, why in computed.absent.get(name, {}).items())
-        return computed.values, (*absences, *probe.notes)
+def first_measurement(name: str, network: str) -> Measured:
+    """The plainest measurement; several tests compare with it."""
+    return outcome(name, *task(network, name))
 
 
 @every_pair
-def test_values_are_finite_floats_with_declared_keys_and_ranges(name: str, network: str) -> None:
-    values, notes = first_measurement(name, network)
-    for key, value in values.items():
+def test_values_are_finite_floats_in_the_declared_range(name: str, network: str) -> None:
+    for key, value in first_measurement(name, network).values.items():
         assert isinstance(value, float)
         assert math.isfinite(value)
         assert MEASURED[key].measure == name
         assert MEASURED[key].low <= value <= MEASURED[key].high
-    assert all(note.count("\n") == 0 and "absent" in note for note in notes)
-    assert len(notes) == len(set(notes))
-    assert values or notes, "what is absent has a note"
+
+
+@every_pair
+def test_what_is_returned_is_declared_and_what_is_declared_is_returned_or_said_to_be_absent(
+    name: str, network: str
+) -> None:
+    values, absent, figures, remarks = first_measurement(name, network)
+    declared = MEASURES[name].keys
+    assert values.keys() <= {key for key in declared if declared[key].kind == "scalar"}
+    assert all(isinstance(figure, KINDS[declared[key].kind]) for key, figure in figures.items())
+    for pattern in absent:
+        assert any(fnmatchcase(key, pattern) for key in declared), pattern
+    if values or figures:
+        silent = declared.keys() - values.keys() - figures.keys()
+        assert not [key for key in silent if not any(fnmatchcase(key, pattern) for pattern in absent)]
+    else:
+        assert absent, "what is absent has a reason"
+    for text in (*absent.values(), *remarks):
+        assert text
+        assert "\n" not in text
+    assert len(remarks) == len(set(remarks))
 
 
 @every_measure
-def test_every_declared_key_is_given_for_an_image_network(name: str) -> None:
-    declared = {key for key, entry in MEASURED.items() if entry.measure == name}
-    values: dict[str, float] = {}
-    for network in ("mlp", "cnn_with_batch_norm"):
+def test_every_declared_key_is_given_for_some_network(name: str) -> None:
+    declared = MEASURES[name].keys
+    given: set[str] = set()
+    for network in ("mlp", "cnn_with_batch_norm", "ResNet"):
         model, inputs, targets = task(network)
         for labels in (targets, model.eval()(inputs).argmax(1)):  # some keys need every margin positive
-            if not declared <= values.keys():
-                values |= measured(name, model, inputs, labels)
-                others = {ingredient: 0.5 for names in INGREDIENTS.values() for ingredient in names}
-                values |= {key: value for key, value in derived(others | values).items() if key in declared}
-    assert set(values) == declared
+            if not given >= declared.keys():
+                values, _, figures, _ = outcome(name, model, inputs, labels)
+                given |= values.keys() | figures.keys()
+    assert given == declared.keys()
+
+
+@pytest.mark.parametrize("key", derived.KEYS)
+def test_a_derived_key_follows_from_declared_ones(key: str) -> None:
+    ingredients = derived.INGREDIENTS[key]
+    assert set(ingredients) <= MEASURED.keys()
+    value = derived.derived(dict.fromkeys(ingredients, 0.5))[key]
+    assert MEASURED[key].low <= value <= MEASURED[key].high
 
 
 def few_weights() -> nn.Module:
@@ -133,13 +150,15 @@ def test_every_curvature_gives_the_numbers_of_its_samples_and_parameters(name: s
     model = networks.made(few_weights)
     model[2].bias.requires_grad_(False)
     for count in (40, 520):
-        values = measured(name, model, networks.images(count), torch.arange(count) % 4)
+        values = outcome(name, model, networks.images(count), torch.arange(count) % 4).values
         assert values[f"{where}/samples"] == min(count, most)
         assert values[f"{where}/parameters"] == 28
 
 
 def test_leave_one_out_gives_the_number_of_its_samples() -> None:
-    values = measured("leave_one_out", networks.made(few_weights), networks.images(COUNT), torch.arange(COUNT) % 4)
+    values = outcome(
+        "leave_one_out", networks.made(few_weights), networks.images(COUNT), torch.arange(COUNT) % 4
+    ).values
     assert values["loo/last_layer/samples"] == COUNT
 
 
@@ -162,8 +181,8 @@ def test_model_data_and_random_streams_are_untouched(name: str, network: str) ->
     next(model.children()).eval()
     modes = [module.training for module in model.modules()]
     before = fingerprint(model, inputs)
-    with probed(model, inputs, targets) as probe:
-        EVERY[name].function(probe)
+    with probing(model, inputs, targets, initial_state=other_weights(model), train_samples=COUNT) as probe:
+        taken(name, probe)
         after = fingerprint(model, inputs)
         assert not any(module.training for module in model.modules())
     assert after == before  # by the measure itself, inside the guard
@@ -172,11 +191,11 @@ def test_model_data_and_random_streams_are_untouched(name: str, network: str) ->
 
 @every_pair
 def test_the_same_seed_gives_the_same_values(name: str, network: str) -> None:
-    first, _ = first_measurement(name, network)
+    first = first_measurement(name, network).values
     torch.manual_seed(99)
     random.seed(99)
     np.random.seed(99)
-    assert measured(name, *task(network, name)) == first
+    assert outcome(name, *task(network, name)).values == first
 
 
 def in_float64(name: str, network: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -187,18 +206,18 @@ def in_float64(name: str, network: str) -> tuple[nn.Module, Tensor, Tensor]:
 @every_pair
 def test_the_size_of_the_chunks_does_not_matter(name: str, network: str) -> None:
     model, inputs, targets = in_float64(name, network)
-    whole = measured(name, model, inputs, targets)
-    assert measured(name, model, inputs, targets, chunk=7) == pytest.approx(whole, rel=1e-6, abs=1e-6)
+    whole = outcome(name, model, inputs, targets).values
+    assert outcome(name, model, inputs, targets, chunk=7).values == pytest.approx(whole, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("network", ["mlp", "Tokens"])
 @every_measure
 def test_the_order_of_the_samples_matters_only_to_what_is_drawn_by_place(name: str, network: str) -> None:
     model, inputs, targets = in_float64(name, network)
-    whole = measured(name, model, inputs, targets)
+    whole = outcome(name, model, inputs, targets).values
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-    shuffled = measured(name, model, inputs[order], targets[order], chunk=7)
-    if EVERY[name].drawn_by_place:
+    shuffled = outcome(name, model, inputs[order], targets[order], chunk=7).values
+    if MEASURES[name].drawn_by_place:
         assert shuffled.keys() == whole.keys()
         if network == "mlp":
             assert shuffled != pytest.approx(whole, rel=1e-6, abs=1e-6)
@@ -210,26 +229,63 @@ def test_the_order_of_the_samples_matters_only_to_what_is_drawn_by_place(name: s
 def test_a_second_measurement_agrees_with_the_first(name: str, network: str) -> None:
     model, inputs, targets = task(network, name)
     memory: dict[str, Tensor] = {}
-    values = [measured(name, model, inputs, targets, memory=memory) for _ in range(2)]
+    values = [outcome(name, model, inputs, targets, memory=memory).values for _ in range(2)]
     assert values[1] == pytest.approx(values[0], rel=2e-2, abs=2e-2)
     assert all(isinstance(tensor, Tensor) and tensor.device.type == "cpu" for tensor in memory.values())
 
 
+WITHOUT_A_PAPER = {"fit", "difficulty", "input_difficulty", "full_soft_rank", "network_leave_one_out"}
+
+
 @every_measure
-def test_measures_say_what_they_compute_and_cost(name: str) -> None:
-    entry = get_measure(name)
-    assert entry is EVERY[name]
-    text = entry.function.__doc__ or ""
-    assert all(word in text for word in ("Key", "Cost")), "the docstring names keys and cost"
+def test_measures_say_what_they_compute_what_it_costs_and_who_found_it(name: str) -> None:
+    text = get_measure(name).function.__doc__ or ""
+    assert all(word in text.lower() for word in ("key", "cost")), "the docstring names keys and cost"
+    assert name in WITHOUT_A_PAPER or ("Reference" in text and "arXiv" in text)
 
 
-def test_compute_drops_what_is_undefined_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        MEASURES, "odd", Measure(lambda probe: {"a": math.nan, "b": math.inf, "c": 1.0}, {}, forwards=0)
-    )
-    with probed(*task("mlp")) as probe:
-        values = compute(probe, ["odd", "fit"]).values
-    assert set(values) == {"c", "train_accuracy", "train_loss", "train_confidence"}
+def row(values: Any, *names: str) -> Measure:
+    """A measure that gives these values, or raises them, and declares keys of these names."""
+
+    def give(probe: Probe) -> Any:
+        if isinstance(values, Exception):
+            raise values
+        return values
+
+    return Measure(give, dict.fromkeys(names, derived.KEYS["difficulty/excess_accuracy"]), forwards=0)
+
+
+def test_compute_drops_what_is_not_finite_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MEASURES, "odd", row({"odd/a": math.nan, "odd/b": math.inf, "odd/c": 1.0}))
+    with probing(*task("mlp")) as probe:
+        computed = compute(probe, ["odd", "fit"])
+    assert set(computed.values) == {"odd/c", "train_accuracy", "train_loss", "train_confidence"}
+    assert computed.absent == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "absent"),
+    [
+        ({"odd/a": Undefined("too few")}, ["odd/a"], {"odd/a": "too few"}),
+        (Undefined("too few"), ["odd/one", "odd/two"], {"odd/*": "too few"}),
+        (Undefined("too few"), ["odd/one"], {"odd/one": "too few"}),
+        ({"odd/one": math.nan}, ["odd/one", "odd/two"], {"odd/*": "its values are not finite"}),
+    ],
+)
+def test_compute_says_what_is_absent_by_key_or_pattern(
+    given: Any, names: list[str], absent: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASURES, "odd", row(given, *names))
+    with probing(*task("mlp")) as probe:
+        computed = compute(probe, ["odd"])
+    assert (computed.values, computed.absent) == ({}, {"odd": absent})
+
+
+def test_the_absence_of_what_nobody_asked_for_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = Undefined("too few")
+    monkeypatch.setitem(MEASURES, "odd", row({"odd/a*": reason, "odd/b": reason, "odd/c": 1.0}, "odd/a1", "odd/b"))
+    with probing(*task("mlp"), wanted=frozenset({"odd/a1", "odd/c"})) as probe:
+        assert compute(probe, ["odd"]).absent == {"odd": {"odd/a*": "too few"}}
 
 
 def test_an_unknown_measure_lists_the_known() -> None:

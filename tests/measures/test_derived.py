@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.measures.derived import INGREDIENTS, derived, with_ingredients
+from lightning_gengap.measures.derived import INGREDIENTS, KEYS, derived, with_ingredients
 
 
 def discounted(train: float, copies: float) -> float:
@@ -49,7 +49,7 @@ def test_what_lacks_an_ingredient_is_absent():
 
 def test_every_derived_key_is_declared_with_its_ingredients():
     values = {name: 0.5 for names in INGREDIENTS.values() for name in names}
-    assert set(derived(values)) == set(INGREDIENTS) <= set(MEASURED)
+    assert set(derived(values)) == set(INGREDIENTS) == set(KEYS) <= set(MEASURED)
     for key, names in INGREDIENTS.items():
         for name in names:
             assert key not in derived({other: value for other, value in values.items() if other != name})

@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures import MEASURED, MEASURES
-from lightning_gengap.measures.derived import INGREDIENTS
-from lightning_gengap.measures.invariances import CELLS, INVARIANCES, NEARLY, NO, YES, invariance_of
-from lightning_gengap.measures.sharpness import weight_noise as noise
+from lightning_gengap.measures import MEASURED, MEASURES, derived
+from lightning_gengap.measures.key import CELLS, NEARLY, NO, YES
+from lightning_gengap.measures.sharpness import weight_noise
+from lightning_gengap.network.folding import folded
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import probing
+from tests.probes import measured, probing
 
-EVERY = MEASURES
-DEAR, FEW, COUNT = 30.0, 20, 48  # the dear ones on few samples
-KEYS = {name: [key for key, entry in MEASURED.items() if entry.measure == name] for name in EVERY}
+EXPENSIVE, FEW, COUNT = 30.0, 20, 48  # the expensive ones on few samples
+
+
+def keys_of(name: str) -> list[str]:
+    return [key for key, declared in MEASURED.items() if declared.measure == name]
 
 
 @torch.no_grad()
@@ -59,7 +61,7 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Sequential], None
 
 def task(factory: Callable[[], nn.Module], name: str) -> tuple[nn.Sequential, Tensor]:
     """A network that predicts all classes: constant guesses leave some measures undefined."""
-    count = FEW if EVERY[name].forwards >= DEAR else COUNT
+    count = FEW if MEASURES[name].forwards >= EXPENSIVE else COUNT
     model, images = networks.made(factory).double().eval(), networks.images(count).double()
     assert isinstance(model, nn.Sequential)
     with torch.no_grad():
@@ -67,11 +69,10 @@ def task(factory: Callable[[], nn.Module], name: str) -> tuple[nn.Sequential, Te
     return model, images
 
 
-def measured(name: str, model: nn.Sequential, images: Tensor, targets: Tensor) -> Mapping[str, float]:
+def values_of(name: str, model: nn.Sequential, images: Tensor, targets: Tensor) -> Mapping[str, float]:
     start = networks.made(networks.mlp if isinstance(model[0], nn.Flatten) else networks.cnn_with_batch_norm)
     initial = {key: value + 0.1 for key, value in copy_state(start.double()).items() if value.is_floating_point()}
-    with probing(model, images, targets, initial_state=initial, train_samples=len(targets), chunk=20) as probe:
-        return EVERY[name].function(probe)
+    return measured(name, model, images, targets, initial_state=initial, train_samples=len(targets), chunk=20).values
 
 
 def before_and_after(name: str, change: str) -> list[tuple[Mapping[str, float], Mapping[str, float]]]:
@@ -84,18 +85,18 @@ def before_and_after(name: str, change: str) -> list[tuple[Mapping[str, float], 
     torch.testing.assert_close(changed(images), (3 if change == "logits" else 1) * logits)
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     for targets in (networks.mostly_right_targets(model, images), logits.argmax(1)):
-        pairs.append((measured(name, model, images, targets), measured(name, changed, images, targets)))
-        if pairs[0][0].keys() == pairs[0][1].keys() == set(KEYS[name]):
+        pairs.append((values_of(name, model, images, targets), values_of(name, changed, images, targets)))
+        if pairs[0][0].keys() == pairs[0][1].keys() == set(keys_of(name)):
             break
     return pairs
 
 
-def test_every_key_of_a_measure_has_a_declaration_and_no_pattern_is_idle() -> None:
-    undeclared = [key for keys in KEYS.values() for key in keys if invariance_of(key) is None]
-    assert not undeclared, "declare them in lightning_gengap.measures.invariances"
-    assert {cell for cells in INVARIANCES.values() for cell in cells} <= set(CELLS)
-    declared = [invariance_of(key) for key in MEASURED]
-    assert not [pattern for pattern, cells in INVARIANCES.items() if not any(cells is found for found in declared)]
+def test_every_key_of_a_measure_declares_its_invariances() -> None:
+    declared = [MEASURED[key] for name in MEASURES for key in keys_of(name)]
+    declared += [figure for row in MEASURES.values() for figure in row.keys.values()]
+    for key in declared:
+        assert key.invariances is not None, key
+        assert set(key.invariances) <= set(CELLS), key
 
 
 # By what a factor a value with this unit changes where the logits are three times as large.
@@ -106,7 +107,7 @@ IN_LOGITS = [key for key, entry in MEASURED.items() if "logits" in entry.unit]
 def test_units_in_logits_are_known_and_their_values_not_invariant() -> None:
     assert {MEASURED[key].unit for key in IN_LOGITS} == set(SCALES)
     for key in IN_LOGITS:
-        declared = invariance_of(key)
+        declared = MEASURED[key].invariances
         assert declared is not None
         assert declared.logits == NO, key
 
@@ -121,16 +122,28 @@ def test_a_unit_in_logits_says_how_the_value_scales_with_them(key: str) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", MEASURES)
 def test_values_change_exactly_where_it_is_declared(name: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "FLOOR", 0.0)  # "but for a small constant": without it
+    monkeypatch.setattr(weight_noise, "FLOOR", 0.0)  # "but for a small constant": without it
     pairs = before_and_after(name, change)
-    for key in KEYS[name]:
+    for key in keys_of(name):
         both = [(before[key], after[key]) for before, after in pairs if key in before and key in after]
-        cell = getattr(invariance_of(key), change)
-        assert both or key in INGREDIENTS, f"{key} is given for neither"
+        cell = getattr(MEASURED[key].invariances, change)
+        assert both or key in derived.KEYS, f"{key} is given for neither"
         for before, after in both:
             if cell in (YES, NEARLY):
                 assert after == pytest.approx(before, rel=1e-6 if cell == YES else 0.02, abs=1e-9), key
         if cell == NO and both:
             assert any(after != pytest.approx(before, rel=1e-5, abs=1e-9) for before, after in both), key
+
+
+def test_without_folding_a_rescaling_before_batch_norm_would_be_seen() -> None:
+    model, images = task(networks.cnn_with_batch_norm, "norm")
+    sizes = []
+    for _ in range(2):
+        with probing(model, images, model(images).argmax(1)) as probe:
+            plain = float(model[0].weight.detach().square().sum())
+            sizes.append((plain, float(probe.cached(folded).state["0.weight"].square().sum())))
+        rescale_before_batch_norm(model)
+    assert sizes[1][0] == pytest.approx(9 * sizes[0][0])
+    assert sizes[1][1] == pytest.approx(sizes[0][1], rel=1e-9)

@@ -8,11 +8,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_gengap.measures.margins.bartlett import bartlett
-from lightning_gengap.measures.margins.k_variance import k_variance
-from lightning_gengap.measures.norms.distance import distance
-from lightning_gengap.measures.norms.path_norm import path_norm
-from lightning_gengap.measures.sharpness.pac_bayes import pac_bayes
+from lightning_gengap.measures import compute
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.randomized_data import corrupted_labels, random_labels
 from tests.probes import probing
@@ -50,9 +46,7 @@ def outcome(share: float, seed: int) -> dict[str, float]:
     right = (model(inputs).argmax(1) == targets).double()
     values = {"train": float(right[:TRAIN].mean()), "test": float(right[TRAIN:].mean())}
     with probing(model, inputs[:200], targets[:200], train_samples=TRAIN, initial_state=initial) as probe:
-        for measure in (path_norm, bartlett, distance, pac_bayes, k_variance):
-            values |= measure(probe)
-    return values
+        return values | compute(probe, ["path_norm", "bartlett", "distance", "pac_bayes", "k_variance"]).values
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -137,7 +137,7 @@ def test_what_is_absent_is_said_once():
 
     _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)
     assert len(said) == 1
-    assert "no gradient of the logits reaches it" in said[0]
+    assert "margin/input* is absent: no gradient of the logits reaches this layer" in said[0]
 
 
 def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():

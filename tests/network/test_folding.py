@@ -6,26 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.bartlett import bartlett
-from lightning_gengap.measures.margins.k_variance import k_variance
-from lightning_gengap.measures.norms.distance import distance
-from lightning_gengap.measures.norms.norm import NotFoldableError
-from lightning_gengap.measures.norms.path_norm import path_norm
-from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
-from lightning_gengap.measures.sharpness.sharpness import sharpness
-from lightning_gengap.network.folding import Folded, folded, folded_initial
-from lightning_gengap.network.probe import Probe, copy_state
+from lightning_gengap.errors import Undefined
+from lightning_gengap.network.folding import FoldedNetwork, folded, folded_initial
+from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 
-def plain_and_folded(model: nn.Module, chunk: int | None = 5) -> tuple[Tensor, Tensor, Folded]:
+def plain_and_folded(model: nn.Module, chunk: int | None = 5) -> tuple[Tensor, Tensor, FoldedNetwork]:
     images = networks.images(12).double()
     with probing(model.double(), images, torch.arange(12) % 4, chunk=chunk) as probe:
         network = probe.cached(folded)
-        logits = [probe.logits_on(batch.content, len(batch.targets), network.state) for batch in probe.batches]
-        return model(images).detach(), torch.cat(logits).detach(), network
+        logits = torch.cat([logits for _, logits in probe.forwards(network.state)])
+        return model(images).detach(), logits.detach(), network
 
 
 def bare(affine: bool, bias: bool) -> nn.Sequential:
@@ -147,24 +141,21 @@ class Constant(nn.Module):
     ],
 )
 def test_what_cannot_be_folded_is_refused(factory: Callable[[], nn.Module], reason: str) -> None:
-    def attempt(probe: Probe) -> None:
-        with pytest.raises(NotFoldableError, match=reason):
-            probe.cached(folded)
-
-    with probing(networks.made(factory), networks.images(8), torch.arange(8) % 4) as probe:
-        attempt(probe)
+    task = networks.made(factory), networks.images(8), torch.arange(8) % 4
+    with probing(*task) as probe, pytest.raises(Undefined, match=reason):
+        probe.cached(folded)
 
 
-@pytest.mark.parametrize("measure", [distance, path_norm, sharpness, gradient_noise, bartlett, k_variance])
-def test_a_compiled_network_has_the_values_of_its_twin(measure: Callable[[Probe], dict[str, float]]) -> None:
+@pytest.mark.parametrize("name", ["distance", "path_norm", "sharpness", "gradient_noise", "bartlett", "k_variance"])
+def test_a_compiled_network_has_the_values_of_its_twin(name: str) -> None:
     model, initial = (networks.made(pooled, seed).eval() for seed in (0, 1))
     images = networks.images(12)
     compiled = torch.compile(nn.Sequential(model), backend="eager")
     values = []
     for net, prefix in ((nn.Sequential(model), "0."), (compiled, "_orig_mod.0.")):
-        state = {f"{prefix}{name}": value for name, value in copy_state(initial).items()}
-        with probing(net, images, model(images).argmax(1), initial_state=state, train_samples=50) as probe:
-            values.append(measure(probe))
+        state = {f"{prefix}{key}": value for key, value in copy_state(initial).items()}
+        task = net, images, model(images).argmax(1)
+        values.append(measured(name, *task, initial_state=state, train_samples=50).values)
     assert len(values[0]) >= 2
     assert values[1] == pytest.approx(values[0], rel=1e-6)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.network.folding import read_at
+from lightning_gengap.network.folding import at_initial_weights
 from lightning_gengap.network.functional_call import call_with
 from tests import networks
 from tests.probes import probing
@@ -77,7 +77,7 @@ def test_names_of_any_place_are_understood_and_strangers_ignored() -> None:
 def test_a_probe_and_a_reading_at_other_weights_leave_shared_modules_alone() -> None:
     model, images = networks.made(Twice), networks.images(6)
     before = places(model)
-    with probing(model, images, torch.arange(6) % 4) as probe:
+    with probing(model, images, torch.arange(6) % 4, initial_state=other_state(model)) as probe:
         probe.logits_on(probe.batches[0].content, 6, other_state(model))
-        assert float(read_at(model, other_state(model), lambda network: network.alias.bias.sum())) > 0
+        assert float(at_initial_weights(probe, lambda: model.alias.bias.sum()) or 0.0) > 0
     assert places(model) == before

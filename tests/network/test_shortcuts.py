@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.network.folding_check import verified
-from lightning_gengap.network.shortcuts import Block, Shortcuts
+from lightning_gengap.errors import Undefined
+from lightning_gengap.network.folding_check import checked
+from lightning_gengap.network.shortcuts import Block
 from lightning_gengap.zoo.train.architectures import Shape, mobilenet
 from tests import networks
 from tests.probes import probing
@@ -15,19 +16,18 @@ from tests.probes import probing
 TARGETS = torch.arange(12) % networks.CLASSES
 
 
-def found(model: nn.Module, inputs: Tensor | None = None) -> Shortcuts:
-    with probing(model, networks.images(12) if inputs is None else inputs, TARGETS) as probe:
-        return probe.cached(verified).shortcuts
+def blocks_in(model: nn.Module) -> tuple[Block, ...] | Undefined:
+    with probing(model, networks.images(12), TARGETS) as probe:
+        return probe.cached(checked).blocks
 
 
 @pytest.mark.parametrize("factory", [networks.mlp, networks.cnn_with_batch_norm, networks.VGG, networks.Nested])
 def test_a_chain_has_no_blocks(factory: type[nn.Module]) -> None:
-    assert found(networks.made(factory)) == Shortcuts()
+    assert blocks_in(networks.made(factory)) == ()
 
 
 def test_basic_blocks_have_two_layers_beside_an_identity_or_a_projection() -> None:
-    blocks = set(found(networks.made(networks.ResNet)).blocks)
-    assert blocks == {
+    assert set(blocks_in(networks.made(networks.ResNet))) == {
         Block(("layer1.conv1", "layer1.conv2"), None),
         Block(("layer2.conv1", "layer2.conv2"), "layer2.shortcut"),
         Block(("layer3.conv1", "layer3.conv2"), None),
@@ -37,35 +37,38 @@ def test_basic_blocks_have_two_layers_beside_an_identity_or_a_projection() -> No
 def test_inverted_residual_blocks_have_three_and_some_have_no_shortcut() -> None:
     model = networks.made(lambda: mobilenet(Shape(3, 8, networks.CLASSES, 4, 2)))
     names = {place for place, block in enumerate(model) if getattr(block, "shortcut", False)}
-    assert {block.branch for block in found(model).blocks} == {
+    assert {block.branch for block in blocks_in(model)} == {
         tuple(f"{place}.body.{i}" for i in (0, 3, 6)) for place in names
     }
     assert 0 < len(names) < sum(hasattr(block, "shortcut") for block in model)
 
 
-def test_a_place_where_tensors_meet_otherwise_is_named() -> None:
-    class Dense(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.head = nn.Linear(192, 6), nn.Linear(198, networks.CLASSES)
+class Dense(nn.Module):
+    """A concatenation."""
 
-        def forward(self, images: Tensor) -> Tensor:
-            flat = images.flatten(1)
-            return self.head(torch.cat([flat, self.first(flat)], dim=1))
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(192, 6), nn.Linear(198, networks.CLASSES)
 
-    shortcuts = found(networks.made(Dense))
-    assert shortcuts.blocks == ()
-    assert "Cat joins tensors in another way" in str(shortcuts.refusal)
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return self.head(torch.cat([flat, self.first(flat)], dim=1))
 
 
-def test_a_broadcast_sum_is_no_shortcut_around_a_layer() -> None:
-    class Broadcast(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.gate, self.head = nn.Linear(192, 6), nn.Linear(6, 1), nn.Linear(6, networks.CLASSES)
+class Broadcast(nn.Module):
+    """A sum of different shapes."""
 
-        def forward(self, images: Tensor) -> Tensor:
-            x = torch.relu(self.stem(images.flatten(1)))
-            return self.head(x + self.gate(x))
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Linear(192, 6), nn.Linear(6, 1), nn.Linear(6, networks.CLASSES)
 
-    assert found(networks.made(Broadcast)).refusal is not None
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.stem(images.flatten(1)))
+        return self.head(x + self.gate(x))
+
+
+@pytest.mark.parametrize(("factory", "operation"), [(Dense, "Cat"), (Broadcast, "Add")])
+def test_a_place_where_tensors_meet_otherwise_is_named(factory: type[nn.Module], operation: str) -> None:
+    blocks = blocks_in(networks.made(factory))
+    assert isinstance(blocks, Undefined)
+    assert blocks.reason.startswith(f"{operation} joins tensors in another way")

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
-from lightning_gengap.network.subsample import joined, rows_of, subsample
+from lightning_gengap.network.subsample import subsample
 from tests import networks
 from tests.probes import probing
 
@@ -24,26 +23,6 @@ def test_a_subsample_is_seeded_and_reaches_into_every_part_of_the_content() -> N
         assert sum(sizes) == 5
         drawn.append(rows)
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_rows_of_nested_contents() -> None:
-    table, scalar = torch.arange(12).reshape(4, 3), torch.tensor(1.0)
-    taken = rows_of({"x": [table, scalar], "name": "batch", "other": torch.zeros(5)}, torch.tensor([0, 2]), 4)
-    assert torch.equal(taken["x"][0], table[[0, 2]])
-    assert taken["x"][1] is scalar
-    assert taken["name"] == "batch"
-    assert len(taken["other"]) == 5
-
-
-def test_contents_are_joined_or_refused() -> None:
-    table, extra = torch.arange(6).reshape(2, 3), torch.ones(4)
-    both = joined({"x": [table, extra], "name": "a"}, {"x": [table[:1], extra], "name": "a"}, 2, 1)
-    assert torch.equal(both["x"][0], table[[0, 1, 0]])
-    assert torch.equal(both["x"][1], extra)
-    with pytest.raises(ValueError, match="beyond their examples"):
-        joined([table, "a"], [table, "b"], 2, 2)
-    with pytest.raises(RuntimeError):
-        joined(table, table[:, :2], 2, 2)
 
 
 def test_a_small_chunk_divides_batches_and_changes_neither_samples_nor_their_order() -> None:

@@ -39,28 +39,6 @@ def test_depth_counts_the_calls_of_modules_with_parameters() -> None:
     assert trace.calls == {"first": 1, "shared": 2, "head": 1}
 
 
-def test_parallel_branches_of_any_number_are_no_bottlenecks() -> None:
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
-            self.branches = nn.ModuleList(nn.Linear(4, 4) for _ in range(70))
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            for _ in range(2):  # 140 pairs of paths: far more paths in all than a machine integer counts
-                for branch in self.branches:
-                    x = x + branch(x)
-            return self.head(x)
-
-    assert outputs_passed_by_every_path(traced(Branches(), torch.randn(3, 4))) == ["stem", "head"]
-
-
-def test_networks_deeper_than_the_recursion_limit_are_traced() -> None:
-    model = nn.Sequential(*(nn.Tanh() for _ in range(1500)), nn.Linear(4, 2))
-    assert len(outputs_passed_by_every_path(traced(model, torch.randn(3, 4)))) == 1501
-
-
 @pytest.mark.parametrize("cut", ["inputs", "stem"])
 def test_behind_a_cut_of_the_graph_residual_branches_are_none_either(cut: str) -> None:
     class Cut(networks.ResNet):

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.network.weight_layers import folded_bias, folded_weights, scale_of, weight_operator
+from lightning_gengap.network.folding import folded_bias, folded_weights, scale_of
+from lightning_gengap.network.weight_layers import weight_operator
 from tests import networks
-from tests.probes import layout_of
+from tests.probes import probing
 
 
 def folded(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    return folded_weights(dict(model.named_modules()), layout_of(model, images).ran)
+    with probing(model, images, torch.arange(len(images))) as probe:
+        return folded_weights(probe)
 
 
 FOLDABLE: dict[str, Callable[[], nn.Module]] = {

@@ -114,3 +114,18 @@ def rescale_batch_norm(layer: nn.Module, norm: nn.Module, factor: float) -> None
         layer.bias *= factor
         norm.running_mean *= factor
         norm.running_var.copy_(factor**2 * (norm.running_var + norm.eps) - norm.eps)
+
+
+def circular(weight: Tensor, groups: int, dilation: tuple[int, ...], inputs: Tensor) -> Tensor:
+    """Circular convolution with stride one, one tap after another; inputs have shape (examples, channels, ...)."""
+    axes = tuple(range(2, inputs.ndim))
+    per_group = inputs.shape[1] // groups
+    parts = []
+    for group, kernels in enumerate(weight.chunk(groups)):
+        own = inputs[:, group * per_group : (group + 1) * per_group]
+        total = torch.zeros(len(inputs), len(kernels), *inputs.shape[2:], dtype=inputs.dtype)
+        for tap in itertools.product(*map(range, weight.shape[2:])):
+            shifts = tuple(-t * d for t, d in zip(tap, dilation, strict=True))
+            total += torch.einsum("oi,ni...->no...", kernels[(..., *tap)], torch.roll(own, shifts, axes))
+        parts.append(total)
+    return torch.cat(parts, dim=1)

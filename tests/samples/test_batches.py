@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_gengap.errors import BatchError, GapError, LogitsError, TargetError
-from lightning_gengap.samples.batches import check_logits, default_forward, exchange, logits_of, read_batch
+from lightning_gengap.errors import BatchError, GapError, TargetError
+from lightning_gengap.samples.batches import default_forward, read_batch
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 Pair = namedtuple("Pair", ["images", "labels"])
@@ -77,60 +76,6 @@ def test_unusual_batches_are_refused_with_a_remedy(batch: Any, error: type[GapEr
 
 def test_a_target_that_is_no_tensor_can_be_repaired_by_the_hook():
     assert read_batch((X, [0, 1, 2, 1]), target=lambda batch: torch.tensor(batch[1])).targets.tolist() == [0, 1, 2, 1]
-
-
-LOGITS = torch.randn(4, 3)
-
-
-@pytest.mark.parametrize("output", [LOGITS, {"logits": LOGITS}, SimpleNamespace(logits=LOGITS, loss=None)])
-def test_logits_are_found(output: Any):
-    assert logits_of(output, 4) is LOGITS
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        ((LOGITS, None), "model output: got tuple; expected a tensor of logits, or an object or mapping with `logits`"),
-        ({"scores": LOGITS}, "got NoneType"),
-        (LOGITS[:3], "got shape (3, 3) of torch.float32 for 4 examples; expected float logits of shape"),
-        (LOGITS[:, 0], "got shape (4,)"),
-        (LOGITS[:, :1], "got shape (4, 1)"),
-        (LOGITS.long(), "of torch.int64"),
-        (LOGITS[:, None], "Return one logit per class (two for a binary task)"),
-    ],
-)
-def test_other_outputs_are_refused(output: Any, message: str):
-    with pytest.raises(LogitsError, match=re.escape(message)):
-        logits_of(output, 4)
-
-
-@pytest.mark.parametrize(
-    ("logits", "targets", "error", "message"),
-    [
-        (LOGITS * torch.nan, Y, LogitsError, "got 4 of 4 examples with NaN or infinity; expected finite logits"),
-        (torch.tensor([[0.0, torch.inf], [1, 2]]), Y[:2], LogitsError, "got 1 of 2 examples"),
-        (LOGITS.softmax(1), Y, LogitsError, "non-negative rows that sum to one, which look like probabilities"),
-        (LOGITS, Y + 1, TargetError, "got class indices from 1 to 3 for 3 logits; expected indices from 0 to 2"),
-        (LOGITS, Y - 101, TargetError, "got class indices from -101 to -99"),
-    ],
-)
-def test_values_that_allow_no_margin_are_refused(logits: Tensor, targets: Tensor, error: type[GapError], message: str):
-    with pytest.raises(error, match=re.escape(message)):
-        check_logits(logits, targets)
-
-
-@pytest.mark.parametrize("logits", [LOGITS, LOGITS.log_softmax(1), LOGITS.abs(), torch.zeros(4, 3)])
-def test_logits_of_any_sign_and_scale_pass(logits: Tensor):
-    check_logits(logits, Y)
-
-
-def test_inputs_are_exchanged_in_any_nesting():
-    other = torch.zeros(4, 3)
-    for content in ((X, Y), [X, Y], Pair(X, Y), {"x": X, "y": (Y, "name")}, ({"a": [X]}, Y)):
-        changed = exchange(content, X, other)
-        assert type(changed) is type(content)
-        assert exchange(changed, other, X) == content or isinstance(content, dict)
-    assert exchange({"x": X, "y": Y}, X, other)["x"] is other
 
 
 def test_the_default_forward_calls_the_model_on_the_inputs():

@@ -1,3 +1,5 @@
+"""How the samples are drawn and read, from training data or from an un-augmented view of them."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,61 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
-from lightning_gengap.errors import BatchError, DataError
-from lightning_gengap.samples.drawing import (
-    FirstBatches,
-    SampleReader,
-    Samples,
-    copied,
-    draw_samples,
-    take_batches,
-)
-from tests.lightning_models import blobs
-
-READING = SampleReader(samples=1024)
-
-
-def numbered(examples: int = 40) -> TensorDataset:
-    """Sample i is the number i, so that what was read tells its index; classes alternate."""
-    return TensorDataset(torch.arange(examples).float()[:, None], torch.arange(examples) % 2)
-
-
-def read(samples: Samples | None) -> list[int]:
-    """The indices of numbered samples, in the order read."""
-    assert samples is not None
-    return [int(value) for batch in samples.batches for value in batch.content[0][:, 0]]
-
-
-def drawn(loader: Any, **arguments: Any) -> list[int]:
-    return sorted(read(draw_samples(loader, READING, **arguments)))
-
-
-def test_the_draw_is_seeded_and_without_repetition():
-    loader = DataLoader(numbered(200), shuffle=True)
-    first, again, other = (read(draw_samples(loader, SampleReader(50, seed))) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
-    assert len(set(first)) == 50
-
-
-def test_samples_are_read_in_chunks():
-    samples = draw_samples(DataLoader(numbered(300)), READING)
-    assert samples is not None
-    assert [len(batch.targets) for batch in samples.batches] == [128, 128, 44]
-    assert len(samples) == 300
-
-
-def test_the_loaders_own_collate_function_is_used():
-    def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        return torch.stack([x + 100 for x, _ in items]), torch.stack([y for _, y in items])
-
-    assert min(drawn(DataLoader(numbered(), collate_fn=collate))) == 100
+from lightning_gengap.errors import BatchError, DataError, TargetError
+from lightning_gengap.samples.reader import SampleReader
+from tests.lightning_models import Stream
+from tests.samples.numbered import READER, drawn, numbered, numbers
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -70,57 +23,103 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         return index + 0.1 * torch.rand(1), torch.tensor(index % 2)
 
 
-def test_augmentation_is_noticed_in_the_data_set_and_on_the_device():
-    samples = draw_samples(DataLoader(Augmented()), READING)
-    assert samples is not None
-    assert samples.augmented
-    place = SampleReader(1024, place=lambda batch: (batch[0] + torch.rand(1), batch[1]))
-    samples = draw_samples(DataLoader(numbered()), place)
-    assert samples is not None
-    assert samples.augmented
+def added(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A collate function of the user's own."""
+    return torch.stack([x + 100 for x, _ in items]), torch.stack([y for _, y in items])
 
 
-def test_a_single_class_is_refused():
-    one = TensorDataset(torch.zeros(30, 1), torch.full((30,), 3))
-    with pytest.raises(DataError, match=r"got 30 samples, all of class 3; expected two classes or more. Shuffle"):
-        draw_samples(DataLoader(one), READING)
+AUGMENTED_ON_DEVICE = SampleReader(1024, place=lambda batch: (batch[0] + torch.rand(1), batch[1]))
+CLEAN = TensorDataset(torch.arange(40).float()[:, None] + 500, torch.arange(40) % 2)
+HELD_OUT = DataLoader(Augmented(), sampler=SubsetRandomSampler(range(10, 20)))
+BATCHES = [(torch.full((4, 1), 7.0), torch.tensor([0, 1, 0, 1]))] * 3
 
 
-def test_an_unreadable_batch_is_refused():
-    with pytest.raises(BatchError, match="batch: got a list of 1 items; expected a pair"):
-        draw_samples(DataLoader(TensorDataset(torch.zeros(30, 1))), READING)
+def test_the_draw_is_seeded_and_without_repetition():
+    loader = DataLoader(numbered(200), shuffle=True)
+    first, again, other = (numbers(drawn(loader, SampleReader(50, seed))) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert len(set(first)) == 50
 
 
-def test_take_batches_stops_at_enough():
-    taken = take_batches(iter(DataLoader(blobs(64), batch_size=10)), SampleReader(25))
-    assert [len(batch.targets) for batch in taken] == [10, 10, 10]
+def test_samples_are_read_in_chunks():
+    samples = drawn(DataLoader(numbered(300)))
+    assert [len(batch.targets) for batch in samples.batches] == [128, 128, 44]
+    assert len(samples) == 300
 
 
-def test_first_batches_are_copied_up_to_enough():
-    first = FirstBatches(SampleReader(20))
-    for start in range(0, 40, 10):
-        batch = [torch.full((10, 1), float(start)), torch.arange(10) % 2]
-        first.add(batch)
-        batch[0].zero_()
-    assert read(first.checked()) == [0] * 10 + [10] * 10
-    assert (first.checked().train_samples, first.checked().source) == (None, "first batches")
+@pytest.mark.parametrize(
+    ("loader", "reader", "probe_data", "augmented"),
+    [
+        (DataLoader(numbered()), READER, None, False),
+        (DataLoader(Augmented()), READER, None, True),
+        (DataLoader(numbered()), AUGMENTED_ON_DEVICE, None, True),
+        (DataLoader(numbered()), READER, Augmented(), True),
+        (HELD_OUT, READER, CLEAN, False),
+    ],
+    ids=["clean", "in the data set", "on the device", "in the probe data", "not in the probe data"],
+)
+def test_augmentation_is_noticed(loader: Any, reader: SampleReader, probe_data: Any, augmented: bool):
+    assert drawn(loader, reader, probe_data=probe_data).augmented == augmented
 
 
-def test_first_batches_of_one_class_are_refused_at_the_end_only():
-    first = FirstBatches(SampleReader(20))
-    first.add((torch.zeros(1, 1), torch.tensor([2])))
-    assert len(first.samples()) == 1
-    with pytest.raises(DataError, match="all of class 2"):
-        first.checked()
-    with pytest.raises(DataError, match="got no batch"):
-        FirstBatches(SampleReader(20)).checked()
+FEW = SubsetRandomSampler([1, 2])
+VIEWS: dict[str, tuple[Any, Any, list[int], int | None]] = {
+    # What is trained on, the view, the numbers read, and how many samples are trained on.
+    "none": (DataLoader(numbered(), collate_fn=added), None, list(range(100, 140)), 40),
+    "a data set of the same length": (HELD_OUT, CLEAN, list(range(510, 520)), 10),
+    "its loader": (HELD_OUT, DataLoader(CLEAN), list(range(510, 520)), 10),
+    "its loader with another sampler": (HELD_OUT, DataLoader(CLEAN, sampler=FEW), list(range(510, 520)), 10),
+    "a data set of another length": (DataLoader(numbered(15)), CLEAN, list(range(500, 540)), 15),
+    "its loader with a sampler": (DataLoader(numbered(15)), DataLoader(CLEAN, sampler=FEW), [501, 502], 15),
+    "batches": (HELD_OUT, BATCHES, [7] * 12, 10),
+    "a data set for a stream": (DataLoader(Stream()), CLEAN, list(range(500, 540)), None),
+}
 
 
-def test_copies_keep_the_structure_and_share_nothing():
-    batch = {"x": [torch.ones(2)], "pair": (torch.ones(1, requires_grad=True), "name")}
-    copy = copied(batch)
-    assert isinstance(copy["pair"], tuple)
-    assert copy["pair"][1] == "name"
-    assert not copy["pair"][0].requires_grad
-    batch["x"][0].zero_()
-    assert copy["x"][0].tolist() == [1, 1]
+@pytest.mark.parametrize(("loader", "probe_data", "expected", "train_samples"), VIEWS.values(), ids=VIEWS)
+def test_which_samples_of_a_view_are_read(loader: Any, probe_data: Any, expected: list[int], train_samples: int | None):
+    samples = drawn(loader, probe_data=probe_data)
+    assert sorted(numbers(samples)) == expected
+    assert samples.train_samples == train_samples
+
+
+def test_a_view_may_be_a_stream():
+    samples = drawn(HELD_OUT, SampleReader(40), probe_data=DataLoader(Stream(), batch_size=16))
+    assert (len(samples), samples.train_samples) == (48, 10)
+
+
+@pytest.mark.parametrize(
+    ("loader", "probe_data", "error", "message"),
+    [
+        (
+            DataLoader(TensorDataset(torch.zeros(30, 1), torch.full((30,), 3))),
+            None,
+            DataError,
+            "got 30 samples, all of class 3; expected two classes or more. Shuffle",
+        ),
+        (
+            DataLoader(TensorDataset(torch.zeros(30, 1))),
+            None,
+            BatchError,
+            "batch: got a list of 1 items; expected a pair",
+        ),
+        (
+            DataLoader(numbered()),
+            3,
+            BatchError,
+            "probe_data: got int; expected a dataset, a DataLoader or an iterable of batches",
+        ),
+        (
+            DataLoader(numbered()),
+            [],
+            DataError,
+            "training samples: got no batch; expected at least one labelled sample",
+        ),
+        (DataLoader(numbered()), numbered(0), DataError, "got probe_data of length 0"),
+        (DataLoader(numbered()), [(torch.zeros(4, 1), torch.zeros(4))], TargetError, "a regression target"),
+    ],
+)
+def test_unusable_data_are_refused(loader: Any, probe_data: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        drawn(loader, probe_data=probe_data)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import lightning.fabric.utilities.distributed as by_lightning
+import lightning_fabric.utilities.distributed as by_pytorch_lightning
 import pytest
 import torch
-from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -25,7 +26,7 @@ from lightning_gengap.errors import DataError
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.trainable_indices import trainable_indices
 from tests.lightning_models import Stream
-from tests.samples.test_drawing import READING, drawn, numbered, read
+from tests.samples.numbered import READER, drawn, numbered, numbers
 
 
 class EveryThird(Sampler[int]):
@@ -86,21 +87,22 @@ LOADERS: dict[str, tuple[DataLoader[Any], Sequence[int]]] = {
         range(40),
     ),
     "distributed": (DataLoader(numbered(), sampler=DistributedSampler(numbered(), 2, 0)), range(40)),
-    "distributed subset": (
-        DataLoader(numbered(), sampler=DistributedSamplerWrapper(SubsetRandomSampler([3, 8, 11, 9]), 2, 1)),
-        [3, 8, 9, 11],
-    ),
+    **{
+        f"distributed subset of {package.__name__}": (
+            DataLoader(numbered(), sampler=package.DistributedSamplerWrapper(SubsetRandomSampler([3, 8, 11, 9]), 2, 1)),
+            [3, 8, 9, 11],
+        )
+        for package in (by_lightning, by_pytorch_lightning)
+    },
 }
 
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_samples_are_those_trained_on(kind: str):
     loader, expected = LOADERS[kind]
-    samples = draw_samples(loader, READING)
-    assert sorted(read(samples)) == list(expected)
-    assert samples is not None
+    samples = drawn(loader)
+    assert sorted(numbers(samples)) == list(expected)
     assert samples.train_samples == len(expected)
-    assert (samples.source, samples.augmented) == ("indices", False)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5])
@@ -109,19 +111,20 @@ def test_limited_batches_in_order_leave_the_rest_untouched(batches: int, explici
     by_size = {"batch_size": 8}
     by_sampler = {"batch_sampler": BatchSampler(SequentialSampler(numbered()), 8, False)}
     loader = DataLoader(numbered(), **(by_sampler if explicit else by_size))
-    assert drawn(loader, batches_per_epoch=batches) == list(range(8 * batches))
+    assert sorted(numbers(drawn(loader, batches_per_epoch=batches))) == list(range(8 * batches))
 
 
 def test_limited_batches_of_a_shuffled_set_are_drawn_from_all_of_it():
-    assert drawn(DataLoader(numbered(), 8, shuffle=True), batches_per_epoch=1) == list(range(40))
+    shuffled = DataLoader(numbered(), 8, shuffle=True)
+    assert sorted(numbers(drawn(shuffled, batches_per_epoch=1))) == list(range(40))
 
 
 def test_the_users_sampler_and_random_streams_do_not_move():
     sampler = EveryThird(13)
     generator = torch.Generator().manual_seed(7)
     before = torch.get_rng_state(), generator.get_state()
-    draw_samples(DataLoader(numbered(), sampler=sampler), READING)
-    draw_samples(DataLoader(numbered(), shuffle=True, generator=generator), READING)
+    drawn(DataLoader(numbered(), sampler=sampler))
+    drawn(DataLoader(numbered(), shuffle=True, generator=generator))
     assert sampler.passes == 0
     assert torch.equal(before[0], torch.get_rng_state())
     assert torch.equal(before[1], generator.get_state())
@@ -140,9 +143,9 @@ def test_the_users_sampler_and_random_streams_do_not_move():
 )
 def test_what_cannot_be_indexed_waits_for_the_first_batches(loader: Any):
     assert trainable_indices(loader) is None
-    assert draw_samples(loader, READING) is None
+    assert draw_samples(loader, READER) is None
 
 
 def test_nothing_to_read_is_refused():
     with pytest.raises(DataError, match="got a loader over TensorDataset that yields no index"):
-        draw_samples(DataLoader(numbered(0), sampler=SequentialSampler(numbered(0))), READING)
+        draw_samples(DataLoader(numbered(0), sampler=SequentialSampler(numbered(0))), READER)

@@ -3,247 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeGuard, cast
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import unfold
-
-from lightning_gengap.derivatives.gauss_newton import SAMPLES, trained, without_gradients
-from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of, one_line
-from lightning_gengap.measures.curvature.diagonal_curvature import MOST_CLASSES, diagonal_of, ridges_of
+from lightning_gengap.derivatives.fallback import undefined_where_it_fails
+from lightning_gengap.derivatives.gauss_newton import SAMPLES
+from lightning_gengap.derivatives.weights import require_gradients, trained
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.curvature.diagonal_curvature import Parts, diagonal_of, ridges_of
+from lightning_gengap.measures.curvature.keys import CHANGING, sizes
+from lightning_gengap.measures.curvature.kronecker_factors import Layer, factored
+from lightning_gengap.measures.key import INVARIANT, Key
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.subsample import subsample
-from lightning_gengap.network.trace import first_float_tensor
 
-LARGEST_SIDE = 5000  # of a factor: 200 MB, and its eigenvalues some ten seconds on one core
-MOST_NUMBERS = 2**24  # in the patches that go together
-KEYS = "curvature/kronecker/*"
-
-
-@dataclass
-class Layer:
-    """A linear layer or convolution and the running sums of its two factors.
-
-    Attributes:
-        names: of its trained parameters: the weight, then the bias if that is trained too.
-        inner: sum of a a^T over positions, a the inputs of one output with a 1 appended for a bias.
-        outer: sum of b b^T over positions and classes, b the outputs' share of the columns of J^T B.
-        positions: how many a there were; in a convolution one per sample and pixel.
-        trusted: whether its parameters' gradient was always the sum of b a^T over its calls.
-    """
-
-    module: nn.Linear | nn.Conv2d
-    names: tuple[str, ...]
-    inner: Tensor
-    outer: Tensor
-    positions: int = 0
-    trusted: bool = True
-    calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    @property
-    def with_bias(self) -> bool:
-        """Whether a 1 is appended to the inputs."""
-        return len(self.names) == 2
-
-    def soft_rank(self, samples: int, ridge: float) -> float:
-        """Sum over pairs of the factors' eigenvalues of a b / (a b + ridge)."""
-        inner, outer = (
-            torch.linalg.eigvalsh(total.cpu().double() / count).clamp(min=0)
-            for total, count in ((self.inner, max(self.positions, 1)), (self.outer, samples))
-        )
-        return sum(float((inner * b / (inner * b + ridge)).sum()) for b in outer)
+KEYS = {
+    "curvature/kronecker/soft_rank": Key(
+        "directions", 0, math.inf, "approximation: the soft rank by Kronecker factors (KFAC)", CHANGING
+    ),
+    "curvature/kronecker/share": Key(
+        "fraction", 0, 1, "share of the parameters with such factors; others by their diagonal", INVARIANT
+    ),
+    **sizes("curvature/kronecker"),
+}
 
 
-def kronecker_curvature(probe: Probe) -> dict[str, float]:
+def kronecker_curvature(probe: Probe) -> Values:
     """The soft rank with the Gauss-Newton matrix G replaced by one Kronecker product per layer: an approximation.
 
-    Key `curvature/kronecker/soft_rank`, in directions: sum over layers of a_i b_j / (a_i b_j + R), with a the
-    eigenvalues of the layer's mean a a^T (inputs, a 1 appended for the bias; of a convolution the patches) and b
+    `curvature/kronecker/soft_rank`, in directions, is the sum over layers of a_i b_j / (a_i b_j + R). Here a are the
+    eigenvalues of the layer's mean a a^T (inputs, a 1 appended for the bias; of a convolution the patches), and b
     those of the mean over samples of sum b b^T (derivatives of the logits by its outputs times B, B B^T = diag(p) -
-    p p^T, summed over positions): KFAC-expand with exact output curvature, nothing sampled. Samples (at most 512 of
-    the probe) and ridge R are the soft rank's, R by its geometric mean over a layer. It is the exact soft rank of G's
-    diagonal blocks, one per layer, for one sample and layers with one position; else it may lie on either side of
-    that, and even below the soft rank where a layer has many positions.
+    p p^T, summed over positions). This is KFAC-expand with exact output curvature: nothing is sampled. Samples (at
+    most 512 of the probe) and ridge R are the soft rank's, R by its geometric mean over a layer.
 
-    Linear layers and convolutions in the plane (one group, zero padding given in numbers), called as such, at most
-    5000 inputs of an output; every other trained parameter (norms, embeddings, attention's packed projections, tied,
-    re-parametrised or otherwise used weights) enters by the exact diagonal instead.
-    `curvature/kronecker/share` is the share of the trained parameters with factors; `curvature/kronecker/samples` and
-    `.../parameters` count both. Calls of a layer count as positions. Not invariant to a scaling of the logits.
+    It is the exact soft rank of G's diagonal blocks, one per layer, for one sample and layers with one position. Else
+    it may lie on either side of that, and even below the soft rank where a layer has many positions. It changes with
+    the scale of the logits.
+
+    Factors are taken of linear layers and of convolutions in the plane (one group, zero padding given in numbers),
+    called as such, with at most 5000 inputs of an output. Calls of a layer count as positions. Every other trained
+    parameter (norms, embeddings, attention's packed projections, tied, re-parametrised or otherwise used weights)
+    enters by the exact diagonal instead.
+
+    Other keys: `curvature/kronecker/share`, the share of the trained parameters with factors;
+    `curvature/kronecker/samples` and `curvature/kronecker/parameters`, which count both kinds.
 
     Cost: a forward, a backward and one backward to the layers' outputs per class, some 50 forwards' worth over those
-    samples at ten classes, the factors' eigenvalues, and some 20 more for a diagonal of what is left. Absent, with a
-    note, where no layer qualifies, no gradient reaches a parameter, a backward fails or there are more than 256
-    classes. References: Martens and Grosse 2015 (arXiv 1503.05671), Grosse and Martens 2016 (arXiv 1602.01407),
-    Eschenhagen et al. 2023 (arXiv 2311.00636).
+    samples at ten classes; the factors' eigenvalues; and some 20 forwards more for a diagonal of what is left.
+
+    Raises:
+        Undefined: no layer qualifies, no gradient reaches a parameter, a backward fails, or there are more than 256
+            classes.
+
+    References: Martens and Grosse 2015 (arXiv 1503.05671), Grosse and Martens 2016 (arXiv 1602.01407), Eschenhagen et
+    al. 2023 (arXiv 2311.00636).
     """
-    try:
-        if without_gradients(probe, KEYS):
-            return {}
+    require_gradients(probe)
+    with undefined_where_it_fails():
         layers = factored(probe)
-    except Exception as error:
-        probe.notes.append(f"{KEYS} is absent: {one_line(error)}")
-        return {}
     if not layers:
-        probe.notes.append(f"{KEYS} is absent: no linear layer or convolution is trained and called as such")
-        return {}
+        raise Undefined("no linear layer or convolution is trained and called as such")
     samples, ridges = min(len(probe.targets), SAMPLES), ridges_of(probe)
-    names, weights = trained(probe)
-    counts = {name: weight.numel() for name, weight in zip(names, weights, strict=True)}
-    total = 0.0
-    for layer in layers:
-        logs = [(float(ridges[name].log().mean()), counts[name]) for name in layer.names]
-        ridge = math.exp(sum(log * count for log, count in logs) / sum(count for _, count in logs))
-        total += layer.soft_rank(samples, ridge)
+    counts = {name: weight.numel() for name, weight in trained(probe).items()}
+    total = sum(layer.soft_rank(samples, _mean_ridge(layer, ridges, counts)) for layer in layers)
     covered = {name for layer in layers for name in layer.names}
-    rest = [name for name in names if name not in covered]
+    rest = [name for name in counts if name not in covered]
     if rest:
-        diagonal = diagonal_of(probe, rest, KEYS)
-        if diagonal is None:
-            return {}
-        total += diagonal.soft_rank(ridges)
+        total += diagonal_of(probe, rest, "curvature/kronecker/*").soft_rank(ridges)
     parameters = sum(counts.values())
-    share = sum(counts[name] for name in covered) / parameters
-    values = {"soft_rank": total, "share": share, "samples": float(samples), "parameters": float(parameters)}
-    return {f"curvature/kronecker/{name}": value for name, value in values.items()}
+    return {
+        "curvature/kronecker/soft_rank": total,
+        "curvature/kronecker/share": sum(counts[name] for name in covered) / parameters,
+        "curvature/kronecker/samples": float(samples),
+        "curvature/kronecker/parameters": float(parameters),
+    }
 
 
-def factored(probe: Probe) -> list[Layer]:
-    """The layers that qualify, with the sums of their factors over the curvature samples; raises where it fails."""
-    names, weights = trained(probe)
-    layers = candidates(probe.model, dict(zip(names, weights, strict=True)))
-    if not layers:
-        return []
-    contents, _, sizes = subsample(probe, SAMPLES)
-    generator = torch.Generator().manual_seed(probe.seed)
-    for content, size in zip(contents, sizes, strict=True):
-        leaves = leaves_of(weights)
-        with differentiable_attention(), _caught(layers):
-            logits = probe.logits_on(content, size, dict(zip(names, leaves, strict=True)))
-        if logits.shape[1] > MOST_CLASSES:
-            raise ValueError(f"it takes a backward for each of {logits.shape[1]} classes")
-        met = [layer for layer in layers if layer.calls]
-        outputs = tuple(output for layer in met for _, output in layer.calls)
-        if logits.requires_grad and outputs:
-            with differentiable_attention():
-                _check(met, dict(zip(names, leaves, strict=True)), logits, outputs, generator)
-                _accumulate(met, logits, outputs)
-        for layer in layers:
-            layer.trusted &= bool(layer.calls)
-            layer.calls.clear()
-    return [layer for layer in layers if layer.trusted]
-
-
-def candidates(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Layer]:
-    """Layers with weights of their own that are trained, as far as can be seen without a forward."""
-    holders: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            holders[id(parameter)] = holders.get(id(parameter), 0) + 1
-    layers = []
-    for prefix, module in model.named_modules():
-        if not _plain(module):
-            continue
-        parts = {name: module._parameters.get(name) for name in ("weight", "bias")}
-        own = {f"{prefix}.{name}".lstrip("."): part for name, part in parts.items() if part is not None}
-        alone = all(holders[id(parameter)] == 1 for parameter in own.values())
-        names = tuple(name for name in own if name in weights)
-        if not (alone and names and names[0].endswith("weight")):
-            continue
-        weight = weights[names[0]]
-        sides = weight[0].numel() + len(names) - 1, len(weight)
-        if max(sides) <= LARGEST_SIDE:
-            dtype = torch.float32 if weight.device.type == "mps" else torch.float64
-            inner, outer = (weight.new_zeros(side, side, dtype=dtype) for side in sides)
-            layers.append(Layer(module, names, inner, outer))
-    return layers
-
-
-def _plain(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
-
-
-@contextmanager
-def _caught(layers: list[Layer]) -> Iterator[None]:
-    """Inputs and outputs of the layers' calls; what goes on is a copy, for it may be overwritten in place."""
-    handles = []
-    for layer in layers:
-
-        def catch(module: nn.Module, args: Any, kwargs: Any, output: Any, layer: Layer = layer) -> Any:
-            entering = first_float_tensor((args, kwargs))
-            if entering is None or not isinstance(output, Tensor) or not output.requires_grad:
-                return None
-            layer.calls.append((entering.detach(), output))
-            return output.clone()
-
-        handles.append(layer.module.register_forward_hook(catch, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _check(
-    layers: list[Layer], leaves: Mapping[str, Tensor], logits: Tensor, outputs: Weights, generator: torch.Generator
-) -> None:
-    """Trust only layers whose parameters' gradient is the sum of b a^T: no other use of them, no other forward."""
-    cotangent = torch.randn(logits.shape, generator=generator).to(logits)
-    inputs = tuple(leaves[name] for layer in layers for name in layer.names)
-    found = list(gradients(logits, (*outputs, *inputs), cotangent, retain_graph=True))
-    moved, exact = found[: len(outputs)], found[len(outputs) :]
-    for layer in layers:
-        mine, moved = moved[: len(layer.calls)], moved[len(layer.calls) :]
-        parts, exact = exact[: len(layer.names)], exact[len(layer.names) :]
-        whole = torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
-        product = torch.zeros_like(whole)
-        for (entering, _), change in zip(layer.calls, mine, strict=True):
-            for rows, part in _rows(layer, entering, change):
-                product += part.T @ rows
-        tolerance = 10 * torch.finfo(whole.dtype).eps ** 0.5
-        layer.trusted &= bool((product - whole).norm() <= tolerance * whole.norm())
-
-
-def _accumulate(layers: list[Layer], logits: Tensor, outputs: Weights) -> None:
-    """Add a chunk to the sums: inputs once, and for every class the outputs' share of a column of J^T B."""
-    for layer in layers:
-        for entering, output in layer.calls:
-            for rows, _ in _rows(layer, entering, output.detach()):
-                layer.inner += (rows.T @ rows).to(layer.inner.dtype)
-                layer.positions += len(rows)
-    probabilities = logits.detach().softmax(dim=1)
-    for axis, p in zip(torch.eye(logits.shape[1]).to(logits), probabilities.T, strict=True):
-        columns = iter(gradients(logits, outputs, p.sqrt()[:, None] * (axis - probabilities), retain_graph=True))
-        for layer in layers:
-            for _ in layer.calls:
-                part = _outputs_as_rows(layer, next(columns))
-                layer.outer += (part.T @ part).to(layer.outer.dtype)
-
-
-def _rows(layer: Layer, entering: Tensor, leaving: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs (with a 1 for the bias) and outputs as rows, one per position; in blocks, for patches are many numbers."""
-    module = layer.module
-    wide = layer.inner.shape[0] * leaving[0].numel() // leaving.shape[1 if isinstance(module, nn.Conv2d) else -1]
-    step = max(1, MOST_NUMBERS // max(wide, 1))
-    for inputs, outputs in zip(entering.split(step), leaving.split(step), strict=True):
-        if isinstance(module, nn.Conv2d):
-            padding = cast("tuple[int, ...]", module.padding)  # `_plain` refuses words
-            patches = unfold(inputs, module.kernel_size, module.dilation, padding, module.stride)
-            rows = patches.transpose(1, 2).flatten(0, 1)
-        else:
-            rows = inputs.reshape(-1, inputs.shape[-1])
-        if layer.with_bias:
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-        yield rows, _outputs_as_rows(layer, outputs)
-
-
-def _outputs_as_rows(layer: Layer, outputs: Tensor) -> Tensor:
-    if isinstance(layer.module, nn.Conv2d):
-        return outputs.flatten(2).transpose(1, 2).flatten(0, 1)
-    return outputs.reshape(-1, outputs.shape[-1])
+def _mean_ridge(layer: Layer, ridges: Parts, counts: dict[str, int]) -> float:
+    """The geometric mean of the ridge over the layer's parameters."""
+    logs = [(float(ridges[name].log().mean()), counts[name]) for name in layer.names]
+    return math.exp(sum(log * count for log, count in logs) / sum(count for _, count in logs))

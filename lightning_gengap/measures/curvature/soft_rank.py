@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_gengap.derivatives.fallback import CurvatureInMemory, sampled, whole, with_curvature
-from lightning_gengap.derivatives.gauss_newton import Curvature
-from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge
-from lightning_gengap.derivatives.weight_decay import ridge_of as ridge_of
+from lightning_gengap.derivatives.fallback import Fallback
+from lightning_gengap.derivatives.gauss_newton import Curvature, sampled, whole, with_curvature
+from lightning_gengap.derivatives.jacobian import METHODS
+from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge, ridge_of
 from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
+from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT
+from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
 from lightning_gengap.measures.values import Spectrum, Values
 from lightning_gengap.network.probe import Probe
 
@@ -21,6 +24,70 @@ MOST_PRODUCTS = 60
 TOLERANCE = 0.02  # half-width of the bracket, relative; a probe vector's own spread is 1 to 4 %
 FEW_DIRECTIONS = 100
 LARGEST = 3  # eigenvalues that are shown
+
+
+def _shared_keys(prefix: str, of: str = "") -> dict[str, Key]:
+    """What `soft_rank` and `full_soft_rank` both give; `of` says which samples the curvature is of."""
+    ranks = {
+        "soft_rank": "Gauss-Newton directions that outweigh the ridge curvature/lambda",
+        "soft_rank_lower": "lower end of the bracket of the random start's exact form",
+        "soft_rank_upper": "upper end of that bracket",
+        **{f"soft_rank_{ridge}": f"soft rank at ridge {ridge}, from the same run" for ridge in RIDGES},
+    }
+    samples = "samples that the curvature is of; the soft rank grows with them"
+    trace, products = (
+        "trace of the Gauss-Newton matrix, by the same start",
+        "products with the curvature that were needed",
+    )
+    return {
+        **{
+            f"{prefix}{name}": Key("directions", 0, math.inf, f"{words}{of}", CHANGING) for name, words in ranks.items()
+        },
+        f"{prefix}samples": Key("samples", 0, math.inf, f"{samples}{of}", INVARIANT),
+        f"{prefix}parameters": Key("parameters", 0, math.inf, "trained parameters", INVARIANT),
+        f"{prefix}trace": Key(CURVATURE_UNIT, 0, math.inf, f"{trace}{of}", CHANGING),
+        f"{prefix}products": Key("products", 0, math.inf, f"{products}{of}", NOTHING),
+    }
+
+
+def _ridge_keys() -> dict[str, Key]:
+    size = "weight decay on the mean loss, its geometric mean, or its assumed value"
+    assumed = "1: the weight decay is unknown or zero, and the ridge an assumption"
+    varies = "1: the ridge differs between parameters, by group or by AdamW's metric"
+    return {
+        "curvature/lambda": Key("ridge", 0, math.inf, size, INVARIANT),
+        "curvature/lambda_assumed": Key("0 or 1", 0, 1, assumed, INVARIANT),
+        "curvature/lambda_varies": Key("0 or 1", 0, 1, varies, INVARIANT),
+    }
+
+
+def _eigenvalue_keys() -> dict[str, Key]:
+    names = {"": "largest", "_2": "second largest", "_3": "third largest"}
+    return {
+        f"curvature/top_eigenvalue{suffix}": Key(
+            CURVATURE_UNIT, 0, math.inf, f"its {rank} eigenvalue, from below", CHANGING
+        )
+        for suffix, rank in names.items()
+    }
+
+
+KEYS = {
+    **_shared_keys("curvature/"),
+    **_ridge_keys(),
+    **_eigenvalue_keys(),
+    "curvature/rung": Key(
+        "1 to 3", 0, 3, "1 linearisation, 2 double backward, 3 graphs rebuilt for every product", NOTHING
+    ),
+    "curvature/spectrum": Key(
+        "directions",
+        0,
+        math.inf,
+        "eigenvalues of the Gauss-Newton matrix, and how many directions each stands for",
+        CHANGING,
+        kind="spectrum",
+    ),
+}
+FULL_KEYS = _shared_keys("curvature/full/", "; on all samples of the probe")
 
 
 @dataclass(frozen=True)
@@ -59,7 +126,7 @@ class SoftRank:
         bracket: of the soft rank at the headline ridge.
         plain: the spectrum in the plain metric, from which every uniform ridge is read.
         products: with the curvature, in all.
-        samples, parameters, rung: of the curvature, which is not kept: its graphs take memory.
+        samples, parameters, method: of the curvature, which is not kept: its graphs take memory.
     """
 
     bracket: Bracket
@@ -67,34 +134,43 @@ class SoftRank:
     products: int
     samples: int
     parameters: int
-    rung: int
+    method: str
 
 
 def soft_rank(probe: Probe) -> Values:
-    """rank_R(G) = Tr G (G + R)^-1 of the Gauss-Newton matrix G of the mean cross-entropy and the weight decay R.
+    """The soft rank Tr G (G + R)^-1: how many directions of the weights the samples determine against the weight decay.
 
-    Keys: `curvature/soft_rank` at R, for a uniform R = l the sum of g_i / (g_i + l); `curvature/soft_rank_lower` and
-    `..._upper`, Gauss-Radau and Gauss, which hold the random start's exact form (not its spread about the trace: 1 to
-    4 %); the value has the geometric mean of their odds (what they are over what they lack to the maximum). R is what
-    the optimizer does, see `decay_of`: a uniform ridge, one per group, or AdamW's metric. `curvature/lambda` is R, or
-    its geometric mean over the trained parameters where `curvature/lambda_varies` is 1; where it is unknown or zero it
-    is 1e-3, and `curvature/lambda_assumed` is 1.
+    G is the Gauss-Newton matrix of the mean cross-entropy and R the ridge that the optimizer puts on the weights, see
+    `decay_of`. For a uniform R = l the rank is the sum of g_i / (g_i + l) over the eigenvalues g_i of G. It is counted
+    in directions and lies in [0, min(parameters, samples x (classes - 1))]. Divided by the samples it is a gap in
+    loss, in nats, for a calibrated model. It grows with the number of samples, at most 512 of the probe: compare only
+    values with equal `curvature/samples`. It changes with the scale of the logits and, at a fixed R, when adjacent
+    ReLU layers are rescaled.
 
-    At uniform ridges, whatever R is: `curvature/soft_rank_1e-5` to `..._1e-1`; `curvature/trace` (of G, by the same
-    start); `curvature/top_eigenvalue` and `..._2` and `..._3`, from below, in nats per squared parameter. Besides
-    `curvature/samples`, `curvature/parameters`, `curvature/products` and `curvature/rung` (see `Curvature`).
+    Keys at R: `curvature/soft_rank`; `curvature/soft_rank_lower` and `..._upper`, a bracket of the random start's
+    exact form by Gauss-Radau and Gauss. The value has the geometric mean of their odds, what they are over what they
+    lack to the maximum. The start itself spreads by 1 to 4 % about the trace, which the bracket does not show.
 
-    Unit: directions, in [0, min(parameters, samples x (classes - 1))]; over the samples it is a loss gap in nats, for
-    a calibrated model. It grows with the number of samples: compare only equal `curvature/samples`, at most 512 of
-    the probe. Not invariant to a scaling of the logits, nor, at fixed R, to ReLU rescaling. Cost: at most 60
-    products of about four forwards over those samples; below 100 directions at least two starts, at most 120
-    products; twice that where R varies. Absent, with a note, where the model cannot be differentiated twice or does
-    not fit into memory. Reference: Shoham et al. 2025 (arXiv 2506.17809).
+    Keys of R: `curvature/lambda`, R or its geometric mean over the trained parameters; `curvature/lambda_varies`, 1
+    where it differs between them; `curvature/lambda_assumed`, 1 where the decay is unknown or zero and 1e-3 is taken.
+
+    Keys at uniform ridges, whatever R is: `curvature/soft_rank_1e-5` to `..._1e-1`; `curvature/trace`, of G, by the
+    same start; `curvature/top_eigenvalue`, `..._2` and `..._3`, from below, in nats per squared parameter;
+    `curvature/spectrum`, to be drawn.
+
+    Other keys: `curvature/samples`, `curvature/parameters`, `curvature/products`, and `curvature/rung`, the place of
+    the method in `jacobian.METHODS`, from 1.
+
+    Cost: at most 60 products of about four forwards over those samples. Below 100 directions there are at least two
+    starts, with at most 120 products. Where R varies, it is twice that.
+
+    Raises:
+        Undefined: the model cannot be differentiated twice, or not even one sample fits into memory.
+
+    Reference: Shoham et al. 2025 (arXiv 2506.17809).
     """
-    found = probe.cached(measured)
-    if found is None:
-        return {}
     ridge = probe.cached(ridge_of)
+    found = _measured(probe, sampled)
     largest = found.plain.largest(LARGEST)
     return {
         **_at_ridges(found, "curvature/"),
@@ -103,31 +179,29 @@ def soft_rank(probe: Probe) -> Values:
         "curvature/lambda_varies": float(ridge.metric is not None),
         "curvature/top_eigenvalue": largest[0] if largest else 0.0,
         **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
-        "curvature/rung": float(found.rung),
+        "curvature/rung": float(1 + list(METHODS).index(found.method)),
         "curvature/spectrum": found.plain.density(),
     }
 
 
-def full_soft_rank(probe: Probe) -> dict[str, float]:
+def full_soft_rank(probe: Probe) -> Values:
     """The soft rank on all samples of the probe, for the end of training: nearer to that of the training set.
 
-    Keys `curvature/full/soft_rank`, `..._lower`, `..._upper`, `..._1e-5` to `..._1e-1`, `curvature/full/trace`,
-    `curvature/full/samples`, `curvature/full/parameters` and `curvature/full/products`, as for `soft_rank`, whose
-    ridge it shares. Cost: as `soft_rank`, with products over all samples of the probe. Absent, with a note, where that
-    is.
+    Keys, as for `soft_rank`, whose ridge it shares: `curvature/full/soft_rank`, `..._lower`, `..._upper`, `..._1e-5`
+    to `..._1e-1`, `curvature/full/trace`, `curvature/full/samples`, `curvature/full/parameters` and
+    `curvature/full/products`.
+
+    Cost: as for `soft_rank`, with products over all samples of the probe.
+
+    Raises:
+        Undefined: as for `soft_rank`.
     """
-    found = _measured(probe, "curvature/full/*", whole)
-    return {} if found is None else _at_ridges(found, "curvature/full/")
+    return _at_ridges(_measured(probe, whole), "curvature/full/")
 
 
-def measured(probe: Probe) -> SoftRank | None:
-    """The soft rank and the spectrum at the probe's weights; None, with a note, where they are absent."""
-    return _measured(probe, "curvature/soft_rank", sampled)
-
-
-def _measured(probe: Probe, name: str, samples: Callable[[Probe], CurvatureInMemory]) -> SoftRank | None:
+def _measured(probe: Probe, samples: Callable[[Probe], Fallback[Curvature]]) -> SoftRank:
     ridge = probe.cached(ridge_of)
-    return with_curvature(probe, name, lambda curvature: at_ridge(curvature, ridge, probe.seed), samples)
+    return with_curvature(probe, lambda curvature: at_ridge(curvature, ridge, probe.seed), samples)
 
 
 def at_ridge(curvature: Curvature, ridge: Ridge, seed: int) -> SoftRank:
@@ -141,7 +215,7 @@ def at_ridge(curvature: Curvature, ridge: Ridge, seed: int) -> SoftRank:
         sum(map(len, runs)),
         len(curvature.targets),
         curvature.parameters,
-        curvature.rung,
+        curvature.method,
     )
 
 

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu, unfold
 
-from lightning_gengap.measures.difficulty.difficulty import enough_samples, learning_curve, leave_one_out_ridge
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.difficulty.leave_one_out_scores import (
+    accuracy_key,
+    check_enough_samples,
+    curve_keys,
+    learning_curve,
+    leave_one_out_ridge,
+)
+from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe
 
 FILTERS = 128
@@ -15,48 +23,52 @@ PATCHES = 10_000
 POOLED = 4
 FLATTENING = 0.01  # added to the patches' variances before whitening, relative to their mean
 _CHUNK = 64
+_PATCHES_WORDS = "ridge accuracy on convolutions of the whitened images with patches of their own"
+KEYS = {
+    "input_difficulty/ridge_accuracy": accuracy_key("ridge accuracy on the inputs"),
+    **curve_keys("input_difficulty/convolution", "ridge accuracy on random convolutions of the images"),
+    **curve_keys("input_difficulty/patch", _PATCHES_WORDS),
+}
 
 
-def input_difficulty(probe: Probe) -> dict[str, float]:
+def input_difficulty(probe: Probe) -> Values:
     """Leave-one-out accuracy of ridge on the inputs, on random convolutions and on the images' own patches.
 
-    Keys `input_difficulty/ridge_accuracy` (the flattened inputs as they are); for images also
-    `input_difficulty/convolution_accuracy` (128 seeded Gaussian filters of 5 x 5) and
-    `input_difficulty/patch_accuracy` (128 whitened patches of 6 x 6 of the probe's own images as filters of the
-    whitened images; after Coates and Ng 2012), each followed by ReLU of both signs and the mean over a 4 x 4 grid.
-    The classifier is the one of `difficulty/ridge_accuracy`; no weights of the network are used.
+    Keys, all fractions, higher for easier data: `input_difficulty/ridge_accuracy` (the flattened inputs as they are);
+    for images also `input_difficulty/convolution_accuracy` (128 seeded Gaussian filters of 5 x 5) and
+    `input_difficulty/patch_accuracy` (as filters, 128 whitened patches of 6 x 6 of the probe's own images, on the
+    whitened images; after Coates and Ng 2012). ReLU of both signs and the mean over a 4 x 4 grid follow each filter.
+    For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`. The classifier is
+    that of `difficulty/ridge_accuracy`. No weights of the network are used; scaling the inputs changes nothing.
 
-    For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`.
+    Taken once per training, and only those keys that are wanted. Cost: no forward; two convolutions, three
+    eigendecompositions of an (examples x examples) matrix, and four of one of half that size.
 
-    Fractions; higher is easier. Invariant to a scaling of the inputs. Absent, with a note: all for integer inputs,
-    shapes that differ or fewer than five samples per class present; the last two without images of such a size;
-    `..._extrapolated` where the train size is unknown. Measured once per training, and only where wanted. Cost: no
-    forward; two convolutions, three eigendecompositions of an (examples x examples) matrix and four of half that size.
+    Raises:
+        Undefined: the inputs are integers or differ in shape, or there are fewer than five samples per class that is
+            present. The last two are absent where the inputs are not images of such a size, and what is extrapolated
+            where the train size is unknown.
     """
     inputs = probe.inputs
     if inputs is None:
-        probe.notes.append("input_difficulty/* is absent: the inputs are integers or differ in shape")
-        return {}
-    if not enough_samples(probe, "input_difficulty/*"):
-        return {}
-    values: dict[str, float] = {}
+        raise Undefined("the inputs are integers or differ in shape")
+    check_enough_samples(probe)
+    values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):
         flat = inputs.flatten(1).double().cpu()
         values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
-    kinds = {
-        "convolution": (RANDOM_SIDE, convolution_features),
-        "patch": (PATCH_SIDE, patch_features),
-    }
-    for name, (side, features) in kinds.items():
-        key = f"input_difficulty/{name}"
-        if not any(probe.wants(f"{key}_{kind}") for kind in ("accuracy", "growth", "extrapolated")):
+    for kind, side, features in (
+        ("convolution", RANDOM_SIDE, convolution_features),
+        ("patch", PATCH_SIDE, patch_features),
+    ):
+        name = f"input_difficulty/{kind}"
+        if not any(probe.wants(key) for key in curve_keys(name, "")):
             continue
         if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
-            probe.notes.append(f"{key}_accuracy is absent: no images of {side} x {side} or more")
+            values[f"{name}_*"] = Undefined(f"the inputs are not images of {side} x {side} or more")
             continue
         rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
-        curve = learning_curve(leave_one_out_ridge, rows, probe)
-        values |= {f"{key}_{kind}": value for kind, value in curve.items()}
+        values |= learning_curve(name, leave_one_out_ridge, rows, probe)
     return values
 
 
@@ -77,8 +89,8 @@ def convolution_features(images: Tensor, generator: torch.Generator) -> Tensor:
 def patch_features(images: Tensor, generator: torch.Generator) -> Tensor:
     """Responses of the whitened images to whitened patches of their own; shape as `convolution_features`.
 
-    With W the whitening of patches x, a filter is f = W (x - mean) / |W (x - mean)| and its response f^T W (x' - mean)
-    at each place x': one convolution with W f and an offset.
+    W whitens the patches x. A filter is f = W (x - mean) / |W (x - mean)|, and its response at each place x' is
+    f^T W (x' - mean): one convolution with W f and an offset.
     """
     channels = images.shape[1]
     patches = drawn_patches(images, generator)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from lightning_gengap.measures.key import FUNCTION, Key
 from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
 BINS = 15
+KEYS = {
+    f"calibration/error_{BINS}": Key(
+        "fraction", 0, 1, f"expected calibration error on the probe, {BINS} bins", FUNCTION
+    ),
+    "calibration/entropy": Key("nats", 0, math.inf, "mean entropy of the probabilities on the probe", FUNCTION),
+}
 
 
-def calibration(probe: Probe) -> dict[str, float]:
+def calibration(probe: Probe) -> Values:
     """Expected calibration error and mean entropy of the softmax probabilities on the probe.
 
-    Keys `calibration/error_15`: sum over 15 equal bins b of the largest probability of
-    (|b| / examples) |accuracy_b - confidence_b|, a fraction in [0, 1]; `calibration/entropy`: mean of
-    -sum_k p_k log p_k, nats in [0, log classes]. Both depend on the scale of the logits, neither on ReLU rescaling.
-    On samples that are interpolated, confidence is calibrated whatever the gap: state indicators, no estimates. Cost:
-    none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
+    Keys: `calibration/error_15`, a fraction: the sum over 15 equal bins b of the largest probability of
+    (|b| / examples) |accuracy_b - confidence_b|; `calibration/entropy`, in nats, from 0 to log classes: the mean of
+    -sum_k p_k log p_k. Both depend on the scale of the logits, and not on rescaling around ReLUs. Samples that are
+    interpolated are calibrated whatever the gap is: these describe the state of training, and estimate nothing.
+
+    Cost: none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
     """
     logits = probe.cached(margin_signature).logits
     return {

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 from torch.nn.functional import cross_entropy
 
+from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
 from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
+KEYS = {
+    "train_accuracy": Key("fraction", 0, 1, "accuracy on the probe, eval mode, labels as trained", INVARIANT),
+    "train_loss": Key("nats", 0, math.inf, "mean cross-entropy on the probe, eval mode", FUNCTION),
+    "train_confidence": Key("fraction", 0, 1, "mean largest probability on the probe", FUNCTION),
+}
 
-def fit(probe: Probe) -> dict[str, float]:
+
+def fit(probe: Probe) -> Values:
     """Accuracy, mean cross-entropy and mean confidence on the probe, with the labels as trained.
 
     Keys `train_accuracy` (fraction), `train_loss` (nats), `train_confidence` (mean largest probability, fraction).
-    Accuracy is invariant to a scaling of the logits, the others are not. Cost: none, the margins' forward is shared.
+    Scaling the logits leaves the accuracy as it is, and changes the others. Cost: none, the margins' forward is shared.
     """
     logits = probe.cached(margin_signature).logits
     return {

@@ -2,57 +2,73 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.activations import activations_at
+from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.margins.margin import margin_signature
-from lightning_gengap.network.layers import Tap
+from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin
+from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.layers import LAYERS, Tap
 from lightning_gengap.network.probe import Probe
 
 MOST_PER_CLASS = 200
+KEYS = {
+    **{
+        f"k_variance/{layer}": Key(
+            "none", -math.inf, math.inf, f"median margin over the classes' Wasserstein spread at {layer}", INVARIANT
+        )
+        for layer in LAYERS[1:]
+    },
+    "k_variance/classes": Key("classes", 1, math.inf, "classes with two samples or more in the probe", INVARIANT),
+}
 
 
-def k_variance(probe: Probe) -> dict[str, float]:
+def k_variance(probe: Probe) -> Values:
     """The kV-GN margin at each hidden layer: median_i d_i / sum_c pi_c W1_c.
 
-    d_i is the signed distance to the decision boundary at the layer, logit gap over gradient norm, of all samples;
-    W1_c the exact Wasserstein-1 distance (Euclidean cost) between two random halves of at most 200 samples of class
-    c, drawn from the probe's seed; pi_c the class's share. Classes with one sample are skipped.
+    d_i is the signed distance of sample i to the decision boundary at the layer: the logit gap over the norm of its
+    gradient. W1_c is the exact Wasserstein-1 distance (Euclidean cost) between two random halves of at most 200 samples
+    of class c, drawn from the probe's seed. pi_c is the class's share. Classes with one sample are skipped.
 
-    Keys `k_variance/<layer>`, no unit, signed, larger for wider margins (the published score is its negative), and
-    `k_variance/classes`, how many classes were used. Invariant to a scaling of the logits and to ReLU rescaling.
-    Compares within one architecture. Cost: the shared margins, one forward per layer, and one assignment of about
-    100 x 100 per class. Reference: Chuang et al. 2021 (arXiv 2106.03314).
+    Keys `k_variance/<layer>`: no unit, signed, larger for wider margins (the published score is its negative), and
+    comparable within one architecture. Key `k_variance/classes`: how many classes were used. Scaling the logits and
+    rescaling around ReLUs change nothing.
+
+    Cost: the shared margins, one forward per layer, and one assignment of about 100 x 100 per class. Reference: Chuang
+    et al. 2021 (arXiv 2106.03314).
+
+    Raises:
+        Undefined: no class has two samples. A single layer is absent where it has no margins, or features that do not
+            vary.
     """
     counts = probe.targets.bincount()
-    values = {"k_variance/classes": float((counts >= 2).sum())}
-    if values["k_variance/classes"] == 0:
-        probe.notes.append("k_variance/* is absent: no class has two samples")
-        return {}
-    layers = probe.cached(margin_signature).layers
-    for tap in probe.layout.taps:
-        if tap.layer not in layers:
-            continue
-        distances = torch.cat(list(layers[tap.layer].distances))
-        distances = distances[distances.isfinite()]
-        spread = mean_class_spread(features_at(probe, tap), probe.targets, probe.seed)
-        if spread > 0 and len(distances) > 0:
-            values[f"k_variance/{tap.layer}"] = float(distances.quantile(0.5)) / spread
+    if not bool((counts >= 2).any()):
+        raise Undefined("no class has two samples")
+    values: dict[str, Value] = {"k_variance/classes": float((counts >= 2).sum())}
+    signature = probe.cached(margin_signature)
+    taps = {tap.layer: tap for tap in probe.layout.taps}
+    for layer in LAYERS[1:]:
+        if layer in signature.layers:
+            values[f"k_variance/{layer}"] = _median_over_spread(probe, taps[layer], signature.layers[layer])
         else:
-            probe.notes.append(f"k_variance/{tap.layer} is absent: its features or gradients do not vary")
+            values[f"k_variance/{layer}"] = Undefined(signature.absent[layer])
     return values
 
 
-def features_at(probe: Probe, tap: Tap) -> Tensor:
-    """The flattened representation of every sample at one tap, on the CPU; shape (examples, features)."""
-    rows = []
-    with torch.no_grad():
-        for batch in probe.batches:
-            with probe.tapped([tap]) as caught:
-                probe.logits_on(batch.content, len(batch.targets))
-            rows.append(caught[tap.layer].flatten(1).cpu())
-    return torch.cat(rows)
+def _median_over_spread(probe: Probe, tap: Tap, margins: NormalizedMargin) -> float | Undefined:
+    distances = torch.cat(list(margins.distances))
+    distances = distances[distances.isfinite()]
+    features = activations_at(probe, [tap], lambda activation: activation.flatten(1))[tap.layer]
+    spread = mean_class_spread(features, probe.targets, probe.seed)
+    if spread > 0 and len(distances) > 0:
+        return float(distances.quantile(0.5)) / spread
+    return Undefined("its features or gradients do not vary")
 
 
 def mean_class_spread(features: Tensor, targets: Tensor, seed: int) -> float:
@@ -77,7 +93,7 @@ def mean_class_spread(features: Tensor, targets: Tensor, seed: int) -> float:
 
 
 def wasserstein(first: Tensor, second: Tensor) -> float:
-    """Exact Wasserstein-1 distance, Euclidean cost, of two point sets of one size: the cheapest matching's mean."""
+    """Exact Wasserstein-1 distance of two point sets of one size: the mean Euclidean cost of the cheapest matching."""
     cost = torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist").numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())

@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.difficulty.separability import first_layer
-from lightning_gengap.measures.margins.margin import logit_gap
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, same_class_mixes
-from lightning_gengap.network.layers import CalledModule, Tap
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.activations import first_weight_layer
+from lightning_gengap.measures.key import INVARIANT, Key
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
+from lightning_gengap.measures.perturbation.perturbation import COPIES, images_of, mixes_and_copies
+from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe
 
 TRIMMED = 0.05  # of the features at either end, by their variance
+KEYS = {
+    f"perturbed_margin/{kind}_{statistic}": Key(
+        "none",
+        -math.inf,
+        math.inf,
+        f"{statistic} normalized margin of {words} at the first layer",
+        INVARIANT,
+    )
+    for kind, words in COPIES.items()
+    for statistic in ("mean", "median")
+}
 
 
-def perturbed_margin(probe: Probe) -> dict[str, float]:
+def perturbed_margin(probe: Probe) -> Values:
     """Mean and median normalized margin of same-class mixes and of flipped and shifted images.
 
-    The margin of a perturbed image x' of label y is d / TV: d the signed distance to the boundary between y and the
-    largest other logit, logit gap over the norm of the gap's gradient by the output of the first linear or
-    convolutional layer; TV the square root of the mean variance of that output's features over the perturbed images,
-    the 5 % of the features with the largest and with the smallest variance left out. Misclassified images stay, with
-    negative margins. The norm is guarded at the round-off of its median; images where no gradient arrives are left out.
+    The margin of a perturbed image x' of label y is d / TV, at the output of the first linear or convolutional layer.
+    d is the signed distance to the boundary between y and the largest other logit: the logit gap over the norm of its
+    gradient by that output. TV is the square root of the mean variance of that output's features over the perturbed
+    images, without the 5 % of the features with the largest and with the smallest variance. Misclassified images stay,
+    with negative margins. The norm is guarded at the round-off of its median; images where no gradient arrives are left
+    out.
 
     Keys `perturbed_margin/mix_mean` and `..._median` (half-half mixes of two samples of one class),
-    `perturbed_margin/augment_mean` and `..._median` (random flip, and shift up to an eighth of the side): the
-    perturbed images of `perturbation`, fixed by the probe's seed. No unit, signed, unbounded, larger for wider
-    margins; the published score is minus the mean. Invariant to a scaling of the logits, to ReLU rescaling and to
-    rescaling before a batch norm. A model trained on such mixes or shifts has seen them. Absent, with a note, for
-    inputs that are not images. Cost: two forwards and two activation-only backwards, five to seven forwards. Reference:
-    Natekar and Sharma 2020 (arXiv 2012.02775).
+    `perturbed_margin/augment_mean` and `..._median` (random flip, and shift up to an eighth of the side). The perturbed
+    images are those of `perturbation`, fixed by the probe's seed. No unit, signed, unbounded, larger for wider margins;
+    the published score is minus the mean. Scaling the logits, rescaling around ReLUs and rescaling before a batch norm
+    change nothing. A model trained on such mixes or shifts has seen them.
+
+    Cost: two forwards and two backwards through the activations only, worth five to seven forwards. Reference: Natekar
+    and Sharma 2020 (arXiv 2012.02775).
+
+    Raises:
+        Undefined: the inputs are not images, or no linear or convolutional layer is called. A kind of image is absent
+            where outputs or gradients vanish at that layer.
     """
-    images, first = probe.inputs, first_layer(probe)
-    if images is None or images.ndim != 4 or first is None:
-        probe.notes.append("perturbed_margin/* is absent: it needs image inputs and a linear or convolutional layer")
-        return {}
+    images, first = images_of(probe), first_weight_layer(probe)
     generator = torch.Generator().manual_seed(probe.seed)
-    mixes = same_class_mixes(images, probe.targets, generator)
-    augmented = flipped_and_shifted(images, generator)
-    values: dict[str, float] = {}
-    for name, perturbed in {"mix": mixes, "augment": augmented}.items():
+    values: dict[str, Value] = {}
+    for name, perturbed in mixes_and_copies(images, probe.targets, generator).items():
         margins = margins_of(probe, first, perturbed)
         if len(margins) == 0:
-            probe.notes.append(f"perturbed_margin/{name}_* is absent: outputs or gradients at {first.module} vanish")
+            values[f"perturbed_margin/{name}_*"] = Undefined(f"outputs or gradients at {first.module} vanish")
             continue
         values[f"perturbed_margin/{name}_mean"] = float(margins.mean())
         values[f"perturbed_margin/{name}_median"] = float(margins.quantile(0.5))
     return values
 
 
-def margins_of(probe: Probe, layer: CalledModule, inputs: Tensor) -> Tensor:
-    """Signed normalized margins at the layer's output, with all inputs exchanged for `inputs`; float64, on the CPU.
+def margins_of(probe: Probe, tap: Tap, inputs: Tensor) -> Tensor:
+    """Signed normalized margins at the tap, with all inputs exchanged for `inputs`; float64, on the CPU.
 
-    Empty where the output does not vary, has not the examples on its first axis, or no gradient reaches it.
+    Empty where the tapped output does not vary or has not the examples on its first axis, or no gradient reaches it.
     """
-    tap = Tap("first", layer.module, "output", clone=True)
-    gaps, norms, start = [], [], 0
-    moments = Moments()
-    for batch in probe.batches:
-        stop = start + len(batch.targets)
+    gaps, norms, moments = [], [], Moments()
+    sizes = [len(batch.targets) for batch in probe.batches]
+    for batch, part in zip(probe.batches, inputs.split(sizes), strict=True):
         with probe.tapped([tap]) as caught:
-            logits = probe.logits_on(batch.with_inputs(inputs[start:stop]), stop - start)
+            logits = probe.logits_on(batch.with_inputs(part), len(part))
         output = caught.get(tap.layer)
         gap = logit_gap(logits, batch.targets.to(logits.device))
-        start = stop
         if output is None or len(output) != len(gap) or not gap.requires_grad:
             return torch.empty(0)
         (gradient,) = torch.autograd.grad(gap.sum(), output, allow_unused=True)
@@ -105,6 +119,6 @@ class Moments:
         self._count += len(rows)
 
     def variance(self) -> Tensor:
-        """Shape (features,), ddof 0."""
+        """Shape (features,), not corrected for the mean (ddof 0)."""
         mean = self._sum / self._count
         return (self._squares / self._count - mean.square()).clamp(min=0)

@@ -1,1 +1,1 @@
-"""Norms of the weights, and bounds made of them. May import network, linalg and other measures."""
+"""Norms of the weights, and bounds made of them. May import network and other measures."""

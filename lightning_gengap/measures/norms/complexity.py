@@ -5,84 +5,151 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_gengap.measures.norms.layer_norms import VARIANTS, LayerNorms, layer_norms, log_margin
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import FUNCTION, INVARIANT, WEIGHTS, Key
+from lightning_gengap.measures.norms.layer_norms import (
+    VARIANTS,
+    LayerNorms,
+    layer_norms,
+    log_key,
+    log_margin,
+    product_and_sum,
+)
+from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.weight_layers import NotFoldableError
+
+SUFFIXES = {"operator": "", "reshaped": "_reshaped", "fft": "_fft"}
+_NORMS = {
+    "operator": "operator norms",
+    "reshaped": "norms of reshaped kernels",
+    "fft": "norms of circular convolutions",
+}
 
 
-def complexity(probe: Probe) -> dict[str, float]:
+def _spectral_keys(variant: str) -> dict[str, Key]:
+    end, norms = SUFFIXES[variant], _NORMS[variant]
+    product = f"sum of log squared {norms}"
+    mean = f"log of d times the geometric mean of squared {norms}"
+    keys = {
+        f"log_product_spectral_over_margin{end}": log_key(f"{product} minus twice the log margin", INVARIANT),
+        f"log_sum_spectral_over_margin{end}": log_key(f"log of d times the geometric mean of that, {norms}", INVARIANT),
+        f"log_spectral_origin{end}": log_key(f"that product times Frobenius over spectral norms, {norms}", INVARIANT),
+        f"log_spectral_initial{end}": log_key(f"the same with distances from the initial weights, {norms}", WEIGHTS),
+        f"frobenius_over_spectral{end}": Key(
+            "none", 0, math.inf, f"summed squares of Frobenius over {norms}", INVARIANT
+        ),
+    }
+    if variant == "operator":
+        return keys
+    return {
+        f"log_product_spectral{end}": log_key(product, FUNCTION),
+        f"log_sum_spectral{end}": log_key(mean, FUNCTION),
+        f"distance_spectral{end}": Key(
+            "squared weights", 0, math.inf, f"summed squares of the changes, {norms}", WEIGHTS
+        ),
+        **keys,
+    }
+
+
+KEYS = {
+    f"complexity/{name}": key
+    for name, key in {
+        "parameters": Key("weights", 0, math.inf, "number of weights without biases", INVARIANT),
+        "inverse_margin": Key(
+            "inverse squared logits", 0, math.inf, "1 over the squared 10 % quantile of the output margin", FUNCTION
+        ),
+        "log_product_frobenius_over_margin": log_key(
+            "sum of log squared Frobenius norms minus twice the log margin", INVARIANT
+        ),
+        "log_sum_frobenius_over_margin": log_key("log of d times the geometric mean of that", INVARIANT),
+        **{name: key for variant in VARIANTS for name, key in _spectral_keys(variant).items()},
+    }.items()
+}
+
+
+def complexity(probe: Probe) -> Values:
     """Ratios and products of norms, over the margin, and with two other spectral norms of convolutions.
 
     W_i are the d folded weight tensors of linear, convolutional and embedding layers (see `norm`), W0_i the folded
-    initial ones, |.|_F and |.|_2 their Frobenius and spectral norms, g the 10 % quantile of the output margin.
+    initial ones, |.|_F and |.|_2 their Frobenius and spectral norms, and g the 10 % quantile of the output margin.
 
-    Keys `complexity/<name>`: `parameters`, the number of weights (row 20); `inverse_margin`, 1 / g^2 (22);
-    `log_product_frobenius_over_margin`, sum log |W_i|_F^2 - 2 log g (36); `log_sum_frobenius_over_margin`, log d + the
-    same over d (38); the same of spectral norms (31, 34); `frobenius_over_spectral`, sum |W_i|_F^2 / |W_i|_2^2 (33);
-    `log_spectral_origin`, row 31 + log of row 33 (30); `log_spectral_initial`, row 31 + log sum |W_i - W0_i|_F^2 /
-    |W_i|_2^2 (29). Rows with a spectral norm take that of the operator that a convolution applies at its input size;
-    keys that end in `_reshaped` or `_fft` take another in every place (see `LayerNorms`), to compare with published
-    numbers, and exist for rows 32, 35 and 41 too (`log_product_spectral`, `log_sum_spectral`, `distance_spectral`).
+    Keys `complexity/<name>`, with the rows of Dziugaite et al.:
+
+    - `parameters`: the number of weights (row 20).
+    - `inverse_margin`: 1 / g^2 (22), in 1 / logits^2.
+    - `log_product_frobenius_over_margin`: sum log |W_i|_F^2 - 2 log g (36).
+    - `log_sum_frobenius_over_margin`: log d + the same over d (38).
+    - `log_product_spectral_over_margin`, `log_sum_spectral_over_margin`: both with spectral norms (31, 34).
+    - `frobenius_over_spectral`: sum |W_i|_F^2 / |W_i|_2^2 (33).
+    - `log_spectral_origin`: row 31 + log of row 33 (30).
+    - `log_spectral_initial`: row 31 + log sum |W_i - W0_i|_F^2 / |W_i|_2^2 (29).
+
+    Rows with a spectral norm take that of the operator that a convolution applies at its input size. Keys that end in
+    `_reshaped` or `_fft` take another in every place (see `LayerNorms`), to compare with published numbers. These exist
+    for rows 32, 35 and 41 too: `log_product_spectral`, `log_sum_spectral` and `distance_spectral`, in squared weights.
 
     Values are the measures themselves, v. Published tables give sqrt(v / n) for plain rows and (v - log n) / 2 for
-    log rows, n the training samples; in a log-linear predictor with `train_samples` these add nothing, so that they
+    log rows, with n training samples. In a log-linear predictor with `train_samples` these add nothing, so that they
     have no keys.
 
-    Log rows are unbounded, others non-negative; `inverse_margin` is in 1 / logits^2, `distance_spectral` in squared
-    weights, the others have no unit. All but rows 29 and 41 are invariant to ReLU rescaling; rows 30, 33 and those over
-    the margin also to a scaling of the last layer; all, folded, to rescaling before batch norm. Absent with a note:
-    all where `norm` is (layer norm, group norm, recurrence, attention, a batch norm elsewhere), those with g unless
-    g > 0, those with W0 where it is unknown. Cost: a few forwards of one example, three of eight, and the singular
-    values of every kernel and of its Fourier transform; the margins' forward is shared.
+    Log rows are unbounded, all others non-negative. No row changes under rescaling in front of a batch norm, as batch
+    norms are folded. All but rows 29 and 41 stay under ReLU rescaling; rows 30, 33 and those over the margin also where
+    the last layer is scaled. Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few
+    forwards of one example, three of eight, and the singular values of every kernel and of its Fourier transform; the
+    margins' forward is shared.
+
+    Raises:
+        Undefined: `norm` is undefined.
+
     Reference: Jiang et al. 2020 (arXiv 1912.02178), rows as in Dziugaite et al. 2020 (arXiv 2010.11924).
     """
-    try:
-        layers = probe.cached(layer_norms)
-    except NotFoldableError as reason:
-        probe.notes.append(f"complexity/* is absent: {reason}")
-        return {}
-    margin = log_margin(probe)
-    values = {"complexity/parameters": float(sum(layer.weights for layer in layers))}
-    product = math.fsum(math.log(layer.frobenius) for layer in layers)
-    if margin is None:
-        probe.notes.append(
-            "complexity/inverse_margin, log_spectral_origin, log_spectral_initial and all with over_margin are "
-            "absent: the 10 % quantile of the margin is not positive"
-        )
-    else:
-        values["complexity/inverse_margin"] = math.exp(-2 * margin)
-        values |= _over_margin("frobenius_over_margin", product - 2 * margin, len(layers))
-    if layers[0].moved_frobenius is None:
-        probe.notes.append("complexity/log_spectral_initial and distance_spectral are absent: no initial weights")
+    layers = probe.cached(layer_norms)
+    values: dict[str, Value] = {"complexity/parameters": float(sum(layer.weights for layer in layers))}
     for variant in VARIANTS:
-        values |= spectral_rows(layers, variant, margin)
+        values |= plain_rows(layers, variant)
+    if layers[0].moved_frobenius is None:
+        unknown = Undefined("the initial weights are unknown")
+        values |= {"complexity/distance_spectral*": unknown, "complexity/log_spectral_initial*": unknown}
+    margin = log_margin(probe)
+    if isinstance(margin, Undefined):
+        absent = ("inverse_margin", "*_over_margin*", "log_spectral_origin*", "log_spectral_initial*")
+        return values | {f"complexity/{name}": margin for name in absent}
+    values["complexity/inverse_margin"] = math.exp(-2 * margin)
+    product = math.fsum(math.log(layer.frobenius) for layer in layers)
+    values |= product_and_sum("complexity", "frobenius_over_margin", product - 2 * margin, len(layers))
+    for variant in VARIANTS:
+        values |= rows_over_margin(layers, variant, margin)
     return values
 
 
-def spectral_rows(layers: Sequence[LayerNorms], variant: str, margin: float | None) -> dict[str, float]:
-    """The rows with spectral norms of one variant; those of the operator that other measures give are left out."""
-    suffix = "" if variant == "operator" else f"_{variant}"
-    product = math.fsum(math.log(layer.spectral[variant]) for layer in layers)
-    ratio = math.fsum(layer.frobenius / layer.spectral[variant] for layer in layers)
-    values = {f"complexity/frobenius_over_spectral{suffix}": ratio}
-    if suffix:
-        values |= _over_margin(f"spectral{suffix}", product, len(layers))
-    if margin is not None:
-        over = product - 2 * margin
-        values |= _over_margin(f"spectral_over_margin{suffix}", over, len(layers))
-        values[f"complexity/log_spectral_origin{suffix}"] = over + math.log(ratio)
-    moved = [layer.moved_frobenius / layer.spectral[variant] for layer in layers if layer.moved_frobenius is not None]
-    if margin is not None and math.fsum(moved) > 0:
-        values[f"complexity/log_spectral_initial{suffix}"] = product - 2 * margin + math.log(math.fsum(moved))
+def plain_rows(layers: Sequence[LayerNorms], variant: str) -> dict[str, float]:
+    """The rows with spectral norms of one variant and without margin, but for those that other measures give."""
+    end = SUFFIXES[variant]
+    values = {f"complexity/frobenius_over_spectral{end}": _summed_ratios(layers, variant)}
+    if not end:
+        return values
+    values |= product_and_sum("complexity", f"spectral{end}", _log_product(layers, variant), len(layers))
     changes = [layer.moved_spectral[variant] for layer in layers if layer.moved_spectral is not None]
-    if suffix and changes:
-        values[f"complexity/distance_spectral{suffix}"] = math.fsum(changes)
+    return values | ({f"complexity/distance_spectral{end}": math.fsum(changes)} if changes else {})
+
+
+def rows_over_margin(layers: Sequence[LayerNorms], variant: str, margin: float) -> Values:
+    """The rows with spectral norms of one variant over the margin; `margin` is its log."""
+    end, product = SUFFIXES[variant], _log_product(layers, variant) - 2 * margin
+    values: dict[str, Value] = {**product_and_sum("complexity", f"spectral_over_margin{end}", product, len(layers))}
+    values[f"complexity/log_spectral_origin{end}"] = product + math.log(_summed_ratios(layers, variant))
+    moved = [layer.moved_frobenius / layer.spectral[variant] for layer in layers if layer.moved_frobenius is not None]
+    if moved:
+        total = math.fsum(moved)
+        values[f"complexity/log_spectral_initial{end}"] = (
+            product + math.log(total) if total > 0 else Undefined("nothing has moved")
+        )
     return values
 
 
-def _over_margin(name: str, product: float, count: int) -> dict[str, float]:
-    """A log product, and the log of `count` times its geometric mean."""
-    return {
-        f"complexity/log_product_{name}": product,
-        f"complexity/log_sum_{name}": math.log(count) + product / count,
-    }
+def _log_product(layers: Sequence[LayerNorms], variant: str) -> float:
+    return math.fsum(math.log(layer.spectral[variant]) for layer in layers)
+
+
+def _summed_ratios(layers: Sequence[LayerNorms], variant: str) -> float:
+    return math.fsum(layer.frobenius / layer.spectral[variant] for layer in layers)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import starmap
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_gengap.measures.margins.margin import logit_gap, margin_signature
-from lightning_gengap.measures.norms.norm import spectral_norm
-from lightning_gengap.network.folding_check import initial_weights, verified_weights
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import Invariances, Key
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
+from lightning_gengap.measures.norms.spectral import circular_norm, matrix_norm, spectral_norm
+from lightning_gengap.network.folding_check import checked, initial_layers
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.trace import clean_name
-from lightning_gengap.network.weight_layers import NotFoldableError
+from lightning_gengap.network.weight_layers import WeightLayer
 
 MARGIN_QUANTILE = 0.1
 VARIANTS = ("operator", "reshaped", "fft")
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -40,43 +38,65 @@ class LayerNorms:
     weights: int
     frobenius: float
     spectral: dict[str, float]
-    moved_frobenius: float | None
-    moved_spectral: dict[str, float] | None
+    moved_frobenius: float | None = None
+    moved_spectral: dict[str, float] | None = None
 
 
 def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
-    """The norms of all linear and convolutional layers; take it through `probe.cached`.
+    """The norms of all weight layers; take it through `probe.cached`.
 
     Cost: a few forwards of one example, and the singular values of every kernel and of its Fourier transform.
 
     Raises:
-        NotFoldableError: a layer cannot be folded, is zero or not finite; the message says which.
+        Undefined: as `nonzero_layers`.
     """
-    weights, start = verified_weights(probe), initial_weights(probe)
-    modules = {clean_name(name): module for name, module in probe.model.named_modules()}
-    shapes = {met.module: met.input_shape for met in probe.layout.ran}
-    layers = []
-    for name, weight in weights.items():
-        if not (bool(weight.isfinite().all()) and bool(weight.any())):
-            raise NotFoldableError("a weight layer is zero or not finite")
-        module, shape = modules[name], shapes.get(name, ())
-        moved = None if start is None else weight - start[name].to(weight)
-        layers.append(
-            LayerNorms(
-                weight.numel(),
-                squared_frobenius(weight),
-                _squared_spectral(module, weight, shape, f"complexity/{name}", probe),
-                None if moved is None else squared_frobenius(moved),
-                None if moved is None else _squared_spectral(module, moved, shape, f"complexity/start/{name}", probe),
-            )
+    start = initial_layers(probe)
+    found = []
+    for name, layer in nonzero_layers(probe).items():
+        norms = LayerNorms(
+            layer.weight.numel(), squared_frobenius(layer.weight), _squared_spectral(layer, "complexity", probe)
         )
-    return tuple(layers)
+        if start is not None:
+            moved = layer.minus(start[name])
+            norms = replace(
+                norms,
+                moved_frobenius=squared_frobenius(moved.weight),
+                moved_spectral=_squared_spectral(moved, "complexity/start", probe),
+            )
+        found.append(norms)
+    return tuple(found)
 
 
-def log_margin(probe: Probe) -> float | None:
-    """Log of the 10 % quantile of the output margin; None where that is not positive."""
+def nonzero_layers(probe: Probe) -> dict[str, WeightLayer]:
+    """The network's weight layers by name, folded and checked, none of them zero.
+
+    Raises:
+        Undefined: a layer cannot be folded, is zero or not finite; the reason says which.
+    """
+    layers = probe.cached(checked).layers
+    for layer in layers.values():
+        if not (bool(layer.weight.isfinite().all()) and bool(layer.weight.any())):
+            raise Undefined("a weight layer is zero or not finite")
+    return layers
+
+
+def log_margin(probe: Probe) -> float | Undefined:
+    """Log of the 10 % quantile of the output margin; undefined unless that is positive."""
     margin = float(logit_gap(probe.cached(margin_signature).logits, probe.targets).quantile(MARGIN_QUANTILE))
-    return math.log(margin) if margin > 0 else None
+    return math.log(margin) if margin > 0 else Undefined("the 10 % quantile of the margin is not positive")
+
+
+def log_key(meaning: str, invariances: Invariances) -> Key:
+    """What is declared of a logarithm of norms."""
+    return Key("log", -math.inf, math.inf, meaning, invariances)
+
+
+def product_and_sum(measure: str, name: str, product: float, count: int) -> dict[str, float]:
+    """The log of a product over `count` layers, and the log of `count` times its geometric mean, by key."""
+    return {
+        f"{measure}/log_product_{name}": product,
+        f"{measure}/log_sum_{name}": math.log(count) + product / count,
+    }
 
 
 def squared_frobenius(weight: Tensor) -> float:
@@ -84,52 +104,6 @@ def squared_frobenius(weight: Tensor) -> float:
     return float(weight.cpu().double().square().sum())
 
 
-def as_matrix(module: nn.Module, weight: Tensor) -> Tensor:
-    """`weight` of `module` as a float64 matrix of output units by incoming weights, on the CPU."""
-    precise = weight.detach().cpu().double()
-    if isinstance(module, _EMBEDDINGS):  # shape (inputs, outputs)
-        return precise.T
-    if isinstance(module, _TRANSPOSED):  # shape (inputs, outputs per group, ...), the inputs of a group together
-        precise = precise.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
-    return precise.flatten(1)
-
-
-def squared_circular_norm(module: nn.Module, weight: Tensor, input_shape: tuple[int, ...]) -> float:
-    """The squared norm of the convolution with circular padding and stride one: the largest over all frequencies.
-
-    A circular convolution is block diagonal in the Fourier basis, one matrix of outputs by inputs per frequency and
-    group. Reference: Sedghi et al. 2019 (arXiv 1805.10408).
-    """
-    if isinstance(module, nn.Linear | nn.Embedding | nn.EmbeddingBag):
-        return float(torch.linalg.matrix_norm(as_matrix(module, weight), ord=2)) ** 2
-    groups, dilation = int(module.groups), tuple(module.dilation)  # type: ignore[arg-type]
-    blocks = weight.detach().cpu().double().unflatten(0, (groups, -1)).to(torch.complex128)
-    sizes = input_shape[1:]
-    phases = list(starmap(_phases, zip(sizes, weight.shape[2:], dilation, strict=True)))
-    phases[-1] = phases[-1][: sizes[-1] // 2 + 1]  # the other frequencies are conjugate, as the weights are real
-    largest = 0.0
-    for first in phases[0]:  # one at a time, for memory
-        response = torch.tensordot(blocks, first, dims=([3], [0]))
-        for rest in phases[1:]:
-            response = torch.tensordot(response, rest, dims=([3], [1]))
-        matrices = response[..., None].flatten(3).permute(0, 3, 1, 2)
-        tall = matrices.shape[-2] > matrices.shape[-1]
-        gram = matrices.mH @ matrices if tall else matrices @ matrices.mH
-        largest = max(largest, float(torch.linalg.eigvalsh(gram)[..., -1].max()))
-    return largest
-
-
-def _phases(size: int, taps: int, dilation: int) -> Tensor:
-    """exp(-2 pi i f j dilation / size) for frequencies f and taps j; shape (size, taps)."""
-    turns = torch.outer(torch.arange(size), dilation * torch.arange(taps)) % size
-    return torch.polar(torch.ones(size, taps, dtype=torch.float64), -2 * math.pi * turns.double() / size)
-
-
-def _squared_spectral(
-    module: nn.Module, weight: Tensor, shape: tuple[int, ...], key: str, probe: Probe
-) -> dict[str, float]:
-    return {
-        "operator": spectral_norm(module, weight, shape, key, probe)[0] ** 2,
-        "reshaped": float(torch.linalg.matrix_norm(as_matrix(module, weight), ord=2)) ** 2,
-        "fft": squared_circular_norm(module, weight, shape),
-    }
+def _squared_spectral(layer: WeightLayer, prefix: str, probe: Probe) -> dict[str, float]:
+    operator, _ = spectral_norm(layer, f"{prefix}/{layer.name}", probe)
+    return {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}

@@ -7,54 +7,79 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
 from lightning_gengap.measures.norms.layer_norms import log_margin
-from lightning_gengap.network.folding import Folded, fold
-from lightning_gengap.network.folding_check import verified_weights
+from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.folding import FoldedNetwork, fold
+from lightning_gengap.network.folding_check import checked
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.trace import clean_name
-from lightning_gengap.network.weight_layers import NotFoldableError
 
 POWERS = {"log": 2.0, "log_1": 1.0, "log_1.5": 1.5}
+ROOTS = {"log": 1.0, "log_1": 1.0, "log_1.5": 1.5}  # `log` is of the squared norm, as published
 TOLERANCE = 1e-9
 
 
-def path_norm(probe: Probe) -> dict[str, float]:
+def _keys() -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    margin = "the log of the margin's 10 % quantile"
+    for name, norm, over in (
+        ("log", "log of the sum over paths of squared weights", f"that minus twice {margin}"),
+        ("log_1", "log of the l1 path norm", f"log of the l1 path norm minus {margin}"),
+        ("log_1.5", "log of the l1.5 path norm", f"log of the l1.5 path norm minus {margin}"),
+    ):
+        keys[f"path_norm/{name}"] = Key("log", -math.inf, math.inf, norm, FUNCTION)
+        keys[f"path_norm/{name}_over_margin"] = Key("log", -math.inf, math.inf, over, INVARIANT)
+    return keys
+
+
+KEYS = _keys()
+
+
+def path_norm(probe: Probe) -> Values:
     """The path norms for powers 1, 1.5 and 2 of the weights, alone and over the margin.
 
     The sum over paths is that of the logits of the network with every folded parameter w, biases included, replaced
     by |w|^p, for an input of ones. Averaging and shortcuts enter as they are, as published.
 
-    Keys `path_norm/log`: log of the sum for p = 2; `path_norm/log_over_margin`: that minus 2 log of the 10 % quantile
-    of the output margin, absent where the quantile is not positive. `path_norm/log_<p>`, p in 1, 1.5: the log of the
-    l_p path norm, log of the sum over p; `path_norm/log_<p>_over_margin`: that minus the log of the quantile. (The l_2
-    path norm's are half of the first two.) Unit: log of weights, squared for the first two; unbounded. Invariant to
-    ReLU rescaling and, folded, to rescaling before batch norm; over the margin also to a scaling of the last layer.
-    Absent, with one note, where the network of powers is not additive on positive inputs, so that it does not sum over
-    paths: max pooling, attention, layer norm, smooth activations. Cost: three forwards of one batch, in float64.
+    Keys: `path_norm/log` is the log of the sum for p = 2, and `path_norm/log_over_margin` that minus 2 log of the 10 %
+    quantile of the output margin. `path_norm/log_<p>`, p in 1, 1.5, is the log of the l_p path norm, log of the sum
+    over p; `path_norm/log_<p>_over_margin` is that minus the log of the quantile. (The l_2 path norm's are half of the
+    first two.)
+
+    Unit: log of weights, squared for the first two; unbounded. No value changes under ReLU rescaling nor, as batch
+    norms are folded, under rescaling in front of one; over the margin also where the last layer is scaled. What is over
+    the margin is absent where the quantile is not positive. A power is absent where the network of powers is not
+    additive on positive inputs, so that it does not sum over paths: with max pooling, attention, layer norm, smooth
+    activations. Cost: three forwards of one batch, in float64.
+
+    Raises:
+        Undefined: a layer cannot be folded, its weights are computed, or the inputs are not floats.
+
     Reference: rows 43 and 44 of Jiang et al. 2020 (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036) and
     2017 (arXiv 1706.08947).
     """
-    sums: dict[str, float] = {}
-    refusals: dict[str, list[str]] = {}
+    if probe.batches[0].inputs is None:
+        raise Undefined("the inputs are not floats")
+    totals: dict[str, float] = {}
+    refusals: dict[str, Undefined] = {}
     for name, power in POWERS.items():
         try:
-            sums[name] = log_path_norm(probe, power)
-        except NotFoldableError as refusal:
-            refusals.setdefault(str(refusal), []).append(f"path_norm/{name}")
-    for reason, names in refusals.items():
-        absent = "path_norm/* is" if len(names) == len(POWERS) else f"{', '.join(names)} and over_margin are"
-        probe.notes.append(f"{absent} absent: {reason}")
-    if not sums:
-        return {}
+            totals[name] = log_path_norm(probe, power)
+        except Undefined as undefined:
+            refusals[name] = undefined
+    if not totals:
+        raise refusals["log"]
+    values: dict[str, Value] = {}
+    for name, refusal in refusals.items():
+        values |= {f"path_norm/{name}": refusal, f"path_norm/{name}_over_margin": refusal}
     margin = log_margin(probe)
-    if margin is None:
-        probe.notes.append("path_norm/*_over_margin is absent: the 10 % quantile of the margin is not positive")
-    values: dict[str, float] = {}
-    for name, total in sums.items():
-        root = 1.0 if name == "log" else POWERS[name]
-        values[f"path_norm/{name}"] = total / root
-        if margin is not None:
-            values[f"path_norm/{name}_over_margin"] = total / root - POWERS[name] / root * margin
+    if isinstance(margin, Undefined):
+        values["path_norm/*_over_margin*"] = margin
+    for name, total in totals.items():
+        values[f"path_norm/{name}"] = total / ROOTS[name]
+        if not isinstance(margin, Undefined):
+            values[f"path_norm/{name}_over_margin"] = (total - POWERS[name] * margin) / ROOTS[name]
     return values
 
 
@@ -62,43 +87,38 @@ def log_path_norm(probe: Probe, power: float = 2.0) -> float:
     """Log of the sum over paths of weights to the `power`, through batch norms folded.
 
     Raises:
-        NotFoldableError: it is not defined for this network; the message says why.
+        Undefined: it does not exist for this network.
     """
     inputs = probe.batches[0].inputs
-    if inputs is None:
-        raise NotFoldableError("the inputs are not floats")
-    network = probe.cached(foldable)
+    assert inputs is not None
+    network = probe.cached(linear_network)
     precise = torch.float32 if inputs.device.type == "mps" else torch.float64
     state = {name: value.to(precise) if value.is_floating_point() else value for name, value in network.state.items()}
     parameters = [name for name, value in probe.model.named_parameters() if value.is_floating_point()]
     state |= {name: state[name].abs().pow(power) for name in parameters}
     generator = torch.Generator().manual_seed(probe.seed)
-    shape = inputs.shape[1:]
-    first, second = torch.rand(2, *shape, generator=generator).to(inputs.device, precise)
+    first, second = torch.rand(2, *inputs.shape[1:], generator=generator).to(inputs.device, precise)
     ones, zeros = torch.ones_like(first), torch.zeros_like(first)
     points = torch.stack([ones, zeros, first, second, first + second, ones - first])
     total, at_zero, at_first, at_second, at_both, at_rest = _summed_logits(probe, state, points).double().tolist()
     if not math.isfinite(total) or total <= 0:
-        raise NotFoldableError("the sum over paths is zero or not finite")
+        raise Undefined("the sum over paths is zero or not finite")
     apart = abs(at_both - at_first - at_second + at_zero), abs(total - at_first - at_rest + at_zero)
     if not max(apart) <= TOLERANCE * max(abs(at_both), abs(total)):
-        raise NotFoldableError(
-            "the network of powers of weights is not additive: max pooling, softmax, tanh or similar"
-        )
+        raise Undefined("the network of powers of weights is not additive: max pooling, softmax, tanh or similar")
     return math.log(total)
 
 
-def foldable(probe: Probe) -> Folded:
+def linear_network(probe: Probe) -> FoldedNetwork:
     """The network folded, every layer linear with weights of its own; take it through `probe.cached`.
 
     Raises:
-        NotFoldableError: a layer is not linear, or its weights are computed; the message says which.
+        Undefined: a layer is not linear, or its weights are computed.
     """
-    modules = {clean_name(name): module for name, module in probe.model.named_modules()}
-    for name in verified_weights(probe):  # refuses layers that are not linear
-        if modules[name]._parameters.get("weight") is None:
-            raise NotFoldableError(f"the weight of {name!r} is computed from other parameters")
-    return fold(probe.model, probe.layout.ran)
+    for name, layer in probe.cached(checked).layers.items():
+        if layer.module._parameters.get("weight") is None:
+            raise Undefined(f"the weight of {name!r} is computed from other parameters")
+    return fold(probe)
 
 
 def _summed_logits(probe: Probe, state: dict[str, Tensor], points: Tensor) -> Tensor:

@@ -4,55 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted
+from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, images_of
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
-Change = Callable[[Tensor, torch.Generator], Tensor]
 TURN, ZOOM = math.radians(15), 1.25
 DRAWS = 3  # of flips and shifts; the mean over them is less noisy
 
 
-def augmentation(probe: Probe) -> dict[str, float]:
-    """Accuracy and mean cross-entropy on several kinds of augmented copies; absent for inputs that are not images.
+def augmentation(probe: Probe) -> Values:
+    """Accuracy and mean cross-entropy on several kinds of augmented images, labels as trained.
 
-    Keys `augmentation/<kind>_accuracy` (fraction) and `augmentation/<kind>_loss` (nats): `shift` (flips and shifts up
-    to an eighth of the side, mean over three draws), `far_shift` (up to a quarter), `turn` (rotations up to 15
-    degrees), `zoom` (by 0.8 to 1.25), `contrast` (by 0.5 to 1.5, brightness by up to half a deviation), `cutout` (a
-    square of half the side set to zero), `blend` (0.7 of the image and 0.3 of any other one), `all` (flip, shift, turn,
-    zoom and contrast together). Labels as trained. Drawn from the probe's seed, the same at every measurement.
-    Accuracies are invariant to a scaling of the logits; all to ReLU rescaling. Cost: ten forward passes. Reference:
-    after Natekar and Sharma 2020 (arXiv 2012.02775).
+    Keys `augmentation/<kind>_accuracy` (fraction) and `augmentation/<kind>_loss` (nats). The kinds are `shift` (flips,
+    and shifts of up to an eighth of the side; the mean over three draws), `far_shift` (up to a quarter), `turn`
+    (rotations by up to 15 degrees), `zoom` (by 0.8 to 1.25), `contrast` (by 0.5 to 1.5, brightness by up to half a
+    standard deviation), `cutout` (a square of half the side set to zero), `blend` (0.7 of the image and 0.3 of any
+    other one) and `all` (flip, shift, turn, zoom and contrast together). Everything is drawn from the probe's seed, so
+    it is the same at every measurement. Scaling the logits changes no accuracy; rescaling around ReLUs changes nothing.
+
+    Cost: ten forward passes. Reference: after Natekar and Sharma 2020 (arXiv 2012.02775).
+
+    Raises:
+        Undefined: the inputs are not images of one size, of 4 x 4 or more.
     """
-    images = probe.inputs
-    if images is None or images.ndim != 4 or min(images.shape[2:]) < 4:
-        probe.notes.append("augmentation/* is absent: the inputs are not images of one size")
-        return {}
+    images = images_of(probe, least_side=4)
     generator = torch.Generator().manual_seed(probe.seed)
     values: dict[str, float] = {}
-    for kind, changes in KINDS.items():
-        drawn = [scores_on(probe, change(images, generator)) for change in changes]
-        values[f"augmentation/{kind}_accuracy"] = sum(accuracy for accuracy, _ in drawn) / len(drawn)
-        values[f"augmentation/{kind}_loss"] = sum(loss for _, loss in drawn) / len(drawn)
+    for name, kind in KINDS.items():
+        drawn = [scores_on(probe, change(images, generator)) for change in kind.changes]
+        values[f"augmentation/{name}_accuracy"] = sum(accuracy for accuracy, _ in drawn) / len(drawn)
+        values[f"augmentation/{name}_loss"] = sum(loss for _, loss in drawn) / len(drawn)
     return values
 
 
 def scores_on(probe: Probe, images: Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy with the inputs exchanged; one forward."""
-    correct, loss, start = 0, 0.0, 0
+    """Accuracy and mean cross-entropy with the inputs exchanged for `images`; one forward."""
+    correct, loss = 0, 0.0
+    sizes = [len(batch.targets) for batch in probe.batches]
     with torch.no_grad():
-        for batch in probe.batches:
-            stop = start + len(batch.targets)
-            logits = probe.logits_on(batch.with_inputs(images[start:stop]), stop - start).double().cpu()
-            targets = probe.targets[start:stop]
+        for batch, part, targets in zip(probe.batches, images.split(sizes), probe.targets.split(sizes), strict=True):
+            logits = probe.logits_on(batch.with_inputs(part), len(part)).double().cpu()
             correct += int((logits.argmax(1) == targets).sum())
             loss += float(cross_entropy(logits, targets, reduction="sum"))
-            start = stop
-    return correct / start, loss / start
+    return correct / len(images), loss / len(images)
 
 
 def far_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -106,15 +107,30 @@ def all_together(images: Tensor, generator: torch.Generator) -> Tensor:
     return contrasted(moved, generator)
 
 
-KINDS: dict[str, tuple[Change, ...]] = {
-    "shift": (flipped_and_shifted,) * DRAWS,
-    "far_shift": (far_shifted,),
-    "turn": (turned,),
-    "zoom": (zoomed,),
-    "contrast": (contrasted,),
-    "cutout": (cut_out,),
-    "blend": (blended,),
-    "all": (all_together,),
+class Kind(NamedTuple):
+    """One kind of augmented images: in words, and how each draw is made."""
+
+    words: str
+    changes: tuple[Callable[[Tensor, torch.Generator], Tensor], ...]
+
+
+KINDS: dict[str, Kind] = {
+    "shift": Kind("flipped and shifted images, mean over three draws", (flipped_and_shifted,) * DRAWS),
+    "far_shift": Kind("images shifted by up to a quarter of the side", (far_shifted,)),
+    "turn": Kind("rotated images", (turned,)),
+    "zoom": Kind("magnified images", (zoomed,)),
+    "contrast": Kind("images of other contrast and brightness", (contrasted,)),
+    "cutout": Kind("images with a square set to zero", (cut_out,)),
+    "blend": Kind("images blended with others", (blended,)),
+    "all": Kind("images flipped, shifted, turned, magnified and contrasted", (all_together,)),
+}
+KEYS = {
+    key: declared
+    for name, kind in KINDS.items()
+    for key, declared in {
+        f"augmentation/{name}_accuracy": Key("fraction", 0, 1, f"accuracy on {kind.words}", INVARIANT),
+        f"augmentation/{name}_loss": Key("nats", 0, math.inf, f"mean cross-entropy on {kind.words}", FUNCTION),
+    }.items()
 }
 
 

@@ -6,36 +6,51 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import INVARIANT, Key
+from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
 NOISE_LEVELS = (0.1, 0.3, 0.6)
+COPIES = {"mix": "same-class half-half mixes", "augment": "flipped and shifted images"}
+_NOISES = {f"noise_{level}": level for level in NOISE_LEVELS}
 
 
-def perturbation(probe: Probe) -> dict[str, float]:
-    """Accuracy under three kinds of perturbation of image inputs; absent for inputs that are not images.
+def _key(name: str) -> str:
+    return f"perturbation/{name}_accuracy"
 
-    Keys `perturbation/mix_accuracy` (half-half mixes of two samples of one class), `.../augment_accuracy` (random
-    horizontal flip and zero-padded shift up to an eighth of the side) and `.../noise_<s>_accuracy` (Gaussian noise
-    of s times each feature's standard deviation over the probe, s in 0.1, 0.3, 0.6). Fractions. Pairs, shifts and
-    noise are drawn from the probe's seed, the same at every measurement. Invariant to a scaling of the logits and
-    to ReLU rescaling. Cost: five forward passes, one for each key that is wanted. Reference: Natekar and Sharma 2020
-    (arXiv 2012.02775).
+
+KEYS = {
+    **{_key(name): Key("fraction", 0, 1, f"accuracy on {words}", INVARIANT) for name, words in COPIES.items()},
+    **{
+        _key(name): Key("fraction", 0, 1, f"accuracy under Gaussian input noise of {level} deviations", INVARIANT)
+        for name, level in _NOISES.items()
+    },
+}
+
+
+def perturbation(probe: Probe) -> Values:
+    """Accuracy under three kinds of perturbation of image inputs.
+
+    Keys, all fractions: `perturbation/mix_accuracy` on half-half mixes of two samples of one class;
+    `perturbation/augment_accuracy` after a random horizontal flip and a zero-padded shift of up to an eighth of the
+    side; `perturbation/noise_<s>_accuracy` under Gaussian noise of s times each feature's standard deviation over the
+    probe, for s in 0.1, 0.3, 0.6. Pairs, shifts and noise are drawn from the probe's seed, so they are the same at
+    every measurement. Scaling the logits and rescaling around ReLUs change nothing.
+
+    Cost: five forward passes, one for each key that is wanted. Reference: Natekar and Sharma 2020 (arXiv 2012.02775).
+
+    Raises:
+        Undefined: the inputs are not images.
     """
-    images = probe.inputs
-    if images is None or images.ndim != 4:
-        probe.notes.append("perturbation/* is absent: the inputs are not images of one size")
-        return {}
+    images = images_of(probe)
     generator = torch.Generator().manual_seed(probe.seed)
     # Mixes and copies are always drawn, in this order: what is drawn later depends on it.
-    changed = {
-        "mix": same_class_mixes(images, probe.targets, generator),
-        "augment": flipped_and_shifted(images, generator),
-    }
-    noises = {f"noise_{level}": level for level in NOISE_LEVELS}
-    if any(probe.wants(_key(name)) for name in noises):
+    changed = mixes_and_copies(images, probe.targets, generator)
+    if any(probe.wants(_key(name)) for name in _NOISES):
         deviation = images.std(dim=0, correction=0)
         noise = torch.randn(images.shape, generator=generator).to(images)
-        changed |= {name: images + level * deviation * noise for name, level in noises.items()}
+        changed |= {name: images + level * deviation * noise for name, level in _NOISES.items()}
     return {
         _key(name): probe.accuracy_on(inputs, probe.targets)
         for name, inputs in changed.items()
@@ -43,12 +58,30 @@ def perturbation(probe: Probe) -> dict[str, float]:
     }
 
 
-def _key(name: str) -> str:
-    return f"perturbation/{name}_accuracy"
+def images_of(probe: Probe, least_side: int = 1) -> Tensor:
+    """All images of the probe; shape (examples, channels, height, width).
+
+    Raises:
+        Undefined: the inputs are not images of one size, or their sides are shorter than `least_side`.
+    """
+    images = probe.inputs
+    if images is None or images.ndim != 4:
+        raise Undefined("the inputs are not images of one size")
+    if min(images.shape[2:]) < least_side:
+        raise Undefined(f"the images are smaller than {least_side} x {least_side}")
+    return images
+
+
+def mixes_and_copies(images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The images mixed within their class, and flipped and shifted, by the names in `COPIES`."""
+    return {
+        "mix": same_class_mixes(images, targets, generator),
+        "augment": flipped_and_shifted(images, generator),
+    }
 
 
 def same_class_mixes(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image averaged with another of its class (itself where the class has no other); same shape."""
+    """Each image averaged with another of its class, or with itself where the class has no other; same shape."""
     partner = torch.arange(len(targets))
     for label in targets.unique():
         members = (targets == label).nonzero()[:, 0]

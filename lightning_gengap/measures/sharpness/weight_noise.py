@@ -1,10 +1,9 @@
-"""A network under noise on its weights, on perturbed copies only; and the search for the level that costs a drop."""
+"""Noise on copies of a network's weights: how it is drawn, and what it does to loss and accuracy."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.network.folding import Folded
+from lightning_gengap.network.folding import FoldedNetwork
 from lightning_gengap.network.probe import Probe, State
 
-TARGET_DROP, TOLERANCE = 0.1, 0.01
-HIGHEST, STEPS = 2.0, 15
-FEWEST_DRAWS, MOST_DRAWS, LEAST_SPREAD = 3, 10, 0.05
 FLOOR = 1e-3
 Deviation = Callable[[Tensor], Tensor]
+Kind = Literal["normal", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -29,23 +26,14 @@ class Fit:
     loss: float
     accuracy: float
 
+    @classmethod
+    def mean_of(cls, fits: Sequence[Fit]) -> Fit:
+        """The mean of both."""
+        return cls(math.fsum(fit.loss for fit in fits) / len(fits), math.fsum(fit.accuracy for fit in fits) / len(fits))
 
-@dataclass(frozen=True)
-class Level:
-    """Where a search ended: the noise level, and the accuracy drop that it costs.
-
-    Attributes:
-        censored: whether no level that was tried costs the target: the one that does is beyond `value`.
-    """
-
-    value: float
-    drop: float
-    censored: bool = False
-
-    @property
-    def found(self) -> bool:
-        """Whether the drop is the target within the tolerance."""
-        return abs(self.drop - TARGET_DROP) <= TOLERANCE
+    def rise_to(self, other: Fit, key: str) -> dict[str, float]:
+        """How much the loss rises and the accuracy drops from this fit to the other, under `key` and `key_drop`."""
+        return {key: other.loss - self.loss, f"{key}_drop": self.accuracy - other.accuracy}
 
 
 def absolute(sigma: float) -> Deviation:
@@ -78,7 +66,7 @@ def draws(seed: int, count: int) -> list[int]:
 
 
 def noisy(
-    parameters: Mapping[str, Tensor], deviation: Deviation, seed: int, kind: Literal["normal", "uniform"] = "normal"
+    parameters: Mapping[str, Tensor], deviation: Deviation, seed: int, kind: Kind = "normal"
 ) -> dict[str, Tensor]:
     """Copies of the parameters plus noise, drawn on their device.
 
@@ -95,66 +83,36 @@ def noisy(
     return copies
 
 
-@torch.no_grad()
-def fit_at(probe: Probe, state: State | None = None) -> Fit:
-    """Loss and accuracy on the probe with `state` bound; one forward."""
-    loss = correct = count = 0.0
-    for batch in probe.batches:
-        targets = batch.targets
-        logits = probe.logits_on(batch.content, len(targets), state)
-        targets = targets.to(logits.device)
-        loss += float(cross_entropy(logits, targets, reduction="none").cpu().double().sum())
-        correct += float((logits.argmax(1) == targets).sum())
-        count += len(targets)
+def states_under_noise(
+    network: FoldedNetwork, deviation: Deviation, seeds: Iterable[int], kind: Kind = "normal"
+) -> Iterator[State]:
+    """The network's state with noise on all its parameters, one draw per seed."""
+    return (network.state | noisy(network.parameters, deviation, seed, kind) for seed in seeds)
+
+
+def losses(probe: Probe, state: State | None = None) -> Iterator[tuple[Tensor, int]]:
+    """For each batch, in one forward, the samples' cross-entropies, shape (examples,), and the number of right ones."""
+    for batch, logits in probe.forwards(state):
+        targets = batch.targets.to(logits.device)
+        yield cross_entropy(logits, targets, reduction="none"), int((logits.argmax(1) == targets).sum())
+
+
+def fit_of(batches: Iterable[tuple[Tensor, int]]) -> Fit:
+    """The fit that such losses and numbers make."""
+    loss, correct, count = 0.0, 0, 0
+    for entropies, right in batches:
+        loss += float(entropies.cpu().double().sum())
+        correct += right
+        count += len(entropies)
     return Fit(loss / count, correct / count)
 
 
-def fit_under_noise(probe: Probe, network: Folded, deviation: Deviation, seeds: Sequence[int]) -> Fit:
+@torch.no_grad()
+def fit_at(probe: Probe, state: State | None = None) -> Fit:
+    """Loss and accuracy on the probe with `state` bound; one forward."""
+    return fit_of(losses(probe, state))
+
+
+def fit_under_noise(probe: Probe, network: FoldedNetwork, deviation: Deviation, seeds: Iterable[int]) -> Fit:
     """Loss and accuracy averaged over noise draws; one forward each."""
-    fits = [fit_at(probe, network.state | noisy(network.parameters, deviation, seed)) for seed in seeds]
-    return Fit(math.fsum(fit.loss for fit in fits) / len(fits), math.fsum(fit.accuracy for fit in fits) / len(fits))
-
-
-def drop_under_noise(probe: Probe, network: Folded, deviation: Deviation, accuracy: float) -> float:
-    """Mean accuracy drop from `accuracy` over up to ten draws; fewer once it is clear on which side of the target.
-
-    Clear is three standard errors beyond the tolerance, after three draws or more, with a spread of the draws of at
-    least 0.05: a few draws agree by chance, above all on few samples.
-    """
-    drops: list[float] = []
-    for seed in draws(probe.seed, MOST_DRAWS):
-        drops.append(accuracy - fit_at(probe, network.state | noisy(network.parameters, deviation, seed)).accuracy)
-        if len(drops) >= FEWEST_DRAWS:
-            mean = math.fsum(drops) / len(drops)
-            spread = max(statistics.stdev(drops), LEAST_SPREAD)
-            if abs(mean - TARGET_DROP) - TOLERANCE > 3 * spread / math.sqrt(len(drops)):
-                break
-    return math.fsum(drops) / len(drops)
-
-
-def find_level(drop: Callable[[float], float], start: float | None = None) -> Level:
-    """The level in (0, 2] at which `drop` is 0.1 within 0.01, by bisection; the last one tried after 15.
-
-    The first trial is `start`, or half the range. Until both sides are known the level doubles or halves, so that a
-    start near the solution needs few trials. A level whose drop is beyond the tolerance has not been found: it is
-    censored by the range, or the drop jumps there.
-    """
-    low, high = 0.0, HIGHEST
-    level = Level(min(max(start or HIGHEST / 2, HIGHEST / 2**STEPS), HIGHEST), math.nan)
-    for trial in range(STEPS):
-        level = Level(level.value, drop(level.value))
-        if level.found:
-            break
-        if trial == STEPS - 1:
-            return Level(level.value, level.drop, censored=high == HIGHEST and level.drop < TARGET_DROP)
-        if level.drop > TARGET_DROP:
-            high = level.value
-        else:
-            low = level.value
-        level = Level(min((low + high) / 2, 2 * low) if low > 0 else high / 2, math.nan)
-    return level
-
-
-def largest_share(probe: Probe) -> float:
-    """The accuracy of guessing the probe's most frequent class."""
-    return float(probe.targets.bincount().max()) / len(probe.targets)
+    return Fit.mean_of([fit_at(probe, state) for state in states_under_noise(network, deviation, seeds)])

@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from lightning_gengap.measures.norms.norm import NotFoldableError
-from lightning_gengap.measures.sharpness.weight_noise import (
-    TARGET_DROP,
-    TOLERANCE,
-    Fit,
-    find_level,
-    fit_at,
-    largest_share,
-)
-from lightning_gengap.network.folding import Folded, folded
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import OPEN, WEIGHTS, YES, Invariances, Key
+from lightning_gengap.measures.sharpness.level_search import TARGET_DROP, TOLERANCE, search
+from lightning_gengap.measures.sharpness.weight_noise import Fit, fit_at, fit_of, losses
+from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.folding import FoldedNetwork, folded
 from lightning_gengap.network.probe import Probe
 
 EPSILONS = {"sharpness": 1e-3, "sharpness_0.0005": 5e-4}
 ASCENT_STEPS = 20
 Box = Callable[[Tensor], Tensor]
+_ASCENT = Invariances(OPEN, YES, YES)
+
+KEYS = {
+    "worst_case/sharpness": Key("none", 0, math.inf, "100 (worst loss in the 0.001 box - loss) / (1 + loss)", WEIGHTS),
+    "worst_case/sharpness_0.0005": Key("none", 0, math.inf, "the same in the 0.0005 box", WEIGHTS),
+    "worst_case/alpha": Key("none", 0, 2, "relative box whose worst point costs 0.1 of the accuracy", _ASCENT),
+    "worst_case/alpha_drop": Key("fraction", 0, 1, "accuracy drop reached in that box", _ASCENT),
+    "worst_case/alpha_censored": Key("0 or 1", 0, 1, "1: the box is at least that, the range's end", _ASCENT),
+    "worst_case/flatness": Key("none", 0, math.inf, "1 / alpha^2", _ASCENT),
+}
 
 
-def worst_case(probe: Probe) -> dict[str, float]:
+def worst_case(probe: Probe) -> Values:
     """Worst-case sharpness in Keskar's box, and the largest proportional box that the accuracy survives.
 
     The ascent starts at a seeded uniform point of the box and takes 20 signed steps, clipped to the box, on the loss
-    over the whole probe; all parameters of the folded network are perturbed, on copies. Ascent finds a local
-    maximum: the rise is a lower, the box an upper estimate.
+    over the whole probe. All parameters of the folded network move, on copies. Ascent finds a local maximum: the rise
+    is a lower, the box an upper estimate.
 
-    Keys `worst_case/sharpness`, 100 (max L(w + v) - L(w)) / (1 + L(w)) over |v_i| <= 0.001 (|w_i| + 1), no unit;
-    `worst_case/sharpness_0.0005`, the same in half that box; `worst_case/alpha`, the largest a in (0, 2] with an
-    accuracy drop up to 0.1 over |v_i| <= a |w_i|, by bisection to a drop of 0.1 +- 0.01 from the last value,
-    `worst_case/alpha_drop`, the drop that was reached, `worst_case/alpha_censored`, 1 where the whole range costs less,
-    and, where the drop is within the tolerance, `worst_case/flatness`, 1 / a^2. `alpha` is invariant to ReLU rescaling
-    and to rescaling before batch norm, up to the ascent; Keskar's form only to the latter. Absent with one note where
-    a batch norm cannot be folded; the proportional form while the accuracy is within the drop of a constant guess.
-    Cost: 20 forwards and backwards for each of the first two; some 60 at first (300 at most) and 25 from a warm start
-    for the third.
+    Keys: `worst_case/sharpness` is 100 (max L(w + v) - L(w)) / (1 + L(w)) over |v_i| <= 0.001 (|w_i| + 1), no unit, and
+    `worst_case/sharpness_0.0005` the same in half that box. `worst_case/alpha` is the largest a in (0, 2] with an
+    accuracy drop up to 0.1 over |v_i| <= a |w_i|, by bisection to a drop of 0.1 +- 0.01 from the last value.
+    `worst_case/alpha_drop` is the drop that was reached, and `worst_case/alpha_censored` is 1 where the whole range
+    costs less. `worst_case/flatness` is 1 / a^2; it exists where the drop is within the tolerance.
+
+    Up to the ascent, `alpha` stays under ReLU rescaling and under rescaling in front of a batch norm, Keskar's form
+    only under the latter. `alpha` and what follows it are absent while the accuracy is within the drop of a constant
+    guess. Cost: 20 forwards and backwards for each of the first two; for the third some 60 at first (300 at most) and
+    25 from a warm start.
+
+    Raises:
+        Undefined: a batch norm cannot be folded.
+
     References: Keskar et al. 2017 (arXiv 1609.04836), Jiang et al. 2020 (arXiv 1912.02178).
     """
-    try:
-        network = probe.cached(folded)
-    except NotFoldableError as reason:
-        probe.notes.append(f"worst_case/* is absent: {reason}")
-        return {}
+    network = probe.cached(folded)
     clean = fit_at(probe, network.state)
-    values = {}
+    values: dict[str, Value] = {}
     for name, epsilon in EPSILONS.items():
         worst = max((fit.loss for fit in ascent(probe, network, keskar_box(epsilon))), default=clean.loss)
         values[f"worst_case/{name}"] = 100 * (max(worst, clean.loss) - clean.loss) / (1 + clean.loss)
-    if clean.accuracy <= largest_share(probe) + TARGET_DROP:
-        probe.notes.append("worst_case/alpha is absent: the accuracy is not a tenth above that of a constant guess yet")
-        return values
-    start = probe.memory.get("worst_case/alpha")
-    level = find_level(
-        lambda alpha: largest_drop(probe, network, proportional_box(alpha), clean.accuracy),
-        None if start is None else float(start),
-    )
-    probe.memory["worst_case/alpha"] = torch.tensor(level.value, dtype=torch.float64)
-    values |= {"worst_case/alpha": level.value, "worst_case/alpha_drop": level.drop}
-    values["worst_case/alpha_censored"] = float(level.censored)
-    if level.found:
-        values["worst_case/flatness"] = level.value**-2
-    else:
-        probe.notes.append("worst_case/flatness is absent: no box in reach costs a drop of 0.1 +- 0.01")
-    return values
+
+    def drop(alpha: float) -> float:
+        return largest_drop(probe, network, proportional_box(alpha), clean.accuracy)
+
+    try:
+        level = search(probe, "worst_case/alpha", clean.accuracy, drop)
+    except Undefined as undefined:
+        return values | {"worst_case/alpha*": undefined, "worst_case/flatness": undefined}
+    values |= level.values("worst_case/alpha")
+    not_found = Undefined("no box in reach costs a drop of 0.1 +- 0.01")
+    return values | {"worst_case/flatness": level.value**-2 if level.found else not_found}
 
 
 def keskar_box(epsilon: float) -> Box:
@@ -81,7 +83,7 @@ def proportional_box(alpha: float) -> Box:
     return lambda weight: alpha * weight.abs()
 
 
-def largest_drop(probe: Probe, network: Folded, box: Box, accuracy: float) -> float:
+def largest_drop(probe: Probe, network: FoldedNetwork, box: Box, accuracy: float) -> float:
     """The largest accuracy drop that the ascent meets; it ends early beyond the target."""
     drop = 0.0
     for fit in ascent(probe, network, box):
@@ -91,7 +93,7 @@ def largest_drop(probe: Probe, network: Folded, box: Box, accuracy: float) -> fl
     return drop
 
 
-def ascent(probe: Probe, network: Folded, box: Box) -> Iterator[Fit]:
+def ascent(probe: Probe, network: FoldedNetwork, box: Box) -> Iterator[Fit]:
     """Loss and accuracy along 20 steps of signed gradient ascent in a box, its start included.
 
     Steps shrink from half to a tenth of the half sides; the sign makes the ascent independent of the loss's scale.
@@ -111,17 +113,15 @@ def ascent(probe: Probe, network: Folded, box: Box) -> Iterator[Fit]:
     yield fit_at(probe, network.state | {name: weights[name] + moves[name] for name in weights})
 
 
-def _fit_and_gradients(probe: Probe, network: Folded, weights: dict[str, Tensor]) -> tuple[Fit, dict[str, Tensor]]:
+def _fit_and_gradients(
+    probe: Probe, network: FoldedNetwork, weights: dict[str, Tensor]
+) -> tuple[Fit, dict[str, Tensor]]:
     """Loss, accuracy and the gradient of the loss at `weights`; a forward and a backward."""
     leaves = {name: weight.requires_grad_() for name, weight in weights.items()}
     gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    loss = correct = count = 0.0
-    for batch in probe.batches:
-        logits = probe.logits_on(batch.content, len(batch.targets), network.state | leaves)
-        targets = batch.targets.to(logits.device)
-        total = cross_entropy(logits, targets, reduction="sum")
-        for name, gradient in zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True):
+    found = []
+    for entropies, right in losses(probe, network.state | leaves):
+        for name, gradient in zip(leaves, torch.autograd.grad(entropies.sum(), list(leaves.values())), strict=True):
             gradients[name] += gradient
-        loss, count = loss + float(total.detach()), count + len(targets)
-        correct += float((logits.detach().argmax(1) == targets).sum())
-    return Fit(loss / count, correct / count), gradients
+        found.append((entropies.detach(), right))
+    return fit_of(found), gradients

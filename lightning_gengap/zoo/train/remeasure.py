@@ -17,7 +17,8 @@ from lightning_gengap.errors import TableError
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.measures import get_measure
 from lightning_gengap.network.probe import copy_state
-from lightning_gengap.samples.drawing import SampleReader, draw_samples
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.zoo.files import finished, write_whole
 from lightning_gengap.zoo.train.model import fresh_model, loader
 from lightning_gengap.zoo.train.recipe import Recipe, recipe_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from lightning_gengap.derivatives import fallback as frugal
+from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures.curvature.leave_one_out import leave_one_out
 from lightning_gengap.measures.curvature.soft_rank import soft_rank
 from lightning_gengap.measures.curvature.tic import tic
@@ -102,7 +102,7 @@ ANCHORS = [
 def test_criteria_and_leave_one_out_meet_the_monte_carlo_gap(anchor: Anchor, monkeypatch: pytest.MonkeyPatch) -> None:
     # The test minus train loss of weights that no training sample entered has mean zero and goes along with the fit's:
     # it is taken off, which makes these repetitions worth hundreds.
-    monkeypatch.setattr(frugal, "SAMPLES", anchor.count)
+    monkeypatch.setattr(gauss_newton, "SAMPLES", anchor.count)
     found = []
     for seed in range(REPEATS):
         generator = torch.Generator().manual_seed(seed)

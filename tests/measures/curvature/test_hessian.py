@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.derivatives.gauss_newton import trained
-from lightning_gengap.linalg.lanczos import Tridiagonal, lanczos
-from lightning_gengap.measures.curvature.hessian import hessian, hessian_product, rules, spectrum_of
+from lightning_gengap.derivatives.fallback import GRAPHS
+from lightning_gengap.derivatives.weights import kept_for_each_sample, trained
+from lightning_gengap.linalg.lanczos import Tridiagonal, indefinite_rules, lanczos
+from lightning_gengap.measures.curvature.hessian import hessian, hessian_product, spectrum_of
 from tests import networks
+from tests.derivatives.tasks import Task
 from tests.oracles import curvature as oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 COUNT, RIDGE = 12, 1e-2
-module = sys.modules[hessian.__module__]  # the package shows the function under the module's name
-Task = tuple[nn.Module, Tensor, Tensor]
+module = sys.modules[hessian.__module__]
 
 
 def small() -> nn.Module:
@@ -56,10 +57,11 @@ def signs(size: int, seed: int) -> Tensor:
     return torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
 
 
-def measured(model: nn.Module, inputs: Tensor, targets: Tensor, **more: object) -> tuple[dict[str, float], list[str]]:
-    with probing(model, inputs, targets, **{"ridge": RIDGE, **more}) as probe:
-        values = hessian(probe)
-    return {key.removeprefix("curvature/hessian/"): value for key, value in values.items()}, probe.notes
+def values_of(model: nn.Module, inputs: Tensor, targets: Tensor, remarks: int = 0, **more: object) -> dict[str, float]:
+    """The values without their common prefix, and how many remarks they come with."""
+    found = measured("hessian", model, inputs, targets, **{"ridge": RIDGE, **more})
+    assert (found.absent, len(found.remarks)) == ({}, remarks)
+    return {key.removeprefix("curvature/hessian/"): value for key, value in found.values.items()}
 
 
 def test_products_are_those_of_the_dense_hessian_in_any_metric() -> None:
@@ -67,21 +69,21 @@ def test_products_are_those_of_the_dense_hessian_in_any_metric() -> None:
     exact = dense(model, images, targets)
     vector = torch.randn(len(exact), generator=torch.Generator().manual_seed(0)).double()
     with probing(model, images, targets, chunk=5) as probe:
-        names, weights = trained(probe)
-        plain = hessian_product(probe, names, weights)(vector)
-        metric = tuple(torch.full((), 2.0) if weight.ndim == 1 else 1 + weight.square() for weight in weights)
-        scaled = hessian_product(probe, names, weights, metric)(vector)
+        weights = trained(probe)
+        plain = hessian_product(probe, weights)(vector)
+        metric = tuple(torch.full((), 2.0) if at.ndim == 1 else 1 + at.square() for at in weights.values())
+        scaled = hessian_product(probe, weights, metric)(vector)
     assert plain.tolist() == pytest.approx((exact @ vector).tolist(), rel=1e-9, abs=1e-12)
-    root = torch.cat([by.expand(at.shape).flatten() for by, at in zip(metric, weights, strict=True)]).double().rsqrt()
+    parts = [by.expand(at.shape).flatten() for by, at in zip(metric, weights.values(), strict=True)]
+    root = torch.cat(parts).double().rsqrt()
     assert scaled.tolist() == pytest.approx((root * (exact @ (root * vector))).tolist(), rel=1e-9, abs=1e-12)
 
 
 def test_values_are_the_forms_of_the_start_once_the_space_is_exhausted() -> None:
     model, images, targets = task()
     eigenvalues, vectors = torch.linalg.eigh(dense(model, images, targets))
-    values, notes = measured(model, images, targets, seed=3)
+    values = values_of(model, images, targets, seed=3)
     weights = (vectors.T @ signs(len(eigenvalues), 3 + 2)).square()
-    assert notes == []
     assert values["soft_rank_clamped"] == pytest.approx(float(weights @ clamped(eigenvalues, RIDGE)), rel=0.02)
     share = float(weights @ -eigenvalues.clamp(max=0)) / float(weights @ eigenvalues.abs())
     assert values["negative_mass"] == pytest.approx(share, rel=0.05)
@@ -98,7 +100,7 @@ def test_values_are_the_forms_of_the_start_once_the_space_is_exhausted() -> None
 @pytest.mark.parametrize("vectors", [2, 3, 10])
 def test_values_are_the_same_where_memory_is_short_of_the_basis(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, targets = task()
-    whole, _ = measured(model, images, targets, seed=3)
+    whole = values_of(model, images, targets, seed=3)
     bases: list[int | None] = []
 
     def lanczos_seen(*arguments: Any, kept: int | None = None) -> Tridiagonal:
@@ -107,8 +109,8 @@ def test_values_are_the_same_where_memory_is_short_of_the_basis(vectors: int, mo
 
     monkeypatch.setattr(module, "lanczos", lanczos_seen)
     monkeypatch.setattr(module, "MOST_NUMBERS", 31 * vectors)
-    values, notes = measured(model, images, targets, seed=3)
-    assert (bases, notes) == ([vectors], [])
+    values = values_of(model, images, targets, seed=3)
+    assert bases == [vectors]
     for name in ("soft_rank_clamped", "negative_mass", "smallest", "top_eigenvalue", "trace"):
         assert values[name] == pytest.approx(whole[name], rel=0.02), name
 
@@ -120,7 +122,7 @@ def test_the_mean_over_starts_is_the_dense_value() -> None:
     weights = tuple(parameter.detach() for parameter in model.parameters())
     found = []
     for seed in range(40):
-        gauss, _ = rules(spectrum_of(lambda vector: exact @ vector, weights, 60, RIDGE, seed))
+        gauss, _ = indefinite_rules(spectrum_of(lambda vector: exact @ vector, weights, 60, RIDGE, seed))
         found.append(gauss.value(lambda nodes: clamped(nodes, RIDGE)))
     values = torch.tensor(found)
     assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / 40**0.5 + 0.02 * expected
@@ -129,7 +131,7 @@ def test_the_mean_over_starts_is_the_dense_value() -> None:
 def test_the_trace_is_unbiased_with_the_spread_that_is_stated() -> None:
     model, images, targets = task()
     exact = dense(model, images, targets)
-    found = torch.tensor([measured(model, images, targets, seed=seed)[0]["trace"] for seed in range(30)])
+    found = torch.tensor([values_of(model, images, targets, seed=seed)["trace"] for seed in range(30)])
     spread = 2**0.5 * float(exact.norm())
     assert abs(float(found.mean()) - float(exact.trace())) < 4 * float(found.std()) / 30**0.5
     assert 0.1 * spread < float(found.std()) < 1.5 * spread
@@ -142,7 +144,7 @@ def test_trace_and_eigenvalues_are_of_the_matrix_in_the_ridges_metric() -> None:
         for (name, _), factor in zip(model.named_parameters(), (1, 4, 0.25, 2), strict=True)
     }
     parts = [ridge[name].expand(weight.shape).flatten() for name, weight in model.named_parameters()]
-    values, _ = measured(model, images, targets, ridge=ridge)
+    values = values_of(model, images, targets, ridge=ridge)
     root = torch.cat(parts)
     root = (root / root.log().mean().exp()).rsqrt()  # the ridge's geometric mean is lambda
     matrix = root[:, None] * dense(model, images, targets) * root
@@ -156,38 +158,24 @@ def test_it_is_flagged_only_where_a_negative_eigenvalue_exceeds_the_ridge() -> N
     model, images, targets = task()
     smallest = float(torch.linalg.eigvalsh(dense(model, images, targets))[0])
     assert smallest < 0
-    assert measured(model, images, targets, ridge=-0.8 * smallest)[0]["flagged"] == 1
-    assert measured(model, images, targets, ridge=-1.2 * smallest)[0]["flagged"] == 0
+    assert values_of(model, images, targets, ridge=-0.8 * smallest)["flagged"] == 1
+    assert values_of(model, images, targets, ridge=-1.2 * smallest)["flagged"] == 0
 
 
 def test_a_convex_loss_has_the_gauss_newton_matrix_and_no_negative_mass() -> None:
     model, images = networks.made(networks.linear).double(), networks.images(COUNT).double()
     targets = networks.mostly_right_targets(model, images)
     eigenvalues, vectors = torch.linalg.eigh(oracles.gauss_newton(model, images))
-    values, _ = measured(model, images, targets, chunk=5)
+    values = values_of(model, images, targets, chunk=5)
     form = float((vectors.T @ signs(len(eigenvalues), 2)).square() @ clamped(eigenvalues, RIDGE))
     assert values["soft_rank_clamped"] == pytest.approx(form, rel=0.03)
     assert values["negative_mass"] < 1e-9
     assert values["flagged"] == 0
 
 
-def test_both_rules_integrate_polynomials_and_one_has_a_node_at_zero() -> None:
-    spectrum = torch.linspace(-1, 2, 30).double()
-    start = signs(30, 0)
-    run = lanczos(lambda vector: spectrum * vector, start, 6)
-    gauss, radau = rules(run)
-    assert (len(gauss.nodes), len(radau.nodes)) == (6, 7)
-    assert 0 in radau.nodes.tolist()
-    assert float(gauss.nodes[0]) < 0
-    for rule, degree in ((gauss, 11), (radau, 12)):
-        for power in range(degree + 1):
-            exact = float(start.square() @ spectrum**power)
-            assert rule.value(lambda nodes, power=power: nodes**power) == pytest.approx(exact, rel=1e-9)
-
-
 def test_without_any_curvature_all_is_zero_and_shares_are_absent() -> None:
     weights = (torch.zeros(5, dtype=torch.float64),)
-    gauss, radau = rules(spectrum_of(torch.zeros_like, weights, 4, RIDGE, seed=0))
+    gauss, radau = indefinite_rules(spectrum_of(torch.zeros_like, weights, 4, RIDGE, seed=0))
     assert gauss.nodes.tolist() == radau.nodes.tolist() == [0.0]
 
 
@@ -202,33 +190,34 @@ def test_products_that_are_not_symmetric_or_not_finite_are_refused() -> None:
 
 def test_float32_is_near_float64() -> None:
     model, images, targets = task()
-    exact, _ = measured(model, images, targets)
-    values, _ = measured(model.float(), images.float(), targets)
+    exact = values_of(model, images, targets)
+    values = values_of(model.float(), images.float(), targets)
     for key in ("soft_rank_clamped", "negative_mass", "smallest", "top_eigenvalue", "trace"):
         assert values[key] == pytest.approx(exact[key], rel=0.03)
 
 
 def test_smaller_chunks_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = measured(*task())
+    whole = values_of(*task())
     tried = []
 
-    def short_of_memory(probe: object, names: object, weights: object, metric: object, chunk: int) -> object:
+    def short_of_memory(probe: object, weights: object, metric: object, chunk: int) -> object:
         tried.append(chunk)
         if chunk > 32:
             raise RuntimeError("out of memory")
-        return hessian_product(probe, names, weights, metric, chunk)
+        return hessian_product(probe, weights, metric, chunk)
 
     monkeypatch.setattr(module, "hessian_product", short_of_memory)
-    values, notes = measured(*task())
-    assert (tried, notes) == ([256, 32], [])
+    values = values_of(*task(), remarks=1)
+    assert tried == [256, 32]
     assert values == pytest.approx(whole, rel=1e-6)
 
 
 def test_chunks_that_would_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "fits", lambda probe, samples: samples <= 1)
     seen: list[int] = []
     model, images, targets = task()
     with probing(model, images, targets, ridge=RIDGE) as probe:
+        each = GRAPHS * probe.cached(kept_for_each_sample)
+        monkeypatch.setattr("lightning_gengap.derivatives.fallback.room_for", lambda count: count <= each)
         model[2].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
         assert hessian(probe)
     assert set(seen) == {1}
@@ -244,35 +233,41 @@ def test_every_product_is_one_forward_per_chunk() -> None:
     assert seen == [1, 2, *[COUNT] * int(values["curvature/hessian/products"])]  # one and two: what graphs keep
 
 
-def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, value: Tensor) -> Tensor:
-            return value.clone()
+class Once(torch.autograd.Function):
+    """The identity, which can be differentiated once."""
 
-        @staticmethod
-        @once_differentiable
-        def backward(ctx: object, gradient: Tensor) -> Tensor:
-            return gradient * 1.0
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        return value.clone()
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden, self.head = nn.Linear(192, 3), nn.Linear(3, 4)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient * 1.0
 
-        def forward(self, images: Tensor) -> Tensor:
-            return self.head(Once.apply(torch.tanh(self.hidden(images.flatten(1)))))
 
+class DifferentiableOnce(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(192, 3), nn.Linear(3, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(Once.apply(torch.tanh(self.hidden(images.flatten(1)))))
+
+
+@pytest.mark.parametrize("kind", ["differentiable once", "too many weights", "too little memory", "frozen"])
+def test_what_is_undefined_is_absent(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, targets = task()
-    values, notes = measured(Model().double(), images, targets)
-    assert values == {}
-    assert len(notes) == 1
-    assert notes[0].startswith("curvature/hessian/* is absent: no second derivative (")
-    monkeypatch.setattr(module, "MOST_NUMBERS", 30)
-    values, notes = measured(model, images, targets)
-    assert (values, notes) == ({}, ["curvature/hessian/* is absent: vectors of 31 trained parameters are too large"])
-    monkeypatch.undo()
-    monkeypatch.setattr("lightning_gengap.derivatives.memory.available", lambda: 31 * 8 * 8)
-    assert measured(model, images, targets) == (values, notes)
-    values, notes = measured(model.requires_grad_(False), images, targets)
-    assert (values, notes) == ({}, ["curvature/hessian/* is absent: no parameter requires a gradient"])
+    why = "vectors of 31 trained parameters are too large"
+    if kind == "differentiable once":
+        model, why = DifferentiableOnce().double(), "the model cannot be differentiated twice ("
+    elif kind == "too many weights":
+        monkeypatch.setattr(module, "MOST_NUMBERS", 30)
+    elif kind == "too little memory":
+        monkeypatch.setattr("lightning_gengap.derivatives.memory.available", lambda: 31 * 8 * 8)
+    else:
+        model.requires_grad_(False)
+        why = "no parameter requires a gradient"
+    found = measured("hessian", model, images, targets, ridge=RIDGE)
+    assert (found.values, list(found.absent)) == ({}, ["curvature/hessian/*"])
+    assert found.absent["curvature/hessian/*"].startswith(why)

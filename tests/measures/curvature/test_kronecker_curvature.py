@@ -1,32 +1,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from lightning_gengap.measures.curvature.kronecker_curvature import factored, kronecker_curvature
+from lightning_gengap.measures.curvature.kronecker_curvature import kronecker_curvature
+from lightning_gengap.measures.curvature.kronecker_factors import factored
 from tests import networks
+from tests.derivatives.tasks import Factory, task
 from tests.oracles import curvature as oracles
-from tests.probes import probing
+from tests.probes import Measured, measured, probing
 
-RIDGE = 1e-2
+COUNT, RIDGE = 6, 1e-2
 KEY, SHARE = "curvature/kronecker/soft_rank", "curvature/kronecker/share"
 SAMPLES, PARAMETERS = "curvature/kronecker/samples", "curvature/kronecker/parameters"
-module = sys.modules[kronecker_curvature.__module__]  # the package shows the function under the module's name
+factors = sys.modules[factored.__module__]
 
 
-def task(factory: Callable[[], nn.Module], count: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
-    model, images = networks.made(factory).double().eval(), networks.images(count).double()
-    return model, images, networks.mostly_right_targets(model, images)
-
-
-def measured(model: nn.Module, inputs: Tensor, targets: Tensor, **more: object) -> tuple[dict[str, float], list[str]]:
-    with probing(model, inputs, targets, **{"ridge": RIDGE, **more}) as probe:
-        return kronecker_curvature(probe), probe.notes
+def taken(model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Measured:
+    return measured("kronecker_curvature", model, inputs, targets, **{"ridge": RIDGE, **more})
 
 
 def covered(model: nn.Module, inputs: Tensor, targets: Tensor) -> list[str]:
@@ -96,53 +92,51 @@ def brute_force(model: nn.Sequential, images: Tensor) -> float:
 
 
 @pytest.mark.parametrize("factory", [small_mlp, convolutions], ids=["mlp", "convolutions"])
-def test_against_explicit_kronecker_products(
-    factory: Callable[[], nn.Sequential], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, images, targets = task(factory)
+def test_against_explicit_kronecker_products(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, targets = task(factory, COUNT)
     expected = brute_force(model, images)
     for numbers in (2**24, 100):  # in one block, and sample by sample
-        monkeypatch.setattr(module, "MOST_NUMBERS", numbers)
-        values, notes = measured(model, images, targets, chunk=4)
-        assert notes == []
+        monkeypatch.setattr(factors, "MOST_NUMBERS", numbers)
+        values, absent, _, remarks = taken(model, images, targets, chunk=4)
+        assert (absent, remarks) == ({}, [])
         sizes = {SAMPLES: len(images), PARAMETERS: sum(weight.numel() for weight in model.parameters())}
         assert values == {KEY: pytest.approx(expected, rel=1e-8), SHARE: 1.0, **sizes}
 
 
 def test_one_sample_makes_it_the_exact_soft_rank_of_the_layers_blocks() -> None:
-    model, images, targets = task(small_mlp, count=1)
+    model, images, targets = task(small_mlp, 1)
     layers = [(f"{i}.weight", f"{i}.bias") for i in (1, 3, 5)]
     exact = sum(oracles.soft_rank(block(model, images, names), RIDGE) for names in layers)
-    assert measured(model, images, targets)[0][KEY] == pytest.approx(exact, rel=1e-8)
+    assert taken(model, images, targets).values[KEY] == pytest.approx(exact, rel=1e-8)
     assert exact > oracles.soft_rank(oracles.gauss_newton(model, images), RIDGE)
 
 
 def test_softmax_regression_with_equal_probabilities_is_exact() -> None:
-    model, images, targets = task(networks.linear)
+    model, images, targets = task(networks.linear, COUNT)
     nn.init.zeros_(model[1].weight)
     nn.init.constant_(model[1].bias, 0.7)
     exact = oracles.soft_rank(oracles.gauss_newton(model, images), RIDGE)
-    assert measured(model, images, targets)[0][KEY] == pytest.approx(exact, rel=1e-8)
+    assert taken(model, images, targets).values[KEY] == pytest.approx(exact, rel=1e-8)
 
 
 def test_other_layers_enter_by_their_exact_diagonal() -> None:
     def normed() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 4))
 
-    model, images, targets = task(normed, count=1)
+    model, images, targets = task(normed, 1)
     exact = sum(oracles.soft_rank(block(model, images, (f"{i}.weight", f"{i}.bias")), RIDGE) for i in (1, 4))
     diagonal = block(model, images, ("2.weight", "2.bias")).diagonal()
-    values, notes = measured(model, images, targets)
-    assert notes == []
+    values, _, _, remarks = taken(model, images, targets)
+    assert remarks == []
     assert values[KEY] == pytest.approx(exact + float((diagonal / (diagonal + RIDGE)).sum()), rel=1e-8)
     assert values[SHARE] == pytest.approx(1 - 10 / sum(p.numel() for p in model.parameters()))
 
 
 def test_ridges_that_differ_between_layers() -> None:
-    model, images, targets = task(small_mlp, count=1)
+    model, images, targets = task(small_mlp, 1)
     ridges = {name: torch.tensor(10.0 ** -int(name[0])).double() for name, _ in model.named_parameters()}
     exact = sum(oracles.soft_rank(block(model, images, (f"{i}.weight", f"{i}.bias")), 10.0**-i) for i in (1, 3, 5))
-    assert measured(model, images, targets, ridge=ridges)[0][KEY] == pytest.approx(exact, rel=1e-6)
+    assert taken(model, images, targets, ridge=ridges).values[KEY] == pytest.approx(exact, rel=1e-6)
 
 
 def test_weights_with_another_use_are_found_out() -> None:
@@ -156,40 +150,40 @@ def test_weights_with_another_use_are_found_out() -> None:
             x = torch.tanh(self.second(torch.tanh(self.first(images.flatten(1)))))
             return self.head(torch.tanh(linear(x, self.second.weight)))
 
-    assert covered(*task(Twice)) == ["first.weight", "first.bias", "head.weight", "head.bias"]
+    assert covered(*task(Twice, COUNT)) == ["first.weight", "first.bias", "head.weight", "head.bias"]
 
 
 def test_attention_tied_and_wide_layers_have_no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = covered(*task(networks.VisionTransformer))
+    names = covered(*task(networks.VisionTransformer, COUNT))
     assert "patches.weight" in names
     assert not any("attention" in name or "norm" in name for name in names)
-    model, images, targets = task(small_mlp)
-    monkeypatch.setattr(module, "LARGEST_SIDE", 100)
+    model, images, targets = task(small_mlp, COUNT)
+    monkeypatch.setattr(factors, "LARGEST_SIDE", 100)
     assert covered(model, images, targets) == ["3.weight", "3.bias", "5.weight", "5.bias"]
 
 
 def test_frozen_biases_have_no_row_and_frozen_weights_no_factors() -> None:
-    model, images, targets = task(small_mlp, count=1)
+    model, images, targets = task(small_mlp, 1)
     model[1].bias.requires_grad_(False)
     model[3].weight.requires_grad_(False)
     assert covered(model, images, targets) == ["1.weight", "5.weight", "5.bias"]
-    assert measured(model, images, targets)[1] == []
+    assert taken(model, images, targets).remarks == []
 
 
 def test_a_layer_called_twice_counts_both_calls_as_positions() -> None:
-    with probing(*task(networks.Reused)) as probe:
+    with probing(*task(networks.Reused, COUNT)) as probe:
         layers = {layer.names[0]: layer.positions for layer in factored(probe)}
     assert layers == {"first.weight": 6, "shared.weight": 12, "head.weight": 6}
 
 
 def test_operations_in_place_change_nothing() -> None:
-    there, images, targets = task(lambda: networks.cnn_with_batch_norm(inplace=True))
-    here, _, _ = task(networks.cnn_with_batch_norm)
-    assert measured(there, images, targets)[0] == pytest.approx(measured(here, images, targets)[0], rel=1e-10)
+    there, images, targets = task(lambda: networks.cnn_with_batch_norm(inplace=True), COUNT)
+    here, _, _ = task(networks.cnn_with_batch_norm, COUNT)
+    assert taken(there, images, targets).values == pytest.approx(taken(here, images, targets).values, rel=1e-10)
 
 
 def test_one_forward_per_chunk() -> None:
-    model, images, targets = task(small_mlp)
+    model, images, targets = task(small_mlp, COUNT)
     seen: list[int] = []
     with probing(model, images, targets) as probe:
         handle = model[1].register_forward_hook(lambda layer, args, output: seen.append(len(output)))
@@ -198,12 +192,17 @@ def test_one_forward_per_chunk() -> None:
     assert seen == [1, len(images)], "one sample shows whether a gradient arrives"
 
 
-def test_what_is_undefined_is_absent_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, targets = task(small_mlp)
-    monkeypatch.setattr(module, "MOST_CLASSES", 3)
-    values, notes = measured(model, images, targets)
-    assert values == {}
-    assert notes == ["curvature/kronecker/* is absent: ValueError: it takes a backward for each of 4 classes"]
-    values, notes = measured(model.requires_grad_(False), images, targets)
-    assert values == {}
-    assert notes == ["curvature/kronecker/* is absent: no linear layer or convolution is trained and called as such"]
+@pytest.mark.parametrize("kind", ["many classes", "frozen", "no linear layer"])
+def test_what_is_undefined_is_absent(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, targets = task(small_mlp, COUNT)
+    why = "no parameter requires a gradient"
+    if kind == "frozen":
+        model.requires_grad_(False)
+    elif kind == "many classes":
+        monkeypatch.setattr("lightning_gengap.measures.curvature.diagonal_curvature.MOST_CLASSES", 3)
+        why = "it takes a backward for each of 4 classes"
+    else:
+        monkeypatch.setattr(factors, "LARGEST_SIDE", 1)
+        why = "no linear layer or convolution is trained and called as such"
+    found = taken(model, images, targets)
+    assert (found.values, found.absent) == ({}, {"curvature/kronecker/*": why})

@@ -1,51 +1,33 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives import fallback as frugal
 from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
-from lightning_gengap.derivatives.jacobian import Jacobian
+from lightning_gengap.derivatives.jacobian import LINEARISATION, Jacobian
 from lightning_gengap.linalg.lanczos import lanczos, shrinkage
-from lightning_gengap.measures.curvature.soft_rank import RIDGES, LanczosRuns, estimated, one_run, soft_rank
+from lightning_gengap.measures.curvature.soft_rank import RIDGES, LanczosRuns, estimated, one_run
 from lightning_gengap.measures.values import Spectrum
 from tests import networks
+from tests.derivatives.tasks import small_mlp, task
 from tests.oracles import curvature as oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 COUNT = 20
-Task = tuple[nn.Module, Tensor, Tensor]
-
-
-def task(factory: Callable[[], nn.Module], count: int = COUNT, scale: float = 1.0) -> Task:
-    model, images = networks.made(factory).double().eval(), networks.images(count).double()
-    targets = networks.mostly_right_targets(model, images)
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        last.weight.mul_(scale)
-    return model, images, targets
-
-
-def small_mlp() -> nn.Module:
-    return networks.mlp((6,))
 
 
 def curvature_of(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> Curvature:
     with probing(model, images, targets, **more) as probe:
-        found = dual_curvature(probe)
-    assert found is not None
-    return found
+        return dual_curvature(probe)
 
 
-def measured(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
-    with probing(model, images, targets, **more) as probe:
-        values = soft_rank(probe)
-        assert probe.notes == []
-    return values
+def values_of(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
+    found = measured("soft_rank", model, images, targets, **more)
+    assert (found.absent, found.remarks) == ({}, [])
+    return found.values
 
 
 def of_matrix(matrix: Tensor, samples: int, classes: int) -> Curvature:
@@ -56,13 +38,15 @@ def of_matrix(matrix: Tensor, samples: int, classes: int) -> Curvature:
     )
     even = torch.full((samples, classes), 1 / classes, dtype=torch.float64)
     labels = torch.zeros(samples, dtype=torch.long)
-    return Curvature(even, labels, (jacobian,), (samples,), matrix.shape[1], 1, torch.device("cpu"), torch.float64)
+    return Curvature(
+        even, labels, (jacobian,), (samples,), matrix.shape[1], LINEARISATION, torch.device("cpu"), torch.float64
+    )
 
 
 @pytest.mark.parametrize("ridge", [1e-4, 1e-2])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_the_estimator_is_unbiased(ridge: float, scale: float) -> None:
-    model, images, targets = task(small_mlp, scale=scale)
+    model, images, targets = task(small_mlp, COUNT, scale=scale)
     exact = oracles.dual(model, images)
     eigenvalues, vectors = torch.linalg.eigh(exact)
     shrunk = eigenvalues.clamp(min=0) / (eigenvalues.clamp(min=0) + ridge)
@@ -77,7 +61,7 @@ def test_the_estimator_is_unbiased(ridge: float, scale: float) -> None:
 
 
 def test_the_bracket_holds_the_exact_form_of_every_start() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm, scale=5.0)
+    model, images, targets = task(networks.cnn_with_batch_norm, COUNT, scale=5.0)
     exact = oracles.dual(model, images)
     eigenvalues, vectors = torch.linalg.eigh(exact)
     curvature = curvature_of(model, images, targets)
@@ -95,10 +79,10 @@ def test_the_bracket_holds_the_exact_form_of_every_start() -> None:
 
 
 def test_values_are_those_of_the_dense_matrix() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm, scale=5.0)
+    model, images, targets = task(networks.cnn_with_batch_norm, COUNT, scale=5.0)
     exact = oracles.dual(model, images)
     spectrum = torch.linalg.eigvalsh(exact)
-    values = measured(model, images, targets, ridge=5e-3, chunk=7)
+    values = values_of(model, images, targets, ridge=5e-3, chunk=7)
     assert values["curvature/lambda"] == 5e-3
     assert values["curvature/lambda_assumed"] == 0
     assert values["curvature/samples"] == COUNT
@@ -114,7 +98,7 @@ def test_values_are_those_of_the_dense_matrix() -> None:
 
 
 def test_the_mean_over_many_seeds_is_the_dense_value() -> None:
-    model, images, targets = task(small_mlp, scale=10.0)
+    model, images, targets = task(small_mlp, COUNT, scale=10.0)
     exact = oracles.soft_rank(oracles.dual(model, images), 1e-2)
     curvature = curvature_of(model, images, targets)
     found = torch.tensor([estimated(curvature, 1e-2, seed).soft_rank(1e-2).middle for seed in range(40)])
@@ -123,13 +107,13 @@ def test_the_mean_over_many_seeds_is_the_dense_value() -> None:
 
 @pytest.mark.parametrize(("known", "used", "assumed"), [(None, 1e-3, 1), (0.0, 1e-3, 1), (3e-4, 3e-4, 0)])
 def test_the_ridge_is_the_weight_decay_or_assumed(known: float | None, used: float, assumed: int) -> None:
-    values = measured(*task(small_mlp), ridge=known)
+    values = values_of(*task(small_mlp, COUNT), ridge=known)
     assert (values["curvature/lambda"], values["curvature/lambda_assumed"]) == (used, assumed)
 
 
 def test_it_lies_within_its_range_and_falls_with_the_ridge() -> None:
-    model, images, targets = task(small_mlp)
-    values = measured(model, images, targets)
+    model, images, targets = task(small_mlp, COUNT)
+    values = values_of(model, images, targets)
     curve = [values[f"curvature/soft_rank_{name}"] for name in RIDGES]
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] > 0
@@ -166,7 +150,7 @@ def test_a_zero_jacobian_has_rank_zero_and_nothing_undefined() -> None:
 
 
 def test_primal_dual_and_leverage_forms_agree_and_block_diagonals_lie_above() -> None:
-    model, images, _ = task(small_mlp, scale=3.0)
+    model, images, _ = task(small_mlp, COUNT, scale=3.0)
     ridge = 1e-3
     dual, primal = oracles.dual(model, images), oracles.gauss_newton(model, images)
     exact = oracles.soft_rank(dual, ridge)
@@ -190,7 +174,7 @@ def test_more_samples_raise_it_but_less_than_in_proportion() -> None:
 
 
 def test_shifting_all_logits_permuting_units_and_rescaling_before_batch_norm() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm)
+    model, images, targets = task(networks.cnn_with_batch_norm, COUNT)
     exact = oracles.soft_rank(oracles.dual(model, images), 1e-3)
     with torch.no_grad():
         model[-1].bias.add_(3.0)
@@ -201,30 +185,30 @@ def test_shifting_all_logits_permuting_units_and_rescaling_before_batch_norm() -
         for buffer in (model[7].running_mean, model[7].running_var):
             buffer.copy_(buffer[order])
     assert oracles.soft_rank(oracles.dual(model, images), 1e-3) == pytest.approx(exact, rel=1e-9)
-    before = measured(model, images, targets)["curvature/soft_rank_1e-3"]
+    before = values_of(model, images, targets)["curvature/soft_rank_1e-3"]
     assert before == pytest.approx(exact, rel=0.2)
 
 
 def test_at_a_fixed_ridge_it_changes_with_the_scale_of_the_logits_and_of_adjacent_layers() -> None:
-    model, images, targets = task(small_mlp)
-    start = measured(model, images, targets)["curvature/soft_rank"]
+    model, images, targets = task(small_mlp, COUNT)
+    start = values_of(model, images, targets)["curvature/soft_rank"]
     with torch.no_grad():
         model[1].weight.mul_(4)
         model[1].bias.mul_(4)
         model[3].weight.div_(4)
-    rescaled = measured(model, images, targets)["curvature/soft_rank"]
+    rescaled = values_of(model, images, targets)["curvature/soft_rank"]
     assert abs(rescaled / start - 1) > 0.01
     with torch.no_grad():
         model[3].weight.mul_(3)
         model[3].bias.mul_(3)
-    assert abs(measured(model, images, targets)["curvature/soft_rank"] / rescaled - 1) > 0.01
+    assert abs(values_of(model, images, targets)["curvature/soft_rank"] / rescaled - 1) > 0.01
 
 
 def test_as_the_ridge_vanishes_the_rank_is_left_and_adjacent_layers_may_be_rescaled() -> None:
     def few_weights() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4))
 
-    model, images, _ = task(few_weights, scale=5.0)
+    model, images, _ = task(few_weights, COUNT, scale=5.0)
     found, ranks = [], []
     for _ in range(2):
         exact = oracles.dual(model, 10 * images)
@@ -241,37 +225,29 @@ def test_as_the_ridge_vanishes_the_rank_is_left_and_adjacent_layers_may_be_resca
 
 
 def test_the_same_seed_gives_the_same_value_another_one_within_its_spread() -> None:
-    model, images, targets = task(small_mlp)
-    first, again = measured(model, images, targets), measured(model, images, targets, chunk=3)
-    other = measured(model, images, targets, seed=5)
+    model, images, targets = task(small_mlp, COUNT)
+    first, again = values_of(model, images, targets), values_of(model, images, targets, chunk=3)
+    other = values_of(model, images, targets, seed=5)
     assert again["curvature/soft_rank"] == pytest.approx(first["curvature/soft_rank"], rel=1e-6)
     assert other["curvature/soft_rank"] != first["curvature/soft_rank"]
     assert other["curvature/soft_rank"] == pytest.approx(first["curvature/soft_rank"], rel=0.2)
 
 
 def test_at_most_the_stated_samples_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frugal, "SAMPLES", 6)
-    assert measured(*task(small_mlp), chunk=7)["curvature/samples"] == 6
+    monkeypatch.setattr("lightning_gengap.derivatives.gauss_newton.SAMPLES", 6)
+    assert values_of(*task(small_mlp, COUNT), chunk=7)["curvature/samples"] == 6
 
 
 def test_small_ranks_take_a_second_start_large_ones_do_not() -> None:
-    model, images, targets = task(small_mlp)
+    model, images, targets = task(small_mlp, COUNT)
     curvature = curvature_of(model, images, targets)
     assert len(estimated(curvature, 1e-1, seed=0).runs) >= 2
     many = of_matrix(torch.eye(400).double() * 40, 200, 2)
     assert len(estimated(many, 1e-3, seed=0).runs) == 1
 
 
-def test_without_a_second_derivative_it_is_absent() -> None:
-    model, images, targets = task(small_mlp)
-    model.requires_grad_(False)
-    with probing(model, images, targets) as probe:
-        assert soft_rank(probe) == {}
-        assert len(probe.notes) == 1
-
-
 def test_a_run_stops_at_the_tolerance() -> None:
-    model, images, targets = task(small_mlp)
+    model, images, targets = task(small_mlp, COUNT)
     curvature = curvature_of(model, images, targets)
     run = one_run(curvature, curvature.random_signs(torch.Generator().manual_seed(0)), 1e-2)
     assert LanczosRuns((run,)).soft_rank(1e-2).half_width <= 0.02
@@ -279,9 +255,9 @@ def test_a_run_stops_at_the_tolerance() -> None:
 
 
 def test_the_largest_ritz_values_are_the_largest_eigenvalues_from_below() -> None:
-    model, images, targets = task(small_mlp, scale=3.0)
+    model, images, targets = task(small_mlp, COUNT, scale=3.0)
     exact = torch.linalg.eigvalsh(oracles.dual(model, images)).flip(0).tolist()
-    values = measured(model, images, targets)
+    values = values_of(model, images, targets)
     found = [values["curvature/top_eigenvalue"], *(values[f"curvature/top_eigenvalue_{rank}"] for rank in (2, 3))]
     assert found[0] == pytest.approx(exact[0], rel=1e-3)
     assert all(0.9 * above <= below <= above * (1 + 1e-9) for below, above in zip(found, exact[:3], strict=True))
@@ -294,9 +270,10 @@ def test_the_largest_ritz_values_are_the_largest_eigenvalues_from_below() -> Non
 
 
 def test_the_density_counts_directions_and_integrates_to_trace_and_soft_rank() -> None:
-    model, images, targets = task(small_mlp, scale=3.0)
+    model, images, targets = task(small_mlp, COUNT, scale=3.0)
     spectrum = estimated(curvature_of(model, images, targets), 1e-2, seed=0)
-    eigenvalues, directions = spectrum.density()
+    density = spectrum.density()
+    eigenvalues, directions = density.eigenvalues, density.directions
     assert float(directions.sum()) == pytest.approx(COUNT * (networks.CLASSES - 1), rel=1e-9)
     assert float(directions @ eigenvalues) == pytest.approx(spectrum.trace, rel=1e-9)
     shrunk = float(directions @ (eigenvalues / (eigenvalues + 1e-2)))
@@ -308,8 +285,7 @@ def test_the_density_counts_directions_and_integrates_to_trace_and_soft_rank() -
 
 
 def test_the_spectrum_comes_with_the_soft_rank() -> None:
-    with probing(*task(small_mlp)) as probe:
-        values = soft_rank(probe)
-    spectrum = values["curvature/spectrum"]
+    found = measured("soft_rank", *task(small_mlp, COUNT))
+    spectrum = found.figures["curvature/spectrum"]
     assert isinstance(spectrum, Spectrum)
-    assert float(spectrum.eigenvalues.max()) == values["curvature/top_eigenvalue"]
+    assert float(spectrum.eigenvalues.max()) == found.values["curvature/top_eigenvalue"]

@@ -9,8 +9,10 @@ from lightning_gengap.linalg.lanczos import shrinkage
 from lightning_gengap.measures.curvature.soft_rank import one_run
 from lightning_gengap.measures.curvature.tic import tic
 from tests import networks
+from tests.derivatives.tasks import small_mlp
+from tests.derivatives.tasks import task as small_task
 from tests.oracles import curvature as oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 COUNT = 20
 RIDGE = 1e-2
@@ -18,10 +20,8 @@ RIDGE = 1e-2
 
 def task(scale: float = 1.0) -> tuple[nn.Module, Tensor, Tensor]:
     """A fifth of the labels is wrong; a larger scale makes the mistakes confident."""
-    model, images = networks.made(lambda: networks.mlp((6,))).double().eval(), networks.images(COUNT).double()
-    targets = networks.mostly_right_targets(model, images)
+    model, images, targets = small_task(small_mlp, COUNT, scale)
     with torch.no_grad():
-        model[3].weight.mul_(scale)
         model[3].bias.mul_(scale)
     return model, images, targets
 
@@ -32,7 +32,6 @@ def test_the_mean_over_signs_is_the_dense_value(scale: float) -> None:
     exact = oracles.tic(model, images, targets, RIDGE)
     with probing(model, images, targets) as probe:
         curvature = dual_curvature(probe)
-    assert curvature is not None
     found = []
     for seed in range(40):
         start = curvature.signed_residuals(torch.Generator().manual_seed(seed))
@@ -46,8 +45,6 @@ def test_one_start_gives_its_own_form_even_where_mistakes_are_confident(scale: f
     model, images, targets = task(scale)
     with probing(model, images, targets, ridge=RIDGE, chunk=7) as probe:
         value = tic(probe)["curvature/tic"]
-        curvature = dual_curvature(probe)
-    assert curvature is not None
     signs = torch.randint(0, 2, (COUNT, 1), generator=torch.Generator().manual_seed(1)).double() * 2 - 1
     gradient = (signs * oracles.loss_gradients(model, images, targets)).sum(dim=0) / COUNT**0.5
     matrix = oracles.gauss_newton(model, images)
@@ -71,8 +68,8 @@ def test_it_vanishes_where_the_network_interpolates() -> None:
         assert 0 <= tic(probe)["curvature/tic"] < 0.05
 
 
-def test_without_a_second_derivative_it_is_absent() -> None:
+@pytest.mark.parametrize("name", ["tic", "soft_rank", "full_soft_rank"])
+def test_without_a_trained_parameter_it_is_absent(name: str) -> None:
     model, images, targets = task()
-    model.requires_grad_(False)
-    with probing(model, images, targets) as probe:
-        assert tic(probe) == {}
+    found = measured(name, model.requires_grad_(False), images, targets)
+    assert (found.values, list(found.absent.values())) == ({}, ["no parameter requires a gradient"])

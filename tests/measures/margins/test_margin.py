@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.margin import logit_gap, margin, margin_signature
+from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
+from lightning_gengap.measures.values import Histogram
 from tests import networks, oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 COUNT = 30
 FACTORIES = [
@@ -31,9 +33,8 @@ def task(factory: Callable[[], nn.Module], count: int = COUNT, dtype: torch.dtyp
     return model.to(dtype), images.to(dtype), targets
 
 
-def measured(model: nn.Module, images: Tensor, targets: Tensor, chunk: int | None = None) -> dict[str, float]:
-    with probing(model, images, targets, chunk=chunk) as probe:
-        return margin(probe)
+def values_of(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
+    return measured("margin", model, images, targets, **more).values
 
 
 def signed(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -44,7 +45,7 @@ def signed(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tenso
 @named
 def test_margins_are_those_of_one_sample_and_one_layer_at_a_time(factory: Callable[[], nn.Module]) -> None:
     model, images, targets = task(factory)
-    values = measured(model, images, targets, chunk=7)
+    values = values_of(model, images, targets, chunk=7)
     with probing(model, images, targets, chunk=7) as probe:
         taps = {"input": "input"} | {tap.layer: str(tap) for tap in probe.layout.taps}
         layers = margin_signature(probe).layers
@@ -108,53 +109,52 @@ def test_scaling_the_logits_changes_nothing(dtype: torch.dtype, scale: float) ->
 
 def test_rescaling_adjacent_relu_layers_changes_nothing() -> None:
     model, images, targets = task(networks.cnn)
-    before, variation = signed(model, images, targets), measured(model, images, targets)["margin/h1/total_variation"]
+    before, variation = signed(model, images, targets), values_of(model, images, targets)["margin/h1/total_variation"]
     with torch.no_grad():
         model[0].weight *= 5
         model[0].bias *= 5
         model[2].weight /= 5
     for layer, values in signed(model, images, targets).items():
         torch.testing.assert_close(values, before[layer], rtol=1e-9, atol=0)
-    assert measured(model, images, targets)["margin/h1/total_variation"] == pytest.approx(5 * variation, rel=1e-9)
+    assert values_of(model, images, targets)["margin/h1/total_variation"] == pytest.approx(5 * variation, rel=1e-9)
 
 
 def test_rescaling_in_front_of_batch_norm_changes_nothing() -> None:
     model, images, targets = task(networks.cnn_with_batch_norm)
-    before = measured(model, images, targets)
+    before = values_of(model, images, targets)
     with torch.no_grad():
         convolution, norm = model[3], model[4]
         convolution.weight *= 3
         convolution.bias *= 3
         norm.running_mean *= 3
         norm.running_var.copy_(9 * (norm.running_var + norm.eps) - norm.eps)
-    assert measured(model, images, targets) == pytest.approx(before, rel=1e-9)
+    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
 
 
 @named
 @pytest.mark.parametrize("chunk", [1, 7, 29])
 def test_the_chunking_does_not_matter(factory: Callable[[], nn.Module], chunk: int) -> None:
     model, images, targets = task(factory)
-    assert measured(model, images, targets, chunk) == pytest.approx(measured(model, images, targets), rel=1e-9)
+    assert values_of(model, images, targets, chunk=chunk) == pytest.approx(values_of(model, images, targets), rel=1e-9)
 
 
 def test_an_inplace_network_has_the_values_of_its_twin() -> None:
     values = []
     for inplace in (True, False):
         model, images, targets = task(lambda inplace=inplace: networks.VGG(inplace))
-        with probing(model, images, targets, layers=["features.1", "features.4:in", "classifier.1"]) as probe:
-            values.append(margin(probe))
+        values.append(values_of(model, images, targets, layers=["features.1", "features.4:in", "classifier.1"]))
     assert values[0] == values[1]
 
 
 def test_misclassified_samples_are_dropped_from_the_statistics_only() -> None:
     model, images, targets = task(networks.mlp)
     margins = signed(model, images, targets)["h1"]
-    values = measured(model, images, targets)
+    values = values_of(model, images, targets)
     wrong = torch.arange(COUNT) % 5 == 0
     assert bool((margins[wrong] < 0).all())
     assert values["margin/correct_fraction"] == pytest.approx(0.8)
     assert values["margin/h1/median"] == pytest.approx(float(margins[~wrong].median()), rel=0.2)
-    right = measured(model, images[~wrong], targets[~wrong])
+    right = values_of(model, images[~wrong], targets[~wrong])
     scale = right["margin/h1/total_variation"] / values["margin/h1/total_variation"]
     assert values["margin/h1/q1"] == pytest.approx(right["margin/h1/q1"] * scale, rel=1e-9)
 
@@ -168,11 +168,29 @@ def test_a_layer_that_the_logits_ignore_is_absent_with_a_note() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.head(self.body(images).detach())
 
-    images = networks.images(20)
-    with probing(Detached(), images, torch.arange(20) % 4) as probe:
-        layers = margin_signature(probe).layers
-    assert list(layers) == ["h3"]
-    assert probe.notes == ["margin/<layer> is absent for input: no gradient of the logits reaches it"]
+    model, images = networks.made(Detached), networks.images(20)
+    found = measured("margin", model, images, networks.mostly_right_targets(model, images))
+    assert list(found.figures) == ["margin/h3"]
+    ignored, fewer = "no gradient of the logits reaches this layer", "the network has fewer hidden layers"
+    assert found.absent == {"margin/input*": ignored, "margin/h1*": fewer, "margin/h2*": fewer}
+
+
+def test_with_few_correct_samples_the_total_variation_alone_is_given() -> None:
+    model, images = networks.made(networks.mlp).eval(), networks.images(20)
+    logits = model(images).detach()
+    targets = torch.where(torch.arange(20) < 9, logits.argmax(1), logits.argmin(1))
+    found = measured("margin", model, images, targets)
+    given = {key for key in found.values if key.startswith("margin/h1")}
+    assert given == {"margin/h1/total_variation"}
+    reason = "fewer than 10 samples are classified correctly; the total variation is given"
+    assert found.absent == {f"margin/{layer}/*": reason for layer in ("input", "h1", "h2", "h3")}
+
+
+def test_the_histogram_of_a_layer_holds_the_margins_of_all_samples() -> None:
+    model, images, targets = task(networks.mlp)
+    figure = measured("margin", model, images, targets, chunk=7).figures["margin/h1"]
+    assert isinstance(figure, Histogram)
+    torch.testing.assert_close(figure.samples, signed(model, images, targets)["h1"])
 
 
 def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only() -> None:
@@ -185,12 +203,17 @@ def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only()
             return self.embedding(ids)
 
     ids = networks.token_ids(20)
-    values = measured(networks.made(Bag), ids, torch.arange(20) % 4)
+    values, absent, figures, _ = measured("margin", networks.made(Bag), ids, torch.arange(20) % 4)
     assert {key.split("/")[1] for key in values} == {"output", "correct_fraction"}
+    assert figures == {}
+    assert absent == {
+        "margin/input*": "the inputs are not floats",
+        **{f"margin/h{i}*": "the network has fewer hidden layers" for i in (1, 2, 3)},
+    }
 
 
 def test_parameters_get_no_gradient() -> None:
     model, images, targets = task(networks.ResNet)
-    measured(model, images, targets)
+    values_of(model, images, targets)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not images.requires_grad

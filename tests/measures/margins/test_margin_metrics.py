@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.margins.margin import NormalizedMargin, OutputMargin, logit_gap, tukey_statistics
+from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin, logit_gap, tukey_statistics
 from tests import oracles
 
 

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.perturbed_margin import Moments, margins_of, perturbed_margin, trimmed_mean
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, perturbation, same_class_mixes
-from lightning_gengap.network.layers import CalledModule
+from lightning_gengap.measures.activations import first_weight_layer
+from lightning_gengap.measures.margins.perturbed_margin import KEYS, Moments, margins_of, trimmed_mean
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, same_class_mixes
 from tests import networks, oracles
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import measured, probing, taken
 
 COUNT = 40
-KEYS = {f"perturbed_margin/{kind}_{statistic}" for kind in ("mix", "augment") for statistic in ("mean", "median")}
 
 
 def task(factory: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor, Tensor]:
@@ -23,9 +22,8 @@ def task(factory: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor, Tensor]:
     return model, images, networks.mostly_right_targets(model, images)
 
 
-def measured(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
-    with probing(model, images, targets, **more) as probe:
-        return perturbed_margin(probe)
+def values_of(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
+    return measured("perturbed_margin", model, images, targets, **more).values
 
 
 def trimmed_variation(model: nn.Module, tap: str, images: Tensor) -> float:
@@ -48,7 +46,7 @@ FIRST = {
 @pytest.mark.parametrize("factory", FIRST, ids=lambda factory: factory.__name__)
 def test_against_one_backward_per_image(factory: Callable[[], nn.Module]) -> None:
     model, images, targets = task(factory)
-    values = measured(model, images, targets, chunk=7, seed=3)
+    values = values_of(model, images, targets, chunk=7, seed=3)
     stream = torch.Generator().manual_seed(3)
     for kind, make in (("mix", same_class_mixes), ("augment", flipped_and_shifted)):
         perturbed = make(images, targets, stream) if kind == "mix" else make(images, stream)  # type: ignore[operator]
@@ -63,29 +61,25 @@ def test_against_one_backward_per_image(factory: Callable[[], nn.Module]) -> Non
 def test_the_share_of_positive_margins_is_the_accuracy_under_the_same_perturbation() -> None:
     model, images, targets = task(networks.cnn)
     with probing(model, images, targets, seed=5) as probe:
-        accuracies = perturbation(probe)
+        accuracies = taken("perturbation", probe).values
         mixes = same_class_mixes(images, targets, torch.Generator().manual_seed(5))
-        margins = margins_of(probe, first(probe.layout.ran), mixes)
+        margins = margins_of(probe, first_weight_layer(probe), mixes)
     assert len(margins) == COUNT
     assert float((margins > 0).double().mean()) == pytest.approx(accuracies["perturbation/mix_accuracy"])
 
 
-def first(ran: tuple[CalledModule, ...]) -> CalledModule:
-    return next(met for met in ran if met.module == "0")
-
-
 def test_scalings_change_nothing() -> None:
     model, images, targets = task(networks.cnn)
-    before = measured(model, images, targets)
-    assert set(before) == KEYS
+    before = values_of(model, images, targets)
+    assert set(before) == set(KEYS)
     measure_oracles.scale_last_layer(model[-1], 7.0)
-    assert measured(model, images, targets) == pytest.approx(before, rel=1e-9)
+    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
     measure_oracles.rescale_relu(model[0], model[2], 5.0)
-    assert measured(model, images, targets) == pytest.approx(before, rel=1e-9)
+    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
     model, images, targets = task(networks.cnn_with_batch_norm)
-    before = measured(model, images, targets)
+    before = values_of(model, images, targets)
     measure_oracles.rescale_batch_norm(model[0], model[1], 3.0)
-    assert measured(model, images, targets) == pytest.approx(before, rel=1e-9)
+    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
 
 
 def convolution_then(activation: nn.Module) -> nn.Module:
@@ -93,9 +87,9 @@ def convolution_then(activation: nn.Module) -> nn.Module:
 
 
 def test_an_inplace_activation_behind_the_first_layer_changes_nothing() -> None:
-    plain = measured(*task(lambda: convolution_then(nn.ReLU())))
-    assert set(plain) == KEYS
-    assert measured(*task(lambda: convolution_then(nn.ReLU(inplace=True)))) == plain
+    plain = values_of(*task(lambda: convolution_then(nn.ReLU())))
+    assert set(plain) == set(KEYS)
+    assert values_of(*task(lambda: convolution_then(nn.ReLU(inplace=True)))) == plain
 
 
 def test_images_without_a_gradient_are_left_out() -> None:
@@ -106,26 +100,23 @@ def test_images_without_a_gradient_are_left_out() -> None:
         dead = (model[1](images.flatten(1)) <= 0).all(dim=1)
     assert 5 < int(dead.sum()) < 35
     with probing(model, images, torch.arange(COUNT) % 4) as probe:
-        layer = next(met for met in probe.layout.ran if met.module == "1")
-        margins = margins_of(probe, layer, images)
+        margins = margins_of(probe, first_weight_layer(probe), images)
     assert len(margins) == COUNT - int(dead.sum())
     assert bool(margins.isfinite().all())
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
+def test_what_is_undefined_is_absent_with_a_reason() -> None:
     targets = torch.arange(20) % 4
-    with probing(networks.made(networks.mlp), networks.images(20).flatten(1), targets) as probe:
-        assert perturbed_margin(probe) == {}
-        assert probe.notes == [
-            "perturbed_margin/* is absent: it needs image inputs and a linear or convolutional layer"
-        ]
+    found = measured("perturbed_margin", networks.made(networks.mlp), networks.images(20).flatten(1), targets)
+    assert found.values == {}
+    assert found.absent == {"perturbed_margin/*": "the inputs are not images of one size"}
     model = networks.made(networks.mlp)
     with torch.no_grad():
         model[3].weight.zero_()
-    with probing(model, networks.images(20), targets) as probe:
-        assert perturbed_margin(probe) == {}
-        assert len(probe.notes) == 2
-        assert all("absent: outputs or gradients at 1 vanish" in note for note in probe.notes)
+    found = measured("perturbed_margin", model, networks.images(20), targets)
+    assert found.values == {}
+    reason = "outputs or gradients at 1 vanish"
+    assert found.absent == {"perturbed_margin/mix_*": reason, "perturbed_margin/augment_*": reason}
 
 
 def test_the_variance_survives_a_large_mean_and_any_split() -> None:

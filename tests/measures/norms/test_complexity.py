@@ -7,27 +7,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.margin import logit_gap
-from lightning_gengap.measures.norms.complexity import complexity
-from lightning_gengap.measures.norms.distance import distance
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.layer_norms import LayerNorms, layer_norms
-from lightning_gengap.measures.norms.norm import norm
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import probing
+from tests.probes import measured, probing, taken
 
 COUNT = 12
 
 
-def measured(
+def rows_of(
     model: nn.Module, start: nn.Module | None = None, pick: Callable[[Tensor], Tensor] = lambda logits: logits.argmax(1)
-) -> tuple[dict[str, float], tuple[LayerNorms, ...], list[str]]:
+) -> tuple[dict[str, float], tuple[LayerNorms, ...], dict[str, str]]:
     images = networks.images(COUNT).double()
     initial = None if start is None else copy_state(start)
     with torch.no_grad():
         targets = pick(model.double().eval()(images))
     with probing(model, images, targets, initial_state=initial) as probe:
-        return complexity(probe), probe.cached(layer_norms), probe.notes
+        values, absent, *_ = taken("complexity", probe)
+        return values, probe.cached(layer_norms), absent
 
 
 def table(layers: tuple[LayerNorms, ...], kind: str, margin: float) -> Mapping[str, float]:
@@ -64,31 +62,31 @@ def table(layers: tuple[LayerNorms, ...], kind: str, margin: float) -> Mapping[s
 
 def test_all_rows_are_their_formulas() -> None:
     model, start = (networks.made(networks.cnn_with_batch_norm, seed).double() for seed in (0, 1))
-    values, layers, notes = measured(model, start)
+    values, layers, absent = rows_of(model, start)
     logits = model(networks.images(COUNT).double()).detach()
     margin = float(logit_gap(logits, logits.argmax(1)).quantile(0.1))
     expected = {key: v for kind in ("operator", "reshaped", "fft") for key, v in table(layers, kind, margin).items()}
-    assert notes == []
+    assert absent == {}
     assert values == pytest.approx(expected, rel=1e-9)
     assert values["complexity/parameters"] == 3 * 6 * 9 + 6 * 8 * 9 + 8 * 8 * 9 + 8 * 4
 
 
 def test_they_agree_with_the_measures_that_hold_the_other_rows() -> None:
     model, start = (networks.made(networks.cnn_with_batch_norm, seed).double() for seed in (0, 1))
-    values, _, _ = measured(model, start)
+    values, _, _ = rows_of(model, start)
     images = networks.images(COUNT).double()
     with probing(model, images, model(images).argmax(1), initial_state=copy_state(start)) as probe:
-        others = norm(probe) | distance(probe)
-        twice = complexity(probe), norm(probe)
+        others = taken("norm", probe).values | taken("distance", probe).values
+        again = taken("complexity", probe).values
     product, over = others["norm/log_product_spectral"], values["complexity/log_product_spectral_over_margin"]
     assert over - product == pytest.approx(math.log(values["complexity/inverse_margin"]), rel=1e-9)
     assert values["complexity/log_sum_spectral_over_margin"] == pytest.approx(math.log(4) + over / 4, rel=1e-9)
     assert values["complexity/distance_spectral_fft"] == pytest.approx(others["distance/spectral"], rel=0.2)
-    assert twice[0] == pytest.approx(values, rel=1e-6)
+    assert again == pytest.approx(values, rel=1e-6)
 
 
 def test_reshaped_kernels_have_smaller_norms_than_the_maps_they_apply() -> None:
-    values, _, _ = measured(networks.made(networks.cnn_with_batch_norm))
+    values, _, _ = rows_of(networks.made(networks.cnn_with_batch_norm))
     reshaped = values["complexity/log_product_spectral_over_margin_reshaped"]
     assert reshaped < values["complexity/log_product_spectral_over_margin"]
     assert reshaped < values["complexity/log_product_spectral_over_margin_fft"]
@@ -96,9 +94,8 @@ def test_reshaped_kernels_have_smaller_norms_than_the_maps_they_apply() -> None:
 
 def test_without_a_positive_margin_what_needs_it_is_absent() -> None:
     model, start = (networks.made(networks.mlp, seed) for seed in (0, 1))
-    values, _, notes = measured(model, start, lambda logits: logits.argmin(1))
-    assert len(notes) == 1
-    assert "the 10 % quantile of the margin is not positive" in notes[0]
+    values, _, absent = rows_of(model, start, lambda logits: logits.argmin(1))
+    assert set(absent.values()) == {"the 10 % quantile of the margin is not positive"}
     assert not any("margin" in key or "log_spectral" in key for key in values)
     assert set(values) >= {"complexity/parameters", "complexity/frobenius_over_spectral"}
     assert set(values) >= {"complexity/log_product_spectral_fft", "complexity/distance_spectral_fft"}
@@ -107,12 +104,14 @@ def test_without_a_positive_margin_what_needs_it_is_absent() -> None:
 @pytest.mark.parametrize("start", ["unknown", "unmoved"])
 def test_without_a_distance_from_the_start_its_rows_are_absent(start: str) -> None:
     model = networks.made(networks.mlp)
-    values, _, notes = measured(model, model if start == "unmoved" else None)
+    values, _, absent = rows_of(model, model if start == "unmoved" else None)
     assert not any("initial" in key for key in values)
     if start == "unknown":
-        assert notes == ["complexity/log_spectral_initial and distance_spectral are absent: no initial weights"]
+        patterns = ("complexity/distance_spectral*", "complexity/log_spectral_initial*")
+        assert absent == dict.fromkeys(patterns, "the initial weights are unknown")
         assert not any("distance" in key for key in values)
     else:
+        assert set(absent.values()) == {"nothing has moved"}
         assert values["complexity/distance_spectral_fft"] == 0
 
 
@@ -124,11 +123,8 @@ def test_without_a_distance_from_the_start_its_rows_are_absent(start: str) -> No
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 4)), "GroupNorm"),
     ],
 )
-def test_where_a_layer_cannot_be_folded_all_is_absent_with_one_note(
-    factory: Callable[[], nn.Module], reason: str
-) -> None:
-    images = networks.images(COUNT)
-    with probing(networks.made(factory), images, torch.arange(COUNT) % networks.CLASSES) as probe:
-        assert complexity(probe) == {}
-        assert len(probe.notes) == 1
-        assert probe.notes[0].startswith(f"complexity/* is absent: {reason}")
+def test_where_a_layer_cannot_be_folded_all_is_absent(factory: Callable[[], nn.Module], reason: str) -> None:
+    targets = torch.arange(COUNT) % networks.CLASSES
+    values, absent, *_ = measured("complexity", networks.made(factory), networks.images(COUNT), targets)
+    assert values == {}
+    assert absent["complexity/*"].startswith(reason)

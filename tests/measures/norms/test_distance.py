@@ -5,25 +5,23 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gengap.measures.norms.distance import distance
 from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import Measured, measured
 
 
-def measured(model: nn.Module, initial: nn.Module | None) -> tuple[dict[str, float], list[str]]:
+def distances(model: nn.Module, initial: nn.Module | None) -> Measured:
     images = networks.images(10).to(next(model.parameters()).dtype)
     state = None if initial is None else copy_state(initial)
-    with probing(model, images, torch.arange(10) % 4, initial_state=state) as probe:
-        return distance(probe), probe.notes
+    return measured("distance", model, images, torch.arange(10) % 4, initial_state=state)
 
 
 def test_dense_layers_against_numpy() -> None:
     model, initial = networks.made(networks.mlp, seed=0).double(), networks.made(networks.mlp, seed=1).double()
-    values, notes = measured(model, initial)
+    values, absent, *_ = distances(model, initial)
     layers = [(a.weight.detach().numpy(), b.weight.detach().numpy()) for a, b in zip(model[1::2], initial[1::2])]  # noqa: B905
-    assert notes == []
+    assert absent == {}
     assert values == pytest.approx(
         {
             "distance/parameter_norm": sum((a**2).sum() for a, _ in layers),
@@ -39,7 +37,7 @@ def test_batch_norms_of_both_models_are_folded() -> None:
     model = networks.made(networks.cnn_with_batch_norm, seed=0).double()
     initial = networks.made(networks.cnn_with_batch_norm, seed=1).double()
     before = [value.clone() for value in model.state_dict().values()]
-    values, _ = measured(model, initial)
+    values = distances(model, initial).values
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
     frobenius = norm = spectral = 0.0
     for i in (0, 3, 6):
@@ -59,27 +57,17 @@ def test_batch_norms_of_both_models_are_folded() -> None:
     assert values["distance/spectral"] <= spectral * (1 + 1e-9)  # power iteration comes from below
 
 
-def test_rescaling_before_batch_norm_changes_nothing() -> None:
-    model = networks.made(networks.cnn_with_batch_norm, seed=0).double()
-    initial = networks.made(networks.cnn_with_batch_norm, seed=1).double()
-    before, _ = measured(model, initial)
-    measure_oracles.rescale_batch_norm(model[3], model[4], 3.0)
-    assert measured(model, initial)[0] == pytest.approx(before, rel=1e-9)
-
-
 def test_the_initial_model_is_at_distance_zero() -> None:
-    values, _ = measured(networks.made(networks.cnn_with_batch_norm), networks.made(networks.cnn_with_batch_norm))
+    values = distances(*[networks.made(networks.cnn_with_batch_norm)] * 2).values
     assert values["distance/frobenius"] == values["distance/spectral"] == 0
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
-    values, notes = measured(networks.made(networks.mlp), None)
+def test_what_is_undefined_has_a_reason() -> None:
+    values, absent, *_ = distances(networks.made(networks.mlp), None)
     assert list(values) == ["distance/parameter_norm"]
-    assert notes == ["distance/frobenius and distance/spectral are absent: the initial weights are unknown"]
-    values, notes = measured(networks.made(networks.VisionTransformer), None)
-    assert values == {}
-    assert len(notes) == 1
-    assert notes[0].startswith("distance/* is absent: ")
+    assert absent == dict.fromkeys(["distance/frobenius", "distance/spectral"], "the initial weights are unknown")
+    values, absent, *_ = distances(networks.made(networks.VisionTransformer), None)
+    assert (values, list(absent)) == ({}, ["distance/*"])
 
 
 def test_computed_weights_are_compared_as_computed() -> None:
@@ -87,6 +75,6 @@ def test_computed_weights_are_compared_as_computed() -> None:
         return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 4)))
 
     model, initial = networks.made(build, seed=0).double(), networks.made(build, seed=1).double()
-    values, _ = measured(model, initial)
+    values = distances(model, initial).values
     moved = (model[1].weight - initial[1].weight).detach()
     assert values["distance/frobenius"] == pytest.approx(float(moved.square().sum()), rel=1e-9)

@@ -1,34 +1,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_gengap.measures.norms.complexity import complexity
-from lightning_gengap.measures.norms.norm import norm
-from lightning_gengap.measures.norms.norm_product import log_products, norm_product
+from lightning_gengap.measures.norms.norm_product import log_products
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import probing
+from tests.probes import Measured, measured, probing, taken
 
 SAMPLES = 500
 COUNT = 12
-BOUNDS = ("1_infinity", "frobenius", "3_1.5", "spectral_2_1", "spectral_frobenius")
 
 
-def measured(
-    model: nn.Module, start: nn.Module | None, wrong: bool = False, **more: object
-) -> tuple[dict[str, float], list[str]]:
+def products_of(model: nn.Module, start: nn.Module | None, wrong: bool = False, **more: object) -> Measured:
     images = networks.images(COUNT).double()
     with torch.no_grad():
         logits = model.double().eval()(images)
     initial = None if start is None else copy_state(start)
     targets = logits.argmin(1) if wrong else logits.argmax(1)
-    with probing(model, images, targets, **{"initial_state": initial, "train_samples": SAMPLES, **more}) as probe:
-        return norm_product(probe), probe.notes
+    more = {"initial_state": initial, "train_samples": SAMPLES, **more}
+    return measured("norm_product", model, images, targets, **more)
 
 
 def group(matrix: np.ndarray, p: float, q: float) -> float:
@@ -54,7 +50,7 @@ def kernels(model: nn.Module) -> list[np.ndarray]:
 
 def test_products_and_bounds_are_their_formulas() -> None:
     model, start = (networks.made(networks.cnn_with_batch_norm, seed).double() for seed in (0, 1))
-    values, notes = measured(model, start)
+    values, absent, *_ = products_of(model, start)
     now, then = kernels(model), kernels(start)
     ranked = model(networks.images(COUNT).double()).detach().sort(dim=1).values
     margin = np.quantile(ranked[:, -1] - ranked[:, -2], 0.1)
@@ -80,7 +76,7 @@ def test_products_and_bounds_are_their_formulas() -> None:
     expected = {f"norm_product/log_{name}": math.log(product) for name, product in products.items()}
     expected |= {f"norm_product/log_{name}_over_margin": math.log(p / margin) for name, p in products.items()}
     expected |= {f"norm_product/log_bound_{name}": math.log(bound) for name, bound in bounds.items()}
-    assert notes == []
+    assert absent == {}
     assert values == pytest.approx(expected, rel=1e-7)
 
 
@@ -88,7 +84,7 @@ def test_the_products_that_are_not_logged_are_halves_of_other_keys() -> None:
     model, images = networks.made(networks.cnn_with_batch_norm).double().eval(), networks.images(COUNT).double()
     logs = log_products([torch.from_numpy(kernel) for kernel in kernels(model)])
     with probing(model, images, model(images).argmax(1)) as probe:
-        others = norm(probe) | complexity(probe)
+        others = taken("norm", probe).values | taken("complexity", probe).values
     assert logs["frobenius"] == pytest.approx(others["norm/log_product_frobenius"] / 2, rel=1e-9)
     assert logs["spectral"] == pytest.approx(others["complexity/log_product_spectral_reshaped"] / 2, rel=1e-9)
 
@@ -99,35 +95,43 @@ def test_norms_are_ordered_as_they_must_be() -> None:
         assert logs["spectral"] <= logs["frobenius"] <= logs["operator_1.5"] <= logs["trace"]
 
 
-def test_what_is_undefined_is_absent_with_one_note() -> None:
-    model, start = (networks.made(networks.mlp, seed).double() for seed in (0, 1))
-    plain = {f"norm_product/log_{name}" for name in ("1_infinity", "3_1.5", "operator_1.5", "trace")}
-    with_margin = plain | {f"{key}_over_margin" for key in plain}
-    bounds = [f"norm_product/log_bound_{name}" for name in BOUNDS]
-    cases = (
-        (measured(model, start, wrong=True), plain, "the 10 % quantile of the margin is not positive"),
-        (measured(model, start, train_samples=None), with_margin, "the number of training samples is unknown or one"),
-        (measured(model, start, train_samples=1), with_margin, "the number of training samples is unknown or one"),
-        (measured(model, None), with_margin | set(bounds[:3]), "no initial weights"),
-        (measured(model, model), with_margin | set(bounds[:3]), "nothing has moved"),
-    )
-    for (values, notes), keys, reason in cases:
-        assert set(values) == keys
-        assert len(notes) == 1
-        assert notes[0].endswith(reason)
+PRODUCTS = {f"norm_product/log_{name}" for name in ("1_infinity", "3_1.5", "operator_1.5", "trace")}
+OVER_MARGIN = {f"{key}_over_margin" for key in PRODUCTS}
+PLAIN_BOUNDS = {f"norm_product/log_bound_{name}" for name in ("1_infinity", "frobenius", "3_1.5")}
+NO_NUMBER = "the number of training samples is unknown or one"
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "keys", "reason"),
+    [
+        (1, {"wrong": True}, PRODUCTS, "the 10 % quantile of the margin is not positive"),
+        (1, {"train_samples": None}, PRODUCTS | OVER_MARGIN, NO_NUMBER),
+        (1, {"train_samples": 1}, PRODUCTS | OVER_MARGIN, NO_NUMBER),
+        (None, {}, PRODUCTS | OVER_MARGIN | PLAIN_BOUNDS, "the initial weights are unknown"),
+        (0, {}, PRODUCTS | OVER_MARGIN | PLAIN_BOUNDS, "nothing has moved"),
+    ],
+)
+def test_what_is_undefined_has_a_reason(start: int | None, more: dict[str, Any], keys: set[str], reason: str) -> None:
+    initial = None if start is None else networks.made(networks.mlp, start).double()
+    values, absent, *_ = products_of(networks.made(networks.mlp).double(), initial, **more)
+    assert set(values) == keys
+    assert set(absent.values()) == {reason}
+
+
+def test_a_zero_layer_and_one_that_cannot_be_folded_leave_nothing() -> None:
     zero = networks.made(networks.mlp)
     nn.init.zeros_(zero[1].weight)
-    assert measured(zero, None) == ({}, ["norm_product/* is absent: a weight layer is zero or not finite"])
-    values, notes = measured(networks.made(networks.VisionTransformer), None)
+    values, absent, *_ = products_of(zero, None)
+    assert (values, absent) == ({}, {"norm_product/log_*": "a weight layer is zero or not finite"})
+    values, absent, *_ = products_of(networks.made(networks.VisionTransformer), None)
     assert values == {}
-    assert notes[0].startswith("norm_product/* is absent: VisionTransformer has parameters outside")
+    assert absent["norm_product/log_*"].startswith("VisionTransformer has parameters outside")
 
 
 def test_integer_inputs_leave_the_bounds_that_count_input_values_out() -> None:
     model, start = (networks.made(networks.Tokens, seed).double().eval() for seed in (0, 1))
     ids = networks.token_ids(COUNT)
-    with probing(model, ids, model(ids).argmax(1), initial_state=copy_state(start), train_samples=SAMPLES) as probe:
-        values = norm_product(probe)
-        assert len(probe.notes) == 1
-        assert probe.notes[0].endswith("the inputs are not floats")
+    more = {"initial_state": copy_state(start), "train_samples": SAMPLES}
+    values, absent, *_ = measured("norm_product", model, ids, model(ids).argmax(1), **more)
+    assert absent == dict.fromkeys(PLAIN_BOUNDS, "the inputs are not floats")
     assert {key.split("bound_")[1] for key in values if "bound" in key} == {"spectral_2_1", "spectral_frobenius"}

@@ -1,24 +1,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.margin import logit_gap
-from lightning_gengap.measures.norms.path_norm import path_norm
+from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from tests import networks
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import Measured, measured
 
 
-def measured(model: nn.Module, images: Tensor, chunk: int | None = None) -> tuple[dict[str, float], list[str]]:
+def path_norms(model: nn.Module, images: Tensor, chunk: int | None = None) -> Measured:
     with torch.no_grad():
         targets = model.eval()(images).argmax(1)
-    with probing(model, images, targets, chunk=chunk) as probe:
-        return path_norm(probe), probe.notes
+    return measured("path_norm", model, images, targets, chunk=chunk)
 
 
 def tiny() -> nn.Sequential:
@@ -34,8 +33,8 @@ def pooled_cnn() -> nn.Sequential:
 def test_it_is_the_sum_over_all_paths(count: int) -> None:
     model = networks.made(tiny).double()
     inputs = torch.randn(count, 3, generator=torch.Generator().manual_seed(0)).double()
-    values, notes = measured(model, inputs)
-    assert notes == []
+    values, absent, *_ = path_norms(model, inputs)
+    assert absent == {}
     layers = [model[0], model[2], model[4]]
     margin = float(logit_gap(model(inputs), model(inputs).argmax(1)).detach().quantile(0.1))
     total = measure_oracles.path_norm(layers)
@@ -55,19 +54,19 @@ def test_batch_norms_are_folded_into_the_paths() -> None:
         flow, shape = matrix**2 @ flow + offset**2, (model[i].out_channels, 8, 8)
     pooled = flow.reshape(shape).mean(axis=(1, 2))
     matrix, offset = measure_oracles.affine([model[-1]], (8,))
-    values, notes = measured(model, networks.images(20).double(), chunk=7)
-    assert notes == []
+    values, absent, *_ = path_norms(model, networks.images(20).double(), chunk=7)
+    assert absent == {}
     assert values["path_norm/log"] == pytest.approx(math.log((matrix**2 @ pooled + offset**2).sum()), rel=1e-9)
 
 
 def test_invariances() -> None:
     images = networks.images(20).double()
     model = networks.made(pooled_cnn).double()
-    before, _ = measured(model, images)
+    before = path_norms(model, images).values
     measure_oracles.rescale_relu(model[0], model[2], 5.0)
-    assert measured(model, images)[0] == pytest.approx(before, rel=1e-9)
+    assert path_norms(model, images).values == pytest.approx(before, rel=1e-9)
     measure_oracles.scale_last_layer(model[-1], 7.0)
-    after, _ = measured(model, images)
+    after = path_norms(model, images).values
     for name, power in (("log", 2), ("log_1", 1), ("log_1.5", 1)):
         over = f"path_norm/{name}_over_margin"
         assert after[over] == pytest.approx(before[over], rel=1e-9)
@@ -75,9 +74,9 @@ def test_invariances() -> None:
         # The last layer's weights and bias are scaled alike, so that every path is.
         assert after[f"path_norm/{name}"] == pytest.approx(raised, rel=1e-9)
     model = networks.made(networks.cnn_with_batch_norm).double()
-    before, _ = measured(model, images)
+    before = path_norms(model, images).values
     measure_oracles.rescale_batch_norm(model[3], model[4], 3.0)
-    assert measured(model, images)[0] == pytest.approx(before, rel=1e-9)
+    assert path_norms(model, images).values == pytest.approx(before, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -91,25 +90,23 @@ def test_invariances() -> None:
         (lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 4))), "computed"),
     ],
 )
-def test_it_is_absent_with_one_note_where_there_are_no_paths(factory: object, reason: str) -> None:
-    values, notes = measured(networks.made(factory), networks.images(20))  # type: ignore[arg-type]
+def test_it_is_undefined_where_there_are_no_paths(factory: Callable[[], nn.Module], reason: str) -> None:
+    values, absent, *_ = path_norms(networks.made(factory), networks.images(20))
     assert values == {}
-    assert len(notes) == 1
-    assert notes[0].startswith("path_norm/* is absent: ")
-    assert reason in notes[0]
+    assert reason in absent["path_norm/log*"]
 
 
 def test_without_a_positive_margin_only_the_norm_is_there() -> None:
     model, images = networks.made(networks.mlp), networks.images(20)
-    with probing(model, images, model(images).argmin(1)) as probe:
-        assert list(path_norm(probe)) == ["path_norm/log", "path_norm/log_1", "path_norm/log_1.5"]
-        assert probe.notes == ["path_norm/*_over_margin is absent: the 10 % quantile of the margin is not positive"]
+    values, absent, *_ = measured("path_norm", model, images, model(images).argmin(1))
+    assert list(values) == ["path_norm/log", "path_norm/log_1", "path_norm/log_1.5"]
+    assert absent == {"path_norm/*_over_margin*": "the 10 % quantile of the margin is not positive"}
 
 
 def test_float32_and_residual_networks() -> None:
     model, images = networks.made(networks.ResNet), networks.images(20)
-    single, _ = measured(model, images)
-    double, _ = measured(model.double(), images.double())
+    single = path_norms(model, images).values
+    double = path_norms(model.double(), images.double()).values
     assert single == pytest.approx(double, rel=1e-4)
 
 
@@ -119,12 +116,12 @@ def test_a_clipping_that_only_one_power_meets_makes_only_that_power_absent() -> 
         model[0].weight.fill_(3.0)  # the clip is at 6: sums of weights 9, of their squares 27
         model[0].bias.fill_(0.0)
     inputs = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)).double()
-    assert measured(model, inputs)[0] == {}
+    assert path_norms(model, inputs).values == {}
     with torch.no_grad():
         model[0].weight.fill_(0.5)
-    assert set(measured(model, inputs)[0]) >= {"path_norm/log", "path_norm/log_1", "path_norm/log_1.5"}
+    assert set(path_norms(model, inputs).values) >= {"path_norm/log", "path_norm/log_1", "path_norm/log_1.5"}
     with torch.no_grad():
         model[0].weight.fill_(1.7)  # sums of weights 5.1, of their powers 1.5 6.6, of their squares 8.7
-    values, notes = measured(model, inputs)
-    assert {name.split("_over")[0] for name in values} == {"path_norm/log_1"}
-    assert notes[0].startswith("path_norm/log, path_norm/log_1.5 and over_margin are absent: ")
+    values, absent, *_ = path_norms(model, inputs)
+    assert set(values) == {"path_norm/log_1", "path_norm/log_1_over_margin"}
+    assert set(absent) == {f"path_norm/{name}{over}" for name in ("log", "log_1.5") for over in ("", "_over_margin")}

@@ -7,7 +7,6 @@ from torch import nn
 from lightning_gengap.measures.perturbation.augmentation import (
     KINDS,
     all_together,
-    augmentation,
     blended,
     contrasted,
     cut_out,
@@ -17,7 +16,7 @@ from lightning_gengap.measures.perturbation.augmentation import (
     zoomed,
 )
 from tests import networks
-from tests.probes import probing
+from tests.probes import measured, probing
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -41,8 +40,7 @@ def centre_of_mass(images: torch.Tensor) -> torch.Tensor:
 def test_every_key_is_given_with_accuracies_and_losses_in_range():
     model = networks.made(networks.cnn_with_batch_norm)
     inputs = networks.images(40)
-    with probing(model, inputs, networks.mostly_right_targets(model, inputs)) as probe:
-        values = augmentation(probe)
+    values = measured("augmentation", model, inputs, networks.mostly_right_targets(model, inputs)).values
     assert set(values) == {f"augmentation/{kind}_{part}" for kind in KINDS for part in ("accuracy", "loss")}
     assert all(0 <= value <= (1 if key.endswith("accuracy") else math.inf) for key, value in values.items())
 
@@ -110,8 +108,10 @@ def test_the_same_generator_gives_the_same_images():
     assert not torch.equal(all_together(images, generator(3)), all_together(images, generator(4)))
 
 
-def test_inputs_that_are_no_images_are_named():
-    inputs = torch.randn(20, 12)
-    with probing(nn.Sequential(nn.Linear(inputs.shape[1], 3)), inputs, torch.arange(20) % 3) as probe:
-        assert augmentation(probe) == {}
-        assert probe.notes == ["augmentation/* is absent: the inputs are not images of one size"]
+def test_inputs_that_are_no_images_of_some_size_are_named():
+    targets = torch.arange(20) % 3
+    found = measured("augmentation", nn.Sequential(nn.Linear(12, 3)), torch.randn(20, 12), targets)
+    assert (found.values, found.absent) == ({}, {"augmentation/*": "the inputs are not images of one size"})
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    found = measured("augmentation", model, torch.randn(20, 1, 4, 3), targets)
+    assert (found.values, found.absent) == ({}, {"augmentation/*": "the images are smaller than 4 x 4"})

@@ -4,18 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, perturbation, same_class_mixes
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, same_class_mixes
 from tests import networks
-from tests.probes import probing
+from tests.probes import measured
 
 KEYS = [f"perturbation/{name}_accuracy" for name in ("mix", "augment", "noise_0.1", "noise_0.3", "noise_0.6")]
 
 
-def measured(
-    model: nn.Module, images: Tensor, targets: Tensor, chunk: int | None = None, seed: int = 0
-) -> dict[str, float]:
-    with probing(model, images, targets, chunk=chunk, seed=seed) as probe:
-        return perturbation(probe)
+def values_of(model: nn.Module, images: Tensor, targets: Tensor, **more: object) -> dict[str, float]:
+    return measured("perturbation", model, images, targets, **more).values
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -70,13 +67,13 @@ def test_the_values_are_accuracies_on_perturbed_images() -> None:
     inputs += [images + level * deviation * noise for level in (0.1, 0.3, 0.6)]
     with torch.no_grad():
         expected = [float((model(perturbed).argmax(1) == targets).double().mean()) for perturbed in inputs]
-    assert measured(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
+    assert values_of(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
 
 
 def test_noise_costs_accuracy() -> None:
     model, images = networks.made(networks.mlp), networks.images(200)
     targets = networks.mostly_right_targets(model, images)
-    values = measured(model, images, targets)
+    values = values_of(model, images, targets)
     assert values["perturbation/noise_0.1_accuracy"] > values["perturbation/noise_0.6_accuracy"]
 
 
@@ -84,33 +81,33 @@ def test_the_same_seed_gives_the_same_values_whatever_the_chunks_and_the_global_
     model, images = networks.made(networks.mlp), networks.images(60)
     targets = networks.mostly_right_targets(model, images)
     torch.manual_seed(1)
-    first = measured(model, images, targets)
+    first = values_of(model, images, targets)
     torch.manual_seed(2)
-    assert measured(model, images, targets, chunk=13) == first
-    assert any(measured(model, images, targets, seed=seed) != first for seed in (1, 2, 3))
+    assert values_of(model, images, targets, chunk=13) == first
+    assert any(values_of(model, images, targets, seed=seed) != first for seed in (1, 2, 3))
 
 
 def test_scaling_the_logits_changes_nothing() -> None:
     model, images = networks.made(networks.mlp), networks.images(60)
     targets = networks.mostly_right_targets(model, images)
-    before = measured(model, images, targets)
+    before = values_of(model, images, targets)
     with torch.no_grad():
         model[-1].weight *= 4
         model[-1].bias *= 4
-    assert measured(model, images, targets) == before
+    assert values_of(model, images, targets) == before
 
 
 def test_absent_for_inputs_that_are_no_images() -> None:
     targets = torch.arange(20) % 4
-    rows = networks.images(20).flatten(1)
-    assert measured(networks.made(networks.mlp), rows, targets) == {}
-    assert measured(networks.made(networks.Tokens), networks.token_ids(20), targets) == {}
+    for factory, inputs in ((networks.mlp, networks.images(20).flatten(1)), (networks.Tokens, networks.token_ids(20))):
+        found = measured("perturbation", networks.made(factory), inputs, targets)
+        assert (found.values, found.absent) == ({}, {"perturbation/*": "the inputs are not images of one size"})
 
 
 def test_the_images_themselves_are_untouched() -> None:
     images = networks.images(20)
     before = images.clone()
-    measured(networks.made(networks.cnn), images, torch.arange(20) % 4)
+    values_of(networks.made(networks.cnn), images, torch.arange(20) % 4)
     assert torch.equal(images, before)
 
 
@@ -118,8 +115,6 @@ def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measureme
     model = networks.made(networks.cnn_with_batch_norm)
     inputs = networks.images(40)
     targets = networks.mostly_right_targets(model, inputs)
-    with probing(model, inputs, targets) as probe:
-        everything = perturbation(probe)
+    everything = values_of(model, inputs, targets)
     for key in everything:
-        with probing(model, inputs, targets, wanted=frozenset({key})) as probe:
-            assert perturbation(probe) == {key: everything[key]}
+        assert values_of(model, inputs, targets, wanted=frozenset({key})) == {key: everything[key]}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -8,20 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.sharpness.gradient_noise import gradient_noise
+from lightning_gengap.derivatives import per_sample
 from tests import networks
 from tests.oracles import measures as measure_oracles
-from tests.probes import probing
+from tests.probes import Measured, measured
 
 COUNT = 24
-module = sys.modules[gradient_noise.__module__]  # the package shows the function under the module's name
 
 
-def measured(
-    model: nn.Module, inputs: Tensor, chunk: int | None = None, **more: object
-) -> tuple[dict[str, float], list[str]]:
-    with probing(model, inputs, torch.arange(len(inputs)) % 4, chunk=chunk, **{"train_samples": 500, **more}) as probe:
-        return gradient_noise(probe), probe.notes
+def noise_of(model: nn.Module, inputs: Tensor, chunk: int | None = None, **more: object) -> Measured:
+    more = {"train_samples": 500, **more}
+    return measured("gradient_noise", model, inputs, torch.arange(len(inputs)) % 4, chunk=chunk, **more)
 
 
 FACTORIES = [
@@ -36,8 +32,8 @@ FACTORIES = [
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_against_one_backward_per_sample(factory: Callable[[], nn.Module]) -> None:
     model, images = networks.made(factory).double().eval(), networks.images(COUNT).double()
-    values, notes = measured(model, images, chunk=7)
-    assert notes == []
+    values, absent, *_ = noise_of(model, images, chunk=7)
+    assert absent == {}
     gradients = measure_oracles.sample_gradients(model, images, torch.arange(COUNT) % 4)
     assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-9)
     variance = gradients.var(axis=0)
@@ -50,7 +46,7 @@ def test_against_one_backward_per_sample(factory: Callable[[], nn.Module]) -> No
 
 def test_the_curvature_is_an_unbiased_trace_of_the_gauss_newton_matrix() -> None:
     model, images = networks.made(networks.mlp).double().eval(), networks.images(COUNT).double()
-    found = [measured(model, images, seed=seed)[0]["gradient_noise/curvature"] for seed in range(30)]
+    found = [noise_of(model, images, seed=seed).values["gradient_noise/curvature"] for seed in range(30)]
     expected = measure_oracles.gauss_newton_trace(model, images)
     assert abs(np.mean(found) - expected) <= 4 * np.std(found, ddof=1) / np.sqrt(30)
     assert np.std(found) < 0.2 * expected
@@ -58,14 +54,14 @@ def test_the_curvature_is_an_unbiased_trace_of_the_gauss_newton_matrix() -> None
 
 def test_chunks_seeds_and_frozen_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = networks.made(networks.mlp).double(), networks.images(COUNT).double()
-    once = measured(model, images)[0]
-    monkeypatch.setattr(module, "MOST_NUMBERS", 10_000)
-    again = measured(model, images)[0]
+    once = noise_of(model, images).values
+    monkeypatch.setattr(per_sample, "MOST_NUMBERS", 10_000)
+    again = noise_of(model, images).values
     assert again == pytest.approx(once, rel=1e-9)
     assert all(parameter.grad is None for parameter in model.parameters())
     for parameter in model[1].parameters():
         parameter.requires_grad_(False)
-    frozen = measured(model, images)[0]
+    frozen = noise_of(model, images).values
     gradients = measure_oracles.sample_gradients(
         nn.Sequential(*model[2:]), model[:2](images).detach(), torch.arange(COUNT) % 4
     )
@@ -74,8 +70,8 @@ def test_chunks_seeds_and_frozen_parameters(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_recurrent_layers_give_true_values_or_a_note() -> None:
     model, images = networks.made(networks.Recurrent).eval(), networks.images(COUNT)
-    values, notes = measured(model, images)
-    assert len(values) == (0 if notes else 4)
+    values, absent, *_ = noise_of(model, images)
+    assert len(values) == (0 if absent else 4)
     if values:
         gradients = measure_oracles.sample_gradients(model, images, torch.arange(COUNT) % 4)
         assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-4)
@@ -83,40 +79,44 @@ def test_recurrent_layers_give_true_values_or_a_note() -> None:
 
 def test_token_ids_are_taken_sample_by_sample() -> None:
     model, ids = networks.made(networks.Tokens).double().eval(), networks.token_ids(COUNT)
-    values, _ = measured(model, ids)
+    values = noise_of(model, ids).values
     gradients = measure_oracles.sample_gradients(model, ids, torch.arange(COUNT) % 4)
     assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-9)
 
 
 def test_identical_samples_have_no_noise() -> None:
     images = networks.images(1).double().expand(8, -1, -1, -1)
-    with probing(networks.made(networks.mlp).double(), images, torch.zeros(8).long(), train_samples=8) as probe:
-        assert gradient_noise(probe)["gradient_noise/trace"] == pytest.approx(0, abs=1e-12)
+    model, targets = networks.made(networks.mlp).double(), torch.zeros(8).long()
+    values = measured("gradient_noise", model, images, targets, train_samples=8).values
+    assert values["gradient_noise/trace"] == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_undefined_is_absent_with_a_note() -> None:
-    model, images = networks.made(networks.mlp), networks.images(COUNT)
-    values, notes = measured(model, images, train_samples=None)
+def test_the_criterion_needs_the_number_of_samples() -> None:
+    values, absent, *_ = noise_of(networks.made(networks.mlp), networks.images(COUNT), train_samples=None)
     assert set(values) == {f"gradient_noise/{name}" for name in ("trace", "curvature", "signal")}
-    assert notes == ["gradient_noise/criterion is absent: no curvature, or the number of samples is unknown"]
+    assert absent == {"gradient_noise/criterion": "no curvature, or the number of samples is unknown"}
 
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(192, 4)
 
-        def forward(self, images: Tensor) -> Tensor:
-            flat = images.flatten(1)
-            return self.head(flat if flat.detach().sum() > 0 else -flat)
+class Branching(nn.Module):
+    """A forward that depends on values, which no batching rule allows."""
 
-    values, notes = measured(Branching(), images)
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return self.head(flat if flat.detach().sum() > 0 else -flat)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Branching(), "per-sample derivatives fail ("),
+        (networks.mlp().requires_grad_(False), "no parameter requires a gradient"),
+    ],
+)
+def test_without_gradients_per_sample_nothing_is_given(model: nn.Module, reason: str) -> None:
+    values, absent, *_ = noise_of(model, networks.images(COUNT))
     assert values == {}
-    assert len(notes) == 1
-    assert notes[0].startswith("gradient_noise/* is absent: per-sample derivatives fail (")
-
-
-def test_a_frozen_network_has_no_gradients() -> None:
-    model = networks.made(networks.mlp).requires_grad_(False)
-    values, notes = measured(model, networks.images(COUNT))
-    assert values == {}
-    assert notes == ["gradient_noise/* is absent: per-sample derivatives fail (no parameter is trainable)"]
+    assert absent["gradient_noise/*"].startswith(reason)

@@ -106,7 +106,7 @@ def test_verb_prints_and_writes_report_and_numbers(
         asked.update(specification=specification, locked=locked)
         return assessment
 
-    monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.assess", assess)
+    monkeypatch.setattr("lightning_gengap.zoo.release.assess", assess)
     write(rows(2), tmp_path / "t.csv.gz")
     command = ["zoo", "evaluate", str(tmp_path / "t.csv.gz"), "--out", str(tmp_path / "out"), "--no-figures"]
     assert main([*command, "--predictor", "images_v3"]) == 0

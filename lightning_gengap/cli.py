@@ -1,0 +1,157 @@
+"""The console command `gengap`. What a verb needs is imported when it runs, so that its help appears at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lightning_gengap import __version__
+from lightning_gengap.errors import GapError
+from lightning_gengap.zoo.cli import zoo
+from lightning_gengap.zoo.files import refuse_overwriting
+
+UsageError: Any = typer.BadParameter.mro()[1]  # of click, which newer versions of typer contain and older ones import
+
+app = typer.Typer(
+    help="The generalization gap of a classifier, from its training data alone.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(zoo, name="zoo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        arguments: of the command line, without the command's name; by default those of this process.
+
+    Returns:
+        The exit status: 2 for an error that the user can correct, which is one line on standard error.
+
+    >>> main(["--version"])
+    gengap 0.1.0
+    0
+    """
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="gengap", standalone_mode=False)
+    except GapError as error:
+        return _refused(str(error))
+    except OSError as error:
+        return _refused(f"got {type(error).__name__}: {error}; expected a path that can be used. Choose another.")
+    except typer.Abort:
+        return 130
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "gengap"
+        message = error.format_message()
+        return _refused(f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`.")
+    return status or 0
+
+
+def _refused(message: str) -> int:
+    print(f"gengap: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gengap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options of the command itself."""
+
+
+@app.command()
+def demo(
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    out: Annotated[Path, typer.Option(help="Folder for TensorBoard events.")] = Path("runs"),
+) -> None:
+    """Train a small network on digits and watch its gap."""
+    from lightning_gengap.demo import demo
+
+    demo(epochs, out)
+
+
+@app.command()
+def predictors(
+    name: Annotated[str | None, typer.Argument(help="A bundled name, or the path of a predictor file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the predictor as JSON, in full.")] = False,
+) -> None:
+    """List the bundled predictors, or describe one."""
+    from lightning_gengap.predictor_summary import show_predictor, show_predictors
+    from lightning_gengap.predictors.files import load_predictor
+
+    if name is None and as_json:
+        raise typer.BadParameter("name the predictor to print", param_hint="'--json'")
+    if name is None:
+        show_predictors()
+    elif as_json:
+        print(json.dumps(asdict(load_predictor(name)), indent=1, sort_keys=True))
+    else:
+        show_predictor(load_predictor(name))
+
+
+@app.command()
+def measures(name: Annotated[str | None, typer.Argument(help="A measure.")] = None) -> None:
+    """Print all measures and keys as Markdown, as in docs/measures.md, or describe one measure."""
+    from lightning_gengap.reference_pages import describe_measure, measures_page
+
+    print(measures_page() if name is None else describe_measure(name), end="")
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Option(help="module:callable that returns the torch module.")],
+    data: Annotated[Path, typer.Option(help=".npz file with `images` (or `inputs`) and `labels`.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A Lightning checkpoint or a state dict.")] = None,
+    predictor: Annotated[str, typer.Option(help="A bundled name, or the path of a predictor file.")] = "default",
+    train_samples: Annotated[
+        int | None, typer.Option(min=1, help="Size of the training set, where the data are a part of it.")
+    ] = None,
+) -> None:
+    """Measure a model on training samples, and predict its gap."""
+    from lightning_gengap.command_inputs import check_model_takes, load_model, read_samples, restore_weights
+    from lightning_gengap.predictors.files import load_predictor
+    from lightning_gengap.standalone import measure
+
+    chosen = load_predictor(predictor)
+    samples, module = read_samples(data), load_model(model)
+    initial_state = None if checkpoint is None else restore_weights(module, checkpoint)
+    check_model_takes(module, samples)
+    values = measure(module, samples, initial_state=initial_state)
+    if train_samples is not None:
+        values["train_samples"] = float(train_samples)
+    prediction = asdict(chosen.predict(values))
+    print(json.dumps({"values": values, "predictor": chosen.name, "prediction": prediction}, indent=1))
+
+
+@app.command()
+def recalibrate(
+    pairs: Annotated[Path, typer.Argument(help='JSON list of {"values": from `gengap measure`, "gap": ...}.')],
+    out: Annotated[Path, typer.Option(help="The new predictor's .json file.")],
+    predictor: Annotated[str, typer.Option(help="A bundled name, or the path of a predictor file.")] = "default",
+) -> None:
+    """Move a predictor towards gaps that you observed."""
+    from lightning_gengap.command_inputs import read_observed_gaps
+    from lightning_gengap.predictors.files import dumps, load_predictor
+    from lightning_gengap.predictors.recalibration import recalibrate
+
+    refuse_overwriting(out)
+    moved = recalibrate(load_predictor(predictor), read_observed_gaps(pairs))
+    out.write_text(dumps(moved), encoding="utf-8")
+    correction = moved.correction
+    assert correction is not None, "recalibrate always sets it"
+    print(f"{correction.pairs} observed gaps: factor {correction.factor:.2f}, width {correction.width:.2f}: {out}")

@@ -1,0 +1,51 @@
+"""What the layers of a network make of the samples: their activations, by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.errors import Undefined
+from lightning_gengap.network.layers import Tap
+from lightning_gengap.network.probe import Probe, State
+
+_WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def activations_at(
+    probe: Probe, taps: Sequence[Tap], pooled: Callable[[Tensor], Tensor], state: State | None = None
+) -> dict[str, Tensor]:
+    """One row per sample and tap, from one forward.
+
+    Args:
+        probe: the model and its samples.
+        taps: where to read; a tap that the forward does not reach is left out.
+        pooled: from a batch of activations, shape (examples, ...), to rows, shape (examples, features).
+        state: other weights for the forward; None for the present ones.
+
+    Returns:
+        By layer, shape (examples, features), on the CPU.
+    """
+    rows: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for batch in probe.batches:
+            with probe.tapped(taps) as caught:
+                probe.logits_on(batch.content, len(batch.targets), state)
+            for tap in taps:
+                if tap.layer in caught:
+                    rows.setdefault(tap.layer, []).append(pooled(caught[tap.layer]).cpu())
+    return {layer: torch.cat(parts) for layer, parts in rows.items()}
+
+
+def first_weight_layer(probe: Probe) -> Tap:
+    """The output of the first linear or convolutional layer that the forward calls, at its first call.
+
+    Raises:
+        Undefined: there is none.
+    """
+    for met in probe.layout.ran:
+        if isinstance(probe.modules[met.module], _WEIGHT_LAYERS):
+            return Tap("first", met.module, "output", clone=True)  # a copy: an in-place activation may follow
+    raise Undefined("the forward calls no linear or convolutional layer")

@@ -1,0 +1,147 @@
+"""Leave-one-out scores in closed form: of kernel ridge, of nearest neighbours, and of nearest class means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.key import INVARIANT, Key
+from lightning_gengap.measures.values import Value
+from lightning_gengap.network.probe import Probe
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+FEWEST_PER_CLASS = 5
+
+
+def accuracy_key(words: str) -> Key:
+    """The key of a leave-one-out accuracy, in words."""
+    return Key("fraction", 0, 1, f"leave-one-out {words}", INVARIANT)
+
+
+def curve_keys(name: str, words: str) -> dict[str, Key]:
+    """The keys of a `learning_curve` under `name`, in words."""
+    return {
+        f"{name}_accuracy": accuracy_key(words),
+        f"{name}_growth": Key(
+            "fraction", -1, 1, f"leave-one-out {words}, less that with half of the samples", INVARIANT
+        ),
+        f"{name}_extrapolated": accuracy_key(f"{words}, extrapolated to the train size"),
+    }
+
+
+def learning_curve(name: str, score: Callable[[Tensor, Tensor], float], rows: Tensor, probe: Probe) -> dict[str, Value]:
+    """A leave-one-out accuracy, how it grows with the number of samples, and where that leads.
+
+    `<name>_accuracy` is that with all m samples. `<name>_growth` is what it exceeds the mean over both halves of the
+    samples by, every class being halved. `<name>_extrapolated` lies on the line through both over the log of the number
+    of samples, at the train size n: accuracy + growth log2(n / m), in [0, 1]. It is absent where n is unknown.
+    """
+    accuracy = score(rows, probe.targets)
+    by_class = probe.targets.argsort(stable=True)
+    halves = [score(rows[by_class[part::2]], probe.targets[by_class[part::2]]) for part in (0, 1)]
+    growth = accuracy - sum(halves) / 2
+    extrapolated: Value = Undefined("the number of training samples is unknown")
+    if probe.train_samples is not None:
+        doublings = math.log2(max(probe.train_samples / len(rows), 1.0))
+        extrapolated = min(max(accuracy + growth * doublings, 0.0), 1.0)
+    return {f"{name}_accuracy": accuracy, f"{name}_growth": growth, f"{name}_extrapolated": extrapolated}
+
+
+def check_enough_samples(probe: Probe) -> None:
+    """Require five samples per class that is present.
+
+    Raises:
+        Undefined: there are fewer.
+    """
+    present = int(probe.targets.unique().numel())
+    if len(probe.targets) < FEWEST_PER_CLASS * present:
+        raise Undefined(f"{len(probe.targets)} samples of {present} classes are too few")
+
+
+def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
+    """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths.
+
+    Args:
+        features: shape (examples, features).
+        targets: class indices, shape (examples,).
+    """
+    return leave_one_out_accuracy(left_out_scores(standardised_gram(features), targets), targets)
+
+
+def standardised_gram(features: Tensor) -> Tensor:
+    """G = H H^T / D over the D features that vary, standardised; centred, its diagonal one on average."""
+    deviation = features.std(dim=0, correction=0)
+    varying = deviation > 0
+    standard = (features[:, varying] - features[:, varying].mean(dim=0)) / deviation[varying]
+    return standard @ standard.T / max(standard.shape[1], 1)
+
+
+def left_out_scores(gram: Tensor, targets: Tensor) -> list[Tensor]:
+    """Scores of kernel ridge for every point, fitted without it, for each of four strengths; shape (examples, classes).
+
+    With S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised) the prediction for a left-out point is
+    (S Y - S_ii Y) / (1 - S_ii): exactly that of a refit without it. Y is +1 for the own class and -1 for the others.
+    Without the free mean, centred features would give the left-out label away: in balanced classes the others' labels
+    sum to its complement.
+
+    Args:
+        gram: G, centred, shape (examples, examples).
+        targets: class indices, shape (examples,).
+    """
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    signs = signed_labels(targets, gram)
+    projected = vectors.T @ signs
+    scores = []
+    for ridge in RIDGES:
+        shrink = (eigenvalues / (eigenvalues + ridge)).clamp(min=0)[:, None]
+        fitted = vectors @ (shrink * projected) + signs.mean(dim=0)
+        leverage = vectors.square() @ shrink + 1 / len(targets)
+        scores.append((fitted - leverage * signs) / (1 - leverage))
+    return scores
+
+
+def signed_labels(targets: Tensor, like: Tensor) -> Tensor:
+    """+1 for the own class and -1 for the others; shape (examples, classes), of the type of `like`."""
+    return 2.0 * one_hot(targets).to(like) - 1.0
+
+
+def leave_one_out_accuracy(scores: list[Tensor], targets: Tensor) -> float:
+    """The largest accuracy over the strengths."""
+    return max(float((left_out.argmax(1) == targets).double().mean()) for left_out in scores)
+
+
+def leave_one_out_error(scores: list[Tensor], targets: Tensor) -> float:
+    """The smallest over the strengths of the left-out scores' squared error, over the variance of the labels."""
+    signs = signed_labels(targets, scores[0])
+    variance = float((signs - signs.mean(dim=0)).square().mean())
+    return min(float((left_out - signs).square().mean()) for left_out in scores) / variance
+
+
+def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
+    """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
+    distance = torch.cdist(inputs, inputs)
+    distance.fill_diagonal_(torch.inf)
+    neighbours = min(neighbours, len(targets) - 1)
+    nearest = distance.topk(neighbours, largest=False).indices
+    # Earlier neighbours weigh slightly more, by less than one vote in all.
+    weight = 1 + torch.linspace(1, 0, neighbours, dtype=torch.float64) / (2 * neighbours)
+    votes = (one_hot(targets)[nearest].double() * weight[:, None]).sum(dim=1)
+    return float((votes.argmax(1) == targets).double().mean())
+
+
+def leave_one_out_class_means(inputs: Tensor, targets: Tensor) -> float:
+    """Leave-one-out accuracy of the nearest class mean; a point's own class mean is taken without it."""
+    members = one_hot(targets).to(inputs)
+    counts = members.sum(dim=0)
+    sums = members.T @ inputs
+    distance = torch.cdist(inputs, sums / counts[:, None]).nan_to_num(torch.inf)
+    own = counts[targets] - 1
+    own_mean = (sums[targets] - inputs) / own[:, None]
+    own_distance = (inputs - own_mean).norm(dim=1).nan_to_num(torch.inf)
+    distance.scatter_(1, targets[:, None], own_distance[:, None])
+    return float((distance.argmin(1) == targets).double().mean())

@@ -1,0 +1,118 @@
+"""Predictors described for people, as `gengap predictors` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lightning_gengap.console import show, show_table
+from lightning_gengap.predictors.feature import FARTHEST_TRAIN_SAMPLES
+from lightning_gengap.predictors.files import available_predictors, load_predictor
+from lightning_gengap.predictors.parts import Interval
+from lightning_gengap.predictors.predictor import Predictor
+
+
+def show_predictors() -> None:
+    """Print the bundled predictors, one a line."""
+    show_table(("name", "predicts", "features", "runs", "tasks", "is"), (_listed(n) for n in available_predictors()))
+
+
+def _listed(name: str) -> tuple[str, ...]:
+    predictor = load_predictor(name)
+    facts = predictor.provenance
+    alias = predictor.name if predictor.name != name else ""
+    return name, predictor.target, str(len(predictor.features)), str(facts["runs"]), str(facts["tasks"]), alias
+
+
+def show_predictor(predictor: Predictor) -> None:
+    """Print what a predictor predicts, from what, how well on held-out runs, and when not to use it."""
+    facts = predictor.provenance
+    show(
+        predictor.name,
+        "",
+        "Predicts     train minus test accuracy, in [0, 1], from training data alone",
+        f"Fitted on    {facts['snapshots']} snapshots of {facts['runs']} runs in {facts['tasks']} tasks",
+        f"Measures     {', '.join(sorted(predictor.measures))}",
+        f"Interval     {_interval(predictor.interval)}",
+        *_parts(predictor),
+        "",
+        f"The gap is {predictor.intercept:.3g} plus, for each feature, coefficient x (transformed value - centre).",
+        "The support is the range of the transformed value in the runs above.",
+        "",
+    )
+    show_table(
+        ("feature", "transform", "coefficient", "centre", "support"),
+        (
+            (f.name, f.transform, f"{f.coefficient:+.3g}", f"{f.centre:.3g}", f"{f.low:.3g} to {f.high:.3g}")
+            for f in predictor.features
+        ),
+    )
+    _show_scores(predictor)
+    show(
+        "",
+        "When not to use it",
+        "  * For text, regression, label smoothing or mixed labels: the runs above include none.",
+        "  * For a test set from another distribution than the training set: a shift cannot be seen in training data.",
+        "  * Where it abstains: a feature is missing, or lies more than a standard deviation outside its support.",
+        f"    So it does for training sets more than {FARTHEST_TRAIN_SAMPLES:g} times as large as the largest above,",
+        "    and where the train accuracy is less than a quarter of the way from chance to 1.",
+    )
+
+
+def _interval(interval: Interval) -> str:
+    lower, upper = (
+        f"gap {'-' if end < 0 else '+'} {abs(end):.3g} x (gap + {interval.offset:g})"
+        for end in (interval.below, interval.above)
+    )
+    return f"{interval.level:.0%}, from {lower} to {upper}; wider outside the support"
+
+
+def _parts(predictor: Predictor) -> Iterator[str]:
+    """What a predictor has besides its features."""
+    memoriser, correction = predictor.memoriser, predictor.correction
+    if memoriser is not None:
+        yield (
+            f"Memoriser    where the predicted test accuracy is below {memoriser.name} or the train accuracy, "
+            f"{memoriser.kept:g} of the difference is kept"
+        )
+    if predictor.loss_head is not None:
+        yield f"Loss gap     predicted too, from {', '.join(f.name for f in predictor.loss_head.features)}"
+    if predictor.preferred is not None:
+        yield f"On images    {predictor.preferred.name} predicts in its place"
+    if correction is not None:
+        yield (
+            f"Recalibrated by {correction.pairs} observed gaps: factor {correction.factor:.2f}, "
+            f"width {correction.width:.2f}"
+        )
+
+
+def _show_scores(predictor: Predictor) -> None:
+    rows = list(_scores(predictor))
+    if not rows:
+        show("", "Not scored on held-out runs.")
+        return
+    show("", "Scores on held-out runs: mean absolute errors in accuracy points, with 95 % intervals.", "")
+    show_table(("held out", "rows", "error", "error of the trivial baseline", "coverage of the interval"), rows)
+
+
+def _scores(predictor: Predictor) -> Iterator[tuple[str, ...]]:
+    name, by_run = predictor.name.partition("+")[0], predictor.scores.get("by run")
+    for held_out, split in predictor.scores.get("splits", {}).items():
+        if name in split.get("mae", {}):
+            errors, covered = split["mae"], split["coverage"]["all"]
+            yield held_out, str(split["rows"]), _spread(errors[name]), _spread(errors["trivial"]), f"{covered[0]:.2f}"
+    if by_run and name in by_run:  # of one grid
+        own, trivial = by_run[name], by_run["trivial"]
+        for part in ("all snapshots", "converged"):
+            errors, covered = own[part], own["coverage"][part]
+            yield (
+                f"by run, {part}",
+                str(errors["rows"]),
+                _spread(errors["mae"]),
+                _spread(trivial[part]["mae"]),
+                f"{covered[0]:.2f}",
+            )
+
+
+def _spread(values: Sequence[float]) -> str:
+    middle, low, high = values
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}]"

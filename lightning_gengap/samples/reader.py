@@ -1,0 +1,114 @@
+"""How the monitored samples are read, and what they are once read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lightning_gengap.errors import DataError
+from lightning_gengap.samples.batches import Forward, ProbeBatch, Target, read_batch
+
+CHUNK = 128  # samples read, and measured, at once
+
+Place = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The monitored samples.
+
+    Attributes:
+        batches: the samples in chunks, on the device of the model.
+        train_samples: the number of distinct samples that training draws from; None if unknown.
+        augmented: whether two reads of one index differ, so that the samples are not the clean ones.
+    """
+
+    batches: tuple[ProbeBatch, ...]
+    train_samples: int | None
+    augmented: bool
+
+    def __len__(self) -> int:
+        return sum(len(batch.targets) for batch in self.batches)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True)
+class SampleReader:
+    """How samples are read.
+
+    Attributes:
+        samples: how many at most; the last one of batches that were collated by others is used whole.
+        seed: of the draw.
+        target: from a batch to its class indices; None for the usual places.
+        forward: from model and batch to logits; None for a call on the inputs.
+        place: moves a collated batch onto the device, as training does.
+    """
+
+    samples: int
+    seed: int = 0
+    target: Target | None = None
+    forward: Forward | None = None
+    place: Place = _as_is
+
+    def batch(self, collated: Any) -> ProbeBatch:
+        """A batch on the device, with its targets and inputs found.
+
+        Raises:
+            BatchError, TargetError: it is not understood.
+        """
+        return read_batch(self.place(collated), self.target, self.forward)
+
+    def draw(self, indices: Sequence[int]) -> list[int]:
+        """A seeded permutation of `indices`, cut at the number of samples."""
+        order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.seed))
+        return [indices[i] for i in order[: self.samples].tolist()]
+
+    def take(self, batches: Iterable[Any]) -> tuple[ProbeBatch, ...]:
+        """The first collated batches, up to the number of samples.
+
+        Raises:
+            DataError: there are none, or they are of one class.
+            BatchError, TargetError: one is not understood.
+        """
+        taken: list[ProbeBatch] = []
+        count = 0
+        for batch in batches:
+            taken.append(self.batch(batch))
+            count += len(taken[-1].targets)
+            if count >= self.samples:
+                break
+        return checked_batches(taken)
+
+
+def checked_batches(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
+    """The batches, if they can be measured.
+
+    Raises:
+        DataError: there is no sample, or all samples are of one class.
+    """
+    checked = tuple(batches)
+    if not checked or sum(len(batch.targets) for batch in checked) == 0:
+        raise no_samples("no batch")
+    targets = torch.cat([batch.targets.cpu() for batch in checked])
+    if len(targets.unique()) < 2:
+        error = DataError(
+            "training samples",
+            got=f"{len(targets)} samples, all of class {int(targets[0])}",
+            expected="two classes or more",
+            remedy="Shuffle data that come sorted by class, or pass probe_data= with samples of every class.",
+        )
+        error.may_pass = True  # the network trains on such data all the same
+        raise error
+    return checked
+
+
+def no_samples(got: str) -> DataError:
+    """The refusal of training data without a single sample."""
+    expected = "at least one labelled sample"
+    return DataError("training samples", got=got, expected=expected, remedy="Check the data set and its sampler.")

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.difficulty.leave_one_out_scores import (
+    RIDGES,
+    learning_curve,
+    leave_one_out_class_means,
+    leave_one_out_error,
+    leave_one_out_neighbours,
+    leave_one_out_ridge,
+    left_out_scores,
+    standardised_gram,
+)
+from tests import networks, oracles
+from tests.probes import probing
+
+CLASSES = 3
+
+
+def clusters(count: int = 45, features: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Overlapping classes of unequal size."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, CLASSES, (count,), generator=generator)
+    centres = torch.randn(CLASSES, features, generator=generator)
+    return (centres[targets] + 1.5 * torch.randn(count, features, generator=generator)).double(), targets
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("features", [6, 30])
+def test_ridge_equals_refits_without_each_sample(seed: int, features: int) -> None:
+    rows, targets = clusters(features=features, seed=seed)
+    rows[:, 2] = 0.1  # a feature without variation
+    expected = oracles.leave_one_out_ridge(rows.numpy(), targets.numpy(), RIDGES)
+    assert expected > 0.3
+    assert leave_one_out_ridge(rows, targets) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("neighbours", [1, 2, 3, 10, 100])
+def test_neighbours_equal_a_loop_over_samples(seed: int, neighbours: int) -> None:
+    rows, targets = clusters(seed=seed)
+    expected = oracles.leave_one_out_neighbours(rows.numpy(), targets.numpy(), neighbours)
+    assert leave_one_out_neighbours(rows, targets, neighbours) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_tie_of_neighbours_goes_to_the_nearer() -> None:
+    line, targets = torch.tensor([[0.0], [1.0], [-2.0], [50.0]]).double(), torch.tensor([1, 1, 0, 0])
+    assert leave_one_out_neighbours(line[:3], targets[:3], 2) == pytest.approx(2 / 3)
+    assert oracles.leave_one_out_neighbours(line[:3].numpy(), targets[:3].numpy(), 2) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_class_means_equal_a_loop_over_samples(seed: int) -> None:
+    rows, targets = clusters(seed=seed)
+    expected = oracles.leave_one_out_class_means(rows.numpy(), targets.numpy())
+    assert leave_one_out_class_means(rows, targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_class_of_one_sample_and_an_absent_class_have_no_mean() -> None:
+    rows, targets = clusters()
+    targets = torch.where(targets == 1, 4, targets)
+    targets[0] = 5
+    expected = oracles.leave_one_out_class_means(rows.numpy(), targets.numpy())
+    assert leave_one_out_class_means(rows, targets) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("train_samples", "doublings"), [(320, 2), (80, 0), (20, 0)])
+def test_a_learning_curve_is_a_line_over_the_log_of_the_samples(train_samples: int, doublings: int) -> None:
+    def scored(rows: Tensor, labels: Tensor) -> float:
+        assert labels.bincount().tolist() == [len(rows) // 4] * 4  # every class is halved
+        return 0.3 if len(rows) == 80 else 0.25
+
+    rows, targets = torch.randn(80, 5), torch.arange(80) % 4
+    with probing(networks.made(networks.mlp), networks.images(80), targets, train_samples=train_samples) as probe:
+        curve = learning_curve("a/b", scored, rows, probe)
+    assert curve == pytest.approx({"a/b_accuracy": 0.3, "a/b_growth": 0.05, "a/b_extrapolated": 0.3 + 0.05 * doublings})
+
+
+def test_what_is_extrapolated_stays_a_fraction_and_needs_the_train_size() -> None:
+    rows, targets = torch.randn(80, 5), torch.arange(80) % 4
+    model, images = networks.made(networks.mlp), networks.images(80)
+    for rise, end in ((0.5, 1.0), (-0.5, 0.0)):
+        with probing(model, images, targets, train_samples=80 * 2**4) as probe:
+            curve = learning_curve("a", lambda x, y, by=rise: 0.5 + by * (len(x) == 80) * 0.9, rows, probe)  # type: ignore[misc]
+        assert curve["a_extrapolated"] == end
+    with probing(model, images, targets) as probe:
+        assert isinstance(learning_curve("a", lambda x, y: 0.5, rows, probe)["a_extrapolated"], Undefined)
+
+
+def test_neighbours_of_duplicates_find_each_other() -> None:
+    rows, targets = clusters(20)
+    assert leave_one_out_neighbours(torch.cat([rows, rows]), torch.cat([targets, targets]), 1) == 1
+    assert np.isclose(leave_one_out_neighbours(torch.cat([rows, rows]), torch.cat([targets, (targets + 1) % 3]), 1), 0)
+
+
+def test_ridge_does_not_learn_the_label_from_the_balance_of_the_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, 2000, generator=generator, dtype=torch.float64)
+    balanced = torch.arange(200)[torch.randperm(200, generator=generator)] % 4
+    assert leave_one_out_ridge(noise, balanced) < 0.4  # chance is 0.25; the labels have nothing to do with the noise
+
+
+@pytest.mark.parametrize("features", [3, 50])
+def test_the_error_is_that_of_refits_without_each_sample(features: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, targets = torch.randn(30, features, generator=generator).double(), torch.arange(30) % 3
+    rows[:, 0] += targets
+    gram = standardised_gram(rows)
+    signs = torch.where(targets[:, None] == torch.arange(3), 1.0, -1.0).double()
+    errors = []
+    for ridge in RIDGES:
+        total = 0.0
+        for i in range(30):
+            rest = torch.tensor([j for j in range(30) if j != i])
+            bordered = torch.ones(30, 30).double()
+            bordered[:-1, :-1] = gram[rest][:, rest] + ridge * torch.eye(29).double()
+            bordered[-1, -1] = 0
+            dual = torch.linalg.solve(bordered, torch.cat([signs[rest], torch.zeros(1, 3).double()]))
+            total += float((gram[i, rest] @ dual[:-1] + dual[-1] - signs[i]).square().sum())
+        errors.append(total / 90 / float(signs.var(dim=0, correction=0).mean()))
+    found = leave_one_out_error(left_out_scores(gram, targets), targets)
+    assert found == pytest.approx(min(errors), rel=1e-9)
+
+
+def test_features_without_information_have_an_error_of_at_least_about_one() -> None:
+    noise = torch.randn(200, 100, generator=torch.Generator().manual_seed(0)).double()
+    error = leave_one_out_error(left_out_scores(standardised_gram(noise), torch.arange(200) % 4), torch.arange(200) % 4)
+    assert 0.95 < error < 1.6
