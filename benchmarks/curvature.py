@@ -119,7 +119,6 @@ def costs(name: str, probe: Probe, ridge: float, found: Estimates, exact: Exact,
     vector = torch.randn(exact.rows.shape[1], generator=torch.Generator().manual_seed(0))
 
     curvature = dual_curvature(probe)
-    assert curvature is not None
     start = curvature.random_signs(torch.Generator().manual_seed(0))
     works: list[Callable[[], object]] = [
         lambda: training_step(training, optimizer, inputs, labels),
@@ -133,7 +132,7 @@ def costs(name: str, probe: Probe, ridge: float, found: Estimates, exact: Exact,
     part, fresh = SUBJECTS[name].part, partial(Probe, model=model, batches=probe.batches, layout=probe.layout)
     values = []
     for _ in range(SUBJECTS[name].rounds):
-        own = seconds(lambda: estimated(dual_curvature(fresh()) or curvature, ridge, 0))
+        own = seconds(lambda: estimated(dual_curvature(fresh()), ridge, 0))
         other = seconds(lambda: peer_value(ggn, model, ridge, part)) if ggn is not None else math.nan
         values.append(other / (part + 1) / own)
     cells = [*map(spread, compared), *["-"] * (3 - len(compared))]
@@ -163,10 +162,9 @@ def measured(name: str, options: argparse.Namespace) -> None:
     with undisturbed(model):
         probe = probe_of(model, inputs, labels)
         curvature = dual_curvature(probe)
-        assert curvature is not None, probe.notes
         print(
             f"\n{name}: {curvature.parameters} parameters, {source}, {epochs} epochs, {len(labels)} samples fitted to "
-            f"{accuracy(model, inputs, labels):.3f}, rung {curvature.rung}",
+            f"{accuracy(model, inputs, labels):.3f}, by {curvature.method}",
             flush=True,
         )
         exact = Exact.of(probe, curvature)

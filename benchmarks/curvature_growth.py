@@ -97,7 +97,6 @@ def row(case: Case, seeds: int) -> str:
     with undisturbed(model):
         probe = probe_of(model, images, labels)
         curvature = dual_curvature(probe, case.samples)
-        assert curvature is not None, probe.notes
         start = curvature.random_signs(torch.Generator().manual_seed(0))
         step = partial(training_step, training.train(), optimizer, images, labels)
         products = [own / plain for own, plain in in_turn([lambda: curvature.product(start), step], ROUNDS)]
@@ -154,11 +153,10 @@ def memory(case: Case) -> str:
     with undisturbed(model):
         step = highest_above(base, differentiated)
         probe = probe_of(model, images, labels)
-        built: list[Curvature | None] = []
+        built: list[Curvature] = []
         set_up = highest_above(base, lambda: built.append(dual_curvature(probe, case.samples)))
         kept = resident() - base
         curvature = built[0]
-        assert curvature is not None
         start = curvature.random_signs(torch.Generator().manual_seed(0))
         two = highest_above(base, lambda: lanczos(curvature.product, start, 2))
         sixty = highest_above(base, lambda: lanczos(curvature.product, start, MOST_PRODUCTS))

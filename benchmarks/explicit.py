@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.gauss_newton import Curvature, jacobian_of
-from lightning_gengap.measures.curvature.leave_one_out import gram_of
+from lightning_gengap.linalg.leverage import gram_of
 from lightning_gengap.network.probe import Probe
 
 
