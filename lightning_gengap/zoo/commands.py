@@ -170,7 +170,7 @@ def _fit(options: argparse.Namespace) -> None:
     from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
     from lightning_gengap.zoo.report.card import card
     from lightning_gengap.zoo.report.figures import drawable
-    from lightning_gengap.zoo.report.one_family_card import group_card
+    from lightning_gengap.zoo.report.one_family_card import one_family_card
     from lightning_gengap.zoo.report.one_family_figure import draw, shown
     from lightning_gengap.zoo.table import read
 
@@ -206,7 +206,7 @@ def _fit(options: argparse.Namespace) -> None:
         predictor = replace(predictor, scores=listed)
         if drawable():
             files[figure_path] = draw(shown(predictor, table, held))
-        files[card_path] = group_card(predictor, figure_path.name if files else "").encode()
+        files[card_path] = one_family_card(predictor, figure_path.name if files else "").encode()
     elif not options.no_scores:
         predictor = replace(predictor, scores=scores(table, specification))
         # Figures of `zoo evaluate`, where its folder bears the predictor's name and lies beside it.

@@ -25,8 +25,8 @@ Losses = Mapping[str, tuple[Floats, ...]]  # by contender: gap, lower and upper 
 def loss_scores(setting: Setting, parts: Mapping[str, tuple[Sequence[Split], Mapping[str, HeldOut]]]) -> dict[str, Any]:
     """By split: errors in nats and of the log, R2 in both, rank correlation, coverage; with 95 % intervals.
 
-    The head abstains where the predictor of the accuracy gap does: it then says its prior. Logs count gaps below the
-    head's floor, negative ones too, as the floor; errors in nats and the coverage do not.
+    Where the predictor of the accuracy gap abstains, the head says its prior. In logs, gaps below the floor count
+    as the floor, and so do negative ones. Errors in nats and the coverage take gaps as they are.
 
     Args:
         setting: what is compared; of the baselines, the constant (here the geometric mean) and the trivial features.

@@ -21,7 +21,7 @@ CAPTION = (
 )
 
 
-def group_card(predictor: Predictor, figure: str = "") -> str:
+def one_family_card(predictor: Predictor, figure: str = "") -> str:
     """Markdown: what it was fitted on, its held-out errors beside the baselines, what it goes by, where it fails.
 
     Args:
