@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score, rounded
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
 from lightning_gengap.zoo.fit.loss_head import FLOOR, fit_loss_head, fit_loss_point, values_of, with_gaps
 from lightning_gengap.zoo.hold_out import hold_out
 from lightning_gengap.zoo.splits import Split
 from lightning_gengap.zoo.table import Floats, Mask, Rows
-
-if TYPE_CHECKING:
-    from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
 
 SCORED = ("by task", "leave one family out", "leave one data set out", "leave one source out")
 Losses = Mapping[str, tuple[Floats, ...]]  # by contender: gap, lower and upper end, in nats
