@@ -98,7 +98,10 @@ def finite(table: Table, terms: Sequence[Term]) -> Mask:
 
 def union(*parts: Sequence[Term]) -> tuple[Term, ...]:
     """Terms in order, each measured key once."""
-    return tuple({term.name: term for part in reversed(parts) for term in reversed(part)}.values())[::-1]
+    found: dict[str, Term] = {}
+    for term in (term for part in parts for term in part):
+        found.setdefault(term.name, term)
+    return tuple(found.values())
 
 
 def without(terms: Sequence[Term], gone: Sequence[Term]) -> tuple[Term, ...]:

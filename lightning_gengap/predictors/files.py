@@ -142,8 +142,9 @@ def _predictor(content: Mapping[str, Any]) -> Predictor:
 
 
 def _specification(content: Any) -> Specification:
-    found: Specification = _strict(Specification, content)
-    return replace(found, features=_each(Term, found.features), bounds=_each(Term, found.bounds))
+    terms = {name: _each(Term, content[name]) for name in ("features", "bounds")}
+    found: Specification = _strict(Specification, content | terms)
+    return found
 
 
 def _each(kind: Any, content: Sequence[Any]) -> tuple[Any, ...]:

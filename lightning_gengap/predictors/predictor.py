@@ -109,7 +109,7 @@ class Predictor:
         return (*(feature.name for feature in self.features), *memoriser)
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
-        """Predict the gap of one model from its measured values. Takes well under a millisecond.
+        """Predict the gap of one model from its measured values. It takes less than a millisecond.
 
         Args:
             values: by key, without the `gengap/` prefix, as `measure` returns them. `train_accuracy` and `classes` are
