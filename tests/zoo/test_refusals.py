@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from lightning_gengap.__main__ import main
-from lightning_gengap.predictors import files
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import write
@@ -23,7 +22,9 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the long work began")
 
     monkeypatch.setitem(SPECIFICATIONS, "planted", SPECIFICATION)
-    monkeypatch.setattr(files, "load_predictor", lambda _: tiny_predictor(specification=SPECIFICATION))
+    monkeypatch.setattr(
+        "lightning_gengap.zoo.release.load_predictor", lambda _: tiny_predictor(specification=SPECIFICATION)
+    )
     monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.split_scores", reached)
     monkeypatch.setattr("lightning_gengap.zoo.release.fit", reached)
 
