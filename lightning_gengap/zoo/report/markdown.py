@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.zoo.frames import pd
 
 try:
-    import pandas as pd
     import tabulate  # noqa: F401  pandas writes Markdown with it
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 except ModuleNotFoundError as error:
     raise ConfigurationError(
         "written reports",
         got=f"no {error.name}",
-        expected="jinja2, pandas and tabulate",
+        expected="jinja2 and tabulate",
         remedy='`pip install "lightning-gengap[zoo]"`.',
     ) from None
 

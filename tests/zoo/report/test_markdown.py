@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.zoo import frames
 from lightning_gengap.zoo.report import markdown
 from lightning_gengap.zoo.report.markdown import aligned, ranged, render, table
 
@@ -21,7 +22,8 @@ def test_undefined_scores_are_dashes_and_tables_are_markdown():
 @pytest.mark.parametrize("library", ["jinja2", "pandas", "tabulate"])
 def test_a_missing_library_is_named_before_the_long_work(library: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, library, None)  # as if not installed
-    monkeypatch.delitem(sys.modules, markdown.__name__)
+    for module in (markdown, frames):
+        monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(ConfigurationError, match=rf"got no {library};.*lightning-gengap\[zoo\]"):
         importlib.import_module(markdown.__name__)
 
