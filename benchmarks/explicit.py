@@ -6,13 +6,22 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.gauss_newton import Curvature, jacobian_of
-from lightning_gengap.measures.curvature.leave_one_out import gram_of
+from lightning_gengap.linalg.leverage import gram_of
 from lightning_gengap.network.probe import Probe
+
+
+def curvature_rows(probe: Probe, curvature: Curvature) -> Tensor:
+    """B^T J / sqrt(samples), of shape (samples x classes, parameters): the Gauss-Newton matrix is rows^T rows."""
+    rows, _, _ = jacobian_of(probe, len(curvature.targets))
+    for columns, p in zip(rows.view(*curvature.probabilities.shape, -1), curvature.probabilities, strict=True):
+        weights = p.to(rows.dtype)[:, None]
+        columns.copy_((weights / len(curvature.targets)).sqrt() * (columns - (weights * columns).sum(0)))
+    return rows
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The spectrum of K from the explicit Jacobian; `rows` is B^T J / sqrt(samples)."""
+    """The spectrum of K = rows rows^T from the explicit Jacobian, see `curvature_rows`."""
 
     eigenvalues: Tensor
     vectors: Tensor
@@ -21,10 +30,7 @@ class Exact:
     @classmethod
     def of(cls, probe: Probe, curvature: Curvature) -> "Exact":
         """From one backward per sample and class."""
-        rows, _, _ = jacobian_of(probe, len(curvature.targets))
-        for columns, p in zip(rows.view(*curvature.probabilities.shape, -1), curvature.probabilities, strict=True):
-            weights = p.to(rows.dtype)[:, None]
-            columns.copy_((weights / len(curvature.targets)).sqrt() * (columns - (weights * columns).sum(0)))
+        rows = curvature_rows(probe, curvature)
         eigenvalues, vectors = torch.linalg.eigh(gram_of(rows))
         return cls(eigenvalues.clamp(min=0), vectors, rows)
 

@@ -1,4 +1,4 @@
-"""Networks and data that several benchmarks measure."""
+"""Networks, data and probes that several benchmarks measure."""
 
 from pathlib import Path
 
@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from lightning_gengap.zoo.train.architectures import ResidualBlock, ResNet
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch, default_forward
+from lightning_gengap.zoo.train.architectures import ResidualBlock, ResNet, Shape
 from lightning_gengap.zoo.train.datasets import load
 
 
@@ -23,7 +26,7 @@ def lenet() -> nn.Module:
 
 
 def resnet_20() -> nn.Module:
-    return ResNet(3, 10, 16, 3)
+    return ResNet(Shape(3, 32, 10, width=16, depth=3))
 
 
 def resnet_18(classes: int = 10) -> nn.Module:
@@ -63,7 +66,20 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, target: float, mos
             return epoch
         model.train()
         for rows in torch.randperm(len(images), generator=generator).split(64):
-            optimizer.zero_grad()
-            cross_entropy(model(images[rows]), labels[rows]).backward()
-            optimizer.step()
+            training_step(model, optimizer, images[rows], labels[rows])
     return most
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """One step on the mean cross-entropy, in the mode that the model is in."""
+    optimizer.zero_grad()
+    cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+
+def probe_of(model: nn.Module, images: Tensor, labels: Tensor, chunk: int | None = None) -> Probe:
+    """A probe of the model on these samples, in batches of `chunk` or in one; enter `undisturbed` first."""
+    size = chunk or len(images)
+    pairs = zip(images.split(size), labels.split(size), strict=True)
+    batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
+    return Probe(model=model, batches=batches, layout=Layout.of(model, batches[0], default_forward))

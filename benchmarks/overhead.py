@@ -1,8 +1,8 @@
-"""Overhead of the default monitor on the CIFAR example, end to end: whole trainings with and without, interleaved.
+"""Overhead of the default monitor on the CIFAR example: whole trainings with it and without it, in turn.
 
     python benchmarks/overhead.py --data DIRECTORY [--limit-train 50000] [--epochs 1] [--rounds 3]
 
-Each round trains once with and once without GapMonitor, in turn; the ratio includes the start-up measurement.
+Each round trains once without and once with GapMonitor. The ratio includes the measurement at the start.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Peers: curvlinops on the soft rank, as Hutchinson's trace of G (G + ridge)^-1 with conjugate gradients; PyHessian."""
+"""The peers: curvlinops and PyHessian.
 
-import contextlib
+Curvlinops takes the soft rank as Hutchinson's trace of G (G + ridge)^-1, with conjugate gradients.
+"""
+
 import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 TRACE_VECTORS, POWER_ITERATIONS = 10, 20
@@ -20,7 +20,8 @@ ITERATIONS = (15, 30, 60, 90, 120, 180, 240, 360, 540, 720, 1080, 1440, 2160, 28
 def peer_forms(eigenvalues: Tensor, vectors: Tensor, rows: Tensor, ridge: float, count: int) -> dict[int, Tensor]:
     """z^T G x for `count` random signs z, x after so many conjugate gradient iterations on (G + ridge) x = z.
 
-    In the basis of G's eigenvectors, where all of its null space is one coordinate, and in float32, as the peer.
+    They run in the basis of G's eigenvectors, in which the whole null space of G is one coordinate, and in float32, as
+    those of the peer.
 
     Args:
         eigenvalues: of rows rows^T, float64.
@@ -50,7 +51,7 @@ def peer_forms(eigenvalues: Tensor, vectors: Tensor, rows: Tensor, ridge: float,
 
 
 def peer_needs(forms: dict[int, Tensor], exact: float, goal: float) -> tuple[int, int, float] | None:
-    """Iterations, vectors and error of the fewest products that bring the root mean square error to the goal."""
+    """Iterations, vectors and root mean square error of the fewest products that reach the goal; None if none do."""
     options = []
     for iterations, found in forms.items():
         errors = found / exact - 1
@@ -63,7 +64,7 @@ def peer_needs(forms: dict[int, Tensor], exact: float, goal: float) -> tuple[int
 
 
 def peer_operator(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Any:
-    """Its Gauss-Newton operator, or None."""
+    """The Gauss-Newton operator of curvlinops, or None where it is not installed."""
     try:
         import curvlinops  # type: ignore[import-not-found]
     except ImportError:
@@ -73,7 +74,7 @@ def peer_operator(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Any:
 
 
 def peer_value(ggn: Any, model: nn.Module, ridge: float, iterations: int) -> float:
-    """z^T G (G + ridge)^-1 z, z random signs."""
+    """z^T G (G + ridge)^-1 z for random signs z."""
     import curvlinops
     from curvlinops.examples import IdentityLinearOperator  # type: ignore[import-not-found]
 
@@ -88,7 +89,7 @@ def peer_value(ggn: Any, model: nn.Module, ridge: float, iterations: int) -> flo
 
 
 def peer_cases(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, float, Callable[[], Any]]]:
-    """What installed peers compute of the same model on the same samples: name, about how many forwards, the work."""
+    """What the installed peers compute of the same model and samples: the name, about how many forwards, the work."""
     ggn = peer_operator(model.eval(), parts)
     if ggn is not None:
         import curvlinops
@@ -103,66 +104,10 @@ def peer_cases(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Iterator
 
 
 def peer_hessian(model: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Callable[[], Any] | None:
-    """Its makers of PyHessian's operator on a copy of the model, or None."""
+    """A maker of PyHessian's operator on a copy of the model, or None where it is not installed."""
     try:
         from pyhessian import hessian  # type: ignore[import-not-found]
     except ImportError:
         return None
     own = copy.deepcopy(model).eval()
     return lambda: hessian(own, nn.CrossEntropyLoss(), dataloader=parts, cuda=False)
-
-
-def power_iteration(made: Callable[[], Any], exact: float, goal: float, seed: int) -> tuple[int, float]:
-    """Products of PyHessian's power iteration until it is within the goal, at most 300, and the value it has then."""
-    torch.manual_seed(seed)
-    own, values = made(), []
-    inner = own.dataloader_hv_product
-
-    def product(vector: Any) -> Any:
-        if values and abs(values[-1] / exact - 1) < goal:
-            raise StopIteration
-        found = inner(vector)
-        values.append(found[0])
-        return found
-
-    own.dataloader_hv_product = product
-    with contextlib.suppress(StopIteration):
-        own.eigenvalues(300, NEVER)
-    return len(values), values[-1]
-
-
-def arpack(operator: Any, which: str, goal: float, seed: int) -> tuple[int, float]:
-    """Products of an operator of curvlinops for one end of its spectrum by ARPACK, and the value."""
-    inner, calls = operator.to_scipy(), []
-
-    def product(vector: Any) -> Any:
-        calls.append(which)
-        return inner @ vector
-
-    counted = LinearOperator(inner.shape, matvec=product, dtype=inner.dtype)
-    start = np.random.default_rng(seed).standard_normal(inner.shape[0]).astype(inner.dtype)
-    value = eigsh(counted, k=1, which=which, tol=goal, v0=start, return_eigenvectors=False)[0]
-    return len(calls), float(value)
-
-
-def kronecker_soft_rank(model: nn.Module, parts: list[tuple[Tensor, Tensor]], ridge: float) -> float:
-    """From the factors that curvlinops finds, weight and bias together, exact output curvature (type 2)."""
-    import curvlinops
-
-    operator = curvlinops.KFACLinearOperator(
-        model,
-        nn.CrossEntropyLoss(),
-        list(model.parameters()),
-        parts,
-        fisher_type="type-2",
-        separate_weight_and_bias=False,
-        check_deterministic=False,
-    )
-    operator.compute_kronecker_factors()
-    total = 0.0
-    for name, inner in operator._input_covariances.items():
-        outer = operator._gradient_covariances[name]
-        a, b = (torch.linalg.eigvalsh(factor.double()).clamp(min=0) for factor in (inner, outer))
-        products = torch.outer(a, b)
-        total += float((products / (products + ridge)).sum())
-    return total

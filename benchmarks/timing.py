@@ -1,4 +1,4 @@
-"""What the benchmarks share to time work that runs in turn with other work."""
+"""How the benchmarks time: works run in turn, so that a busy machine slows all of them alike."""
 
 import statistics
 import time
@@ -8,7 +8,10 @@ import torch
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of the clock on a GPU or with several threads; of the processor with one, so that a busy machine counts less."""
+    """Seconds of the clock on a GPU or with several threads.
+
+    With one thread they are seconds of the processor, on which a busy machine has less influence.
+    """
     cuda = torch.cuda.is_available()
     now = time.perf_counter if cuda or torch.get_num_threads() > 1 else time.process_time
     if cuda:
@@ -20,6 +23,11 @@ def seconds(work: Callable[[], object]) -> float:
     return now() - started
 
 
+def in_turn(works: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """By round, the seconds of every work. A first round warms up and is not among them."""
+    return [[seconds(work) for work in works] for _ in range(rounds + 1)][1:]
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median and range."""
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -27,5 +35,6 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def machine() -> str:
+    """Version of torch, device and number of threads."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads"

@@ -1,60 +1,75 @@
-"""What the form and the linearity are worth, on common held-out rows; which measures can be compared."""
+"""What the studies of features share: their command line, and errors of many specifications on common rows."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning_gengap.zoo.evaluate.regressors import Regressor, boosted, hold_out_points, neural
-from lightning_gengap.zoo.evaluate.splits import Mask, Split
 
-from lightning_gengap.measures import MEASURED
+from lightning_gengap import load_predictor
+from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.bootstrap import Score
-from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.fit.specifications import Specification, Term
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.evaluate.held_out import Setting
+from lightning_gengap.zoo.evaluate.quick import hold_out_points
+from lightning_gengap.zoo.fit.fit import usable
+from lightning_gengap.zoo.fit.specifications import TRIVIAL
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as markdown_table
+from lightning_gengap.zoo.splits import Split, development, splits
+from lightning_gengap.zoo.table import Mask, Table, read
 
+TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
 COMPARED = ("by task", "leave one family out", "leave one source out")
-# Facts of the task, of the probe and of a measure's own working: no measures of generalization.
-_AUXILIARY = {"train_samples", "classes", "classes_present", "probe_samples", "progress", "k_variance/classes"}
-_WORKING = {"spectral_change", "lambda", "lambda_assumed", "lambda_varies", "samples", "products", "rung", "exact"}
-_WORKING |= {"soft_rank_lower", "soft_rank_upper", "flagged"}
-Contenders = Mapping[str, tuple[Specification, Regressor | None]]
+Splits = Mapping[str, Sequence[Split]]
 
 
-def term_of(key: str) -> Term:
-    """The log of what is positive and unbounded, everything else as it is."""
-    known = MEASURED[key]
-    return Term(key, "log" if known.low >= 0 and known.high == np.inf and known.unit != "log" else "identity")
+@dataclass(frozen=True)
+class Study:
+    """What a study compares, and on which rows.
+
+    Attributes:
+        allowed: the rows with all features of the specification and of the trivial baseline.
+    """
+
+    setting: Setting
+    split_of: Splits
+    allowed: Mask
+
+    @staticmethod
+    def of(table: Table, specification: Specification, locked: bool) -> Study:
+        """On the development part alone, unless `locked`."""
+        rows = np.ones(len(table), bool) if locked else development(table)
+        allowed = rows & usable(table, specification) & usable(table, TRIVIAL)
+        return Study(Setting.of(table, specification, locked), splits(table), allowed)
 
 
-def measures_of(table: Table, among: Mask) -> list[str]:
-    """Keys with at least two different values in these rows, without the auxiliary ones."""
-    columns = {key: table.numbers(f"measure.{key}")[among] for key in MEASURED if f"measure.{key}" in table.columns}
-    return [
-        key
-        for key, values in columns.items()
-        if not _auxiliary(key) and len(np.unique(values[np.isfinite(values)])) > 1
-    ]
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that all studies of features have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("table", type=Path, nargs="?", default=TABLE)
+    parser.add_argument("--predictor", default="images_v3", help="name or path of a predictor (default: images_v3)")
+    parser.add_argument("--locked", action="store_true", help="use the locked part too")
+    return parser
 
 
-def _auxiliary(key: str) -> bool:
-    name = key.rpartition("/")[2]
-    return key in _AUXILIARY or name in _WORKING or name.endswith("_censored") or key.startswith("age/")
+def study_of(options: argparse.Namespace) -> Study:
+    """The study that the parsed options ask for."""
+    return Study.of(read(options.table), load_predictor(options.predictor).specification, options.locked)
 
 
-def contest(
-    setting: Setting, split_of: Mapping[str, list[Split]], among: Mask, contenders: Contenders, reference: str
-) -> dict[str, Any]:
+def contest(study: Study, among: Mask, contenders: Mapping[str, Specification], reference: str) -> dict[str, Any]:
     """Mean absolute error of each contender on the compared splits, and what it gains over the reference, in points."""
-    table, draws, actual = setting.table, setting.resampling, setting.table.numbers("gap.accuracy")
-    listed: dict[str, Any] = {"rows": int(among.sum()), "runs": len(set(table.words("run")[among])), "splits": {}}
+    table, draws = study.setting.table, study.setting.resampling
+    actual = table.numbers("gap.accuracy")
+    listed: dict[str, Any] = {"rows": int(among.sum()), "runs": table.count("run", among), "splits": {}}
     for split in COMPARED:
         maes: dict[str, Score] = {}
-        for name, (specification, regressor) in contenders.items():
-            held = hold_out_points(table, specification, split_of[split], among, regressor, setting.codes)
+        for name, specification in contenders.items():
+            held = hold_out_points(table, specification, study.split_of[split], among)
             maes[name] = draws.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
         listed["splits"][split] = {
             name: {"mae": mae.listed(), "gain": maes[reference].minus(mae).listed()} for name, mae in maes.items()
@@ -62,48 +77,18 @@ def contest(
     return listed
 
 
-def forms(setting: Setting, split_of: Mapping[str, list[Split]]) -> dict[str, Any]:
-    """Both readings of log-linear, for the specification and the trivial baseline, and towards larger train sizes."""
-    wordings = {"additive": "additive", "product_of_powers": "product of powers"}
-    contenders = {
-        f"{base.name}, {words}": replace(base, form=form, test_accuracy=base.test_accuracy and form == "additive")
-        for base in (setting.specification, TRIVIAL_BASELINE)
-        for form, words in wordings.items()
-    }
-    reference = f"{setting.specification.name}, {wordings[setting.specification.form]}"
-    listed = contest(setting, split_of, setting.among, by_ridge(contenders), reference)
-    table, actual = setting.table, setting.table.numbers("gap.accuracy")
-    samples = table.numbers("measure.train_samples")
-    small, large = (np.quantile(samples[setting.among], share) for share in (1 / 3, 2 / 3))
-    fold: list[Split] = [("size", samples <= small, samples > max(large, 3 * small))]
-    maes = {}
-    for name, contender in contenders.items():
-        held = hold_out_points(table, contender, fold, setting.among, None, setting.codes)
-        maes[name] = setting.resampling.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
-    listed["splits"]["larger train sizes"] = {
-        name: {"mae": mae.listed(), "gain": maes[reference].minus(mae).listed()} for name, mae in maes.items()
-    }
-    listed["sizes"] = {"fitted up to": float(small), "held out above": float(max(large, 3 * small))}
-    return listed
-
-
-def linearity(setting: Setting, split_of: Mapping[str, list[Split]]) -> dict[str, Any]:
-    """The specification's features in a linear, a boosted and a neural regressor; gains are over the linear one.
-
-    All three weigh the rows alike.
-    """
-    main = replace(setting.specification, balanced=False)
-    contenders: Contenders = {
-        "log-linear": (main, None),
-        "gradient-boosted trees": (replace(main, form="additive"), boosted),
-        "small neural network": (replace(main, form="additive"), neural),
-    }
-    return contest(setting, split_of, setting.among, contenders, "log-linear")
-
-
-def by_ridge(contenders: Mapping[str, Specification]) -> Contenders:
-    """Contenders that are all fitted by ridge."""
-    return {name: (specification, None) for name, specification in contenders.items()}
+def contest_table(result: Mapping[str, Any]) -> str:
+    """Error of each contender by split, and what it gains over the first."""
+    splits = result["splits"]
+    contenders = list(dict.fromkeys(name for split in splits.values() for name in split))
+    rows = [
+        [name, *(f"{ranged(split[name]['mae'], 1)}; {ranged(split[name]['gain'], 1)}" for split in splits.values())]
+        for name in contenders
+    ]
+    header = [contenders[0], *splits] if len(contenders) == 1 else ["contender", *splits]
+    return f"{result['rows']} rows of {result['runs']} runs. Error; points gained over the reference.\n\n" + (
+        markdown_table(header, rows)
+    )
 
 
 def finite(table: Table, terms: Sequence[Term]) -> Mask:
@@ -113,7 +98,10 @@ def finite(table: Table, terms: Sequence[Term]) -> Mask:
 
 def union(*parts: Sequence[Term]) -> tuple[Term, ...]:
     """Terms in order, each measured key once."""
-    return tuple({term.name: term for part in reversed(parts) for term in reversed(part)}.values())[::-1]
+    found: dict[str, Term] = {}
+    for term in (term for part in parts for term in part):
+        found.setdefault(term.name, term)
+    return tuple(found.values())
 
 
 def without(terms: Sequence[Term], gone: Sequence[Term]) -> tuple[Term, ...]:

@@ -1,42 +1,52 @@
-"""How the scores depend on what is fitted: the number of runs, the stage of training, and one family by itself."""
+"""How the scores depend on what is fitted: the number of runs, and the stage of training.
+
+    python studies/learning_curve.py [pretrained_predictors/small_zoo_v3.csv.gz] [--predictor images_v3] [--locked]
+
+Prints Markdown, and draws the errors over the number of runs to --figure FILE.png.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning_gengap.zoo.evaluate.regressors import hold_out_points, predicted_points
-from lightning_gengap.zoo.evaluate.splits import Mask, Split, by_run
+from contests import Study, study_of, study_parser
 
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots
+from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import rounded
-from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, Setting
-from lightning_gengap.zoo.fit.fit import usable
-from lightning_gengap.zoo.fit.specifications import JIANG, Specification
+from lightning_gengap.zoo.evaluate.held_out import Setting
+from lightning_gengap.zoo.evaluate.quick import hold_out_points, predicted_points
+from lightning_gengap.zoo.fit.fit import enough
+from lightning_gengap.zoo.fit.specifications import TRIVIAL
+from lightning_gengap.zoo.report.figures import new_figure, require, save
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as markdown_table
+from lightning_gengap.zoo.splits import Split
 
 SIZES = (25, 50, 100, 200, 400, 800, 1600)
 REPEATS = 5
-FEWEST_OF_ONE_KIND = 30
 
 
-def learning_curve(setting: Setting, split_of: Mapping[str, list[Split]]) -> dict[str, Any]:
+def learning_curve(study: Study) -> dict[str, Any]:
     """Error, R2 and skill when only so many runs are fitted, drawn at random or as whole tasks; five seeded draws each.
 
     A size counts the runs of the development rows that are offered to a fold; the fold's own held-out runs, and their
     kin, are then taken from them.
     """
     listed: dict[str, Any] = {}
-    total = len(set(setting.table.words("run")[setting.among]))
+    setting = study.setting
+    total = setting.table.count("run", setting.among)
     for split in ("by task", "leave one source out"):
         for drawn in ("runs", "tasks"):
             sizes = [size for size in SIZES if size < total] + [total]
-            points = {str(size): _at(setting, split_of[split], drawn, size) for size in sizes}
+            points = {str(size): _at(setting, study.split_of[split], drawn, size) for size in sizes}
             listed[f"{split}, {drawn} drawn"] = {size: point for size, point in points.items() if point is not None}
     return listed
 
 
-def _at(setting: Setting, split: list[Split], drawn: str, size: int) -> dict[str, Any] | None:
+def _at(setting: Setting, split: Sequence[Split], drawn: str, size: int) -> dict[str, Any] | None:
     table, actual, draws = setting.table, setting.table.numbers("gap.accuracy"), setting.resampling
     orders = [_order(setting, drawn, repeat) for repeat in range(REPEATS)]
     offered = [np.isin(table.words("run"), order[:size]) for order in orders]
@@ -44,16 +54,12 @@ def _at(setting: Setting, split: list[Split], drawn: str, size: int) -> dict[str
     rows: list[Any] = []
     for _, fitted, held in split:
         # The same held-out rows at every size: a fold counts where all draws of this size can be fitted.
-        if not (held & setting.among).any() or not all(
-            setting.codes.enough(fitted & setting.among & few) for few in offered
-        ):
+        if not (held & setting.among).any() or not all(enough(table, fitted & setting.among & few) for few in offered):
             continue
         rows.append(np.flatnonzero(held & setting.among))
-        for key, specification in {"own": setting.specification, "trivial": TRIVIAL_BASELINE}.items():
+        for key, specification in {"own": setting.specification, "trivial": TRIVIAL}.items():
             fold = [
-                predicted_points(
-                    table, specification, fitted & setting.among & few, held & setting.among, None, setting.codes
-                )
+                predicted_points(table, specification, fitted & setting.among & few, held & setting.among)
                 for few in offered
             ]
             parts[key].append(np.stack(fold))
@@ -85,46 +91,85 @@ def _order(setting: Setting, drawn: str, repeat: int) -> list[str]:
     return [str(run) for run in runs[shuffled]]
 
 
-def fitted_stage(setting: Setting, split_of: Mapping[str, list[Split]]) -> dict[str, Any]:
+def fitted_stage(study: Study) -> dict[str, Any]:
     """Error on last snapshots, fitted to all snapshots or to last ones; and on earlier ones, fitted to last ones."""
-    table, actual, draws = setting.table, setting.table.numbers("gap.accuracy"), setting.resampling
+    setting, table, draws = study.setting, study.setting.table, study.setting.resampling
+    actual = table.numbers("gap.accuracy")
     last = last_snapshots(table)
     kinds = {"all": np.ones(len(table), bool), "last": last, "earlier": ~last}
     listed = {}
     for fitted_on, held_of in (("all", "last"), ("last", "last"), ("last", "earlier"), ("all", "earlier")):
-        split = [(name, fitted & kinds[fitted_on], held & kinds[held_of]) for name, fitted, held in split_of["by task"]]
-        held = hold_out_points(table, setting.specification, split, setting.among, None, setting.codes)
+        split = [
+            (name, fitted & kinds[fitted_on], held & kinds[held_of]) for name, fitted, held in study.split_of["by task"]
+        ]
+        held = hold_out_points(table, setting.specification, split, setting.among)
         error = draws.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
         listed[f"{held_of} snapshots, fitted on {fitted_on}"] = {"rows": len(held.rows), "mae": error.listed()}
     return listed
 
 
-def in_family(setting: Setting, allowed: Mask) -> dict[str, Any]:
-    """Adjusted R2 in sample and grouped ten-fold R2 of 30 or more converged models of one family and data set."""
-    table = setting.table
-    settled = allowed & last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
-    families, sources = table.words("recipe.family"), table.words("recipe.source")
-    listed = {}
-    for family, source in sorted(set(zip(families[settled].tolist(), sources[settled].tolist(), strict=True))):
-        kind = settled & (families == family) & (sources == source)
-        for specification in (setting.specification, Specification("Jiang's 20 margin features", JIANG, "additive")):
-            rows = kind & usable(table, specification)
-            if rows.sum() >= max(FEWEST_OF_ONE_KIND, len(specification.features) + 10):
-                listed[f"{family} on {source}: {specification.name}"] = _fitted_r2(setting, specification, rows)
-    return listed
+def curve_section(curve: Mapping[str, Any]) -> str:
+    """Error, R2 and skill by the number of runs that are offered."""
+    parts = []
+    for name, points in curve.items():
+        rows = [
+            [
+                *(size, str(p["rows"]), ranged(p["mae"], 1), ranged(p["trivial"], 1), f"{p['r2']:.2f}"),
+                *(ranged(p["skill"], 2), f"{p['between draws'][0]:.1f} to {p['between draws'][1]:.1f}"),
+            ]
+            for size, p in points.items()
+        ]
+        header = ["runs offered", "rows", "error", "trivial", "R²", "skill", "error between draws of runs"]
+        parts.append(f"{name.capitalize()}:\n\n" + markdown_table(header, rows))
+    return "\n\n".join(parts)
 
 
-def _fitted_r2(setting: Setting, specification: Specification, rows: Mask) -> dict[str, Any]:
-    table, actual = setting.table, setting.table.numbers("gap.accuracy")[rows]
-    count, features = int(rows.sum()), len(specification.features)
-    inside = predicted_points(table, specification, rows, rows, None, setting.codes)
-    plain = 1 - ((actual - inside) ** 2).sum() / ((actual - actual.mean()) ** 2).sum()
-    held = np.full(len(table), np.nan)
-    for _, fitted, left in by_run(table):
-        if (left & rows).any():
-            held[left & rows] = predicted_points(table, specification, fitted & rows, left & rows, None, setting.codes)
-    return {
-        "runs": count,
-        "adjusted R2 in sample": rounded(1 - (1 - plain) * (count - 1) / (count - features - 1)),
-        "ten-fold R2": setting.resampling.r2(held[rows], actual, np.flatnonzero(rows)).listed(),
-    }
+def stage_section(stages: Mapping[str, Any]) -> str:
+    """Error by the stage of training that is scored and fitted on."""
+    rows = [[name, str(one["rows"]), ranged(one["mae"], 1)] for name, one in stages.items()]
+    return markdown_table(["scored and fitted on", "rows", "error"], rows)
+
+
+def draw(curve: Mapping[str, Any], name: str, file: Path) -> None:
+    """Error over the number of runs, of the specification and of the trivial baseline, one panel per split.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    figure = new_figure(8, 5)
+    curves = {split: points for split, points in curve.items() if len(points) > 1}
+    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False).ravel()
+    for axis, (split, points) in zip(axes, curves.items(), strict=True):
+        sizes = [int(size) for size in points]
+        for key, label in (("mae", name), ("trivial", "trivial")):
+            values = np.array([point[key] for point in points.values()])
+            line = axis.plot(sizes, values[:, 0], marker="o", markersize=3, label=label)
+            axis.fill_between(sizes, values[:, 1], values[:, 2], alpha=0.2, color=line[0].get_color())
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7, rotation=45)
+        axis.minorticks_off()
+        axis.set_title(split.replace(", ", ",\n"), fontsize=8)
+        axis.grid(alpha=0.2)
+    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(bottom=0)
+    figure.supxlabel("runs offered to the fit")
+    axes[0].set_ylabel("error (accuracy points)")
+    save(figure, file)
+
+
+def main() -> None:
+    parser = study_parser(__doc__)
+    parser.add_argument("--figure", type=Path, help="a .png file to draw the learning curve to")
+    options = parser.parse_args()
+    if options.figure is not None:
+        require()
+    study = study_of(options)
+    curve = learning_curve(study)
+    print(curve_section(curve) + "\n")
+    print(stage_section(fitted_stage(study)))
+    if options.figure is not None and any(len(points) > 1 for points in curve.values()):
+        draw(curve, study.setting.specification.name, options.figure)
+
+
+if __name__ == "__main__":
+    main()

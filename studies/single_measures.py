@@ -1,4 +1,9 @@
-"""Every measure by itself: as a feature, and as a ranking within tasks."""
+"""Every measure by itself: as a feature, and as a ranking within tasks.
+
+    python studies/single_measures.py [pretrained_predictors/small_zoo_v3.csv.gz] [--predictor images_v3] [--locked]
+
+Prints Markdown.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +12,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from lightning_gengap.zoo.evaluate.ablation import COMPARED, finite, measures_of, term_of, union
-from lightning_gengap.zoo.evaluate.group_ablation import FEWEST_TASKS, scarce
-from lightning_gengap.zoo.evaluate.regressors import hold_out_points
-from lightning_gengap.zoo.evaluate.splits import Mask, Split
+from ablations import FEWEST_TASKS
+from contests import COMPARED, Study, finite, study_of, study_parser, union
+from measure_groups import scarce
 
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, Rows, last_snapshots, serving, within
+from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Score
-from lightning_gengap.zoo.evaluate.held_out import TRIVIAL_BASELINE, HeldOut, Setting
-from lightning_gengap.zoo.table import Floats, Table
+from lightning_gengap.zoo.evaluate.comparable import measures_of, term_of
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, hold_out
+from lightning_gengap.zoo.evaluate.quick import hold_out_points
+from lightning_gengap.zoo.fit.specifications import TRIVIAL
+from lightning_gengap.zoo.report.markdown import ranged
+from lightning_gengap.zoo.report.markdown import table as markdown_table
+from lightning_gengap.zoo.table import Floats, Rows, Table
 
 
-def singles(setting: Setting, split_of: Mapping[str, list[Split]], allowed: Mask) -> dict[str, Any]:
+def singles(study: Study) -> dict[str, Any]:
     """Every measure alone and beside the trivial features, on the rows that have it; its order within tasks."""
-    table, draws, actual = setting.table, setting.resampling, setting.table.numbers("gap.accuracy")
+    table, draws, allowed = study.setting.table, study.setting.resampling, study.allowed
+    actual = table.numbers("gap.accuracy")
     cache: dict[tuple[str, bytes], tuple[Rows, Floats]] = {}
     listed = {}
     for key in measures_of(table, allowed):
@@ -30,12 +40,12 @@ def singles(setting: Setting, split_of: Mapping[str, list[Split]], allowed: Mask
         for split in COMPARED:
             found = cache.get((split, among.tobytes()))
             if found is None:
-                held = hold_out_points(table, TRIVIAL_BASELINE, split_of[split], among, None, setting.codes)
+                held = hold_out_points(table, TRIVIAL, study.split_of[split], among)
                 found = cache[split, among.tobytes()] = (held.rows, np.abs(held.gap - actual[held.rows]))
             errors = {}
-            for name, terms in {"alone": (term,), "added": union(TRIVIAL_BASELINE.features, (term,))}.items():
-                beside = replace(TRIVIAL_BASELINE, features=terms)
-                held = hold_out_points(table, beside, split_of[split], among, None, setting.codes)
+            for name, terms in {"alone": (term,), "added": union(TRIVIAL.features, (term,))}.items():
+                beside = replace(TRIVIAL, features=terms)
+                held = hold_out_points(table, beside, study.split_of[split], among)
                 errors[name] = np.abs(held.gap - actual[held.rows])
             rows, trivial = found
             row["splits"][split] = {name: draws.mean(100 * error, rows).listed() for name, error in errors.items()}
@@ -64,17 +74,18 @@ def _size(tau: Score) -> Score:
     return Score(abs(tau.value), np.abs(tau.draws))
 
 
-def scarce_orders(setting: Setting, held: HeldOut) -> dict[str, Any]:
+def scarce_orders(study: Study, held: HeldOut) -> dict[str, Any]:
     """Scarce measures as rankings of the last snapshots within all tasks that have them, for gap and test accuracy.
 
     Beside each, on the same snapshots: train loss, and the predictions of the specification held out by task. A measure
     is given its better direction there, in every draw too, which flatters those without one.
 
     Args:
-        setting: the table and the rows that take part.
+        study: the table and the rows that take part.
         held: held-out predictions of the specification.
     """
-    table, last = setting.table, last_snapshots(setting.table)
+    setting, table = study.setting, study.setting.table
+    last = last_snapshots(table)
     gaps = np.full(len(table), np.nan)
     gaps[held.rows] = held.gap
     known = setting.among & last & np.isfinite(gaps)
@@ -102,3 +113,63 @@ def scarce_orders(setting: Setting, held: HeldOut) -> dict[str, Any]:
                 "size over specification": _size(tau).minus(own).listed(),
             }
     return listed
+
+
+def singles_section(singles: Mapping[str, Any]) -> str:
+    """Every measure alone and beside the trivial features."""
+    rows = []
+    for key, result in singles.items():
+        errors = [ranged(result["splits"]["by task"][kind], 1) for kind in ("alone", "added")]
+        skills = [ranged(split["skill"], 2) for split in result["splits"].values()]
+        rows.append([key, str(result["rows"]), *errors, *skills, *(ranged(tau, 2) for tau in result["tau"].values())])
+    splits = list(next(iter(singles.values()))["splits"]) if singles else []
+    return (
+        "Error by task, alone and beside the trivial features; skill beside them over them alone, on the rows that "
+        "have the measure; tau with the test accuracy within tasks (below zero: the smaller, the better).\n\n"
+        + markdown_table(
+            ["measure", "rows", "alone", "added", *(f"skill {s}" for s in splits), "tau along training", "converged"],
+            rows,
+        )
+    )
+
+
+def scarce_section(scarce: Mapping[str, Any], main: str) -> str:
+    """Scarce measures as rankings among last snapshots."""
+    if not scarce:
+        return "No measure is on less than half of the rows."
+    rows = []
+    few: dict[int, list[str]] = {}
+    for key, result in scarce.items():
+        if "gap" not in result:
+            few.setdefault(result["tasks"], []).append(key)
+            continue
+        taus = [
+            ranged(result[target][name], 2)
+            for target in ("gap", "test")
+            for name in ("tau", "size over train loss", "size over specification")
+        ]
+        rows.append([key, str(result["rows"]), str(result["tasks"]), *taus])
+    over = ["size minus train loss's", f"size minus {main}'s"]
+    parts = [
+        "Measures on less than half of the rows, as rankings of last snapshots within every task that has them at five "
+        "runs or more (eight runs in the table, 1,000 test images): Kendall's tau, and how much its size exceeds that "
+        "of the train loss, and the tau of the predictions held out by task, on the same snapshots. Sizes flatter "
+        "measures without a direction."
+    ]
+    if rows:
+        header = ["measure", "snapshots", "tasks", "tau with the gap", *over, "tau with the test accuracy", *over]
+        parts.append(markdown_table(header, rows))
+    parts += [f"Too few tasks ({count}): {', '.join(keys)}." for count, keys in sorted(few.items())]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    study = study_of(study_parser(__doc__).parse_args())
+    setting = study.setting
+    print(singles_section(singles(study)) + "\n")
+    held = hold_out(setting.table, setting.specification, study.split_of["by task"], setting.among)
+    print(scarce_section(scarce_orders(study, held), setting.specification.name))
+
+
+if __name__ == "__main__":
+    main()

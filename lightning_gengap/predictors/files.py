@@ -24,7 +24,13 @@ FORMAT = 2
 
 
 def available_predictors() -> list[str]:
-    """Names of the bundled predictors, the alias `default` first."""
+    """Names of the bundled predictors, the alias `default` first.
+
+    Example:
+        >>> from lightning_gengap import available_predictors
+        >>> available_predictors()[0]
+        'default'
+    """
     names = sorted(
         (path.name.removesuffix(".json") for path in _folder().iterdir() if path.name.endswith(".json")), key=_version
     )
@@ -34,10 +40,18 @@ def available_predictors() -> list[str]:
 def load_predictor(name_or_path: str | Path) -> Predictor:
     """Load a bundled predictor by name, or any predictor file by path.
 
-    `default` is the newest of that name, and on images the newest `images` predictor in its place.
+    `default` is the newest predictor of that name. Wherever the measures of the newest `images` predictor are there,
+    that one predicts in its place.
 
     Raises:
-        PredictorError: no such predictor (the message lists the bundled ones), or a damaged or foreign file.
+        PredictorError: there is no such predictor (the message lists the bundled ones), or the file is damaged or
+            was written by another version.
+
+    Example:
+        >>> from lightning_gengap import load_predictor
+        >>> predictor = load_predictor("default_v3")
+        >>> [feature.name for feature in predictor.features]
+        ['train_accuracy', 'difficulty/ridge_extrapolated', 'train_samples']
     """
     text, names = str(name_or_path), available_predictors()
     if isinstance(name_or_path, str) and text == "default":
@@ -83,8 +97,8 @@ def loads(text: str, origin: str) -> Predictor:
     """Parse a predictor file strictly.
 
     Raises:
-        PredictorError: not JSON, another format, unknown or missing fields, a wrong hash, non-finite numbers,
-            or features that this version does not measure.
+        PredictorError: the text is not JSON or of another format, fields are unknown or missing, the hash is wrong,
+            numbers are not finite, or this version does not measure a feature.
     """
     try:
         content = json.loads(text)
@@ -128,8 +142,9 @@ def _predictor(content: Mapping[str, Any]) -> Predictor:
 
 
 def _specification(content: Any) -> Specification:
-    found: Specification = _strict(Specification, content)
-    return replace(found, features=_each(Term, found.features), bounds=_each(Term, found.bounds))
+    terms = {name: _each(Term, content[name]) for name in ("features", "bounds")}
+    found: Specification = _strict(Specification, content | terms)
+    return found
 
 
 def _each(kind: Any, content: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Move a predictor towards gaps that were really observed, the more the more there are. No torch here."""
+"""Move a predictor towards gaps that were really observed, and further with more of them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,27 @@ _LIVE_WEIGHT, _FADING = 0.8, 0.7
 def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
     """A predictor with the same features whose gap is scaled to fit observed gaps of your own models.
 
-    Residuals are taken relative to (gap + offset), as the interval takes them. A share of their variance is common to
-    the models of one task (`shared_by_task` in the provenance, measured on the zoo); the mean residual of k pairs is
-    shrunken by k share / (k share + 1 - share), and the interval loses what is then known. The result is labelled:
-    its name ends in `+recalibrated`.
+    Residuals are taken relative to (gap + offset), as the interval takes them. The models of one task have a share of
+    the residuals' variance in common (`shared_by_task` in the provenance, measured on the zoo). So the mean residual
+    of k pairs is shrunken by k share / (k share + 1 - share), and the interval becomes narrower by what is then known.
+    The name of the result ends in `+recalibrated`.
 
     Args:
-        predictor: bundled or your own; an earlier correction is replaced.
-        pairs: values as `measure` returns them, and the gap observed for that model, as accuracy fraction.
+        predictor: bundled or your own. An earlier correction is replaced.
+        pairs: for each model the values as `measure` returns them, and its observed gap as a fraction.
 
     Raises:
-        PredictorError: no pair on which the predictor does not abstain, or a gap outside [-1, 1].
+        PredictorError: the predictor abstains on every pair, or a gap lies outside [-1, 1].
+
+    Example:
+        >>> from lightning_gengap import load_predictor
+        >>> from lightning_gengap.predictors.recalibration import recalibrate
+        >>> predictor = load_predictor("default_v3")
+        >>> values = {"train_accuracy": 0.99, "train_loss": 0.05, "classes": 10.0, "train_samples": 2000.0}
+        >>> values |= {"difficulty/ridge_extrapolated": 0.8, "difficulty/neighbour_1_accuracy": 0.7}
+        >>> own = recalibrate(predictor, [(values, 0.25)])
+        >>> predictor.predict(values).gap < own.predict(values).gap < 0.25
+        True
     """
     plain = replace(predictor, correction=None)
     residuals = []
@@ -67,7 +77,7 @@ def correction_of(predictor: Predictor, residuals: list[float], effective: float
     Args:
         predictor: its provenance gives the share of variance that residuals have in common.
         residuals: at least one.
-        effective: as how many independent models they count; None for their number.
+        effective: the number of independent models that they count as. None: as many as there are.
     """
     share = float(predictor.provenance.get("shared_by_task", _ASSUMED_SHARE))
     count = len(residuals) if effective is None else effective
@@ -77,13 +87,13 @@ def correction_of(predictor: Predictor, residuals: list[float], effective: float
 
 
 def recalibrated(predictor: Predictor, prediction: Prediction, correction: Correction, accuracy: float) -> float:
-    """The gap of a prediction (no abstention) as the predictor gives it with a further correction, without measuring.
+    """The gap that the predictor would give with a further correction; the values are not needed again.
 
     Args:
-        predictor: that made the prediction.
-        prediction: its contributions tell the gap before it was limited.
+        predictor: made the prediction.
+        prediction: no abstention. Its contributions tell the gap before it was limited.
         correction: multiplies (gap + offset).
-        accuracy: train accuracy as fraction; the gap lies in [0, accuracy].
+        accuracy: train accuracy as a fraction. The gap lies in [0, accuracy].
     """
     offset = predictor.interval.offset
     raw = prediction.gap - prediction.contributions["limits"]
@@ -91,10 +101,10 @@ def recalibrated(predictor: Predictor, prediction: Prediction, correction: Corre
 
 
 def live_correction(residuals: list[float], age: int) -> Correction:
-    """What the epochs of one run say of the present one: much of the last residual, the less the older it is.
+    """What the epochs of one run say of the present one: much of the last residual, and less when it is older.
 
-    Residuals of one run are alike, but only while they are close in time, so that many are no more than one. The
-    weights are a compromise between the rules compared in `docs/recalibration.md`. The interval is left alone.
+    Residuals of one run are alike only while they are close in time, so many of them say no more than one. The
+    weights are a compromise between the rules that `docs/recalibration.md` compares. The interval stays as it is.
 
     Args:
         residuals: of one run, at least one, the latest last.

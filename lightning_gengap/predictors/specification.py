@@ -63,6 +63,10 @@ class Specification:
     loss_head: str = NO_HEAD
     grid: str = ""
 
+    def __post_init__(self) -> None:
+        if self.test_accuracy and [term.name for term in self.features[:1]] != ["train_accuracy"]:
+            raise ValueError("a fit of the test accuracy whose first feature is not train_accuracy")
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The measured keys that a row must have."""

@@ -1,6 +1,14 @@
-"""The zoo: many small models trained by Lightning under GapMonitor, from which predictors are fitted.
+"""The zoo: many small models, trained by Lightning under GapMonitor, to which predictors are fitted.
 
-File-to-file stages: `recipe` says what determines a run, `train` turns a recipe into `runs/<key>.json`, `table`
-turns runs into one table, `fit` turns a table into a predictor, `evaluation` scores it on held-out groups under
-`protocol`, and `card` writes both down. The rest of the package never imports this folder.
+It works in stages. Each reads files and writes files, and can be repeated alone:
+
+    recipe      train/plans/         which runs there are; train/recipe.py: what determines a run
+    run         train/run.py         from a recipe to <key>.json; train/remeasure.py adds measures to it later
+    table       table.py             from folders of runs to one .csv.gz
+    predictor   fit/fit.py           from a table and a specification to a predictor's .json
+    scores      evaluate/scores.py   from a table and a specification to held-out scores; evaluate/one_family.py:
+                                     the same for a predictor of one family on one data set
+    report      report/report.py     from scores to report.md; report/card.py: to a predictor's card
+
+It may import all rooms of the package except the demo and the commands, which import it.
 """

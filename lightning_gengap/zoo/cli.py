@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -58,32 +57,16 @@ def run(
     from joblib import delayed
 
     from lightning_gengap.zoo.train.parallel import in_parallel
+    from lightning_gengap.zoo.train.plans import planned
     from lightning_gengap.zoo.train.run import check_accelerator, run
 
     if backend == "loky":  # on a cluster it is the workers that need the GPU
         check_accelerator(accelerator)
-    recipes = list(_planned(plan, tasks))
+    recipes = planned(plan, tasks)
     out.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(run)(recipe, data, out, keep_weights, accelerator) for recipe in recipes]
     trained = in_parallel(jobs, processes, backend, "run")
     print(f"{trained} runs trained, {len(recipes) - trained} were there already: {out}")
-
-
-def _planned(plan: Plan, tasks: int | None) -> Iterable[Any]:
-    from lightning_gengap.zoo.train import long_plans, plans
-    from lightning_gengap.zoo.train.grid_plans import GRIDS, grid_zoo
-
-    if plan == "grids":
-        return grid_zoo(len(GRIDS) if tasks is None else tasks)
-    if plan == "whole":
-        return islice(long_plans.whole_zoo(), None if tasks is None else plans.RUNS_PER_TASK * tasks)
-    of_tasks: dict[str, Callable[[int], Iterator[Any]]] = {
-        "small": plans.small_zoo,
-        "wide": plans.wide_zoo,
-        "long": long_plans.long_zoo,
-        "digits": plans.digits_zoo,
-    }
-    return of_tasks[plan](50 if tasks is None else tasks)
 
 
 @zoo.command()

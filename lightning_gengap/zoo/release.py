@@ -21,7 +21,7 @@ from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
-from lightning_gengap.zoo.report.one_family_card import group_card
+from lightning_gengap.zoo.report.one_family_card import one_family_card
 from lightning_gengap.zoo.report.one_family_figure import draw, shown
 from lightning_gengap.zoo.report.report import report
 from lightning_gengap.zoo.table import Table, read
@@ -70,7 +70,7 @@ def _scored_by_run(
     listed, held = scored_by_run(table, predictor.specification)
     predictor = replace(predictor, scores=listed)
     figure = {figure_path: draw(shown(predictor, table, held))} if figures.drawable() else {}
-    return predictor, figure | {card_path: group_card(predictor, figure_path.name if figure else "").encode()}
+    return predictor, figure | {card_path: one_family_card(predictor, figure_path.name if figure else "").encode()}
 
 
 def _paths_beside(out: Path) -> tuple[Path, Path]:

@@ -17,21 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.errors import ConfigurationError, TableError
+from lightning_gengap.errors import TableError
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.zoo.files import sorted_out
+from lightning_gengap.zoo.frames import pd
 from lightning_gengap.zoo.table_checks import bad, check_cells, check_values
 from lightning_gengap.zoo.train.recipe import described, recipe_of
-
-try:
-    import pandas as pd
-except ModuleNotFoundError:
-    raise ConfigurationError(
-        "zoo",
-        got="no pandas",
-        expected="pandas, which tables are read with",
-        remedy='`pip install "lightning-gengap[zoo]"`.',
-    ) from None
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -96,6 +88,34 @@ class Table:
     def with_numbers(self, column: str, values: Floats) -> Table:
         """The same rows with one more column of numbers, or with another one in its place."""
         return replace(self, _cache=self._cache | {column: values})
+
+
+def check_present(table: Table, columns: Iterable[str], purpose: str, instead: str) -> None:
+    """Refuse a table in which a column has no value at all.
+
+    Args:
+        table: what is to be used.
+        columns: the columns that are needed.
+        purpose: what they are needed for.
+        instead: what can be done without them.
+
+    Raises:
+        TableError: names the columns, and how to measure them.
+    """
+    absent = [column for column in dict.fromkeys(columns) if not np.isfinite(table.numbers(column)).any()]
+    if not absent:
+        return
+    keys = [column.removeprefix("measure.") for column in absent if column.startswith("measure.")]
+    measures = sorted({MEASURED[key].measure for key in keys} - {"", "fit"})
+    first = "Train with `gengap zoo run`"
+    if measures:
+        first = f"Measure with `gengap zoo remeasure RUNS --measures {' '.join(measures)}`"
+    raise TableError(
+        "table",
+        got=f"no value of {', '.join(absent)}",
+        expected=f"these columns, for {purpose}",
+        remedy=f"{first} and write the table with `gengap zoo table`, or {instead}.",
+    )
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
@@ -206,7 +226,7 @@ def parsed(raw: bytes, path: Path) -> Table:
         raise _unreadable(path, error) from None
     check_cells(lines, path)
     table = Table(pd.DataFrame(lines[1:], columns=lines[0]), hashlib.sha256(raw).hexdigest())
-    check_values(table, path)
+    check_values(table.columns, table.numbers, path)
     return table
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_gengap.errors import TableError
 from lightning_gengap.measures import MEASURED
+from lightning_gengap.zoo.frames import pd
 
-if TYPE_CHECKING:
-    from lightning_gengap.zoo.table import Table
-
+Numbers = Callable[[str], NDArray[np.float64]]
 REQUIRED = ("run", "task", "recipe.family", "recipe.source", "recipe.classes", "recipe.noise", "gap.accuracy")
 _RANGES: dict[str, tuple[float, float]] = {
     "epoch": (0, math.inf),
@@ -35,34 +34,6 @@ _REWRITE = "Write it again with `gengap zoo table`."
 def bad(path: Path, got: str, expected: str, remedy: str = _REWRITE) -> TableError:
     """The error that names the table."""
     return TableError(f"table {path}", got=got, expected=expected, remedy=remedy)
-
-
-def check_present(table: Table, columns: Iterable[str], purpose: str, instead: str) -> None:
-    """Refuse a table in which a column has no value at all.
-
-    Args:
-        table: what is to be used.
-        columns: the columns that are needed.
-        purpose: what they are needed for.
-        instead: what can be done without them.
-
-    Raises:
-        TableError: names the columns, and how to measure them.
-    """
-    absent = [column for column in dict.fromkeys(columns) if not np.isfinite(table.numbers(column)).any()]
-    if not absent:
-        return
-    keys = [column.removeprefix("measure.") for column in absent if column.startswith("measure.")]
-    measures = sorted({MEASURED[key].measure for key in keys} - {"", "fit"})
-    first = "Train with `gengap zoo run`"
-    if measures:
-        first = f"Measure with `gengap zoo remeasure RUNS --measures {' '.join(measures)}`"
-    raise TableError(
-        "table",
-        got=f"no value of {', '.join(absent)}",
-        expected=f"these columns, for {purpose}",
-        remedy=f"{first} and write the table with `gengap zoo table`, or {instead}.",
-    )
 
 
 def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
@@ -87,24 +58,29 @@ def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
         raise bad(path, "rows of other lengths than the header, or none", "one cell per column")
 
 
-def check_values(table: Table, path: Path) -> None:
+def check_values(cells: pd.DataFrame, numbers: Numbers, path: Path) -> None:
     """Refuse cells that are no numbers or out of their column's range, and rows that contradict each other.
+
+    Args:
+        cells: all cells as text.
+        numbers: a column as numbers, NaN where it is empty or absent.
+        path: of the table.
 
     Raises:
         TableError: says which column, and the first offending line (the header is line 1) and value.
     """
-    for column in table.names:
-        _check_range(table, column, path)
-    absent = np.flatnonzero(np.isnan(table.numbers("gap.accuracy")))
+    for column in map(str, cells):
+        _check_range(cells, numbers, column, path)
+    absent = np.flatnonzero(np.isnan(numbers("gap.accuracy")))
     if len(absent):
         raise bad(path, f"no gap.accuracy in line {absent[0] + 2}", "the gap in every row", "Leave out such rows.")
-    _check_gaps(table, path)
-    if table.columns.duplicated([column for column in ("run", "epoch") if column in table.columns]).any():
+    _check_gaps(numbers, path)
+    if cells.duplicated([column for column in ("run", "epoch") if column in cells]).any():
         raise bad(path, "two rows of one run and epoch", "one row per snapshot")
-    _check_recipes(table, path)
+    _check_recipes(cells, path)
 
 
-def _check_range(table: Table, column: str, path: Path) -> None:
+def _check_range(cells: pd.DataFrame, numbers: Numbers, column: str, path: Path) -> None:
     key, unit = MEASURED.get(column.removeprefix("measure.")) if column.startswith("measure.") else None, ""
     if key is not None:
         low, high, unit = key.low, key.high, f"{key.unit} "
@@ -113,10 +89,10 @@ def _check_range(table: Table, column: str, path: Path) -> None:
     else:
         return
     try:
-        values = table.numbers(column)
+        values = numbers(column)
     except ValueError:
-        cells = enumerate(table.columns[column], 2)
-        line, cell = next((number, cell) for number, cell in cells if cell and not _numeric(cell))
+        lines = enumerate(cells[column], 2)
+        line, cell = next((line, cell) for line, cell in lines if cell and not _numeric(cell))
         remedy = "Correct it, or leave it empty where nothing was measured."
         raise bad(path, f"{column} {cell!r} in line {line}", "a number", remedy) from None
     # Infinities within the range stand: a fit leaves out their rows.
@@ -144,9 +120,9 @@ def _numeric(cell: str) -> bool:
     return True
 
 
-def _check_gaps(table: Table, path: Path) -> None:
+def _check_gaps(numbers: Numbers, path: Path) -> None:
     """The gap is the difference of the accuracies, where both are there."""
-    train, test, gap = (table.numbers(f"gap.{name}") for name in ("train_accuracy", "test_accuracy", "accuracy"))
+    train, test, gap = (numbers(f"gap.{name}") for name in ("train_accuracy", "test_accuracy", "accuracy"))
     off = np.abs(train - test - gap) > _ROUNDING  # False where one is missing
     if off.any():
         row = int(np.argmax(off))
@@ -159,10 +135,9 @@ def _check_gaps(table: Table, path: Path) -> None:
         )
 
 
-def _check_recipes(table: Table, path: Path) -> None:
+def _check_recipes(cells: pd.DataFrame, path: Path) -> None:
     """A run has one task and one recipe, and, where seeds are given, a recipe has one run in a task."""
-    cells = table.columns
-    described = ["task", *(column for column in table.names if column.startswith("recipe."))]
+    described = ["task", *(column for column in map(str, cells) if column.startswith("recipe."))]
     for column in described:
         given = cells[cells[column] != ""]
         first = given.groupby("run")[column].transform("first")

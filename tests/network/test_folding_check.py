@@ -15,7 +15,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.network.folding import folded
 from lightning_gengap.network.folding_check import FEW, checked
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.zoo.train.architectures import ALL_FAMILIES, build
+from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
 from tests import networks
 from tests.probes import probing, taken
 
@@ -73,10 +73,14 @@ def fused(model: nn.Module) -> nn.Module:
     return twin
 
 
-@pytest.mark.parametrize("family", sorted(set(ALL_FAMILIES) - {"vit"}))
+@pytest.mark.parametrize("family", sorted(set(ARCHITECTURES) - {"vit"}))
 @pytest.mark.parametrize("norms", [True, False])
 def test_the_zoo_is_folded_and_keeps_its_logits(family: str, norms: bool) -> None:
-    model = networks.made(lambda: build(family, 3, 8, networks.CLASSES, 4, 2, 0.1, norms)).double().eval()
+    model = (
+        networks.made(lambda: ARCHITECTURES[family].build(Shape(3, 8, networks.CLASSES, 4, 2, 0.1, norms)))
+        .double()
+        .eval()
+    )
     images, twin = networks.images(20).double(), fused(model)
     torch.testing.assert_close(twin(images), model(images))
     with probing(model, images, TARGETS, chunk=7) as probe:
@@ -92,7 +96,9 @@ def test_the_zoo_is_folded_and_keeps_its_logits(family: str, norms: bool) -> Non
 
 @pytest.mark.parametrize(("family", "group_norm"), [("vit", False), ("resnet", True), ("mobilenet", True)])
 def test_a_transformer_and_group_norms_are_refused(family: str, group_norm: bool) -> None:
-    model = networks.made(lambda: build(family, 3, 8, networks.CLASSES, 4, 2, 0.1, True, group_norm))
+    model = networks.made(
+        lambda: ARCHITECTURES[family].build(Shape(3, 8, networks.CLASSES, 4, 2, 0.1, True, group_norm))
+    )
     assert refusal(model) is not None
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.folding_check import checked
 from lightning_gengap.network.shortcuts import Block
-from lightning_gengap.zoo.train.architectures import build
+from lightning_gengap.zoo.train.architectures import Shape, mobilenet
 from tests import networks
 from tests.probes import probing
 
@@ -35,7 +35,7 @@ def test_basic_blocks_have_two_layers_beside_an_identity_or_a_projection() -> No
 
 
 def test_inverted_residual_blocks_have_three_and_some_have_no_shortcut() -> None:
-    model = networks.made(lambda: build("mobilenet", 3, 8, networks.CLASSES, 4, 2, 0.0, True))
+    model = networks.made(lambda: mobilenet(Shape(3, 8, networks.CLASSES, 4, 2)))
     names = {place for place, block in enumerate(model) if getattr(block, "shortcut", False)}
     assert {block.branch for block in blocks_in(model)} == {
         tuple(f"{place}.body.{i}" for i in (0, 3, 6)) for place in names

@@ -235,6 +235,7 @@ def specified(**changes: object) -> str:
         (specified(bounds=[asdict(Term("train_loss", "logit"))]), "transform 'logit'"),
         (specified(offset="wide"), "numbers that are not finite"),
         (specified(loss_head="always"), "loss head 'always'"),
+        (specified(test_accuracy=True), "whose first feature is not train_accuracy"),
         (specified(memoriser="horoscope"), "memoriser 'horoscope'"),
         (damaged(features=[{**feature().__dict__, "name": "margin/h9/median"}]), "which this version does not measure"),
         (damaged(features=[{**feature().__dict__, "transform": "sqrt"}]), "transform 'sqrt'"),

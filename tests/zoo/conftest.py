@@ -33,12 +33,8 @@ def grid_rows() -> list[dict[str, Any]]:
     return made
 
 
-@pytest.fixture(scope="session")
-def assessment(tmp_path_factory: pytest.TempPathFactory) -> Assessment:
-    """A planted specification assessed on 9 tasks and a grid: one measure is noise, one is missing in half of the runs.
-
-    To be quick, most margins are left out.
-    """
+def assessed_rows() -> list[dict[str, Any]]:
+    """9 tasks and a grid: one measure is noise, one is missing in half of the runs; to be quick, one margin is left."""
     rng = np.random.default_rng(1)
     made = [*rows(9, noise=0.02), *grid_rows()]
     for place, row in enumerate(made):
@@ -47,6 +43,12 @@ def assessment(tmp_path_factory: pytest.TempPathFactory) -> Assessment:
         row["measure.path_norm/log"] = float(rng.normal()) if place // 4 % 2 else ""
         for key in [key for key in row if key.startswith("measure.margin/") and key != "measure.margin/h1/median"]:
             del row[key]
+    return made
+
+
+@pytest.fixture(scope="session")
+def assessment(tmp_path_factory: pytest.TempPathFactory) -> Assessment:
+    """The planted specification assessed on these rows."""
     path = Path(tmp_path_factory.mktemp("assessment")) / "table.csv.gz"
-    write(made, path)
+    write(assessed_rows(), path)
     return assess(read(path), PLANTED, locked=True)

@@ -11,8 +11,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning_gengap.cli import main
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.table import read, write
-from lightning_gengap.zoo.train import plans
-from lightning_gengap.zoo.train.plans import digits_zoo
+from lightning_gengap.zoo.train.plans import PLANS, digits_zoo
 from tests.zoo.tables import rows
 
 TABLE = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -22,12 +21,12 @@ TABLE = Path(__file__).parents[2] / "pretrained_predictors" / "small_zoo_v3.csv.
 def two_small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits plan cut down to two runs of seconds."""
 
-    def short(tasks: int) -> list[object]:
+    def short(tasks: int = 50) -> list[object]:
         made = list(digits_zoo(tasks))[:2]
         task = replace(made[0].task, train_samples=120)
         return [replace(r, task=task, epochs=4, snapshot_every=2, width=12, depth=1) for r in made]
 
-    monkeypatch.setattr(plans, "digits_zoo", short)
+    monkeypatch.setitem(PLANS, "digits", short)
 
 
 @pytest.mark.usefixtures("two_small_runs")

@@ -45,8 +45,9 @@ def stages(table: Table) -> dict[str, Mask]:
 def ranking(table: Table, rows: Rows, gaps: dict[str, Floats]) -> dict[str, Any]:
     """Kendall's tau of predicted and actual test accuracy within held-out tasks, beside the noise ceiling.
 
-    Tasks with at least 1,000 test samples and eight runs, five of which take part. `along training`: all their
-    snapshots; `final`: the last one of each run; `converged`: those of them with train accuracy 0.97 or more.
+    Tasks count that have at least 1,000 test samples and eight runs, five of which take part. `along training` ranks
+    all snapshots, `final` the last one of each run, and `converged` those last ones whose train accuracy is at least
+    0.97.
 
     Args:
         table: measured runs.
@@ -83,7 +84,7 @@ def _ranked(table: Table, rows: Rows, gaps: dict[str, Floats], chosen: Mask) -> 
 
 
 def serving(table: Table, rows: Rows, chosen: Mask) -> list[Rows]:
-    """Per task that can serve a ranking, the positions in `rows` of its chosen snapshots."""
+    """For each task with enough test samples and runs to serve a ranking, where in `rows` its chosen snapshots are."""
     tasks, runs = table.words("task")[rows], table.words("run")
     enough = table.numbers("gap.test_samples")[rows] >= FEWEST_TEST_SAMPLES
     every = table.words("task")
@@ -100,10 +101,11 @@ def within(score: Floats, actual: Floats, runs: NDArray[np.str_], parts: list[Ro
 
 
 def turn(table: Table, rows: Rows, gaps: dict[str, Floats]) -> dict[str, Any]:
-    """Within runs: tau over their snapshots, and the regret, in test points, of the snapshot that a contender prefers.
+    """Within runs: tau over the snapshots, and the regret, in test points, of the snapshot that a contender prefers.
 
-    Runs with at least ten scored snapshots; where there are none, with at least six, and `short` says so. The regret is
-    the best snapshot's test accuracy (the oracle's) minus that of the chosen one; `last`: of the last snapshot.
+    The regret is the test accuracy of the best snapshot (the oracle's choice) minus that of the chosen one; `last` is
+    the regret of the last snapshot. Runs count that have at least ten scored snapshots. If there are none, those with
+    at least six count, and `short` says so.
     """
     runs, tasks, epochs = table.words("run")[rows], table.words("task"), table.numbers("epoch")[rows]
     train, test = table.numbers("measure.train_accuracy")[rows], table.numbers("gap.test_accuracy")[rows]

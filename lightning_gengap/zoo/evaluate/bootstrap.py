@@ -76,7 +76,7 @@ class Resampling:
         """Coefficient of determination: 1 - squared error / variance within the draw."""
         if len(rows) == 0:
             return Score(float("nan"), np.full(len(self.weights), np.nan))
-        centred = actual - actual.mean()  # keeps the variance, spares digits
+        centred = actual - actual.mean()  # the variance is the same, and no digits are lost
         squared = (actual - prediction) ** 2
         count, first, second = (self._sums(v, rows) for v in (np.ones(len(rows)), centred, centred**2))
         spread = second - _divided(first, count) * first

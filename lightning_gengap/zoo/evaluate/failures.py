@@ -21,7 +21,7 @@ Contribution = tuple[str, float]
 
 
 def failures(setting: Setting, split: Sequence[Split], held: HeldOut) -> dict[str, Any]:
-    """The worst runs; where some of them are abstentions, the worst among the snapshots that were answered too."""
+    """The worst runs, and, if some of them are abstentions, the worst ones among the snapshots that were answered."""
     worst = worst_runs(setting, split, held)
     if not any(one["abstained"] for one in worst):
         return {"all": worst, "answered": []}
@@ -31,47 +31,51 @@ def failures(setting: Setting, split: Sequence[Split], held: HeldOut) -> dict[st
 def worst_runs(setting: Setting, split: Sequence[Split], held: HeldOut, count: int = COUNT) -> list[dict[str, Any]]:
     """The runs with the largest mean error over their held-out snapshots, the worst first.
 
-    Accuracies, gaps and contributions are those of the last scored snapshot, as fitted without the run. `misled`: the
-    feature that contributed most in the direction of that snapshot's error; None where none did. `outside`: features
+    Accuracies, gaps and contributions are those of the last scored snapshot, by a fit without the run. `misled` is the
+    feature that contributed most in the direction of that snapshot's error, or None. `outside` lists the features
     beyond the fitted range.
     """
-    table, actual = setting.table, setting.table.numbers("gap.accuracy")
-    runs = table.words("run")[held.rows]
-    errors = 100 * np.abs(held.gap - actual[held.rows])
-    names, which = np.unique(runs, return_inverse=True)
-    means = np.bincount(which, errors) / np.bincount(which)
+    table = setting.table
+    errors = 100 * np.abs(held.gap - table.numbers("gap.accuracy")[held.rows])
+    _, run = np.unique(table.codes("run")[held.rows], return_inverse=True)
+    means = np.bincount(run, errors) / np.bincount(run)
     fitted: dict[str, Predictor] = {}
     listed = []
     for place in np.argsort(-means, kind="stable")[:count]:
-        own = np.flatnonzero(which == place)
-        at = int(own[np.argmax(table.numbers("epoch")[held.rows[own]])])
-        row = int(held.rows[at])
-        name, known, _ = next(part for part in split if part[2][row])
+        own = np.flatnonzero(run == place)
+        last = int(own[np.argmax(table.numbers("epoch")[held.rows[own]])])
+        name, known, _ = next(part for part in split if part[2][held.rows[last]])
         if name not in fitted:
             fitted[name] = fit(table, setting.specification, known & setting.among)
-        signed = 100 * float(held.gap[at] - actual[row])
-        prediction = _predicted(fitted[name], table, row)
-        made = prediction.contributions  # none of features while abstaining
-        contributions = [(f.name, rounded(100 * made[f.name])) for f in fitted[name].features if f.name in made]
-        listed.append(
-            {
-                "run": str(names[place]),
-                "task": str(table.words("task")[row]),
-                **{fact: _fact(table, fact, row) for fact in _FACTS},
-                "snapshots": len(own),
-                "error": rounded(means[place]),
-                "epoch": rounded(table.numbers("epoch")[row]),
-                "train accuracy": rounded(table.numbers("measure.train_accuracy")[row]),
-                "test accuracy": rounded(table.numbers("gap.test_accuracy")[row]),
-                "predicted": rounded(100 * held.gap[at]),
-                "actual": rounded(100 * actual[row]),
-                "abstained": bool(held.abstained[at]),
-                "outside": list(prediction.outside),
-                "largest": list(max(contributions, key=lambda pair: abs(pair[1]), default=())) or None,
-                "misled": list(_misled(contributions, signed)) or None,
-            }
-        )
+        means_of_run = {"snapshots": len(own), "error": rounded(means[place])}
+        listed.append(_facts(table, int(held.rows[last])) | means_of_run | _last(table, fitted[name], held, last))
     return listed
+
+
+def _facts(table: Table, row: int) -> dict[str, Any]:
+    """Which run it is."""
+    identity = {name: str(table.words(name)[row]) for name in ("run", "task")}
+    return identity | {fact: _fact(table, fact, row) for fact in _FACTS}
+
+
+def _last(table: Table, predictor: Predictor, held: HeldOut, place: int) -> dict[str, Any]:
+    """What was said of one held-out snapshot, and from which features."""
+    row, actual = int(held.rows[place]), table.numbers("gap.accuracy")
+    prediction = _predicted(predictor, table, row)
+    made = prediction.contributions  # none of features while abstaining
+    contributions = [(f.name, rounded(100 * made[f.name])) for f in predictor.features if f.name in made]
+    signed = 100 * float(held.gap[place] - actual[row])
+    return {
+        "epoch": rounded(table.numbers("epoch")[row]),
+        "train accuracy": rounded(table.numbers("measure.train_accuracy")[row]),
+        "test accuracy": rounded(table.numbers("gap.test_accuracy")[row]),
+        "predicted": rounded(100 * held.gap[place]),
+        "actual": rounded(100 * actual[row]),
+        "abstained": bool(held.abstained[place]),
+        "outside": list(prediction.outside),
+        "largest": list(max(contributions, key=lambda pair: abs(pair[1]), default=())) or None,
+        "misled": list(_misled(contributions, signed)) or None,
+    }
 
 
 def _predicted(predictor: Predictor, table: Table, row: int) -> Prediction:
@@ -91,7 +95,7 @@ def _fact(table: Table, name: str, row: int) -> str:
 
 
 def by_kind(setting: Setting, held: Mapping[str, HeldOut]) -> dict[str, Any]:
-    """Error, mean signed error and skill of predictions held out by task, for each value of what makes a run."""
+    """Error, mean signed error and skill of predictions held out by task: by family, data set and other facts."""
     table, draws, main = setting.table, setting.resampling, setting.specification.name
     rows, actual = held[main].rows, setting.table.numbers("gap.accuracy")[held[main].rows]
     signed = 100 * (held[main].gap - actual)

@@ -54,9 +54,9 @@ def grid_scores(
 ) -> dict[str, Any]:
     """PGDL score, sign errors and tau with the gap on every grid, for predicted gaps and for every single measure.
 
-    `random order` is the mean over shuffled measures: what luck scores on so few models. A measure's direction, which
-    only the sign errors and tau need, is learned on the last snapshots of the other tasks. The interval of a mean
-    resamples grids.
+    `random order` is the mean over shuffled measures, which is what luck scores on so few models. Sign errors and tau
+    need a measure's direction; it is learned on the last snapshots of the other tasks. The interval of a mean comes
+    from resampled grids.
 
     Args:
         table: measured runs.

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Resampling, Score, rounded
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
 from lightning_gengap.zoo.fit.loss_head import FLOOR, fit_loss_head, fit_loss_point, values_of, with_gaps
 from lightning_gengap.zoo.hold_out import hold_out
 from lightning_gengap.zoo.splits import Split
 from lightning_gengap.zoo.table import Floats, Mask, Rows
-
-if TYPE_CHECKING:
-    from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
 
 SCORED = ("by task", "leave one family out", "leave one data set out", "leave one source out")
 Losses = Mapping[str, tuple[Floats, ...]]  # by contender: gap, lower and upper end, in nats
@@ -25,8 +23,8 @@ Losses = Mapping[str, tuple[Floats, ...]]  # by contender: gap, lower and upper 
 def loss_scores(setting: Setting, parts: Mapping[str, tuple[Sequence[Split], Mapping[str, HeldOut]]]) -> dict[str, Any]:
     """By split: errors in nats and of the log, R2 in both, rank correlation, coverage; with 95 % intervals.
 
-    The head abstains where the predictor of the accuracy gap does: it then says its prior. Logs count gaps below the
-    head's floor, negative ones too, as the floor; errors in nats and the coverage do not.
+    Where the predictor of the accuracy gap abstains, the head says its prior. In logs, gaps below the floor count
+    as the floor, and so do negative ones. Errors in nats and the coverage take gaps as they are.
 
     Args:
         setting: what is compared; of the baselines, the constant (here the geometric mean) and the trivial features.

@@ -22,11 +22,11 @@ def kendall(score: Floats, actual: Floats) -> float:
 
 
 def kendall_pool(score: Floats, actual: Floats, runs: NDArray[np.str_], draws: int = DRAWS) -> Floats:
-    """Tau-b in resamples of whole runs, with replacement; the same runs give the same resamples.
+    """Tau-b in resamples of whole runs, drawn with replacement; the same runs give the same resamples.
 
-    Copies of a run are not compared with each other: pairs inside it count as often as it was drawn, pairs across runs
-    by the product, so that in the mean both keep their proportion but for 1 / runs. Cost: one matrix of pairs, folded
-    to runs, then products of that size per draw.
+    Copies of a run are not compared with each other. A pair inside a run counts as often as the run was drawn, and a
+    pair of two runs by the product of how often they were drawn. In the mean both kinds then keep their proportion, up
+    to 1 / runs. It costs one matrix of all pairs, and per draw a product of a matrix of all pairs of runs.
     """
     names, inverse = np.unique(runs, return_inverse=True)
     order = np.argsort(inverse, kind="stable")

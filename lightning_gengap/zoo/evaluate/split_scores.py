@@ -15,8 +15,7 @@ from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, hold_out_al
 from lightning_gengap.zoo.evaluate.loss_scores import SCORED, loss_scores
 from lightning_gengap.zoo.fit.specifications import BASELINES, TRIVIAL
 from lightning_gengap.zoo.splits import Split, development, locked_parts, splits
-from lightning_gengap.zoo.table import Table
-from lightning_gengap.zoo.table_checks import check_present
+from lightning_gengap.zoo.table import Table, check_present
 
 Held = dict[str, HeldOut]  # by contender
 

@@ -19,8 +19,7 @@ from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, sta
 from lightning_gengap.zoo.fit.row_weights import row_weights
 from lightning_gengap.zoo.hold_out import Held, hold_out
 from lightning_gengap.zoo.splits import by_run, by_task
-from lightning_gengap.zoo.table import Floats, Mask, Table
-from lightning_gengap.zoo.table_checks import check_present
+from lightning_gengap.zoo.table import Floats, Mask, Table, check_present
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as PNG files; matplotlib is imported only here, and only when they are drawn."""
+"""The figures of an evaluation as PNG files. Only here is matplotlib imported, and only when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
+from lightning_gengap.zoo.table import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +46,6 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
         ConfigurationError: matplotlib is not installed.
     """
     require()
-    from matplotlib.figure import Figure
-
     drawn = []
     pictures: dict[str, Callable[[Assessment, Figure], bool]] = {
         "predicted_by_family": lambda a, f: _predicted(a, f, "recipe.family"),
@@ -56,11 +55,23 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = new_figure(8, 5)
         if picture(assessment, figure):
             save(figure, folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    require()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, file: Path | BytesIO, dpi: int = 110) -> None:
@@ -69,12 +80,24 @@ def save(figure: Figure, file: Path | BytesIO, dpi: int = 110) -> None:
 
 
 def intervals(axis: Axes, bars: list[tuple[str, Any]]) -> None:
-    """One dot with its 95 % interval per line, the first on top."""
+    """A dot with its 95 % interval per line, the first on top."""
     for place, (_, (value, low, high)) in enumerate(bars):
         axis.plot([low, high], [-place, -place], color="C0", linewidth=1.5)
         axis.plot(value, -place, marker="o", markersize=4, color="C0")
     axis.set_yticks([-place for place in range(len(bars))], [name for name, _ in bars], fontsize=8)
     axis.grid(alpha=0.2)
+
+
+def coverage(axis: Axes, bars: list[tuple[str, Any]]) -> None:
+    """Shares of rows inside the 90 % interval, one per line, beside the nominal level."""
+    intervals(axis, bars)
+    axis.axvline(0.9, color="grey", linewidth=0.8)
+    axis.set_xlim(right=1.02)
+
+
+def diagonal(actual: Floats, predicted: Floats) -> list[float]:
+    """Both ends of the line where predictions are right; it begins at zero or below."""
+    return [min(0.0, float(actual.min())), float(max(actual.max(), predicted.max()))]
 
 
 def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
@@ -87,7 +110,7 @@ def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
     names = sorted(set(kinds.tolist()))
     width = int(np.ceil(np.sqrt(len(names))))
     axes = figure.subplots(-(-len(names) // width), width, sharex=True, sharey=True, squeeze=False).ravel()
-    low, high = min(0.0, float(actual.min())), float(max(actual.max(), 100 * held.gap.max()))
+    ends = diagonal(actual, 100 * held.gap)
     for axis, name in zip(axes, names, strict=False):
         of = kinds == name
         error = np.abs(actual - 100 * held.gap)[of].mean()
@@ -95,7 +118,7 @@ def _predicted(assessment: Assessment, figure: Figure, column: str) -> bool:
             part = of & chosen
             if part.any():
                 axis.scatter(actual[part], 100 * held.gap[part], s=6, alpha=0.5, color=colour, label=label)
-        axis.plot([low, high], [low, high], color="grey", linewidth=0.8)
+        axis.plot(ends, ends, color="grey", linewidth=0.8)
         axis.set_title(f"{name}: error {error:.1f}", fontsize=9)
         axis.grid(alpha=0.2)
     for axis in axes[len(names) :]:
@@ -121,10 +144,8 @@ def _coverage(assessment: Assessment, figure: Figure) -> bool:
         return False
     figure.set_size_inches(8, 1 + 0.22 * len(bars))
     axis = figure.subplots()
-    intervals(axis, bars)
-    axis.axvline(0.9, color="grey", linewidth=0.8)
+    coverage(axis, bars)
     axis.set_xlabel("share of held-out snapshots inside the 90 % interval")
-    axis.set_xlim(right=1.02)
     return True
 
 

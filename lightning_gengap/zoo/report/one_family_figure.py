@@ -1,4 +1,4 @@
-"""The figure of a group's card: held-out predictions, coverage of their interval, mean contributions."""
+"""The figure of a one-family card: held-out predictions, coverage of their interval, mean contributions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, stages
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, part_of
 from lightning_gengap.zoo.evaluate.one_family import FEWEST_CONVERGED, coverage_and_width, over_runs
-from lightning_gengap.zoo.report.figures import intervals, require, save
+from lightning_gengap.zoo.report.figures import coverage, diagonal, new_figure, save
 from lightning_gengap.zoo.table import Floats, Mask, Table
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class Shown:
 
 
 def shown(predictor: Predictor, table: Table, held: HeldOut) -> Shown:
-    """What `draw` draws: all of it is held out by run but the contributions, which are the card's.
+    """The numbers that `draw` draws. All are held out by run, except the contributions, which are those of the card.
 
     Args:
-        predictor: with the scores of `group.scored_by_run`.
+        predictor: with the scores of `one_family.scored_by_run`.
         table: what it was fitted to.
         held: the predictions behind its scores.
     """
@@ -85,16 +85,11 @@ def draw(shown: Shown) -> bytes:
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    require()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = new_figure(12, 4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 2.4, 2.4))
     _predicted(left, shown)
     names = [f"{band.name}\n{band.rows} of {band.runs} runs, width {band.width:.1f}" for band in shown.bands]
-    intervals(middle, [(name, band.coverage) for name, band in zip(names, shown.bands, strict=True)])
-    middle.axvline(0.9, color="grey", linewidth=0.8)
-    middle.set_xlim(right=1.02)
+    coverage(middle, [(name, band.coverage) for name, band in zip(names, shown.bands, strict=True)])
     middle.set_xlabel("share inside the 90 % interval", fontsize=8)
     # Long names stand on the bars, for beside them they would take half of the panel.
     places = [-place for place in range(len(shown.contributions))]
@@ -136,8 +131,8 @@ def _predicted(axis: Axes, shown: Shown) -> None:
             bars = (shown.actual[of], shown.lower[of], shown.upper[of])
             axis.vlines(*bars, color=bar, linewidth=0.8, zorder=1 + place / 10)
             axis.scatter(shown.actual[of], shown.predicted[of], s=6, color=colour, label=label, zorder=2 + place / 10)
-    limits = [min(0.0, float(shown.actual.min())), float(max(shown.actual.max(), shown.predicted.max()))]
-    axis.plot(limits, limits, color="black", linewidth=0.8, zorder=1.9)
+    ends = diagonal(shown.actual, shown.predicted)
+    axis.plot(ends, ends, color="black", linewidth=0.8, zorder=1.9)
     axis.set_xlabel("actual gap (accuracy points)", fontsize=8)
     axis.set_ylabel("predicted, held out by run", fontsize=8)
     axis.legend(fontsize=8, loc="upper left")

@@ -1,4 +1,4 @@
-"""From a recipe to measured runs: tasks, data, architectures, plans, training and measuring again.
+"""From a recipe to a measured run: tasks and their data, architectures, plans, training, and measuring again.
 
-The only room of the zoo that imports Lightning.
+It may import the core and `zoo.files`. It is the only room of the zoo that imports Lightning.
 """

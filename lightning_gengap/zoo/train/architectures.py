@@ -1,103 +1,101 @@
-"""The zoo's model families: NiN-style CNN, VGG, ResNet, MLP, a small vision transformer, MobileNet-like."""
+"""The zoo's architectures. A new one is a builder and a row of `ARCHITECTURES` here, and its name in a plan."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-Family = Literal["cnn", "vgg", "resnet", "mlp", "vit", "mobilenet"]
-FAMILIES: tuple[Family, ...] = ("cnn", "vgg", "resnet", "mlp", "vit")
-ALL_FAMILIES: tuple[Family, ...] = (*FAMILIES, "mobilenet")
 _GROUPS = 4
 
 
-def build(
-    family: str,
-    channels: int,
-    side: int,
-    classes: int,
-    width: int,
-    depth: int,
-    dropout: float,
-    norm: bool,
-    group_norm: bool = False,
-) -> nn.Module:
-    """A classifier of images (batch, channels, side, side) that returns logits.
+@dataclass(frozen=True)
+class Shape:
+    """What a network is built from: the form of its inputs and outputs, and its hyperparameters.
 
-    `width` is the channels of the first stage, an eighth of the MLP's hidden units, or half the ViT's embedding;
-    `depth` the blocks per stage; `norm` asks for batch normalisation (the ViT always has layer normalisation),
-    `group_norm` for group normalisation instead, in the ResNet and the MobileNet.
+    Attributes:
+        channels: of the input images.
+        side: of the input images, in pixels.
+        classes: number of logits.
+        width: of the first stage; each builder says what it counts.
+        depth: blocks per stage; each builder says how many layers that makes.
+        dropout: probability with which a unit is dropped.
+        norm: batch normalisation; only the CNN, the VGG and the MLP can do without.
+        group_norm: group normalisation in place of batch normalisation, where `Architecture.group_norm` is true.
     """
-    if family == "cnn":
-        return network_in_network(channels, classes, width, depth, dropout, norm)
-    if family == "vgg":
-        return vgg(channels, side, classes, width, depth, dropout, norm)
-    if family == "resnet":
-        return ResNet(channels, classes, width, depth, dropout, group_norm)
-    if family == "mobilenet":
-        return mobilenet(channels, classes, width, depth, dropout, group_norm)
-    if family == "mlp":
-        return mlp(channels * side * side, classes, 8 * width, depth + 1, dropout, norm)
-    return VisionTransformer(channels, side, classes, 2 * width, depth + 1, dropout)
+
+    channels: int
+    side: int
+    classes: int
+    width: int
+    depth: int
+    dropout: float = 0.0
+    norm: bool = True
+    group_norm: bool = False
 
 
-def network_in_network(
-    channels: int, classes: int, width: int, depth: int, dropout: float, norm: bool
-) -> nn.Sequential:
-    """Three stages of a 3 x 3 convolution and `depth - 1` pointwise ones, then pointwise logits, averaged."""
+def network_in_network(shape: Shape) -> nn.Sequential:
+    """Network in network: three stages of `width`, 2 `width` and 3 `width` channels, then the mean of pointwise logits.
+
+    A stage is a 3 x 3 convolution and `depth - 1` pointwise ones.
+    """
     layers: list[nn.Module] = []
+    inner = shape.channels
     for stage in range(3):
-        width_here = width * (1 + stage)
-        for block in range(depth):
-            layers += _conv(channels, width_here, 3 if block == 0 else 1, norm)
-            channels = width_here
+        outer = shape.width * (1 + stage)
+        for block in range(shape.depth):
+            layers += _convolution(inner, outer, 3 if block == 0 else 1, shape.norm)
+            inner = outer
         layers += [nn.MaxPool2d(2)] if stage < 2 else []
-        layers += [nn.Dropout(dropout)] if dropout else []
-    return nn.Sequential(*layers, nn.Conv2d(channels, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        layers += [nn.Dropout(shape.dropout)] if shape.dropout else []
+    return nn.Sequential(*layers, nn.Conv2d(inner, shape.classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def vgg(channels: int, side: int, classes: int, width: int, depth: int, dropout: float, norm: bool) -> nn.Sequential:
-    """Two stages of 3 x 3 convolutions with pooling, then two dense layers."""
+def vgg(shape: Shape) -> nn.Sequential:
+    """Two stages of `depth` 3 x 3 convolutions with `width` and 2 `width` channels, then two dense layers."""
     layers: list[nn.Module] = []
+    inner = shape.channels
     for stage in range(2):
-        for _ in range(depth):
-            layers += _conv(channels, width * (1 + stage), 3, norm)
-            channels = width * (1 + stage)
+        for _ in range(shape.depth):
+            layers += _convolution(inner, shape.width * (1 + stage), 3, shape.norm)
+            inner = shape.width * (1 + stage)
         layers.append(nn.MaxPool2d(2))
-    flat = channels * (side // 4) ** 2
-    head = [nn.Flatten(), nn.Linear(flat, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, classes)]
-    return nn.Sequential(*layers, *head)
+    flat, hidden = inner * (shape.side // 4) ** 2, 4 * shape.width
+    head = [nn.Linear(flat, hidden), nn.ReLU(), nn.Dropout(shape.dropout), nn.Linear(hidden, shape.classes)]
+    return nn.Sequential(*layers, nn.Flatten(), *head)
 
 
-def mlp(inputs: int, classes: int, width: int, depth: int, dropout: float, norm: bool) -> nn.Sequential:
-    """`depth` hidden layers of `width` units."""
+def mlp(shape: Shape) -> nn.Sequential:
+    """`depth + 1` hidden layers of 8 `width` units."""
+    inputs, units = shape.channels * shape.side**2, 8 * shape.width
     layers: list[nn.Module] = [nn.Flatten()]
-    for _ in range(depth):
-        layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU()]
-        layers += [nn.Dropout(dropout)] if dropout else []
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+    for _ in range(shape.depth + 1):
+        layers += [nn.Linear(inputs, units), *([nn.BatchNorm1d(units)] if shape.norm else []), nn.ReLU()]
+        layers += [nn.Dropout(shape.dropout)] if shape.dropout else []
+        inputs = units
+    return nn.Sequential(*layers, nn.Linear(inputs, shape.classes))
 
 
-def mobilenet(
-    channels: int, classes: int, width: int, depth: int, dropout: float, group_norm: bool = False
-) -> nn.Sequential:
-    """Three stages of inverted residual blocks with depthwise convolutions."""
-    stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), _normalisation(width, group_norm), nn.ReLU()]
-    blocks, inner = [], width
+def mobilenet(shape: Shape) -> nn.Sequential:
+    """Three stages of `depth` inverted residual blocks with depthwise convolutions, `width` channels in the first."""
+    inner = shape.width
+    stem = nn.Conv2d(shape.channels, inner, 3, padding=1, bias=False)
+    layers: list[nn.Module] = [stem, _normalisation(inner, shape.group_norm), nn.ReLU()]
     for stage in range(3):
-        for block in range(depth):
-            stride = 2 if stage and block == 0 else 1
-            blocks.append(InvertedResidual(inner, width * 2**stage, stride, group_norm))
-            inner = width * 2**stage
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(inner, classes)]
-    return nn.Sequential(*stem, *blocks, *head)
+        outer = shape.width * 2**stage
+        for block in range(shape.depth):
+            layers.append(InvertedResidual(inner, outer, 2 if stage and block == 0 else 1, shape.group_norm))
+            inner = outer
+    return nn.Sequential(*layers, *_head(inner, shape))
 
 
 class InvertedResidual(nn.Module):
-    """Widen by pointwise, filter by depthwise, narrow by pointwise convolutions; a shortcut where shapes agree."""
+    """A pointwise convolution widens, a depthwise one filters, a pointwise one narrows.
+
+    There is a shortcut where the shapes agree.
+    """
 
     def __init__(self, inner: int, outer: int, stride: int, group_norm: bool = False) -> None:
         super().__init__()
@@ -121,26 +119,21 @@ class InvertedResidual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of basic residual blocks with batch (or group) normalisation."""
+    """Three stages of `depth` basic residual blocks, `width` channels in the first."""
 
-    def __init__(
-        self, channels: int, classes: int, width: int, depth: int, dropout: float = 0.0, group_norm: bool = False
-    ) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.stem = nn.Sequential(stem, _normalisation(width, group_norm), nn.ReLU())
-        stages = []
-        inner = width
+        inner = shape.width
+        stem = nn.Conv2d(shape.channels, inner, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(stem, _normalisation(inner, shape.group_norm), nn.ReLU())
+        self.stages = nn.Sequential()
         for stage in range(3):
-            outer = width * 2**stage
-            blocks = [
-                ResidualBlock(inner if b == 0 else outer, outer, 2 if stage and b == 0 else 1, group_norm)
-                for b in range(depth)
-            ]
-            stages.append(nn.Sequential(*blocks))
+            outer = shape.width * 2**stage
+            first = ResidualBlock(inner, outer, 2 if stage else 1, shape.group_norm)
+            rest = [ResidualBlock(outer, outer, 1, shape.group_norm) for _ in range(shape.depth - 1)]
+            self.stages.append(nn.Sequential(first, *rest))
             inner = outer
-        self.stages = nn.Sequential(*stages)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(inner, classes))
+        self.head = nn.Sequential(*_head(inner, shape))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
@@ -167,17 +160,20 @@ class ResidualBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of a quarter of the side, pre-norm encoder blocks, mean over tokens."""
+    """A small vision transformer: `depth + 1` encoder blocks on patches of a quarter of the side, mean over tokens.
 
-    def __init__(self, channels: int, side: int, classes: int, width: int, depth: int, dropout: float = 0.0) -> None:
+    The embedding has 2 `width` units, rounded down to a multiple of the four heads. It always has layer normalisation.
+    """
+
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        patch = max(side // 4, 1)
-        width = 4 * max(width // 4, 1)
-        self.embed = nn.Conv2d(channels, width, patch, patch)
-        self.position = nn.Parameter(torch.randn(1, (side // patch) ** 2, width) * 0.02)
-        self.blocks = nn.Sequential(*(EncoderBlock(width, dropout) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
+        patch = max(shape.side // 4, 1)
+        units = 4 * max(2 * shape.width // 4, 1)
+        self.embed = nn.Conv2d(shape.channels, units, patch, patch)
+        self.position = nn.Parameter(torch.randn(1, (shape.side // patch) ** 2, units) * 0.02)
+        self.blocks = nn.Sequential(*(EncoderBlock(units, shape.dropout) for _ in range(shape.depth + 1)))
+        self.norm = nn.LayerNorm(units)
+        self.head = nn.Linear(units, shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
@@ -203,10 +199,39 @@ class EncoderBlock(nn.Module):
         return tokens + self.mlp(self.mlp_norm(tokens))
 
 
-def _conv(channels: int, width: int, kernel: int, norm: bool) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=not norm)
-    return [convolution, *([nn.BatchNorm2d(width)] if norm else []), nn.ReLU()]
+def _convolution(inner: int, outer: int, kernel: int, norm: bool) -> list[nn.Module]:
+    convolution = nn.Conv2d(inner, outer, kernel, padding=kernel // 2, bias=not norm)
+    return [convolution, *([nn.BatchNorm2d(outer)] if norm else []), nn.ReLU()]
 
 
 def _normalisation(width: int, group_norm: bool) -> nn.Module:
     return nn.GroupNorm(_GROUPS, width) if group_norm else nn.BatchNorm2d(width)
+
+
+def _head(inner: int, shape: Shape) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(shape.dropout), nn.Linear(inner, shape.classes)]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A row of the registry.
+
+    Attributes:
+        build: makes a classifier of images (batch, channels, side, side) that returns logits.
+        group_norm: it takes group normalisation in place of batch normalisation.
+        slow: plans train it at the smaller learning rate only.
+    """
+
+    build: Callable[[Shape], nn.Module]
+    group_norm: bool = False
+    slow: bool = False
+
+
+ARCHITECTURES = {
+    "cnn": Architecture(network_in_network),
+    "vgg": Architecture(vgg),
+    "resnet": Architecture(ResNet, group_norm=True),
+    "mlp": Architecture(mlp, slow=True),
+    "vit": Architecture(VisionTransformer, slow=True),
+    "mobilenet": Architecture(mobilenet, group_norm=True),
+}

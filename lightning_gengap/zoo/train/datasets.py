@@ -1,4 +1,4 @@
-"""The data behind the tasks: a directory of arrays, what scikit-learn embeds, and synthetic classes."""
+"""The data sets behind the tasks: arrays in a directory, what scikit-learn embeds, and synthetic problems."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.errors import DataError
-from lightning_gengap.zoo.train.synthetic import SYNTHETIC, drawn
-from lightning_gengap.zoo.train.synthetic import bayes_accuracy as bayes_accuracy
+from lightning_gengap.zoo.train.synthetic import SYNTHETIC, synthetic_split
 
-SOURCES = ("cifar10", "cifar100", "fashion_mnist", "digits", *SYNTHETIC, "breast_cancer")
 CLASS_COUNTS = {"cifar10": 10, "cifar100": 100, "fashion_mnist": 10, "digits": 10}  # of the image sources
 Images = tuple[NDArray[Any], NDArray[np.int64]]
 
 
 @lru_cache(maxsize=2)
 def load(source: str, split: str, directory: Path | None) -> Images:
-    """Images (N, height, width, channels) in uint8, or features (N, features), and labels of one split.
+    """The inputs and labels (N,) of one split: uint8 images (N, height, width, channels), or features (N, features).
 
     Args:
-        source: `digits` (embedded: 1,197 training and 600 test images, split by a fixed seed), `breast_cancer`
-            (embedded, tabular: 380 and 189), a synthetic one (see `synthetic`), or the name of files
-            `<source>_<split>_{images,labels}.npy` in `directory`.
+        source: `digits` (1,197 training and 600 test images, from scikit-learn, split by a fixed seed),
+            `breast_cancer` (380 and 189 rows of a table, from scikit-learn), a name in `SYNTHETIC`, or any other name
+            of which `directory` has the files `<source>_<split>_{images,labels}.npy`.
         split: `train` or `test`.
-        directory: where the files are; not needed for the digits.
+        directory: where the files are; None where no files are needed.
 
     Raises:
         DataError: the files are not there.
@@ -37,7 +35,7 @@ def load(source: str, split: str, directory: Path | None) -> Images:
     if source == "breast_cancer":
         return _breast_cancer(split)
     if source in SYNTHETIC:
-        return drawn(source, split)
+        return synthetic_split(source, split)
     paths = [Path(directory or ".") / f"{source}_{split}_{part}.npy" for part in ("images", "labels")]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
@@ -55,8 +53,7 @@ def _digits(split: str) -> Images:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    chosen = order[:1197] if split == "train" else order[1197:]
+    chosen = _part(len(labels), 1197, split)
     pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8)
     return pixels.reshape(-1, 8, 8, 1), labels[chosen].astype(np.int64)
 
@@ -65,6 +62,11 @@ def _breast_cancer(split: str) -> Images:
     from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    chosen = order[:380] if split == "train" else order[380:]
+    chosen = _part(len(labels), 380, split)
     return features[chosen], labels[chosen].astype(np.int64)
+
+
+def _part(count: int, train: int, split: str) -> NDArray[np.int64]:
+    """Places of the first `train` of a fixed shuffle, or of the others."""
+    order = np.random.default_rng(0).permutation(count)
+    return order[:train] if split == "train" else order[train:]

@@ -1,4 +1,4 @@
-"""Independent jobs side by side: in local processes, or on a cluster through joblib's dask and ray backends."""
+"""Independent jobs side by side, in local processes or on a cluster, through joblib's backends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BACKENDS = ("loky", "dask", "ray")
 
 
 def in_parallel(jobs: Sequence[Any], processes: int, backend: str, unit: str) -> int:
-    """The number of jobs, delayed by joblib, that returned True; a progress bar on terminals.
+    """Run the jobs, with a progress bar on terminals; the number of them that returned True.
 
     Args:
         jobs: each a `joblib.delayed` call.
-        processes: at a time; -1 for all that the backend has.
-        backend: one of `BACKENDS`; dask connects to the scheduler at DASK_SCHEDULER_ADDRESS, ray to RAY_ADDRESS, and
-            each starts a cluster on this machine where there is none.
-        unit: what a job is called.
+        processes: how many at a time; -1 for as many as the backend has.
+        backend: one of `BACKENDS`. dask connects to the scheduler at DASK_SCHEDULER_ADDRESS, ray to the cluster at
+            RAY_ADDRESS; each starts a cluster on this machine if there is no address.
+        unit: what the progress bar calls a job.
 
     Raises:
         ConfigurationError: the backend is not installed.
@@ -31,7 +31,7 @@ def in_parallel(jobs: Sequence[Any], processes: int, backend: str, unit: str) ->
 
     bar = partial(tqdm, total=len(jobs), unit=unit, disable=None)
     with _backend(backend):
-        if backend == "ray":  # returns all results at the end: the bar shows what was handed out
+        if backend == "ray":  # it returns all results at the end, so that the bar shows the jobs handed out
             return sum(Parallel(n_jobs=processes, batch_size=1)(bar(jobs)))
         return sum(bar(Parallel(n_jobs=processes, batch_size=1, return_as="generator_unordered")(jobs)))
 

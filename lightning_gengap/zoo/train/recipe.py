@@ -15,9 +15,14 @@ class Recipe:
     """One training run.
 
     Attributes:
-        epochs: planned; a snapshot is taken after the first and then every `snapshot_every`.
-        group_norm: group instead of batch normalisation (ResNet, MobileNet).
-        pretrained: the network is first trained on the source's other classes, and only its last layer starts anew.
+        family: name of the architecture in `architectures.ARCHITECTURES`.
+        width: see `architectures.Shape`, as for depth, norm, dropout and group_norm.
+        augment: the training images are flipped and shifted at random.
+        optimizer: `sgd` (momentum 0.9) or `adamw`.
+        cosine: the learning rate follows a cosine to zero; otherwise it is constant.
+        snapshot_every: epochs from one snapshot to the next; the first is taken after the first epoch.
+        seed: of the initial weights, the order of the batches and the augmentation.
+        pretrained: the network was trained on other classes of the source first; only its last layer starts anew.
         grid: name of the full grid of hyperparameters that the run belongs to; empty for none.
     """
 
@@ -47,7 +52,7 @@ class Recipe:
 
 
 def described(recipe: Recipe | Task) -> dict[str, Any]:
-    """Fields and values without those at a default, so that a new field leaves the identity of older runs alone."""
+    """Fields and their values, without those at their default: a new field does not change the keys of older runs."""
     defaults = {field.name: field.default for field in fields(recipe)}
     content = {name: value for name, value in asdict(recipe).items() if value != defaults[name]}
     if isinstance(recipe, Recipe):

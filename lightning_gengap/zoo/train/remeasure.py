@@ -1,6 +1,7 @@
-"""Further measures of finished runs, from the weights kept at their snapshots: a new measure needs no new training.
+"""Further measures of finished runs, from the weights that were kept at their snapshots.
 
-Measures of the task and the initial weights alone (`once`) need no weights: the recipe's seed gives them again.
+A measure with `per_training` needs only the task and the initial weights. The recipe's seed gives both again, so that
+it needs no kept weights.
 """
 
 from __future__ import annotations
@@ -19,22 +20,28 @@ from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.zoo.files import finished, write_whole
+from lightning_gengap.zoo.train.model import fresh_model, loader
 from lightning_gengap.zoo.train.recipe import Recipe, recipe_of
-from lightning_gengap.zoo.train.run import MONITORED, fresh_model, loader
+from lightning_gengap.zoo.train.run import MONITORED
 from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import prepare
 
 
 def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_only: bool = False) -> bool:
-    """Add measures to the rows of the run in `path`, on the samples that were monitored in training.
+    """Add measures to the rows of a run, on the samples that were monitored in training; True if any was missing.
 
-    Rows that have them are left alone; the file is replaced in one step. With `last_only`, only the last snapshot.
-    True if anything was measured.
+    Rows that have all of them are left alone. The file is replaced in one step.
+
+    Args:
+        path: the run's file.
+        measures: names of measures.
+        directory: where the files of the data sets are.
+        last_only: only the last snapshot.
 
     Raises:
         TableError: the file holds no whole run, or the run kept no weights.
-        MeasureError: an unknown measure.
+        MeasureError: a measure is unknown.
     """
     if not finished(path):
         raise TableError(
@@ -50,10 +57,8 @@ def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_
         return False
     torch.set_num_threads(1)
     recipe = recipe_of(content["recipe"])
-    of_task = all(
-        get_measure(name).per_training for name in measures
-    )  # they need the initial weights alone, which the seed gives
-    weights = None if of_task else Weights.read(path.with_suffix(".npz"))
+    initial_alone = all(get_measure(name).per_training for name in measures)
+    weights = None if initial_alone else Weights.read(path.with_suffix(".npz"))
     with silence_lightning():
         for row, values in zip(missing, _values(recipe, weights, missing, measures, directory), strict=True):
             row |= {f"measure.{key}": value for key, value in values.items() if f"measure.{key}" not in row}
@@ -69,7 +74,7 @@ def _values(
     measures: Sequence[str],
     directory: Path | None,
 ) -> list[dict[str, float]]:
-    """Measured values at each row's weights, or at the initial ones where none are kept."""
+    """The values of the measures for each row, at its weights; at the initial ones if `weights` is None."""
     data = prepare(recipe.task, directory)
     samples = draw_samples(loader(data, recipe.batch_size), SampleReader(MONITORED))
     assert samples is not None, "a map-style data set can always be read"

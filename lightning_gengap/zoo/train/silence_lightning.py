@@ -1,4 +1,4 @@
-"""Lightning's start-up messages silenced for a while: the demo and the zoo print their own lines."""
+"""Lightning's start-up messages are silenced for a while: the demo and the zoo print their own lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silence_lightning() -> Iterator[None]:
-    """No messages below errors from Lightning and no warnings inside; the levels are restored on exit."""
+    """Inside, Lightning logs errors only and no warning is shown. The levels are restored on exit."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The weights of a run before training and at its snapshots, so that a new measure needs no new training."""
+"""The weights of a run before training and at its snapshots: a new measure then needs no new training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_gengap.network.probe import copy_state
 
 
 class Weights:
-    """Parameters and buffers by epoch; epoch 0 is before the first step."""
+    """Parameters and buffers by epoch. Epoch 0 is before the first step."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[np.generic]] = {}
@@ -30,7 +30,7 @@ class Weights:
         return {key[len(begin) :]: torch.tensor(value) for key, value in self._arrays.items() if key.startswith(begin)}
 
     def write(self, path: Path) -> None:
-        """Write one uncompressed .npz archive, complete or not at all."""
+        """Write one uncompressed .npz archive, in one step: it is complete or not there."""
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **self._arrays)  # type: ignore[arg-type]
         partial.replace(path)

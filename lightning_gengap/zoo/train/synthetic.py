@@ -12,14 +12,13 @@ FEATURES, CLASSES = 20, 4
 SYNTHETIC = ("gaussians", "teacher")
 _SIZES = {"train": 6000, "test": 4000}
 _BAYES_SAMPLES = 200_000
-Drawn = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-def drawn(source: str, split: str) -> Drawn:
-    """Features (N, 20) and labels in 0..3; the same for the same split.
+def synthetic_split(source: str, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Features (N, 20) and labels 0 to 3 (N,) of a split, the same at every call.
 
-    `gaussians`: four unit normal clouds around random means. `teacher`: standard normal features, labels drawn from
-    the softmax of a random two-layer network.
+    `gaussians` are four unit normal clouds around random means. `teacher` has standard normal features, and labels
+    drawn from the softmax of a random two-layer network.
     """
     rng = np.random.default_rng([SYNTHETIC.index(source), 1 + sorted(_SIZES).index(split)])
     return _sample(source, _SIZES[split], rng)[:2]
@@ -27,7 +26,10 @@ def drawn(source: str, split: str) -> Drawn:
 
 @lru_cache
 def bayes_accuracy(source: str) -> float:
-    """The accuracy of the most probable class given the features, by Monte Carlo (+-0.1 points); NaN if unknown."""
+    """The accuracy of the most probable class given the features; NaN where it is unknown.
+
+    It is a Monte Carlo mean with a standard error of 0.1 accuracy points.
+    """
     if source not in SYNTHETIC:
         return math.nan
     return float(_sample(source, _BAYES_SAMPLES, np.random.default_rng(7))[2].max(axis=1).mean())
@@ -36,7 +38,7 @@ def bayes_accuracy(source: str) -> float:
 def _sample(
     source: str, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Features, labels and the posterior of the classes."""
+    """Features, labels, and the probabilities of the classes given the features."""
     fixed = np.random.default_rng(SYNTHETIC.index(source))
     if source == "gaussians":
         means = fixed.normal(size=(CLASSES, FEATURES)) * 0.45

@@ -1,4 +1,4 @@
-"""A task: a data set, a subset of its classes, a rendering, a train size and a label-noise level."""
+"""A task: a data set, some of its classes, a rendering, a train size and a share of noisy labels."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from lightning_gengap.zoo.train.datasets import bayes_accuracy, load
+from lightning_gengap.zoo.train.datasets import load
+from lightning_gengap.zoo.train.synthetic import bayes_accuracy
 
 MOST_TEST = 2000
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned; equal tasks are equal data.
+    """What is to be learned. Equal tasks have equal data.
 
     Attributes:
-        classes: labels of the source that take part, relabelled 0, 1, ...
-        side: images are averaged down to side x side pixels.
-        train_samples: drawn from the training split, seeded; all there are if fewer.
-        noise: share of the labels drawn uniformly from all classes of the task.
-        groups: superclasses that the classes are merged into, in turn; 0 keeps the classes.
-        imbalance: size of the largest over the smallest class, falling geometrically; test data alike.
-        coarse: images are averaged to coarse x coarse pixels and spread out to `side` again; 0 leaves them.
+        source: name of the data set.
+        classes: labels of the source that take part; they become 0, 1, ...
+        side: larger images are averaged down to side x side pixels.
+        grey: the mean over the channels in place of the channels.
+        train_samples: how many are drawn from the training split; all there are if it has fewer.
+        noise: share of the train labels that are drawn uniformly from all classes of the task.
+        seed: of all that is drawn.
+        groups: number of superclasses that the classes are merged into, in turn; 0 keeps the classes.
+        imbalance: size of the largest class over that of the smallest, in train and test data. The sizes between them
+            fall geometrically.
+        coarse: images are averaged to coarse x coarse pixels and enlarged again; 0 leaves them as they are.
         rotated: each image is turned by a random multiple of 90 degrees.
     """
 
@@ -52,9 +57,11 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Standardised images (examples, channels, side, side), or features (examples, features), and labels.
+    """Standardised images (N, channels, side, side), or features (N, features), and labels (N,).
 
-    Test labels are uncorrupted; `bayes_accuracy` is the best that any classifier reaches on them, NaN if unknown.
+    Attributes:
+        test_labels: clean, whatever the task's noise.
+        bayes_accuracy: the best test accuracy that any classifier can have; NaN where it is unknown.
     """
 
     train_images: Tensor
@@ -67,8 +74,8 @@ class TaskData:
 def prepare(task: Task, directory: Path | None) -> TaskData:
     """Draw, render, standardise and corrupt the task's data."""
     rng = np.random.default_rng(task.seed)
-    train_images, train_labels = _drawn(task, "train", task.train_samples, directory, rng)
-    test_images, test_labels = _drawn(task, "test", MOST_TEST, directory, rng)
+    train_images, train_labels = _split(task, "train", task.train_samples, directory, rng)
+    test_images, test_labels = _split(task, "test", MOST_TEST, directory, rng)
     pooled = (0, 2, 3) if train_images.ndim == 4 else (0,)
     mean, deviation = train_images.mean(dim=pooled, keepdim=True), train_images.std(dim=pooled, keepdim=True)
     redrawn = torch.from_numpy(rng.random(len(train_labels)) < task.noise)
@@ -82,7 +89,7 @@ def prepare(task: Task, directory: Path | None) -> TaskData:
     )
 
 
-def _drawn(
+def _split(
     task: Task, split: str, most: int, directory: Path | None, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     images, labels = load(task.source, split, directory)
@@ -110,7 +117,7 @@ def _drawn(
 
 
 def _imbalanced(chosen: NDArray[np.int64], labels: NDArray[np.int64], task: Task, most: int) -> NDArray[np.int64]:
-    """The first of each class in sizes that fall geometrically, in the order of `chosen`."""
+    """Of each class the first in `chosen`, so many that the sizes fall geometrically."""
     share = task.imbalance ** -(np.arange(len(task.classes)) / max(len(task.classes) - 1, 1))
     members = [chosen[labels[chosen] == label] for label in task.classes]
     unit = min(most / share.sum(), *(len(own) / part for own, part in zip(members, share, strict=True)))

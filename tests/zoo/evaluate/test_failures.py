@@ -6,7 +6,6 @@ import pytest
 from lightning_gengap.zoo.evaluate.failures import failures, worst_runs
 from lightning_gengap.zoo.evaluate.held_out import Setting, hold_out
 from lightning_gengap.zoo.evaluate.scores import Assessment
-from lightning_gengap.zoo.report.report_failures import worst_section
 from lightning_gengap.zoo.splits import by_task
 from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
@@ -41,10 +40,6 @@ def test_the_run_whose_feature_is_wrong_is_the_worst_and_that_feature_misled(tmp
     assert found["all"] == listed
     assert found["answered"][0] == worst
     assert not any(one["abstained"] for one in found["answered"])
-    text = worst_section(found)
-    assert "Without abstentions:" in text
-    assert "| abstained | - | train_samples |" in text
-    assert f"| difficulty/ridge_accuracy {worst['misled'][1]:+.1f} |" in text
 
 
 def test_kinds_of_runs_add_up_to_all_rows_and_to_the_error_by_task(assessment: Assessment):

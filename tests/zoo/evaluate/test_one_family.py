@@ -9,7 +9,7 @@ import pytest
 from lightning_gengap.zoo.evaluate.held_out import hold_out
 from lightning_gengap.zoo.evaluate.one_family import moved, over_runs, scored_by_run
 from lightning_gengap.zoo.fit.fit import fit, usable
-from lightning_gengap.zoo.report.one_family_card import group_card
+from lightning_gengap.zoo.report.one_family_card import one_family_card
 from lightning_gengap.zoo.splits import by_run
 from lightning_gengap.zoo.table import Table, read, write
 from tests.zoo.conftest import PLANTED
@@ -102,7 +102,7 @@ def test_the_card_names_the_wrong_run_by_its_hyperparameters_and_what_misled(tmp
     assert worst[0]["run"] == "02-5"
     assert worst[0]["hyperparameters"] | {"depth": "1", "width": "16"} == worst[0]["hyperparameters"]
     assert worst[0]["error"] > 2 * worst[1]["error"]
-    text = group_card(predictor)
+    text = " ".join(one_family_card(predictor).split())
     assert "`mine_a` (" in text
     assert "depth 1" in text
     samples = table.numbers("measure.train_samples")[usable(table, GROUP)]

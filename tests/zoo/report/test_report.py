@@ -1,37 +1,60 @@
 import json
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lightning_gengap.__main__ import main
-from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.zoo.evaluate.scores import Assessment
-from lightning_gengap.zoo.fit.fit import fit
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
-from lightning_gengap.zoo.report import figures
-from lightning_gengap.zoo.report.card import card
-from lightning_gengap.zoo.report.markdown import ranged, table
+from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.report import report
-from lightning_gengap.zoo.table import read, write
-from tests.zoo.conftest import PLANTED
+from lightning_gengap.zoo.table import write
+from tests.zoo.report.pages import sections
 from tests.zoo.tables import rows
+
+
+def test_tables_hold_the_numbers_with_a_row_for_each_name(assessment: Assessment):
+    numbers = assessment.report
+    made = sections(report(numbers))
+    (kind, values), *_ = numbers["kinds"].items()
+    for value, one in values.items():
+        scores = [ranged(one[score], 1) for score in ("mae", "trivial", "signed")] + [ranged(one["skill"], 2)]
+        cells = [kind, value or "-", one["rows"], one["runs"], one["tasks"], *scores]
+        assert f"| {' | '.join(map(str, cells))} |" in made["Kinds of runs"]
+    for name, stage in numbers["stages"].items():
+        errors = [stage["mae"]["planted"], stage["mae"]["trivial"], stage["signed"]]
+        cells = [name, stage["rows"], *(ranged(error, 1) for error in errors), ranged(stage["skill"], 2)]
+        assert f"| {' | '.join(map(str, cells))} |" in made["Stage of training"]
+    for name, one in numbers["contributions"].items():
+        assert f"| {name} | {ranged(one['mean'], 1)} | {ranged(one['size'], 1)} |" in made["Contributions"]
+    for name, grid in numbers["grids"]["grids"].items():
+        axes = " x ".join(f"{axis} {levels}" for axis, levels in grid["axes"].items())
+        lines = made[f"{name}: {grid['models']} models, {axes}"]
+        for key, one in grid["scores"].items():
+            scored = ("pgdl", "mean", "worst", "worst_axis", "resolved", "tau")
+            assert " | ".join(["| " + key, *(f"{one[s]:.2f}" if s in one else "-" for s in scored)]) + " |" in lines
+
+
+def test_converged_runs_of_one_family_are_listed(assessment: Assessment):
+    one = {"runs": 31, "adjusted R2 in sample": 0.91234, "ten-fold R2": [0.8, 0.7, 0.9]}
+    made = sections(report(assessment.report | {"in family": {"cnn on digits: planted": one}}))
+    assert "| cnn on digits: planted | 31 | 0.912 | 0.800 [0.700, 0.900] |" in made["One family on one data set"]
 
 
 def test_report_shows_every_part_with_its_numbers(assessment: Assessment):
     numbers = assessment.report
     text = report(json.loads(json.dumps(numbers, allow_nan=False)), ["coverage.png"])
+    made = sections(text)
     for title in ("Held-out error", "Locked part", "Ranking within a task", "Turn within a run", "Stage of training"):
-        assert f"## {title}" in text
+        assert made[title]
     for title in ("Loss gap", "Kinds of runs", "Worst runs", "One family on one data set", "Contributions"):
-        assert f"## {title}" in text
+        assert made[title]
     assert ranged(numbers["loss head"]["splits"]["by task"]["mae"]["planted"], 3) in text
     assert numbers["worst runs"]["all"][0]["run"] in text
-    for contender in ("constant", "trivial"):
-        assert ranged(numbers["splits"]["by task"]["mae"][contender], 1) in text
-    assert f"| planted | {ranged(numbers['grids']['mean']['planted']['pgdl'], 2)} |" in text
+    for error in numbers["splits"]["by task"]["mae"].values():
+        assert ranged(error, 1) in text
+    title = f"Mean over {len(numbers['grids']['grids'])} grids"
+    assert any(f"planted | {ranged(numbers['grids']['mean']['planted']['pgdl'], 2)} |" in line for line in made[title])
     assert "all rows, the locked part included" in text
     assert "![coverage](coverage.png)" in text
 
@@ -42,6 +65,20 @@ def test_every_row_of_every_table_has_as_many_cells_as_its_header(assessment: As
         cells = line.count("|")
         assert cells == 0 or width in (0, cells), line
         width = cells
+
+
+def test_worst_runs_name_what_misled_and_abstentions_name_no_feature(assessment: Assessment):
+    one = {fact: fact for fact in ("run", "task", "family", "source", "train_samples", "noise", "augment")}
+    one |= {"train accuracy": 0.9, "test accuracy": 0.5, "error": 30.0, "snapshots": 4, "predicted": 10.0, "actual": 40}
+    answered = {"abstained": False, "outside": [], "largest": ["a/b", 3.0], "misled": None}
+    abstained = {"abstained": True, "outside": ["train_samples"], "largest": None, "misled": None}
+    failures = {"all": [one | abstained, one | answered], "answered": [one | answered]}
+    lines = sections(report(assessment.report | {"worst runs": failures}))["Worst runs"]
+    assert lines[3].endswith("| 30.0 (4) | 10.0 | 40.0 | abstained | - | train_samples |")
+    assert lines[4].endswith("| a/b +3.0 | - | - |")
+    assert "Without abstentions:" in lines
+    failures["answered"] = []
+    assert "Without abstentions:" not in report(assessment.report | {"worst runs": failures})
 
 
 def test_report_of_a_table_without_locked_part_and_grid_says_so(assessment: Assessment):
@@ -58,76 +95,6 @@ def test_report_of_a_table_without_locked_part_and_grid_says_so(assessment: Asse
     assert "The table holds no full grid" in text
     assert "No loss-gap head" in text
     assert "No family has 30 converged runs" in text
-
-
-def test_undefined_scores_are_dashes_and_tables_are_markdown():
-    assert ranged(None, 2) == "-"
-    assert ranged([1.234, 0.5, 2.0], 1) == "1.2 [0.5, 2.0]"
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
-
-
-def test_card_is_written_from_the_same_scores_and_shows_figures(assessment: Assessment):
-    made = assessment.setting.table
-    predictor = replace(fit(made, PLANTED), scores=assessment.report)
-    text = card(predictor, made, ["planted/coverage.png"])
-    assert ranged(assessment.report["splits"]["by task"]["mae"]["planted"], 1) in text
-    assert "leave one source out" in text
-    assert "![planted/coverage.png](planted/coverage.png)" in text
-    assert "## Figures" not in card(predictor, made)
-    assert "### Loss gap" not in text
-    head = fit_loss_head(made, PLANTED, assessment.setting.among)
-    text = card(replace(predictor, loss_head=head), made)
-    assert "### Loss gap" in text
-    assert ranged(assessment.report["loss head"]["splits"]["by task"]["log mae"]["planted"], 3) in text
-
-
-def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: Assessment, tmp_path: Path):
-    made = rows(8)  # 64 runs of four snapshots
-    for row in made:
-        if row["run"] in ("00-0", "00-1", "00-2"):
-            row["measure.difficulty/ridge_accuracy"] = ""
-        if row["run"] == "01-0" or (row["run"] == "01-1" and row["epoch"] < 3):
-            row["measure.train_accuracy"] = 0.3
-    write(made, tmp_path / "t.csv.gz")
-    whole = read(tmp_path / "t.csv.gz")
-    predictor = replace(fit(whole, PLANTED), scores=assessment.report)
-    text = card(predictor, whole)
-    assert "Of the table's 256 snapshots of 64 runs, 238 snapshots of 60 runs in 8 tasks" in text
-    assert predictor.provenance["snapshots"] == 238
-    assert "| source | cifar10 13, cifar100 15, digits 16, fashion_mnist 16 |" in text
-    assert "| tasks by source | cifar10 2, cifar100 2, digits 2, fashion_mnist 2 |" in text
-    assert "Left out: 4 runs wholly, 3 for want of a feature (difficulty/ridge_accuracy 3) and 1 whose" in text
-    assert "in snapshots, 12 and 6." in text
-    sizes = sorted({row["run"]: row["measure.train_samples"] for row in made if row["run"] > "01-0"}.values())
-    assert f"{sizes[-1]:.0f} |" in text
-    write(rows(8), tmp_path / "all.csv.gz")
-    assert "Nothing was left out." in card(predictor, read(tmp_path / "all.csv.gz"))
-
-
-def test_figures_are_drawn_for_all_that_has_numbers_and_twice_the_same(assessment: Assessment, tmp_path: Path):
-    drawn = figures.draw(assessment, tmp_path / "one")
-    names = ("predicted_by_family", "predicted_by_data_set", "coverage", "contributions")
-    assert drawn == [f"{name}.png" for name in names]
-    figures.draw(assessment, tmp_path / "two")
-    for name in drawn:
-        content = (tmp_path / "one" / name).read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert content == (tmp_path / "two" / name).read_bytes()
-
-
-def test_figures_without_matplotlib_are_refused_before_the_long_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(figures, "drawable", lambda: False)
-    with pytest.raises(ConfigurationError, match=r"lightning-gengap\[report\]"):
-        figures.require()
-    assert main(["zoo", "evaluate", str(tmp_path / "absent.csv.gz"), "--figures"]) == 2
-    assert "got no matplotlib" in capsys.readouterr().err
-
-
-def test_evaluating_does_not_import_matplotlib():
-    assert "matplotlib" not in vars(sys.modules["lightning_gengap.zoo.evaluate.scores"])
-    assert "matplotlib" not in vars(figures)
 
 
 def test_verb_prints_and_writes_report_and_numbers(

@@ -1,22 +1,13 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_gengap.errors import MeasureError, TableError
 from lightning_gengap.zoo.table import collect, read, write
 from lightning_gengap.zoo.train import run as stage
-from lightning_gengap.zoo.train.plans import digits_zoo
-from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.remeasure import remeasure
-from lightning_gengap.zoo.train.snapshots import Weights
-
-
-def small(number: int = 0) -> Recipe:
-    recipe = list(digits_zoo(1))[number]
-    return replace(recipe, task=replace(recipe.task, train_samples=120), epochs=4, snapshot_every=2, width=12, depth=1)
+from tests.zoo.train.recipes import small
 
 
 @pytest.fixture
@@ -78,18 +69,3 @@ def test_a_cut_file_says_how_to_repeat_the_run(tmp_path: Path):
     (tmp_path / "cut.json").write_text('{"key": "cut", "rows": [{"epo')
     with pytest.raises(TableError, match=r"run cut: got no whole run .* Repeat it with `gengap zoo run`"):
         remeasure(tmp_path / "cut.json", ["distance"], None)
-
-
-def test_weights_come_back_as_they_were(tmp_path: Path):
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    kept = Weights()
-    kept.add(0, model)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model(torch.randn(4, 3))
-    kept.add(12, model)
-    kept.write(tmp_path / "w.npz")
-    back = Weights.read(tmp_path / "w.npz")
-    for epoch, state in ((0, before), (12, model.state_dict())):
-        assert {name: value.tolist() for name, value in back.at(epoch).items()} == {
-            name: value.tolist() for name, value in state.items()
-        }

@@ -1,15 +1,15 @@
-"""Accuracy and cost of the soft rank: against the explicit spectrum, a training step, and curvlinops where installed.
+"""Accuracy and cost of the soft rank, beside the explicit spectrum, a training step, and curvlinops where installed.
 
-    python benchmarks/soft_rank.py [--data DIRECTORY] [--quick]
+    python benchmarks/curvature.py [--data DIRECTORY] [--quick]
 
-Networks are trained on CIFAR-10 from DIRECTORY, on the embedded digits without it, the MLP always on digits. Errors are
-over random starts, relative to the exact value; "held" counts the starts whose bracket holds their exact form. First
-starts take products with the network in float32; the others, where a product takes long, with the explicit matrix, and
-"apart" is the largest difference that this makes to an end of a bracket where both were taken.
+Networks are trained on CIFAR-10 from DIRECTORY, or on the embedded digits without it; the MLP is always trained on
+digits. Errors are over random starts, relative to the exact value. "held" counts the starts whose bracket holds their
+exact form. The first starts take products with the network in float32. Where a product takes long, the others take them
+with the explicit matrix; "apart" is the largest relative difference that this makes to an end of a bracket.
 
-Times are medians of interleaved rounds, with their range. The peer is curvlinops' Hutchinson trace of G (G + ridge)^-1
-with conjugate gradients. Its error is that of conjugate gradients in the explicit eigenvectors, in float32; its time is
-its own, of fewer iterations, scaled to the number that the error needs.
+Times are medians of rounds in turn, with their range. The peer is curvlinops' Hutchinson trace of G (G + ridge)^-1 with
+conjugate gradients. Its error is that of conjugate gradients in the explicit eigenvectors, in float32. Its time is that
+of fewer iterations, scaled to the number that the error needs.
 """
 
 import argparse
@@ -23,17 +23,14 @@ from pathlib import Path
 
 import torch
 from explicit import Exact, Explicit
-from networks import accuracy, dense, images, lenet, resnet_20, trained
+from networks import accuracy, dense, images, lenet, probe_of, resnet_20, trained, training_step
 from peer import ITERATIONS, peer_forms, peer_needs, peer_operator, peer_value
-from timing import machine, seconds, spread
+from timing import in_turn, machine, seconds, spread
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
 from lightning_gengap.measures.curvature.soft_rank import estimated
-from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 SLACK = 2e-4  # float32 products move a form by up to this share
@@ -121,30 +118,24 @@ def costs(name: str, probe: Probe, ridge: float, found: Estimates, exact: Exact,
     ggn = peer_operator(model, [(inputs, labels)])
     vector = torch.randn(exact.rows.shape[1], generator=torch.Generator().manual_seed(0))
 
-    def step() -> None:
-        optimizer.zero_grad()
-        cross_entropy(training(inputs), labels).backward()
-        optimizer.step()
-
     curvature = dual_curvature(probe)
-    assert curvature is not None
     start = curvature.random_signs(torch.Generator().manual_seed(0))
-    products, theirs, ratios = [], [], []
-    for number in range(options.rounds + 1):
-        plain = seconds(step)
-        own = seconds(lambda: curvature.product(start))
-        other = seconds(lambda: ggn @ vector) if ggn is not None else math.nan
-        if number:  # the first round warms up
-            products.append(own / plain)
-            theirs.append(other / plain)
-            ratios.append(other / own)
-    part, fresh = SUBJECTS[name].part, partial(Probe, model, probe.batches, probe.layout)
+    works: list[Callable[[], object]] = [
+        lambda: training_step(training, optimizer, inputs, labels),
+        lambda: curvature.product(start),
+        *([lambda: ggn @ vector] if ggn is not None else []),
+    ]
+    times = in_turn(works, options.rounds)
+    compared = [[own / step for step, own, *_ in times]]
+    if ggn is not None:
+        compared += [[other / step for step, _, other in times], [other / own for _, own, other in times]]
+    part, fresh = SUBJECTS[name].part, partial(Probe, model=model, batches=probe.batches, layout=probe.layout)
     values = []
     for _ in range(SUBJECTS[name].rounds):
-        own = seconds(lambda: estimated(dual_curvature(fresh()) or curvature, ridge, 0))
+        own = seconds(lambda: estimated(dual_curvature(fresh()), ridge, 0))
         other = seconds(lambda: peer_value(ggn, model, ridge, part)) if ggn is not None else math.nan
         values.append(other / (part + 1) / own)
-    cells = [spread(products), spread(theirs), spread(ratios)] if ggn is not None else [spread(products), "-", "-"]
+    cells = [*map(spread, compared), *["-"] * (3 - len(compared))]
     forms = peer_forms(exact.eigenvalues, exact.vectors, exact.rows, ridge, options.peer_vectors)
     for goal in (BAR, found.rms):
         need = peer_needs(forms, exact.soft_rank(ridge), goal)
@@ -168,14 +159,12 @@ def measured(name: str, options: argparse.Namespace) -> None:
     model = subject.build()
     epochs = trained(model, inputs, labels, subject.target)
     inputs, labels = inputs[: subject.samples], labels[: subject.samples]
-    batch = ProbeBatch((inputs, labels), labels, inputs)
     with undisturbed(model):
-        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
+        probe = probe_of(model, inputs, labels)
         curvature = dual_curvature(probe)
-        assert curvature is not None, probe.notes
         print(
             f"\n{name}: {curvature.parameters} parameters, {source}, {epochs} epochs, {len(labels)} samples fitted to "
-            f"{accuracy(model, inputs, labels):.3f}, rung {curvature.rung}",
+            f"{accuracy(model, inputs, labels):.3f}, by {curvature.method}",
             flush=True,
         )
         exact = Exact.of(probe, curvature)

@@ -1,10 +1,10 @@
-"""How cost and error of the soft rank grow with samples, classes and parameters, and what memory it takes.
+"""How the cost and error of the soft rank grow with samples, classes and parameters, and what memory it takes.
 
-    python benchmarks/soft_rank_growth.py [--seeds 10] [--parts samples classes parameters memory]
+    python benchmarks/curvature_growth.py [--seeds 10] [--parts samples classes parameters memory]
 
-Random networks on faint class means under noise, one short training each. "rms" is the error over random starts against
-the explicit Jacobian, where that is affordable; "deviation" is what the starts differ among themselves. "product" is in
-training steps over the same samples, median and range of five interleaved rounds.
+Random networks are trained for a few steps on faint class means under noise. "rms" is the error over random starts
+beside the explicit Jacobian, where that is affordable; "deviation" is that of the starts among themselves. "product" is
+in training steps over the same samples: the median and range of five rounds in turn.
 """
 
 import argparse
@@ -14,21 +14,21 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from networks import dense, lenet, resnet_18, resnet_20
-from timing import machine, seconds, spread
+from explicit import curvature_rows
+from networks import dense, lenet, probe_of, resnet_18, resnet_20, training_step
+from timing import in_turn, machine, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature, jacobian_of
+from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
 from lightning_gengap.linalg.lanczos import lanczos
 from lightning_gengap.measures.curvature.soft_rank import MOST_PRODUCTS, estimated
-from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.samples.batches import ProbeBatch, default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 RIDGE = 5e-4
@@ -74,15 +74,8 @@ def subject(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
     images = torch.randn(case.samples, *case.shape) + 0.5 * torch.randn(case.classes, *case.shape)[labels]
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(case.steps):
-        step(model, optimizer, images, labels)
+        training_step(model.train(), optimizer, images, labels)
     return model, images, labels
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    model.train()
-    optimizer.zero_grad()
-    cross_entropy(model(images), labels).backward()
-    optimizer.step()
 
 
 def exact(probe: Probe, curvature: Curvature) -> float | None:
@@ -91,10 +84,8 @@ def exact(probe: Probe, curvature: Curvature) -> float | None:
     small, large = sorted((count * classes, curvature.parameters))
     if small**2 * large > AFFORDABLE or small > 6000:
         return None
-    rows = jacobian_of(probe, count)[0].double().reshape(count, classes, -1)
-    p = curvature.probabilities[:, :, None]
-    half = ((p / count).sqrt() * (rows - (p * rows).sum(dim=1, keepdim=True))).flatten(0, 1)
-    gram = half @ half.T if len(half) == small else half.T @ half
+    rows = curvature_rows(probe, curvature).double()
+    gram = rows @ rows.T if len(rows) == small else rows.T @ rows
     eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)
     return float((eigenvalues / (eigenvalues + RIDGE)).sum())
 
@@ -103,18 +94,12 @@ def row(case: Case, seeds: int) -> str:
     model, images, labels = subject(case)
     training = copy.deepcopy(model)
     optimizer = torch.optim.SGD(training.parameters(), 1e-3)
-    batch = ProbeBatch((images, labels), labels, images)
     with undisturbed(model):
-        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
+        probe = probe_of(model, images, labels)
         curvature = dual_curvature(probe, case.samples)
-        assert curvature is not None, probe.notes
         start = curvature.random_signs(torch.Generator().manual_seed(0))
-        products = []
-        for number in range(ROUNDS + 1):
-            own = seconds(lambda: curvature.product(start))
-            plain = seconds(lambda: step(training, optimizer, images, labels))
-            if number:  # the first round warms up
-                products.append(own / plain)
+        step = partial(training_step, training.train(), optimizer, images, labels)
+        products = [own / plain for own, plain in in_turn([lambda: curvature.product(start), step], ROUNDS)]
         spectra = [estimated(curvature, RIDGE, seed) for seed in range(seeds if case.seeds is None else case.seeds)]
         reference = exact(probe, curvature) if len(spectra) > 1 else None
     brackets = [spectrum.soft_rank(RIDGE) for spectrum in spectra]
@@ -158,7 +143,6 @@ def memory(case: Case) -> str:
     model, images, labels = subject(case)
     for parameter in model.parameters():
         parameter.grad = None
-    batch = ProbeBatch((images, labels), labels, images)
     base = resident()
 
     def differentiated() -> None:
@@ -168,12 +152,11 @@ def memory(case: Case) -> str:
 
     with undisturbed(model):
         step = highest_above(base, differentiated)
-        probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
-        built: list[Curvature | None] = []
+        probe = probe_of(model, images, labels)
+        built: list[Curvature] = []
         set_up = highest_above(base, lambda: built.append(dual_curvature(probe, case.samples)))
         kept = resident() - base
         curvature = built[0]
-        assert curvature is not None
         start = curvature.random_signs(torch.Generator().manual_seed(0))
         two = highest_above(base, lambda: lanczos(curvature.product, start, 2))
         sixty = highest_above(base, lambda: lanczos(curvature.product, start, MOST_PRODUCTS))

@@ -1,4 +1,4 @@
-"""What pairs of measured networks, fitted to true and to random labels, say of measures and predictors."""
+"""What pairs of networks, fitted to true and to random labels, say of measures and predictors."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def say_levels(seed: int, levels: Sequence[float], rows: Sequence[Row], predictors: Sequence[str]) -> None:
-    """Whether the predicted gap rises with the share of random labels."""
+    """Print whether the predicted gap rises with the share of random labels."""
     for name in predictors:
         gaps = [row[name]["gap"] for row in rows]
         rising = all(a < b for a, b in pairwise(gaps))
@@ -21,7 +21,7 @@ def say_levels(seed: int, levels: Sequence[float], rows: Sequence[Row], predicto
 
 
 def say_pairs(every: Sequence[tuple[Row, Row]], fitted: float, predictors: Sequence[str]) -> None:
-    """The predicted gaps and the table of all keys over the pairs that are fitted well enough."""
+    """Print the predicted gaps, and the table of all keys, over the pairs that are fitted well enough."""
     pairs = [pair for pair in every if min(row["fitted"] for row in pair) >= fitted]
     print(f"\n{len(every)} pairs, {len(every) - len(pairs)} of them left out: not fitted to {fitted}")
     if not pairs:
@@ -38,7 +38,7 @@ def say_pairs(every: Sequence[tuple[Row, Row]], fitted: float, predictors: Seque
 
 
 def separations(pairs: Sequence[tuple[Row, Row]]) -> Iterator[tuple[Any, str]]:
-    """Table rows by key, those first that order all their pairs one way; every key is listed, also absent ones."""
+    """Table rows by key; those that order all their pairs one way come first, and absent keys last."""
     for key in sorted({key for pair in pairs for row in pair for key in row["values"]} | set(MEASURED)):
         both = [(a["values"][key], b["values"][key]) for a, b in pairs if key in a["values"] and key in b["values"]]
         if not both:
