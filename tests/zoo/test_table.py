@@ -1,5 +1,7 @@
 import gzip
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gengap.errors import TableError
+from lightning_gengap.errors import ConfigurationError, TableError
 from lightning_gengap.zoo.files import sorted_out
 from lightning_gengap.zoo.table import collect, joined, read, rows_of, text_of, write, write_checked
 from lightning_gengap.zoo.train.plans import digits_zoo
@@ -133,3 +135,10 @@ def test_contradictory_results_of_one_run_are_refused():
     one = {"run": "a", "task": "t", "epoch": 1.0, "gap.accuracy": 0.1}
     with pytest.raises(TableError, match=r"run a, epoch 1: got two values of gap\.accuracy: 0\.1 and 0\.2"):
         joined([one], [{**one, "gap.accuracy": 0.2}])
+
+
+def test_without_pandas_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "lightning_gengap.zoo.frames")
+    with pytest.raises(ConfigurationError, match=r"lightning-gengap\[zoo\]"):
+        importlib.import_module("lightning_gengap.zoo.frames")
