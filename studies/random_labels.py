@@ -26,7 +26,7 @@ from separations import say_levels, say_pairs
 from torch import Tensor, nn
 
 from lightning_gengap import available_predictors, load_predictor
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.samples.batches import ProbeBatch
@@ -48,7 +48,7 @@ def measure_into(
         images, labels = train.images[:count], train.labels[:count]
         pairs = zip(images.split(256), labels.split(256), strict=True)
         batches = tuple(ProbeBatch((x, y), y, x) for x, y in pairs)
-        measurer = Measurer.of(model, Samples(batches, len(train.labels), False), initial_state=initial)
+        measurer = Measurer.of(model, Samples(batches, len(train.labels), False), TrainingMemory(initial))
         for name in (name for name in table if name not in row["measured"]):
             try:
                 measurement = measurer.measure(model, [name])
