@@ -93,7 +93,8 @@ def test_every_imported_distribution_is_declared(folders: list[str], extras: lis
     optional = PROJECT["project"]["optional-dependencies"]
     requirements = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
     declared = {re.split(r"[\[<>=~!; ]", line)[0].lower() for line in requirements}
-    own = {path.stem for path in ROOT.iterdir() if path.is_dir()} | {p.stem for p in (ROOT / "benchmarks").glob("*.py")}
+    scripts = [path for folder in ("benchmarks", "studies") for path in (ROOT / folder).glob("*.py")]
+    own = {path.stem for path in (*ROOT.iterdir(), *scripts)}
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     imported = {name for path in paths for name in _imports(ast.parse(path.read_text(encoding="utf-8")))}
     foreign = imported - set(sys.stdlib_module_names) - own - PEERS - {"tomli"}
