@@ -5,6 +5,9 @@
 #   make lint                       style, format and the layers of the package
 #   make types                      type hints
 #   make costs                      docs/costs.md from docs/costs.csv and the registry of measures
+#   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
+#   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
+#   make studies                    the studies of studies/README.md; they take minutes to hours
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
