@@ -5,12 +5,15 @@
 #   make lint                       style, format and the layers of the package
 #   make types                      type hints
 #   make costs                      docs/costs.md from docs/costs.csv and the registry of measures
+#   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
+#   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
+#   make studies                    the studies of studies/README.md; they take minutes to hours
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check costs predictor benchmarks clean
+.PHONY: demo test lint types check costs predictor benchmarks studies clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -65,16 +68,16 @@ predictor: $(VENV)/ready
 benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
 	$(RUN) benchmarks/overhead.py $(DATA)
-	$(RUN) benchmarks/features.py
-	$(RUN) benchmarks/selection.py
-	$(RUN) benchmarks/sizes.py
-	$(RUN) benchmarks/recalibration.py
-	$(if $(ZOO_DATA),$(RUN) benchmarks/probe_size.py --data $(ZOO_DATA) --out runs/probe_size.json)
-	$(if $(ZOO_DATA),$(RUN) benchmarks/early_signals.py --data $(ZOO_DATA) --out runs/early_signals.json)
-	$(RUN) benchmarks/soft_rank.py $(DATA)
-	$(RUN) benchmarks/soft_rank_growth.py
-	$(RUN) benchmarks/measures.py
-	$(RUN) benchmarks/random_labels.py --out runs/random_labels $(DATA)
+	$(RUN) benchmarks/curvature.py $(DATA)
+	$(RUN) benchmarks/curvature_growth.py
+	$(RUN) benchmarks/measures.py $(DATA) --networks ResNet-20
+	$(RUN) benchmarks/measures.py --networks ResNet-18
+
+studies: $(VENV)/ready
+	$(RUN) studies/ablations.py
+	$(RUN) studies/single_measures.py
+	$(RUN) studies/learning_curve.py
+	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 
 # Debian ships venv without ensurepip. There virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml

@@ -2,8 +2,8 @@
 
     python examples/tabular.py [--samples 2000] [--epochs 40]
 
-On data that are no images `default_v3` predicts: it compares the train accuracy with the accuracy that leave-one-out
-ridge regression reaches on the features of the untrained network.
+The data are not images, so `default_v3` predicts the gap. It compares the train accuracy with the accuracy that
+leave-one-out ridge regression reaches on the features of the untrained network.
 """
 
 import argparse
