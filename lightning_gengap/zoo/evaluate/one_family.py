@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.predictors.feature import contributions
+from lightning_gengap.predictors.parts import contributions
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots

@@ -10,8 +10,7 @@ import numpy as np
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.feature import Feature, contributions
-from lightning_gengap.predictors.parts import Interval, Memoriser
+from lightning_gengap.predictors.parts import Feature, Interval, Memoriser, contributions
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Predictions, Predictor, has_learned
 from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_variance

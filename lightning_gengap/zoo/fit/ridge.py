@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.parts import Feature
 from lightning_gengap.predictors.specification import Term
 from lightning_gengap.zoo.table import Floats, Mask, Table
 

@@ -12,7 +12,7 @@ from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import TableError
 from lightning_gengap.predictors.files import dumps
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.specification import LOG_SIZE, Specification, Term
+from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, predict_rows, usable
 from lightning_gengap.zoo.fit.interval import shared_variance, weighted_quantile
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head
@@ -92,7 +92,7 @@ def test_constant_feature_and_too_few_tasks_are_refused(tmp_path: Path):
 
 def test_what_grows_with_the_train_size_has_no_coefficient_where_no_set_is_large(tmp_path: Path):
     write([row | {"measure.perturbation/excess_by_size": 0.0} for row in rows()], tmp_path / "t.csv.gz")
-    by_size = Term("perturbation/excess_by_size", scale=LOG_SIZE, never_raises=True)
+    by_size = Term("perturbation/excess_by_size", scale="log_size", never_raises=True)
     fitted = fit(read(tmp_path / "t.csv.gz"), replace(PLANTED, features=(*PLANTED.features, by_size)))
     assert fitted.features[-1].coefficient == 0
     assert fitted.intercept == pytest.approx(fit(read(tmp_path / "t.csv.gz"), PLANTED).intercept, rel=1e-3)
@@ -106,7 +106,7 @@ def test_what_grows_with_the_train_size_never_raises_the_gap(tmp_path: Path, sig
         row["gap.accuracy"] += sign * 0.01 * by
         row["gap.test_accuracy"] -= sign * 0.01 * by
     write(made, tmp_path / "t.csv.gz")
-    by_size = Term("perturbation/excess_by_size", scale=LOG_SIZE, never_raises=True)
+    by_size = Term("perturbation/excess_by_size", scale="log_size", never_raises=True)
     specification = Specification("planted", (*PLANTED.features, by_size))
     coefficient = fit(read(tmp_path / "t.csv.gz"), specification).features[-1].coefficient
     assert coefficient == (0 if sign > 0 else pytest.approx(-0.01, rel=0.05))
