@@ -47,12 +47,7 @@ def ranking(table: Table, rows: Rows, gaps: dict[str, Floats]) -> dict[str, Any]
 
     Tasks count that have at least 1,000 test samples and eight runs, five of which take part. `along training` ranks
     all snapshots, `final` the last one of each run, and `converged` those last ones whose train accuracy is at least
-    0.97.
-
-    Args:
-        table: measured runs.
-        rows: held-out rows, in the order of every contender's gaps.
-        gaps: predicted gap by contender; the constant ranks by train accuracy.
+    0.97. The gaps are those of the held-out rows, by contender; the constant ranks by train accuracy.
     """
     last = last_snapshots(table)[rows]
     settled = last & (table.numbers("measure.train_accuracy")[rows] >= CONVERGED)

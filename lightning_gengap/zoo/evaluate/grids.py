@@ -56,13 +56,7 @@ def grid_scores(
 
     `random order` is the mean over shuffled measures, which is what luck scores on so few models. Sign errors and tau
     need a measure's direction; it is learned on the last snapshots of the other tasks. The interval of a mean comes
-    from resampled grids.
-
-    Args:
-        table: measured runs.
-        among: the rows that take part.
-        gaps: by contender, held-out rows and predicted gaps.
-        keys: measured keys that are ranked by alone.
+    from resampled grids. `gaps` holds the held-out rows and predicted gaps by contender.
     """
     found = grids(table, among)
     columns = {name: _spread(table, *gap) for name, gap in gaps.items()}

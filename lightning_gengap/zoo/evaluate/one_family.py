@@ -30,10 +30,8 @@ def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str,
 
     Mean absolute and mean signed errors in accuracy points and R2, over all snapshots and over the last ones of
     converged runs; for the specification also coverage and mean width of the interval, mean absolute contributions and
-    the worst runs. A score is [value, low, high] with a 95 % interval over runs.
-
-    Returns:
-        The scores, and the specification's predictions behind them.
+    the worst runs. A score is [value, low, high] with a 95 % interval over runs. Returns the specification's
+    predictions too.
     """
     contenders = (specification, *(fitted_alike(baseline, specification) for baseline in BASELINES))
     among = np.logical_and.reduce([usable(table, contender) for contender in contenders])

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from lightning_gengap.predictors.specification import Specification
-from lightning_gengap.zoo.fit.fit import BALANCED_STRENGTHS, FEWEST_TASKS, STRENGTHS, enough, fitted_at, regression_of
+from lightning_gengap.zoo.fit.fit import FEWEST_TASKS, enough, fitted_at, least, regression_of, strengths_of
 from lightning_gengap.zoo.hold_out import hold_out
 from lightning_gengap.zoo.splits import Split, fold_of
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
@@ -36,13 +36,7 @@ def hold_out_points(
 ) -> Points:
     """Fit on each split's rows and predict its held-out rows, both within `among`.
 
-    Args:
-        table: all rows.
-        specification: what is fitted.
-        split: rows to fit on and to hold out. Those that leave too few runs or tasks to fit on are left out.
-        among: the rows that take part.
-        folds: for every row, the inner fold by which the ridge strength is chosen. See `predicted_points`.
-        fewest_tasks: how many tasks a fit needs.
+    Splits that leave too few runs or tasks to fit on are left out. `folds` are those of `predicted_points`.
     """
 
     def method(fitted: Mask, held: Mask) -> Floats:
@@ -74,8 +68,7 @@ def predicted_points(
 
 
 def _best_strength(table: Table, specification: Specification, fitted: Mask, folds: Rows) -> float:
-    """By the mean absolute error over inner folds; the mean over tasks of it where the specification is balanced."""
-    strengths = BALANCED_STRENGTHS if specification.balanced else STRENGTHS
+    strengths = strengths_of(specification)
     regression = regression_of(table, specification, fitted, drop_constant=True)[1]
     inner = folds[fitted]
 
@@ -86,8 +79,4 @@ def _best_strength(table: Table, specification: Specification, fitted: Mask, fol
     split = [(str(fold), inner != fold, inner == fold) for fold in np.unique(inner)]
     held = hold_out(split, np.ones(len(inner), bool), method, np.any, len(strengths))
     errors = np.abs(regression.target[held.rows] - held.values)
-    weights = None
-    if specification.balanced:
-        tasks = table.codes("task")[fitted]
-        weights = (1 / np.bincount(tasks)[tasks])[held.rows]
-    return strengths[int(np.argmin((errors if weights is None else errors * weights).sum(axis=1)))]
+    return strengths[least(errors, table.codes("task")[fitted][held.rows], specification.balanced)]

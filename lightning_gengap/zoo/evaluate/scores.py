@@ -40,13 +40,8 @@ class Assessment:
 def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:
     """Fit anew in every fold and score; about a minute of one core for 700 runs.
 
-    Args:
-        table: measured runs. Cells may be empty, and each comparison says on how many rows it was made.
-        specification: what is fitted.
-        locked: use the locked part too. Without it, not one of its rows is read.
-
-    Raises:
-        TableError: there are too few runs or tasks, or a column is absent. This is found before the long work.
+    Cells may be empty, and each comparison says on how many rows it was made. Not one row of the locked part is read
+    unless `locked`. Too few runs or tasks and absent columns are refused before the long work.
     """
     check_fit(table, specification)
     check_scores(table, specification)

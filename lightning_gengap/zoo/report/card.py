@@ -35,13 +35,7 @@ class Fitted:
 
 
 def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str:
-    """The Markdown page of a predictor.
-
-    Args:
-        predictor: with its held-out scores.
-        table: what it was fitted to, with the rows that the fit had to leave out.
-        figures: paths of figures to show, relative to the card.
-    """
+    """The Markdown page of a scored predictor and the table it was fitted to; figures are paths relative to it."""
     return render("card.md.j2", predictor=predictor, fitted=_fitted(table, predictor), figures=figures)
 
 

@@ -54,13 +54,7 @@ class Shown:
 
 
 def shown(predictor: Predictor, table: Table, held: HeldOut) -> Shown:
-    """The numbers that `draw` draws. All are held out by run, except the contributions, which are those of the card.
-
-    Args:
-        predictor: with the scores of `one_family.scored_by_run`.
-        table: what it was fitted to.
-        held: the predictions behind its scores.
-    """
+    """The numbers that `draw` draws. All are held out by run, except the contributions, which are those of the card."""
     accuracy, last = table.numbers("measure.train_accuracy")[held.rows], last_snapshots(table)[held.rows]
     converged = last & (accuracy >= CONVERGED)
     chosen = {"all snapshots": np.ones(len(held.rows), bool)}
@@ -80,11 +74,7 @@ def shown(predictor: Predictor, table: Table, held: HeldOut) -> Shown:
 
 
 def draw(shown: Shown) -> bytes:
-    """The figure as a PNG file, the same bytes every time.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """The figure as a PNG file, the same bytes every time."""
     figure = new_figure(12, 4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 2.4, 2.4))
     _predicted(left, shown)
