@@ -69,8 +69,8 @@ def contest(study: Study, among: Mask, contenders: Mapping[str, Specification], 
     for split in COMPARED:
         maes: dict[str, Score] = {}
         for name, specification in contenders.items():
-            held = hold_out_points(table, specification, study.split_of[split], among)
-            maes[name] = draws.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
+            rows, gap = hold_out_points(table, specification, study.split_of[split], among)
+            maes[name] = draws.mean(100 * np.abs(gap - actual[rows]), rows)
         listed["splits"][split] = {
             name: {"mae": mae.listed(), "gain": maes[reference].minus(mae).listed()} for name, mae in maes.items()
         }

@@ -56,6 +56,13 @@ def orders_of(study: Study) -> dict[str, Any]:
     return scarce_orders(study, held)
 
 
+def error_of(study: Study, specification: Specification) -> float:
+    """In points, with one family left out after the other."""
+    table, split = study.setting.table, study.split_of["leave one family out"]
+    held, gap = hold_out_points(table, specification, split, study.setting.among)
+    return float(100 * np.abs(gap - table.numbers("gap.accuracy")[held]).mean())
+
+
 def cut(study: Study, folds: int) -> Study:
     return replace(study, split_of={name: part[:folds] for name, part in study.split_of.items()})
 
@@ -130,13 +137,10 @@ def test_taking_a_group_leaves_the_given_train_accuracy_and_takes_the_others(tmp
     specification = Specification("of test", tuple(terms), test_accuracy=True)
     study = study_of(scarce_rows(0), tmp_path, specification)
     study = cut(study, 2)
-    setting, split_of = study.setting, study.split_of
     added = groups(study)["added"]
     listed = {name: group["splits"]["leave one family out"].get("mae", {}) for name, group in added.items()}
     left = replace(specification, features=(terms[0], terms[2]))
-    held = hold_out_points(setting.table, left, split_of["leave one family out"], setting.among)
-    error = 100 * np.abs(held.gap - setting.table.numbers("gap.accuracy")[held.rows]).mean()
-    assert listed["train metrics"]["of test - group"][0] == pytest.approx(error, abs=1e-3)
+    assert listed["train metrics"]["of test - group"][0] == pytest.approx(error_of(study, left), abs=1e-3)
     assert "of test - group" not in listed["norms"]
 
 
@@ -153,16 +157,13 @@ def test_a_memoriser_is_taken_with_its_group_alone(tmp_path: Path):
     with_it = Specification("of test", terms, test_accuracy=True, memoriser=terms[3].name)
     study = study_of(made, tmp_path, with_it)
     study = cut(study, 2)
-    setting, split = study.setting, study.split_of["leave one family out"]
     added = groups(study)["added"]
     for group, left in (
         ("difficulty", replace(with_it, features=terms[:2], memoriser="")),
         ("train metrics", replace(with_it, features=(terms[0], *terms[2:]))),
     ):
-        held = hold_out_points(setting.table, left, split, setting.among)
-        error = 100 * np.abs(held.gap - setting.table.numbers("gap.accuracy")[held.rows]).mean()
         listed = added[group]["splits"]["leave one family out"]["mae"]["of test - group"][0]
-        assert listed == pytest.approx(error, abs=1e-3)
+        assert listed == pytest.approx(error_of(study, left), abs=1e-3)
 
 
 def test_scarce_measures_rank_last_snapshots_within_tasks(tmp_path: Path):

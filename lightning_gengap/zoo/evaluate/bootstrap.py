@@ -102,9 +102,9 @@ def over_groups(values: Floats, pools: Floats) -> Score:
     return Score(float(values.mean()), pools[drawn, within].mean(axis=1))
 
 
-def bootstrap(values: Floats, groups: NDArray[Any]) -> list[float] | None:
-    """Mean and its 95 % interval by resampling whole groups: [mean, low, high]."""
-    names, inverse = np.unique(groups, return_inverse=True)
+def bootstrap(values: Floats, groups: NDArray[Any] | None = None) -> list[float] | None:
+    """Mean and its 95 % interval, [mean, low, high], by resampling whole groups; without groups, single values."""
+    names, inverse = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
     if len(names) == 0:
         return None
     sums, counts = np.bincount(inverse, values).astype(float), np.bincount(inverse).astype(float)

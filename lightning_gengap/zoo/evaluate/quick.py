@@ -6,7 +6,6 @@ A value farther outside the fitted range than a predictor would accept counts as
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,14 +17,6 @@ from lightning_gengap.zoo.splits import Split, fold_of
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
 
 
-@dataclass(frozen=True)
-class Points:
-    """Predicted gaps of held-out rows, in the table's order."""
-
-    rows: Rows
-    gap: Floats
-
-
 def hold_out_points(
     table: Table,
     specification: Specification,
@@ -33,17 +24,18 @@ def hold_out_points(
     among: Mask,
     folds: Rows | None = None,
     fewest_tasks: int = FEWEST_TASKS,
-) -> Points:
-    """Fit on each split's rows and predict its held-out rows, both within `among`.
+) -> tuple[Rows, Floats]:
+    """The held-out rows in the table's order, and the gaps that fits on each split's other rows predict for them.
 
-    Splits that leave too few runs or tasks to fit on are left out. `folds` are those of `predicted_points`.
+    Both are within `among`. Splits that leave too few runs or tasks to fit on are left out. `folds` are those of
+    `predicted_points`.
     """
 
     def method(fitted: Mask, held: Mask) -> Floats:
         return predicted_points(table, specification, fitted, held, folds)
 
     held = hold_out(split, among, method, partial(enough, table, tasks=fewest_tasks))
-    return Points(held.rows, held.values[0])
+    return held.rows, held.values[0]
 
 
 def predicted_points(
