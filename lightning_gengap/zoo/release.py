@@ -16,8 +16,8 @@ from lightning_gengap.zoo.evaluate.one_family import scored_by_run
 from lightning_gengap.zoo.evaluate.scores import assess
 from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
 from lightning_gengap.zoo.files import refuse_overwriting
-from lightning_gengap.zoo.fit.fit import check_fit, fit, usable
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
+from lightning_gengap.zoo.fit.fit import check_fit
+from lightning_gengap.zoo.fit.loss_head import fit_with_head
 from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
@@ -41,9 +41,7 @@ def fit_to_files(table_path: Path, out: Path, name: str, like: str | None, *, sc
     check_fit(table, specification)
     if scored:
         check_scores(table, specification)
-    predictor = fit(table, specification)
-    if specification.loss_head:
-        predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
+    predictor = fit_with_head(table, specification)
     files: dict[Path, bytes] = {}
     if scored and specification.grid:
         predictor, files = _scored_by_run(predictor, table, card_path, figure_path)

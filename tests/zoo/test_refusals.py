@@ -25,7 +25,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "lightning_gengap.zoo.release.load_predictor", lambda _: tiny_predictor(specification=SPECIFICATION)
     )
     monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.split_scores", reached)
-    monkeypatch.setattr("lightning_gengap.zoo.release.fit", reached)
+    monkeypatch.setattr("lightning_gengap.zoo.release.fit_with_head", reached)
 
 
 def saved(folder: Path, tasks: int = 24, without: tuple[str, ...] = ()) -> str:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_gengap.predictors.parts import PREDICTED_GAP, LossHead
+from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification, Term
-from lightning_gengap.zoo.fit.fit import held_out_gaps
+from lightning_gengap.zoo.fit.fit import fit, held_out_gaps, usable
 from lightning_gengap.zoo.fit.interval import LEVEL, weighted_quantile
 from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
@@ -20,6 +21,14 @@ from lightning_gengap.zoo.table import Floats, Mask, Table
 FLOOR = 0.02  # nats; gaps below it, negative ones too, count as this
 STRENGTH = 1e-3
 GAP = Term(PREDICTED_GAP, "log", 0.005)
+
+
+def fit_with_head(table: Table, specification: Specification) -> Predictor:
+    """The whole predictor, with a loss head where the specification has one."""
+    predictor = fit(table, specification)
+    if not specification.loss_head:
+        return predictor
+    return replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
 
 
 def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> LossHead | None:

@@ -1,24 +1,17 @@
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from lightning_gengap import available_predictors, load_predictor
+from lightning_gengap import available_predictors
 from lightning_gengap.errors import TableError
-from lightning_gengap.predictors.files import dumps
-from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, predict_rows, usable
 from lightning_gengap.zoo.fit.interval import shared_variance, weighted_quantile
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.fit.ridge import Regression
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS, TRAIN_SAMPLES
-from lightning_gengap.zoo.table import Table, read
 from tests.zoo.tables import rows, table, table_of
 
 PLANTED = Specification("planted", (Term("train_loss", "log"), TRAIN_SAMPLES, Term("difficulty/ridge_accuracy")))
@@ -152,44 +145,5 @@ def test_shared_variance_is_the_intraclass_correlation():
     assert shared_variance(groups.astype(float), groups) == 1.0
 
 
-@pytest.fixture(scope="module")
-def committed() -> Table:
-    return read(ROOT / "pretrained_predictors" / "small_zoo_v3.csv.gz")
-
-
 def test_every_specification_has_a_bundled_predictor():
     assert {"default", *SPECIFICATIONS} == set(available_predictors())
-
-
-@pytest.mark.parametrize("name", SPECIFICATIONS)
-def test_the_committed_table_reproduces_the_whole_file(name: str, committed: Table):
-    specification = SPECIFICATIONS[name]
-    again = fit(committed, specification)
-    if specification.loss_head:
-        head = fit_loss_head(committed, specification, usable(committed, specification))
-        again = replace(again, loss_head=head)
-    assert numbers(again) == pytest.approx(numbers(load_predictor(name)), abs=1e-6)
-    assert text(again) == text(load_predictor(name))
-
-
-def leaves(predictor: Predictor) -> dict[str, Any]:
-    """Everything in a predictor's file but its scores and its hash, by path."""
-
-    def of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
-        if not isinstance(part, dict | list):
-            yield path, part
-            return
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from of(value, f"{path}/{key}")
-
-    content = json.loads(dumps(replace(predictor, scores={})))
-    del content["sha256"]
-    return dict(of(content, ""))
-
-
-def numbers(predictor: Predictor) -> dict[str, float]:
-    return {path: leaf for path, leaf in leaves(predictor).items() if isinstance(leaf, float)}
-
-
-def text(predictor: Predictor) -> dict[str, Any]:
-    return {path: leaf for path, leaf in leaves(predictor).items() if not isinstance(leaf, float)}
