@@ -13,13 +13,11 @@ import numpy as np
 from lightning_gengap import load_predictor
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.bootstrap import Score
-from lightning_gengap.zoo.evaluate.held_out import Setting
+from lightning_gengap.zoo.evaluate.held_out import Setting, offered
 from lightning_gengap.zoo.evaluate.quick import hold_out_points
-from lightning_gengap.zoo.fit.fit import usable
-from lightning_gengap.zoo.fit.specifications import TRIVIAL
 from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.markdown import table as markdown_table
-from lightning_gengap.zoo.splits import Split, development, splits
+from lightning_gengap.zoo.splits import Split, splits
 from lightning_gengap.zoo.table import Mask, Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -42,8 +40,7 @@ class Study:
     @staticmethod
     def of(table: Table, specification: Specification, locked: bool) -> Study:
         """On the development part alone, unless `locked`."""
-        rows = np.ones(len(table), bool) if locked else development(table)
-        allowed = rows & usable(table, specification) & usable(table, TRIVIAL)
+        allowed = offered(table, specification, locked)
         return Study(Setting.of(table, specification, locked), splits(table), allowed)
 
 

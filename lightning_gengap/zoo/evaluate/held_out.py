@@ -57,8 +57,7 @@ class Setting:
     @staticmethod
     def of(table: Table, specification: Specification, locked: bool) -> Setting:
         """Rows with all features of all contenders, and only the development part unless `locked`."""
-        allowed = np.ones(len(table), bool) if locked else development(table)
-        among = allowed & usable(table, specification) & usable(table, TRIVIAL)
+        among = offered(table, specification, locked)
         if not among.any():
             raise TableError(
                 "table",
@@ -77,6 +76,12 @@ class Setting:
     def specification(self) -> Specification:
         """The one that is evaluated."""
         return self.contenders[0]
+
+
+def offered(table: Table, specification: Specification, locked: bool) -> Mask:
+    """Rows with the features of the specification and of the trivial baseline; unlocked, of the development part."""
+    part = np.ones(len(table), bool) if locked else development(table)
+    return part & usable(table, specification) & usable(table, TRIVIAL)
 
 
 def fitted_alike(baseline: Specification, specification: Specification) -> Specification:

@@ -14,12 +14,11 @@ from lightning_gengap.zoo.evaluate.abilities import by_stage
 from lightning_gengap.zoo.evaluate.comparable import measures_of
 from lightning_gengap.zoo.evaluate.failures import by_kind, failures
 from lightning_gengap.zoo.evaluate.grids import grid_scores
-from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, offered
 from lightning_gengap.zoo.evaluate.one_family import in_family
 from lightning_gengap.zoo.evaluate.split_scores import check_scores, split_scores
-from lightning_gengap.zoo.fit.fit import check_enough, check_fit, fit, predict_rows, usable
-from lightning_gengap.zoo.fit.specifications import TRIVIAL
-from lightning_gengap.zoo.splits import development, splits
+from lightning_gengap.zoo.fit.fit import check_enough, check_fit, fit, predict_rows
+from lightning_gengap.zoo.splits import splits
 from lightning_gengap.zoo.table import Table
 
 
@@ -45,8 +44,7 @@ def assess(table: Table, specification: Specification, locked: bool = False) -> 
     """
     check_fit(table, specification)
     check_scores(table, specification)
-    allowed = np.ones(len(table), bool) if locked else development(table)
-    allowed &= usable(table, specification) & usable(table, TRIVIAL)
+    allowed = offered(table, specification, locked)
     part = "the whole table" if locked else "the development part (all but the locked tasks, source and family)"
     check_enough(table, specification, allowed, part)
     setting = Setting.of(table, specification, locked)
