@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS, TRAIN_SAMPLE
 from tests.zoo.tables import rows, table, table_of
 
 PLANTED = Specification("planted", (Term("train_loss", "log"), TRAIN_SAMPLES, Term("difficulty/ridge_accuracy")))
-ROOT = Path(__file__).parents[3]
 
 
 def test_planted_coefficients_are_recovered():
