@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lightning_gengap.console import show, show_table
-from lightning_gengap.predictors.feature import FARTHEST_TRAIN_SAMPLES
 from lightning_gengap.predictors.files import available_predictors, load_predictor
-from lightning_gengap.predictors.parts import Interval
+from lightning_gengap.predictors.parts import FARTHEST_TRAIN_SAMPLES, Interval
 from lightning_gengap.predictors.predictor import Predictor
 
 

@@ -18,11 +18,12 @@ from measure_groups import GROUPS, Group, groups_of, scarce
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.abilities import serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Score
-from lightning_gengap.zoo.evaluate.quick import Points, hold_out_points
+from lightning_gengap.zoo.evaluate.quick import hold_out_points
 from lightning_gengap.zoo.fit.specifications import TRIVIAL
 from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.splits import FOLDS, Split, by_task
+from lightning_gengap.zoo.table import Floats
 
 FEWEST_TASKS, FEWEST_FAMILIES = 5, 3
 _COLUMNS = {"by task": "task", "leave one family out": "recipe.family", "leave one source out": "recipe.source"}
@@ -50,10 +51,10 @@ def groups(study: Study) -> dict[str, Any]:
 
 
 def _added(study: Study, split_of: Splits, group: Group) -> dict[str, Any]:
-    table, main, trivial = study.setting.table, study.setting.specification, TRIVIAL
+    table, main = study.setting.table, study.setting.specification
     contenders = {
-        "trivial": trivial,
-        "trivial + group": replace(trivial, features=union(trivial.features, group.terms)),
+        "trivial": TRIVIAL,
+        "trivial + group": replace(TRIVIAL, features=union(TRIVIAL.features, group.terms)),
         main.name: main,
         f"{main.name} + group": replace(main, features=union(main.features, group.terms)),
     }
@@ -90,22 +91,21 @@ def _scored(
     """Errors, taus within tasks, and what each contender gains over the same features without the group."""
     table, draws, main = study.setting.table, study.setting.resampling, study.setting.specification.name
     fewest = FEWEST_TASKS - 1  # so that one of five can be held out
-    held: dict[str, Points] = {}
+    gaps: dict[str, Floats] = {}
     for name, contender in contenders.items():
         folds = table.codes("task") if group.scarce and not contender.balanced else None
-        held[name] = hold_out_points(table, contender, split, group.rows, folds, fewest)
-    rows = held["trivial"].rows
+        rows, gaps[name] = hold_out_points(table, contender, split, group.rows, folds, fewest)
     tasks = len(np.unique(table.codes("task")[rows]))
     if tasks < FEWEST_TASKS:
         return {"too few": "tasks that leave enough to fit on", "count": tasks}
     actual, train = table.numbers("gap.accuracy")[rows], table.numbers("measure.train_accuracy")[rows]
     test, runs = table.numbers("gap.test_accuracy")[rows], table.words("run")[rows]
     parts = serving(table, rows, np.ones(len(rows), bool))
-    maes = {name: draws.mean(100 * np.abs(points.gap - actual), rows) for name, points in held.items()}
+    maes = {name: draws.mean(100 * np.abs(gap - actual), rows) for name, gap in gaps.items()}
     result: dict[str, Any] = {"rows": len(rows), "tasks": tasks, "ranked tasks": len(parts)}
-    result |= _gains("mae", {name: mae for name, mae in maes.items()}, main, -1)
+    result |= _gains("mae", maes, main, -1)
     if len(parts) >= FEWEST_TASKS:
-        taus = {name: within(train - points.gap, test, runs, parts) for name, points in held.items()}
+        taus = {name: within(train - gap, test, runs, parts) for name, gap in gaps.items()}
         result |= _gains("tau", taus, main, 1)
     return result
 
@@ -120,15 +120,15 @@ def _gains(kind: str, scores: Mapping[str, Score], main: str, sign: int) -> dict
 
 
 def _taken(study: Study, chosen: Mapping[str, Group]) -> dict[str, Any]:
-    table, main, trivial, allowed = study.setting.table, study.setting.specification, TRIVIAL, study.allowed
+    table, main, allowed = study.setting.table, study.setting.specification, study.allowed
     common = {name: group.terms for name, group in chosen.items() if not scarce(group.rows, allowed)}
     rows = np.logical_and.reduce([allowed, *(finite(table, terms) for terms in common.values())])
     if not common or not rows.any():
         return {}
-    whole = union(trivial.features, *common.values())
+    whole = union(TRIVIAL.features, *common.values())
     contenders = {"all": replace(main, features=whole)}
     for name, terms in common.items():
-        contenders[f"all - {name}"] = _without(main, without(whole, without(terms, trivial.features)), terms)
+        contenders[f"all - {name}"] = _without(main, without(whole, without(terms, TRIVIAL.features)), terms)
     return contest(study, rows, contenders, "all")
 
 

@@ -13,13 +13,11 @@ import numpy as np
 from lightning_gengap import load_predictor
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.bootstrap import Score
-from lightning_gengap.zoo.evaluate.held_out import Setting
+from lightning_gengap.zoo.evaluate.held_out import Setting, offered
 from lightning_gengap.zoo.evaluate.quick import hold_out_points
-from lightning_gengap.zoo.fit.fit import usable
-from lightning_gengap.zoo.fit.specifications import TRIVIAL
 from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.markdown import table as markdown_table
-from lightning_gengap.zoo.splits import Split, development, splits
+from lightning_gengap.zoo.splits import Split, splits
 from lightning_gengap.zoo.table import Mask, Table, read
 
 TABLE = Path(__file__).resolve().parent.parent / "pretrained_predictors" / "small_zoo_v3.csv.gz"
@@ -42,8 +40,7 @@ class Study:
     @staticmethod
     def of(table: Table, specification: Specification, locked: bool) -> Study:
         """On the development part alone, unless `locked`."""
-        rows = np.ones(len(table), bool) if locked else development(table)
-        allowed = rows & usable(table, specification) & usable(table, TRIVIAL)
+        allowed = offered(table, specification, locked)
         return Study(Setting.of(table, specification, locked), splits(table), allowed)
 
 
@@ -69,8 +66,8 @@ def contest(study: Study, among: Mask, contenders: Mapping[str, Specification], 
     for split in COMPARED:
         maes: dict[str, Score] = {}
         for name, specification in contenders.items():
-            held = hold_out_points(table, specification, study.split_of[split], among)
-            maes[name] = draws.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
+            rows, gap = hold_out_points(table, specification, study.split_of[split], among)
+            maes[name] = draws.mean(100 * np.abs(gap - actual[rows]), rows)
         listed["splits"][split] = {
             name: {"mae": mae.listed(), "gain": maes[reference].minus(mae).listed()} for name, mae in maes.items()
         }

@@ -102,9 +102,9 @@ def fitted_stage(study: Study) -> dict[str, Any]:
         split = [
             (name, fitted & kinds[fitted_on], held & kinds[held_of]) for name, fitted, held in study.split_of["by task"]
         ]
-        held = hold_out_points(table, setting.specification, split, setting.among)
-        error = draws.mean(100 * np.abs(held.gap - actual[held.rows]), held.rows)
-        listed[f"{held_of} snapshots, fitted on {fitted_on}"] = {"rows": len(held.rows), "mae": error.listed()}
+        rows, gap = hold_out_points(table, setting.specification, split, setting.among)
+        error = draws.mean(100 * np.abs(gap - actual[rows]), rows)
+        listed[f"{held_of} snapshots, fitted on {fitted_on}"] = {"rows": len(rows), "mae": error.listed()}
     return listed
 
 
@@ -131,11 +131,7 @@ def stage_section(stages: Mapping[str, Any]) -> str:
 
 
 def draw(curve: Mapping[str, Any], name: str, file: Path) -> None:
-    """Error over the number of runs, of the specification and of the trivial baseline, one panel per split.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """Error over the number of runs, of the specification and of the trivial baseline, one panel per split."""
     figure = new_figure(8, 5)
     curves = {split: points for split, points in curve.items() if len(points) > 1}
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False).ravel()

@@ -16,7 +16,7 @@ from ablations import FEWEST_TASKS
 from contests import COMPARED, Study, finite, study_of, study_parser, union
 from measure_groups import scarce
 
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, serving, within
+from lightning_gengap.zoo.evaluate.abilities import converged, last_snapshots, serving, within
 from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.comparable import measures_of, term_of
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, hold_out
@@ -31,23 +31,20 @@ def singles(study: Study) -> dict[str, Any]:
     """Every measure alone and beside the trivial features, on the rows that have it; its order within tasks."""
     table, draws, allowed = study.setting.table, study.setting.resampling, study.allowed
     actual = table.numbers("gap.accuracy")
-    cache: dict[tuple[str, bytes], tuple[Rows, Floats]] = {}
+    cache: dict[tuple[str, bytes], Floats] = {}
     listed = {}
     for key in measures_of(table, allowed):
         term = term_of(key)
         among = allowed & finite(table, (term,))
         row: dict[str, Any] = {"rows": int(among.sum()), "splits": {}}
         for split in COMPARED:
-            found = cache.get((split, among.tobytes()))
-            if found is None:
-                held = hold_out_points(table, TRIVIAL, study.split_of[split], among)
-                found = cache[split, among.tobytes()] = (held.rows, np.abs(held.gap - actual[held.rows]))
-            errors = {}
+            if (split, among.tobytes()) not in cache:
+                rows, gap = hold_out_points(table, TRIVIAL, study.split_of[split], among)
+                cache[split, among.tobytes()] = np.abs(gap - actual[rows])
+            errors, trivial = {}, cache[split, among.tobytes()]
             for name, terms in {"alone": (term,), "added": union(TRIVIAL.features, (term,))}.items():
-                beside = replace(TRIVIAL, features=terms)
-                held = hold_out_points(table, beside, study.split_of[split], among)
-                errors[name] = np.abs(held.gap - actual[held.rows])
-            rows, trivial = found
+                rows, gap = hold_out_points(table, replace(TRIVIAL, features=terms), study.split_of[split], among)
+                errors[name] = np.abs(gap - actual[rows])
             row["splits"][split] = {name: draws.mean(100 * error, rows).listed() for name, error in errors.items()}
             row["splits"][split]["skill"] = draws.skill(errors["added"], trivial, rows).listed()
         row["tau"] = {name: tau.listed() for name, tau in _orders(table, np.flatnonzero(among), key).items()}
@@ -62,12 +59,9 @@ def _orders(table: Table, rows: Rows, key: str) -> dict[str, Score]:
     taus is near zero, the sum without a task has the other sign.
     """
     values, test = table.numbers(f"measure.{key}")[rows], table.numbers("gap.test_accuracy")[rows]
-    runs, last = table.words("run")[rows], last_snapshots(table)[rows]
-    settled = last & (table.numbers("measure.train_accuracy")[rows] >= CONVERGED)
-    return {
-        name: within(values, test, runs, serving(table, rows, chosen))
-        for name, chosen in {"along training": np.ones(len(rows), bool), "converged": settled}.items()
-    }
+    runs, chosen = table.words("run")[rows], {"along training": np.ones(len(rows), bool)}
+    chosen["converged"] = converged(table)[rows]
+    return {name: within(values, test, runs, serving(table, rows, own)) for name, own in chosen.items()}
 
 
 def _size(tau: Score) -> Score:
@@ -79,10 +73,6 @@ def scarce_orders(study: Study, held: HeldOut) -> dict[str, Any]:
 
     Beside each, on the same snapshots: train loss, and the predictions of the specification held out by task. A measure
     is given its better direction there, in every draw too, which flatters those without one.
-
-    Args:
-        study: the table and the rows that take part.
-        held: held-out predictions of the specification.
     """
     setting, table = study.setting, study.setting.table
     last = last_snapshots(table)

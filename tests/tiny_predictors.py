@@ -7,8 +7,7 @@ from typing import Any
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.monitor.logged_keys import PREDICTED
-from lightning_gengap.predictors.feature import Feature
-from lightning_gengap.predictors.parts import Interval
+from lightning_gengap.predictors.parts import Feature, Interval
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification
 

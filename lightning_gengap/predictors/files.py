@@ -7,20 +7,20 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.feature import Feature
-from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
-from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.parts import PREDICTED_GAP, Feature
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.specification import LOSS_HEADS, SCALES, TRANSFORMS, Specification, Term
+from lightning_gengap.predictors.specification import Term
 
 FORMAT = 2
+_OPTIONAL = ("loss_head", "memoriser", "correction")  # parts that are left out of the file where there are none
 
 
 def available_predictors() -> list[str]:
@@ -31,10 +31,9 @@ def available_predictors() -> list[str]:
         >>> available_predictors()[0]
         'default'
     """
-    names = sorted(
-        (path.name.removesuffix(".json") for path in _folder().iterdir() if path.name.endswith(".json")), key=_version
-    )
-    return (["default"] if any(name.startswith("default_v") for name in names) else []) + names
+    files = (path.name for path in _folder().iterdir())
+    names = sorted((name.removesuffix(".json") for name in files if name.endswith(".json")), key=_version)
+    return ["default", *names]
 
 
 def load_predictor(name_or_path: str | Path) -> Predictor:
@@ -94,12 +93,7 @@ def dumps(predictor: Predictor) -> str:
 
 
 def loads(text: str, origin: str) -> Predictor:
-    """Parse a predictor file strictly.
-
-    Raises:
-        PredictorError: the text is not JSON or of another format, fields are unknown or missing, the hash is wrong,
-            numbers are not finite, or this version does not measure a feature.
-    """
+    """Parse a predictor file strictly; `origin` names it in the PredictorError that refuses it."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -112,100 +106,49 @@ def loads(text: str, origin: str) -> Predictor:
         raise _damaged(origin, "a SHA-256 that does not match the content")
     content.pop("format")
     try:
-        predictor = _predictor(content)
+        predictor: Predictor = _read(Predictor, {**dict.fromkeys(_OPTIONAL), **content, "preferred": None})
         _check(predictor)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(origin, str(error)) from None
     return predictor
 
 
-def _predictor(content: Mapping[str, Any]) -> Predictor:
-    of = {
-        **content,
-        "measures": tuple(content["measures"]),
-        "features": _each(Feature, content["features"]),
-        "interval": _strict(Interval, content["interval"]),
-        "specification": _specification(content["specification"]),
-        "loss_head": None,
-        "memoriser": None,
-        "correction": None,
-        "preferred": None,
-    }
-    if "loss_head" in content:
-        head: LossHead = _strict(LossHead, content["loss_head"])
-        of["loss_head"] = replace(head, features=_each(Feature, head.features))
-    for name, kind in (("memoriser", Memoriser), ("correction", Correction)):
-        if name in content:
-            of[name] = _strict(kind, content[name])
-    predictor: Predictor = _strict(Predictor, of)
-    return predictor
-
-
-def _specification(content: Any) -> Specification:
-    terms = {name: _each(Term, content[name]) for name in ("features", "bounds")}
-    found: Specification = _strict(Specification, content | terms)
-    return found
-
-
-def _each(kind: Any, content: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(_strict(kind, one) for one in content)
-
-
-def _strict(kind: Any, content: Any) -> Any:
-    if not isinstance(content, dict) or set(content) != {f.name for f in fields(kind)}:
-        got = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"fields {got} for a {kind.__name__}")
-    return kind(**content)
+def _read(hint: Any, content: Any, name: str = "") -> Any:
+    """The content as what a type hint says: dataclasses with exactly their fields, tuples, finite numbers, words."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:  # of something and None
+        return None if content is None else _read(inner[0], content, name)
+    if kind is tuple:
+        return tuple(_read(inner[0], one, name) for one in content)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(content, dict) or set(content) != set(hints):
+            got = sorted(content) if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"fields {got} for a {hint.__name__}, which has {', '.join(hints)}")
+        return hint(**{name: _read(hints[name], value, name) for name, value in content.items()})
+    if kind is Literal and content not in inner:
+        raise ValueError(f"{name.replace('_', ' ')} {content!r}")
+    if kind in (int, float) and not (isinstance(content, int | float) and math.isfinite(content)):
+        raise ValueError("numbers that are not finite")
+    return content
 
 
 def _check(predictor: Predictor) -> None:
-    _check_numbers(predictor)
-    _check_names(predictor)
-    specification, memoriser = predictor.specification, predictor.memoriser
-    if memoriser is not None and not 0 <= memoriser.kept <= 1:
-        raise ValueError(f"a memoriser that keeps {memoriser.kept}")
-    if specification.loss_head not in LOSS_HEADS:
-        raise ValueError(f"loss head {specification.loss_head!r}")
-
-
-def _check_numbers(predictor: Predictor) -> None:
-    head, specification = predictor.loss_head, predictor.specification
-    numbers = [predictor.intercept, predictor.prior_gap, specification.offset]
-    numbers += [] if head is None else [head.intercept, head.below, head.above]
-    parts = (predictor.interval, predictor.correction, predictor.memoriser, *_features(predictor))
-    for part in (part for part in parts if part is not None):
-        numbers += [value for name, value in asdict(part).items() if name not in ("name", "transform", "scale")]
-    numbers += [term.floor for term in _terms(predictor) if term.floor is not None]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ValueError("numbers that are not finite")
-
-
-def _check_names(predictor: Predictor) -> None:
-    """Refuse keys and measures that this version does not have."""
-    head = () if predictor.loss_head is None else predictor.loss_head.features
-    named: tuple[Feature | Term, ...] = (*_features(predictor), *_terms(predictor))
+    """Refuse keys and measures that this version does not have, and a memoriser's share outside [0, 1]."""
+    head, specification, memoriser = predictor.loss_head, predictor.specification, predictor.memoriser
+    of_head = () if head is None else head.features
+    named: tuple[Feature | Term, ...] = (*predictor.features, *specification.features, *specification.bounds, *of_head)
     for one in named:
-        if one.name not in MEASURED and not (one.name == PREDICTED_GAP and one in head):
+        if one.name not in MEASURED and not (one.name == PREDICTED_GAP and one in of_head):
             raise ValueError(f"feature {one.name!r}, which this version does not measure")
-        if one.transform not in TRANSFORMS:
-            raise ValueError(f"transform {one.transform!r}")
-        if one.scale not in SCALES:
-            raise ValueError(f"scale {one.scale!r}")
-    memoriser = "" if predictor.memoriser is None else predictor.memoriser.name
-    for name in filter(None, (memoriser, predictor.specification.memoriser)):
+    for name in filter(None, (memoriser and memoriser.name, specification.memoriser)):
         if name not in MEASURED:
             raise ValueError(f"memoriser {name!r}, which this version does not measure")
     unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
     if unknown:
         raise ValueError(f"measures {sorted(unknown)}, which this version does not have")
-
-
-def _features(predictor: Predictor) -> tuple[Feature, ...]:
-    return (*predictor.features, *(() if predictor.loss_head is None else predictor.loss_head.features))
-
-
-def _terms(predictor: Predictor) -> tuple[Term, ...]:
-    return (*predictor.specification.features, *predictor.specification.bounds)
+    if memoriser is not None and not 0 <= memoriser.kept <= 1:
+        raise ValueError(f"a memoriser that keeps {memoriser.kept}")
 
 
 def _damaged(origin: str, got: str) -> PredictorError:

@@ -1,12 +1,74 @@
-"""Parts of a predictor besides its features: the interval, the memoriser and the correction."""
+"""Parts of a predictor: its features, interval, memoriser, correction and loss head."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_gengap.predictors.feature import Floats
+from lightning_gengap.predictors.specification import Scale, Transform
+
+Floats = NDArray[np.float64]
+FARTHEST_TRAIN_SAMPLES = 20.0  # times the largest training set of the fit
+PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor itself says
+_REACH = math.log(FARTHEST_TRAIN_SAMPLES)
+_LARGEST_LOG = 5.0
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A term that adds coefficient x (transform(value) - centre) to the gap.
+
+    Attributes:
+        floor: smallest raw value before the log.
+        centre, low, high, deviation: mean, range and standard deviation in the fitted rows, in transformed units.
+        scale: the unit of distances, as in `Term`.
+    """
+
+    name: str
+    transform: Transform
+    coefficient: float
+    centre: float
+    low: float
+    high: float
+    deviation: float
+    floor: float
+    scale: Scale = "deviation"
+
+    def transformed(self, values: Floats) -> Floats:
+        """The values on the feature's scale; NaN stays NaN."""
+        return np.log(np.maximum(values, self.floor)) if self.transform == "log" else values
+
+    def distance(self, values: Floats) -> Floats:
+        """How far outside the fitted range: 0 inside it, 1 at the end of the near region, infinite if not measured."""
+        position = self.transformed(values)
+        beyond = np.maximum(np.maximum(self.low - position, position - self.high), 0.0)
+        if self.deviation > 0:
+            distance = beyond / self.deviation
+        else:
+            distance = np.where(beyond > 1e-9, math.inf, 0.0)
+        if self.scale == "log_size":
+            distance = beyond / _REACH
+        elif self.scale == "log_size_above":
+            distance = np.where(position > self.high, beyond / _REACH, distance)
+        return np.where(np.isfinite(values), distance, math.inf)
+
+    def nearest(self, values: Floats) -> Floats:
+        """Values more than one deviation outside the fitted range, moved there; a train size may be any larger one."""
+        low, high = self.low - self.deviation, self.high + self.deviation
+        if self.scale == "log_size_above":
+            high = math.inf
+        if self.transform == "log":
+            low, high = math.exp(min(low, 700.0)), math.exp(high) if high < 700 else math.inf
+        return np.clip(values, low, high)
+
+
+def contributions(features: Sequence[Feature], values: Mapping[str, Floats]) -> dict[str, Floats]:
+    """What each feature adds, by name."""
+    return {f.name: f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in features}
 
 
 @dataclass(frozen=True)
@@ -55,3 +117,40 @@ class Correction:
     factor: float
     width: float
     pairs: int
+
+
+@dataclass(frozen=True)
+class LossHead:
+    """The loss gap (test minus train, nats): its log is linear in the features, one of which may be `PREDICTED_GAP`.
+
+    Attributes:
+        below, above: quantiles over held-out tasks of log actual minus log predicted, at the interval's level.
+    """
+
+    intercept: float
+    features: tuple[Feature, ...]
+    below: float
+    above: float
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The measured keys of its features."""
+        return tuple(feature.name for feature in self.features if feature.name != PREDICTED_GAP)
+
+    @property
+    def prior(self) -> tuple[float, float, float]:
+        """What is said while abstaining: the centre of the fitted rows, and an interval from zero on."""
+        return math.exp(self.intercept), 0.0, math.exp(self.intercept + self.above)
+
+    def log_gaps(self, values: Mapping[str, Floats]) -> Floats:
+        """The log of the loss gap, NaN where a feature was not measured."""
+        return np.asarray(self.intercept + sum(contributions(self.features, values).values()))
+
+    def predict_columns(
+        self, values: Mapping[str, Floats], abstained: NDArray[np.bool_]
+    ) -> tuple[Floats, Floats, Floats]:
+        """Loss gaps with their lower and upper ends: the prior where the predictor of the accuracy gap abstains."""
+        gap = np.exp(np.minimum(self.log_gaps(values), _LARGEST_LOG))
+        ends = (gap, gap * math.exp(self.below), gap * math.exp(self.above))
+        said = [np.where(abstained, prior, end) for prior, end in zip(self.prior, ends, strict=True)]
+        return said[0], said[1], said[2]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictors.feature import Feature, Floats, contributions
-from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
-from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.parts import (
+    PREDICTED_GAP,
+    Correction,
+    Feature,
+    Floats,
+    Interval,
+    LossHead,
+    Memoriser,
+    contributions,
+)
 from lightning_gengap.predictors.specification import Specification
 
-Number = TypeVar("Number", float, Floats)
 ALWAYS_NEEDED = ("train_accuracy", "classes")
 
 
@@ -69,11 +75,9 @@ class Predictor:
     Load one with `load_predictor`, or fit one with `gengap zoo fit`.
 
     Attributes:
-        measures: names of the measures it needs.
         prior_gap: the mean gap of the fitted rows.
-        specification: what was fitted.
         provenance: the table's hash, and how much was fitted.
-        scores: held-out scores as measured.
+        scores: those of `gengap zoo fit`, on held-out groups.
         loss_head: predicts the loss gap from the same measures.
         memoriser: the predicted test accuracy hardly falls below its accuracy.
         correction: from the user's own observed gaps. See `recalibrate`.
@@ -134,10 +138,7 @@ class Predictor:
         if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
             return replace(self.preferred, correction=self.correction).predict(values, flags)
         doubts = tuple(flags)
-        heads = () if self.loss_head is None else self.loss_head.needs
-        names = dict.fromkeys((*self._of_gap, *heads))
-        columns = {name: np.array([values.get(name, math.nan)]) for name in names}
-        columns |= {name: np.array([values[name]]) for name in ALWAYS_NEEDED if name in values}
+        columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *self.needs)}
         of = self.predict_columns(columns, len(doubts))
         missing = [name for name in self._of_gap if not _is_measured(values, name)]
         beyond = [name for name, distance in of.distances.items() if distance[0] > 0 and name not in missing]
@@ -158,12 +159,7 @@ class Predictor:
     def predict_columns(self, values: Mapping[str, Floats], doubts: int = 0) -> Predictions:
         """The formula: what `predict` says, for many models at once. `preferred` takes no part.
 
-        Args:
-            values: by key, one value a model; NaN where it was not measured.
-            doubts: the number of flags.
-
-        Raises:
-            PredictorError: `train_accuracy` or `classes` is missing, or not finite for some model.
+        The columns hold one value a model, NaN where it was not measured. `doubts` is the number of flags.
         """
         for name in ALWAYS_NEEDED:
             if name not in values or not np.isfinite(values[name]).all():
@@ -201,12 +197,7 @@ class Predictor:
         )
 
     def contributions(self, values: Mapping[str, Floats], accuracy: Floats) -> dict[str, Floats]:
-        """What adds up to the gap before it is limited to [0, train accuracy]; a predictor that abstains has it too.
-
-        Args:
-            values: of the features and the memoriser, one value a model.
-            accuracy: train accuracy, one value a model.
-        """
+        """What adds up to the gap before it is limited to [0, train accuracy]; a predictor that abstains has it too."""
         parts = {"intercept": np.full(len(accuracy), self.intercept), **contributions(self.features, values)}
         if self.memoriser is not None:
             parts["memoriser"] = self.memoriser.adds(_total(parts), accuracy, values[self.memoriser.name])
@@ -215,19 +206,14 @@ class Predictor:
         return parts
 
     def gaps(self, values: Mapping[str, Floats], accuracy: Floats) -> Floats:
-        """The gaps in [0, train accuracy] without abstention; arguments as for `contributions`."""
+        """The gaps in [0, train accuracy] without abstention."""
         return _limited(self.contributions(values, accuracy), accuracy)
 
 
 def has_learned(accuracy: Floats, classes: Floats) -> NDArray[np.bool_]:
     """Whether train accuracy is a quarter of the way from chance to one; below that, predictors abstain."""
-    return accuracy >= abstention_level(classes)
-
-
-def abstention_level(classes: Number) -> Number:
-    """The train accuracy below which predictors abstain, by the number of classes."""
     chance = 1 / classes
-    return chance + 0.25 * (1 - chance)
+    return accuracy >= chance + 0.25 * (1 - chance)
 
 
 def _is_measured(values: Mapping[str, float], name: str) -> bool:

@@ -71,29 +71,19 @@ def scaled_residual(predictor: Predictor, prediction: Prediction, gap: float) ->
     return (gap - prediction.gap) / (prediction.gap + predictor.interval.offset)
 
 
-def correction_of(predictor: Predictor, residuals: list[float], effective: float | None = None) -> Correction:
-    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width.
-
-    Args:
-        predictor: its provenance gives the share of variance that residuals have in common.
-        residuals: at least one.
-        effective: the number of independent models that they count as. None: as many as there are.
-    """
+def correction_of(predictor: Predictor, residuals: list[float]) -> Correction:
+    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width."""
     share = float(predictor.provenance.get("shared_by_task", _ASSUMED_SHARE))
-    count = len(residuals) if effective is None else effective
+    count = len(residuals)
     weight = count * share / (count * share + 1 - share) if share > 0 else 0.0
     width = math.sqrt(1 - share + share * (1 - weight))
-    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=len(residuals))
+    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=count)
 
 
 def recalibrated(predictor: Predictor, prediction: Prediction, correction: Correction, accuracy: float) -> float:
     """The gap that the predictor would give with a further correction; the values are not needed again.
 
-    Args:
-        predictor: made the prediction.
-        prediction: no abstention. Its contributions tell the gap before it was limited.
-        correction: multiplies (gap + offset).
-        accuracy: train accuracy as a fraction. The gap lies in [0, accuracy].
+    The prediction is no abstention: its contributions tell the gap before it was limited to [0, accuracy].
     """
     offset = predictor.interval.offset
     raw = prediction.gap - prediction.contributions["limits"]
@@ -105,9 +95,6 @@ def live_correction(residuals: list[float], age: int) -> Correction:
 
     Residuals of one run are alike only while they are close in time, so many of them say no more than one. The
     weights are a compromise between the rules that `docs/recalibration.md` compares. The interval stays as it is.
-
-    Args:
-        residuals: of one run, at least one, the latest last.
-        age: measurements since the latest.
+    The latest residual comes last, and `age` counts the measurements since then.
     """
     return Correction(factor=1 + _LIVE_WEIGHT * _FADING**age * residuals[-1], width=1.0, pairs=len(residuals))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-TRANSFORMS = ("identity", "log")
-DEVIATION, LOG_SIZE, LOG_SIZE_ABOVE = SCALES = ("deviation", "log_size", "log_size_above")
-NO_HEAD, OF_FEATURES, OF_PREDICTED_GAP = LOSS_HEADS = ("", "features", "predicted_gap")
+Transform = Literal["identity", "log"]
+Scale = Literal["deviation", "log_size", "log_size_above"]
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,6 @@ class Term:
     """A measured key as it enters a fit.
 
     Attributes:
-        name: the measured key.
-        transform: `identity` or `log`.
         floor: smallest raw value before the log; None for 1e-4 times the median of the fitted rows.
         scale: the unit in which distances from the fitted range count. `deviation`: the fitted rows' standard
             deviation. `log_size`: the log of 20, for values that are a multiple of the log of the train size, so that
@@ -25,9 +23,9 @@ class Term:
     """
 
     name: str
-    transform: str = "identity"
+    transform: Transform = "identity"
     floor: float | None = None
-    scale: str = DEVIATION
+    scale: Scale = "deviation"
     never_raises: bool = False
 
 
@@ -36,8 +34,6 @@ class Specification:
     """Everything that a fit needs to know besides the table.
 
     Attributes:
-        name: of the predictor that is fitted.
-        features: the terms whose coefficients are fitted.
         bounds: terms with a coefficient of zero: only their distance from the fitted range counts.
         memoriser: the key of a memorising classifier's accuracy, or empty. See `Memoriser`.
         test_accuracy: fit the test accuracy, so that train accuracy, the first feature, enters the gap with a
@@ -60,7 +56,7 @@ class Specification:
     balanced: bool = False
     symmetric: bool = False
     offset: float = 0.05
-    loss_head: str = NO_HEAD
+    loss_head: Literal["", "features", "predicted_gap"] = ""
     grid: str = ""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ def sorted_out(runs: Path) -> tuple[list[Path], list[Path]]:
 
 
 def refuse_overwriting(path: Path) -> None:
-    """Raise ConfigurationError where `path` exists, or where there is no folder to write it to."""
+    """Refuse a path that exists, or that has no folder to be written to."""
     if path.exists():
         raise ConfigurationError(
             f"--out {path}",

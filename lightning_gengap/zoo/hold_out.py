@@ -17,12 +17,9 @@ FEWEST_ROWS = 10
 
 @dataclass(frozen=True)
 class Held:
-    """What a method says of held-out rows, in the table's order.
+    """What a method says of held-out rows, in the table's order: values of shape (kinds, rows).
 
-    Attributes:
-        rows: numbers of the held-out rows.
-        values: predictions, shape (kinds, rows).
-        skipped: by name, why the method refused a split.
+    `skipped` tells by name why the method refused a split.
     """
 
     rows: Rows
@@ -48,18 +45,10 @@ def hold_out(
     kinds: int = 1,
     skip: bool = False,
 ) -> Held:
-    """Predictions for the held rows of each split, by a method that was fitted without them.
+    """Predictions for the held rows of each split, `kinds` a row, by a method that was fitted without them.
 
-    Args:
-        split: names, rows to fit on and rows to hold out.
-        among: the rows that take part, of both sorts.
-        method: fits on the first mask and predicts the rows of the second.
-        enough: whether a split leaves enough to fit on. The others are left out.
-        kinds: the number of predictions that the method makes of a row.
-        skip: leave out splits that the method refuses, with the reason in `skipped`.
-
-    Raises:
-        TableError: the method refuses a split, unless `skip`.
+    Only rows of `among` take part. Splits that do not leave `enough` rows to fit on are left out. With `skip`, so are
+    those that the method refuses.
     """
     rows, values, skipped = [np.zeros(0, np.int64)], [np.zeros((kinds, 0))], {}
     for name, fitted, held in split:

@@ -16,8 +16,8 @@ from lightning_gengap.zoo.evaluate.one_family import scored_by_run
 from lightning_gengap.zoo.evaluate.scores import assess
 from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
 from lightning_gengap.zoo.files import refuse_overwriting
-from lightning_gengap.zoo.fit.fit import check_fit, fit, usable
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
+from lightning_gengap.zoo.fit.fit import check_fit
+from lightning_gengap.zoo.fit.loss_head import fit_with_head
 from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
@@ -30,16 +30,8 @@ from lightning_gengap.zoo.table import Table, read
 def fit_to_files(table_path: Path, out: Path, name: str, like: str | None, *, scored: bool) -> Predictor:
     """Fit a predictor, and write its file `out`, its card and, of one grid alone, its figure.
 
-    Args:
-        table_path: what it is fitted to.
-        out: a new .json file; the card and the figure go beside it under its name.
-        name: of the predictor.
-        like: the bundled predictor whose features it has; by default the one called `name`, or `default_v3`.
-        scored: whether to score it on held-out groups, which takes minutes; without scores there is no card.
-
-    Raises:
-        ConfigurationError: `out` or `like` cannot be used.
-        TableError: the table cannot be read, or lacks what the features or the scores need.
+    It has the features of the bundled predictor `like`, by default of the one called `name`, or of `default_v3`.
+    Without scores, which take minutes, there is no card.
     """
     card_path, figure_path = _paths_beside(out)
     chosen = _specification(name, like)
@@ -49,9 +41,7 @@ def fit_to_files(table_path: Path, out: Path, name: str, like: str | None, *, sc
     check_fit(table, specification)
     if scored:
         check_scores(table, specification)
-    predictor = fit(table, specification)
-    if specification.loss_head:
-        predictor = replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
+    predictor = fit_with_head(table, specification)
     files: dict[Path, bytes] = {}
     if scored and specification.grid:
         predictor, files = _scored_by_run(predictor, table, card_path, figure_path)
@@ -108,18 +98,8 @@ def _figures_beside(out: Path) -> list[str]:
 def evaluate_to_folder(table_path: Path, predictor: str, out: Path, locked: bool, drawing: bool | None) -> str:
     """Write report.md, report.json and figures about a predictor's features, fitted anew in every fold.
 
-    Args:
-        table_path: what the features are fitted to and scored on.
-        predictor: a bundled name or a path.
-        out: the folder; it may exist, but not hold a report.
-        locked: whether to score the locked part too.
-        drawing: whether to draw figures; by default where matplotlib is installed.
-
-    Returns:
-        The report as Markdown.
-
-    Raises:
-        ConfigurationError: `out` cannot be used, or figures are asked for where matplotlib is missing.
+    The folder may exist, but not hold a report. By default, figures are drawn where matplotlib is installed. Returns
+    the report as Markdown.
     """
     drawing = figures.drawable() if drawing is None else drawing
     if drawing:

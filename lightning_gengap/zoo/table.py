@@ -63,7 +63,7 @@ class Table:
         return self.once(column, parsed)
 
     def measured(self, keys: Iterable[str], rows: Mask) -> dict[str, Floats]:
-        """The values of measured keys in some rows."""
+        """The values of measured keys in some rows, by key."""
         return {key: self.numbers(f"measure.{key}")[rows] for key in keys}
 
     def words(self, column: str) -> NDArray[np.str_]:
@@ -91,17 +91,7 @@ class Table:
 
 
 def check_present(table: Table, columns: Iterable[str], purpose: str, instead: str) -> None:
-    """Refuse a table in which a column has no value at all.
-
-    Args:
-        table: what is to be used.
-        columns: the columns that are needed.
-        purpose: what they are needed for.
-        instead: what can be done without them.
-
-    Raises:
-        TableError: names the columns, and how to measure them.
-    """
+    """Raise a TableError that names the columns without any value, their purpose and what can be done instead."""
     absent = [column for column in dict.fromkeys(columns) if not np.isfinite(table.numbers(column)).any()]
     if not absent:
         return
@@ -119,11 +109,7 @@ def check_present(table: Table, columns: Iterable[str], purpose: str, instead: s
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
-    """Rows of all whole runs in a folder; files of others are passed over (`files.sorted_out` lists them).
-
-    Raises:
-        TableError: there is no whole run.
-    """
+    """Rows of all whole runs in a folder; files of others are passed over (`files.sorted_out` lists them)."""
     rows: list[dict[str, Any]] = []
     for path in sorted_out(runs)[0]:
         content = json.loads(path.read_text())
@@ -133,10 +119,8 @@ def collect(runs: Path) -> list[dict[str, Any]]:
         facts = {**asdict(recipe.task), **asdict(recipe), "classes": task["classes"]}
         columns = {f"recipe.{key}": value for key, value in facts.items() if key != "task"}
         for row in content["rows"]:
-            measured = {key.removeprefix("measure."): value for key, value in row.items() if key != "taken"}
-            extra = {f"measure.{key}": value for key, value in derived(measured).items()}
-            identity = {"run": content["key"], "task": task_key}
-            rows.append({**identity, **columns, **{k: v for k, v in row.items() if k != "taken"}, **extra})
+            row.pop("taken", None)
+            rows.append({"run": content["key"], "task": task_key, **columns, **row, **_derived(row)})
     if not rows:
         raise TableError(
             "runs", got=f"no whole run in {runs}", expected="files <key>.json", remedy="`gengap zoo run` first."
@@ -147,10 +131,7 @@ def collect(runs: Path) -> list[dict[str, Any]]:
 def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of several tables or folders in one, ordered by task, run and snapshot; a snapshot that agrees once.
 
-    Derived measures that a row lacks are added.
-
-    Raises:
-        TableError: one snapshot of one run has two values for a column.
+    Derived measures that a row lacks are added. A snapshot with two values for a column is a TableError.
     """
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for row in (row for rows in parts for row in rows):
@@ -166,10 +147,13 @@ def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 )
             known[column] = value
     for row in found.values():  # what this version derives and an older table lacks
-        measured = {name.removeprefix("measure."): cell for name, cell in row.items() if name.startswith("measure.")}
-        values = derived({name: float(cell) for name, cell in measured.items()})
-        row |= {f"measure.{name}": value for name, value in values.items() if name not in measured}
+        row |= {column: value for column, value in _derived(row).items() if column not in row}
     return [found[key] for key in sorted(found, key=lambda key: (str(found[key]["task"]), *key))]
+
+
+def _derived(row: dict[str, Any]) -> dict[str, float]:
+    measured = {name.removeprefix("measure."): float(cell) for name, cell in row.items() if name.startswith("measure.")}
+    return {f"measure.{name}": value for name, value in derived(measured).items()}
 
 
 def rows_of(table: Table) -> list[dict[str, Any]]:
@@ -190,23 +174,14 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def write_checked(rows: Sequence[dict[str, Any]], path: Path) -> Table:
-    """Write rows as a gzipped CSV, if `read` will accept it, and return the table.
-
-    Raises:
-        TableError: as `read`; then nothing is written.
-    """
+    """Write rows as a gzipped CSV and return the table; nothing is written where `read` would refuse it."""
     table = parsed(text_of(rows), path)
     write(rows, path)
     return table
 
 
 def read(path: Path) -> Table:
-    """Read and check a table.
-
-    Raises:
-        TableError: not a gzipped CSV, missing or repeated columns, a measure that this version does not know, cells
-            that are no numbers or out of their column's range, or contradictory rows.
-    """
+    """Read a table; a TableError says what `table_checks` finds wrong with it."""
     try:
         raw = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -215,11 +190,7 @@ def read(path: Path) -> Table:
 
 
 def parsed(raw: bytes, path: Path) -> Table:
-    """The table that is CSV text, checked.
-
-    Raises:
-        TableError: as `read`.
-    """
+    """The table that is CSV text, checked as by `read`."""
     try:
         lines = list(csv.reader(io.StringIO(raw.decode(), newline="")))  # pandas would pad short lines unseen
     except (UnicodeDecodeError, csv.Error) as error:

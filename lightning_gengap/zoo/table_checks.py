@@ -37,11 +37,7 @@ def bad(path: Path, got: str, expected: str, remedy: str = _REWRITE) -> TableErr
 
 
 def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
-    """Refuse a header with missing, repeated or unknown columns, and rows of other lengths.
-
-    Raises:
-        TableError: says which column.
-    """
+    """Refuse a header with missing, repeated or unknown columns, and rows of other lengths."""
     header, body = (lines[0] if lines else []), lines[1:]
     if not header:
         raise bad(path, "no header", "a first line with the names of the columns")
@@ -61,13 +57,7 @@ def check_cells(lines: Sequence[Sequence[str]], path: Path) -> None:
 def check_values(cells: pd.DataFrame, numbers: Numbers, path: Path) -> None:
     """Refuse cells that are no numbers or out of their column's range, and rows that contradict each other.
 
-    Args:
-        cells: all cells as text.
-        numbers: a column as numbers, NaN where it is empty or absent.
-        path: of the table.
-
-    Raises:
-        TableError: says which column, and the first offending line (the header is line 1) and value.
+    The cells are text; `numbers` gives a column as numbers. The error names the first line, of which the header is one.
     """
     for column in map(str, cells):
         _check_range(cells, numbers, column, path)
@@ -139,24 +129,25 @@ def _check_recipes(cells: pd.DataFrame, path: Path) -> None:
     """A run has one task and one recipe, and, where seeds are given, a recipe has one run in a task."""
     described = ["task", *(column for column in map(str, cells) if column.startswith("recipe."))]
     for column in described:
-        given = cells[cells[column] != ""]
-        first = given.groupby("run")[column].transform("first")
-        for row in first.index[given[column] != first][:1]:
-            run = cells["run"][row]
+        for row, first in _contradictions(cells[cells[column] != ""], ["run"], column):
             raise bad(
                 path,
-                f"{column} {first[row]!r} and {cells[column][row]!r} (line {row + 2}) of run {run}",
+                f"{column} {first!r} and {cells[column][row]!r} (line {row + 2}) of run {cells['run'][row]}",
                 f"one {column} per run",
                 "Correct it, or give the runs keys of their own.",
             )
-    if "recipe.seed" not in cells:
-        return  # runs that differ in nothing but their seeds look alike
-    seeded = cells[cells["recipe.seed"] != ""]
-    first = seeded.groupby(described)["run"].transform("first")
-    for row in first.index[seeded["run"] != first][:1]:
+    # Without seeds, runs that differ in nothing else look alike.
+    seeded = cells[cells["recipe.seed"] != ""] if "recipe.seed" in cells else cells[:0]
+    for row, first in _contradictions(seeded, described, "run"):
         raise bad(
             path,
-            f"the runs {first[row]} and {cells['run'][row]} (line {row + 2}) of one task, recipe and seed",
+            f"the runs {first} and {cells['run'][row]} (line {row + 2}) of one task, recipe and seed",
             "each run under one key",
             "Leave out one of them, lest one is fitted and the other held out.",
         )
+
+
+def _contradictions(cells: pd.DataFrame, by: list[str], column: str) -> list[tuple[int, str]]:
+    """Rows whose cell is not the first of their group, each with that first cell."""
+    first = cells.groupby(by)[column].transform("first")
+    return [(row, first[row]) for row in first.index[cells[column] != first]]

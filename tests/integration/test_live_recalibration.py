@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_gengap.predictors.loss_head import LossHead
+from lightning_gengap.predictors.parts import LossHead
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated
 from tests.lightning_models import (
     ValidatedModel,

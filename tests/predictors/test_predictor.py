@@ -12,12 +12,10 @@ import pytest
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictors.feature import Feature
 from lightning_gengap.predictors.files import dumps, loads
-from lightning_gengap.predictors.loss_head import LossHead
-from lightning_gengap.predictors.parts import Correction, Interval, Memoriser
+from lightning_gengap.predictors.parts import Correction, Feature, Interval, LossHead, Memoriser
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.specification import DEVIATION, LOG_SIZE, LOG_SIZE_ABOVE, Specification, Term
+from lightning_gengap.predictors.specification import Specification, Term
 
 
 def feature(name: str = "train_loss", coefficient: float = -0.05, **changes: Any) -> Feature:
@@ -25,7 +23,9 @@ def feature(name: str = "train_loss", coefficient: float = -0.05, **changes: Any
     return replace(made, **changes)
 
 
-SPECIFICATION = Specification("tiny_v1", (Term("train_loss", "log"), Term("train_samples", "log", 0.1, LOG_SIZE_ABOVE)))
+SPECIFICATION = Specification(
+    "tiny_v1", (Term("train_loss", "log"), Term("train_samples", "log", 0.1, "log_size_above"))
+)
 
 
 def predictor(**changes: Any) -> Predictor:
@@ -33,7 +33,7 @@ def predictor(**changes: Any) -> Predictor:
         name="tiny_v1",
         measures=("fit",),
         intercept=0.1,
-        features=(feature(), feature("train_samples", -0.005, scale=LOG_SIZE_ABOVE)),
+        features=(feature(), feature("train_samples", -0.005, scale="log_size_above")),
         interval=Interval(0.9, 0.05, -0.5, 0.8),
         prior_gap=0.2,
         specification=SPECIFICATION,
@@ -146,22 +146,22 @@ def test_what_is_a_multiple_of_log_train_size_reaches_as_far_as_train_size_does(
     bounds = {"coefficient": 0.1, "centre": 0.0, "low": -0.2, "high": 0.3, "deviation": 0.1, "floor": 0.0}
     values = np.array([0.3, 0.3 + math.log(20), -0.2 - math.log(20), math.nan])
     for scale, expected in (
-        (LOG_SIZE, [0, 1, 1, math.inf]),
-        (LOG_SIZE_ABOVE, [0, 1, 10 * math.log(20), math.inf]),
-        (DEVIATION, [0, 10 * math.log(20), 10 * math.log(20), math.inf]),
+        ("log_size", [0, 1, 1, math.inf]),
+        ("log_size_above", [0, 1, 10 * math.log(20), math.inf]),
+        ("deviation", [0, 10 * math.log(20), 10 * math.log(20), math.inf]),
     ):
         of = Feature("perturbation/excess_by_size", "identity", **bounds, scale=scale)
         assert of.distance(values) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("scale", [DEVIATION, LOG_SIZE_ABOVE])
+@pytest.mark.parametrize("scale", ["deviation", "log_size_above"])
 @pytest.mark.parametrize("transform", ["identity", "log"])
 def test_the_nearest_accepted_values_are_one_deviation_outside_or_any_larger_train_size(transform: str, scale: str):
     of = feature(low=0.1, high=0.3, deviation=0.5, transform=transform, scale=scale)
     moved = of.transformed(
         of.nearest(np.exp([-9.0, -0.2, 0.2, 0.7, 0.9]) if transform == "log" else np.array([-9.0, -0.2, 0.2, 0.7, 0.9]))
     )
-    assert moved == pytest.approx([-0.4, -0.2, 0.2, 0.7, 0.9 if scale == LOG_SIZE_ABOVE else 0.8])
+    assert moved == pytest.approx([-0.4, -0.2, 0.2, 0.7, 0.9 if scale == "log_size_above" else 0.8])
 
 
 @pytest.mark.parametrize(("neighbour", "bound"), [(0.85, 0.85), (0.99, 0.9), (0.3, None)])

@@ -125,8 +125,3 @@ def test_the_latest_epoch_of_a_run_counts_the_less_the_older_it_is():
     factors = [live_correction([0.5], age).factor for age in (0, 1, 2, 40)]
     assert 1.5 > factors[0] > factors[1] > factors[2] > factors[3] == pytest.approx(1.0, abs=1e-5)
     assert live_correction([0.5], age=3).width == 1.0
-
-
-def test_residuals_that_count_as_fewer_models_are_shrunken_more():
-    factors = [correction_of(PREDICTOR, [0.5] * 4, effective).factor for effective in (1, 2, 4, None)]
-    assert 1 < factors[0] < factors[1] < factors[2] == factors[3] < 1.5

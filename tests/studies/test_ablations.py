@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.comparable import measures_of
 from lightning_gengap.zoo.evaluate.held_out import hold_out
 from lightning_gengap.zoo.evaluate.quick import hold_out_points
-from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED, assessed_rows
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 TELLING, BLIND, DISTANCE = "sharpness/expected_0.01", "curvature/soft_rank", "distance/parameter_norm"
 
@@ -45,9 +43,8 @@ def scarce_rows(tasks: int) -> list[dict[str, Any]]:
     return made
 
 
-def study_of(made: list[dict[str, Any]], folder: Path, specification: Specification = PLANTED) -> Study:
-    write(made, folder / "t.csv.gz")
-    return Study.of(read(folder / "t.csv.gz"), specification, locked=True)
+def study_of(made: list[dict[str, Any]], specification: Specification = PLANTED) -> Study:
+    return Study.of(table_of(made), specification, locked=True)
 
 
 def orders_of(study: Study) -> dict[str, Any]:
@@ -56,12 +53,19 @@ def orders_of(study: Study) -> dict[str, Any]:
     return scarce_orders(study, held)
 
 
+def error_of(study: Study, specification: Specification) -> float:
+    """In points, with one family left out after the other."""
+    table, split = study.setting.table, study.split_of["leave one family out"]
+    held, gap = hold_out_points(table, specification, split, study.setting.among)
+    return float(100 * np.abs(gap - table.numbers("gap.accuracy")[held]).mean())
+
+
 def cut(study: Study, folds: int) -> Study:
     return replace(study, split_of={name: part[:folds] for name, part in study.split_of.items()})
 
 
-def test_a_scarce_group_is_compared_where_it_was_measured(tmp_path: Path):
-    study = study_of(scarce_rows(10), tmp_path)
+def test_a_scarce_group_is_compared_where_it_was_measured():
+    study = study_of(scarce_rows(10))
     listed = groups(study)
     telling, blind = listed["added"]["sharpness"], listed["added"]["curvature"]
     assert (telling["rows"], telling["runs"], telling["tasks"], telling["families"]) == (80, 80, 10, 5)
@@ -81,8 +85,8 @@ def test_a_scarce_group_is_compared_where_it_was_measured(tmp_path: Path):
     assert "| sharpness | 80 of 10 |" in text
 
 
-def test_scarce_measures_of_a_group_are_a_group_of_their_own(tmp_path: Path):
-    study = study_of(scarce_rows(10), tmp_path)
+def test_scarce_measures_of_a_group_are_a_group_of_their_own():
+    study = study_of(scarce_rows(10))
     found = groups_of(study.setting.table, study.setting.among)
     assert [term.name for term in found["norms"].terms] == ["norm/log_sum_spectral"]
     assert [term.name for term in found["norms, scarce ones"].terms] == [DISTANCE]
@@ -90,13 +94,13 @@ def test_scarce_measures_of_a_group_are_a_group_of_their_own(tmp_path: Path):
     assert found["norms"].rows.sum() == 512
 
 
-def test_measures_that_are_never_there_together_are_not_joined_and_beyond_three_parts_not_scored(tmp_path: Path):
+def test_measures_that_are_never_there_together_are_not_joined_and_beyond_three_parts_not_scored():
     made = scarce_rows(10)
     places = {1: "expected_0.001", 2: "expected_0.003", 3: "adaptive_0.05"}
     for row in made:
         for epoch, name in places.items():
             row[f"measure.sharpness/{name}"] = row["measure.train_loss"] if row["epoch"] == epoch else ""
-    study = study_of(made, tmp_path)
+    study = study_of(made)
     found = groups_of(study.setting.table, study.setting.among)
     parts = [found[name] for name in ("sharpness", "sharpness (2)", "sharpness (3)")]
     assert [len(part.terms) for part in parts] == [1, 1, 1]
@@ -106,8 +110,8 @@ def test_measures_that_are_never_there_together_are_not_joined_and_beyond_three_
 
 
 @pytest.mark.parametrize("tasks", [4, 0])
-def test_too_few_tasks_are_said_and_an_absent_group_is_no_failure(tmp_path: Path, tasks: int):
-    study = study_of(scarce_rows(tasks), tmp_path)
+def test_too_few_tasks_are_said_and_an_absent_group_is_no_failure(tasks: int):
+    study = study_of(scarce_rows(tasks))
     listed = groups(study)
     text = unpadded(groups_section(listed, "planted"))
     if tasks:
@@ -121,26 +125,23 @@ def test_too_few_tasks_are_said_and_an_absent_group_is_no_failure(tmp_path: Path
     assert (f"Too few tasks (4): {DISTANCE}, {TELLING}, {BLIND}" in scarce_section(orders, "planted")) == bool(tasks)
 
 
-def test_taking_a_group_leaves_the_given_train_accuracy_and_takes_the_others(tmp_path: Path):
+def test_taking_a_group_leaves_the_given_train_accuracy_and_takes_the_others():
     terms = [
         Term("train_accuracy", "identity"),
         Term("train_loss", "log"),
         Term("difficulty/ridge_accuracy", "identity"),
     ]
     specification = Specification("of test", tuple(terms), test_accuracy=True)
-    study = study_of(scarce_rows(0), tmp_path, specification)
+    study = study_of(scarce_rows(0), specification)
     study = cut(study, 2)
-    setting, split_of = study.setting, study.split_of
     added = groups(study)["added"]
     listed = {name: group["splits"]["leave one family out"].get("mae", {}) for name, group in added.items()}
     left = replace(specification, features=(terms[0], terms[2]))
-    held = hold_out_points(setting.table, left, split_of["leave one family out"], setting.among)
-    error = 100 * np.abs(held.gap - setting.table.numbers("gap.accuracy")[held.rows]).mean()
-    assert listed["train metrics"]["of test - group"][0] == pytest.approx(error, abs=1e-3)
+    assert listed["train metrics"]["of test - group"][0] == pytest.approx(error_of(study, left), abs=1e-3)
     assert "of test - group" not in listed["norms"]
 
 
-def test_a_memoriser_is_taken_with_its_group_alone(tmp_path: Path):
+def test_a_memoriser_is_taken_with_its_group_alone():
     terms = (
         Term("train_accuracy", "identity"),
         Term("train_loss", "log"),
@@ -151,22 +152,19 @@ def test_a_memoriser_is_taken_with_its_group_alone(tmp_path: Path):
     for row in made:
         row["measure.difficulty/neighbour_1_accuracy"] = row["measure.train_accuracy"] - 0.03
     with_it = Specification("of test", terms, test_accuracy=True, memoriser=terms[3].name)
-    study = study_of(made, tmp_path, with_it)
+    study = study_of(made, with_it)
     study = cut(study, 2)
-    setting, split = study.setting, study.split_of["leave one family out"]
     added = groups(study)["added"]
     for group, left in (
         ("difficulty", replace(with_it, features=terms[:2], memoriser="")),
         ("train metrics", replace(with_it, features=(terms[0], *terms[2:]))),
     ):
-        held = hold_out_points(setting.table, left, split, setting.among)
-        error = 100 * np.abs(held.gap - setting.table.numbers("gap.accuracy")[held.rows]).mean()
         listed = added[group]["splits"]["leave one family out"]["mae"]["of test - group"][0]
-        assert listed == pytest.approx(error, abs=1e-3)
+        assert listed == pytest.approx(error_of(study, left), abs=1e-3)
 
 
-def test_scarce_measures_rank_last_snapshots_within_tasks(tmp_path: Path):
-    study = study_of(scarce_rows(10), tmp_path)
+def test_scarce_measures_rank_last_snapshots_within_tasks():
+    study = study_of(scarce_rows(10))
     orders = orders_of(study)
     assert set(orders) == {TELLING, BLIND, DISTANCE}
     telling = orders[TELLING]
@@ -178,9 +176,9 @@ def test_scarce_measures_rank_last_snapshots_within_tasks(tmp_path: Path):
     assert f"| {TELLING} | 80 | 10 |" in unpadded(scarce_section(orders, "planted"))
 
 
-def test_a_measure_of_noise_ranks_neither_way_rather_than_wrongly(tmp_path: Path):
+def test_a_measure_of_noise_ranks_neither_way_rather_than_wrongly():
     made = scarce_rows(16)
-    study = study_of(made, tmp_path)
+    study = study_of(made)
     blind = orders_of(study)[BLIND]
     for target in ("gap", "test"):
         _, low, high = blind[target]["tau"]
@@ -191,9 +189,9 @@ def test_a_measure_of_noise_ranks_neither_way_rather_than_wrongly(tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def assessed(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def assessed() -> Study:
     """The planted specification on the rows of the assessment, one measure of noise and one missing in half of them."""
-    return study_of(assessed_rows(), Path(tmp_path_factory.mktemp("study")))
+    return study_of(assessed_rows())
 
 
 def test_every_single_measure_is_scored_on_the_rows_that_have_it(assessed: Study):

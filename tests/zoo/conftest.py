@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +6,7 @@ import pytest
 
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.scores import Assessment, assess
-from lightning_gengap.zoo.table import read, write
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 PLANTED = Specification(
     "planted",
@@ -47,8 +45,6 @@ def assessed_rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def assessment(tmp_path_factory: pytest.TempPathFactory) -> Assessment:
+def assessment() -> Assessment:
     """The planted specification assessed on these rows."""
-    path = Path(tmp_path_factory.mktemp("assessment")) / "table.csv.gz"
-    write(assessed_rows(), path)
-    return assess(read(path), PLANTED, locked=True)
+    return assess(table_of(assessed_rows()), PLANTED, locked=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.zoo.table import Table, read, write
+from lightning_gengap.zoo.table import Table, parsed, text_of
 
 SOURCES = ("cifar10", "cifar100", "fashion_mnist", "digits")
 FAMILIES = ("cnn", "vgg", "resnet", "mlp", "vit")
@@ -55,7 +55,9 @@ def rows(tasks: int = 24, noise: float = 0.0, seed: int = 0) -> list[dict[str, A
     return made
 
 
-def table(folder: Path, **arguments: Any) -> Table:
-    path = folder / "table.csv.gz"
-    write(rows(**arguments), path)
-    return read(path)
+def table_of(made: list[dict[str, Any]]) -> Table:
+    return parsed(text_of(made), Path("made"))
+
+
+def table(**arguments: Any) -> Table:
+    return table_of(rows(**arguments))

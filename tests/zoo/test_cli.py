@@ -79,9 +79,11 @@ def test_an_error_in_a_worker_process_is_said_like_any_other(tmp_path: Path, cap
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with bad files."""
+    """The working directory, with bad files and with what must not be overwritten."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("text")
+    for name in ("file", "carded.md", "drawn.png", "written/report.md", "counted/report.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "foreign.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
     (tmp_path / "cut.csv.gz").write_bytes(TABLE.read_bytes()[:10_000])
@@ -89,6 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 NO_RUNS = "got no finished run in"
+OF_GRID = ["--name", "cifar10_cnn_small_v1"]
 UNREADABLE = "got a file that cannot be read"
 REFUSED = {
     "no stage": ([], "Missing command. See `gengap zoo --help`"),
@@ -114,11 +117,17 @@ REFUSED = {
     "a predictor that exists": (["fit", str(TABLE), "--out", "file"], "got a file that exists"),
     "a predictor in no folder": (["fit", str(TABLE), "--out", "no/new.json"], "got no folder no"),
     "a predictor in its card's place": (["fit", str(TABLE), "--out", "new.md"], "got the path of the card"),
+    "a predictor in a folder's place": (["fit", str(TABLE), "--out", "written"], "got a folder"),
+    "a card that exists": (["fit", str(TABLE), "--out", "carded.json"], "carded.md: got a file that exists"),
+    "a figure that exists": (["fit", "nowhere", *OF_GRID, "--out", "drawn.json"], "drawn.png: got a file that exists"),
+    "a predictor in its figure's place": (["fit", "nowhere", *OF_GRID, "--out", "drawn.png"], "the path of the figure"),
     "unknown features": (["fit", str(TABLE), "--out", "new.json", "--like", "oracle"], "expected one of"),
     "a binary table to evaluate on": (["evaluate", "binary", "--out", "new"], UNREADABLE),
     "no predictor to evaluate": (["evaluate", str(TABLE), "--predictor", "oracle", "--out", "new"], "one of default"),
     "a binary predictor": (["evaluate", str(TABLE), "--predictor", "binary", "--out", "new"], "not UTF-8 text"),
     "a file as folder of a report": (["evaluate", str(TABLE), "--out", "file"], "got a file that exists"),
+    "a report that exists": (["evaluate", str(TABLE), "--out", "written"], "report.md: got a file that exists"),
+    "numbers that exist": (["evaluate", str(TABLE), "--out", "counted"], "report.json: got a file that exists"),
 }
 
 
@@ -127,12 +136,17 @@ REFUSED = {
 def test_what_cannot_be_done_is_one_line_and_status_two(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
+    before = contents()
     assert main(["zoo", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("gengap: ")
     assert message in error
     assert error.count("\n") == 1
-    assert not list(Path().glob("new*"))
+    assert contents() == before
+
+
+def contents() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 def test_a_table_becomes_a_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -143,16 +157,6 @@ def test_a_table_becomes_a_predictor(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert printed.startswith("mine_v1\n")
     assert "Not scored on held-out runs." in printed
-
-
-def test_a_contradictory_table_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    made = rows(1)
-    first, second, out = tmp_path / "a.csv.gz", tmp_path / "b.csv.gz", tmp_path / "both.csv.gz"
-    write(made[:1], first)
-    write([row | {"task": "other"} for row in made[1:4]], second)
-    assert main(["zoo", "table", str(first), str(second), "--out", str(out)]) == 2
-    assert "of run 00-0; expected one task per run" in capsys.readouterr().err
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("number", [1.0, math.nan])

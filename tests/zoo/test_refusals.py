@@ -1,6 +1,5 @@
 """What is missing is said at once; a score is made unreachable, so that a test that gets so far fails."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "lightning_gengap.zoo.release.load_predictor", lambda _: tiny_predictor(specification=SPECIFICATION)
     )
     monkeypatch.setattr("lightning_gengap.zoo.evaluate.scores.split_scores", reached)
-    monkeypatch.setattr("lightning_gengap.zoo.release.fit", reached)
+    monkeypatch.setattr("lightning_gengap.zoo.release.fit_with_head", reached)
 
 
 def saved(folder: Path, tasks: int = 24, without: tuple[str, ...] = ()) -> str:
@@ -86,29 +85,3 @@ def test_a_grid_that_no_run_belongs_to_is_named(tmp_path: Path, capsys: pytest.C
     command = ["zoo", "fit", str(tmp_path / "t.csv.gz"), "--name", group.name, "--no-scores"]
     assert main([*command, "--out", str(tmp_path / "out.json")]) == 2
     assert "no run with a recipe.grid that begins with cifar10_cnn" in capsys.readouterr().err
-
-
-def test_reports_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    table = saved(tmp_path)
-    for name in ("report.md", "report.json"):
-        folder = tmp_path / name.replace(".", "_")
-        folder.mkdir()
-        (folder / name).write_text(json.dumps({"kept": True}))
-        assert main(["zoo", "evaluate", table, "--no-figures", "--out", str(folder)]) == 2
-        assert f"{name}: got a file that exists" in capsys.readouterr().err
-        assert [path.read_text() for path in folder.iterdir()] == ['{"kept": true}']
-    assert main(["zoo", "evaluate", table, "--no-figures", "--out", table]) == 2
-    assert "got a file that exists" in capsys.readouterr().err
-
-
-def test_predictors_cards_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    fitting = ["zoo", "fit", saved(tmp_path), "--out"]
-    (tmp_path / "mine.md").write_text("a card")
-    assert main([*fitting, str(tmp_path / "mine.json")]) == 2
-    assert "mine.md: got a file that exists" in capsys.readouterr().err
-    assert main([*fitting, str(tmp_path / "nodir" / "x.json")]) == 2
-    assert f"got no folder {tmp_path / 'nodir'}; expected a path in a folder that exists" in capsys.readouterr().err
-    assert main([*fitting, str(tmp_path / "new.md")]) == 2
-    assert "expected a .json file" in capsys.readouterr().err
-    assert main([*fitting, str(tmp_path)]) == 2
-    assert "got a folder" in capsys.readouterr().err

@@ -1,5 +1,4 @@
 import csv
-import gzip
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +7,16 @@ from typing import Any
 import pytest
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.zoo.table import read, rows_of, write
-from tests.zoo.tables import rows
+from lightning_gengap.zoo.table import parsed, read, rows_of
+from tests.zoo.tables import rows, table_of
 
 BUNDLED = Path(__file__).parents[2] / "pretrained_predictors"
 Rows = list[dict[str, Any]]
 
 
-def refused(folder: Path, made: Rows, message: str) -> None:
-    write(made, folder / "t.csv.gz")
+def refused(made: Rows, message: str) -> None:
     with pytest.raises(TableError, match=message):
-        read(folder / "t.csv.gz")
+        table_of(made)
 
 
 def changed(change: Callable[[Rows], object]) -> Rows:
@@ -59,14 +57,13 @@ def test_the_bundled_table_is_accepted():
         (changed(lambda made: made[2].update({"gap.accuracy": ""})), r"no gap\.accuracy in line 4"),
     ],
 )
-def test_other_units_and_no_numbers_are_refused(tmp_path: Path, made: Rows, message: str):
-    refused(tmp_path, made, message)
+def test_other_units_and_no_numbers_are_refused(made: Rows, message: str):
+    refused(made, message)
 
 
-def test_rounding_of_the_ends_is_not_refused(tmp_path: Path):
+def test_rounding_of_the_ends_is_not_refused():
     made = changed(lambda made: made[0].update({"measure.progress": 1.0000001, "measure.train_loss": -1e-8}))
-    write(made, tmp_path / "t.csv.gz")
-    assert len(read(tmp_path / "t.csv.gz")) == 32
+    assert len(table_of(made)) == 32
 
 
 @pytest.mark.parametrize(
@@ -82,36 +79,32 @@ def test_rounding_of_the_ends_is_not_refused(tmp_path: Path):
         ),
     ],
 )
-def test_unknown_columns_and_contradictions_are_refused(tmp_path: Path, made: Rows, message: str):
-    refused(tmp_path, made, message)
+def test_unknown_columns_and_contradictions_are_refused(made: Rows, message: str):
+    refused(made, message)
 
 
-def test_a_repeated_column_is_refused(tmp_path: Path):
+def test_a_repeated_column_is_refused():
     text = io.StringIO()
     made = [row | {"copy": row["gap.accuracy"]} for row in rows(1)]
     writer = csv.writer(text)
     writer.writerow("gap.accuracy" if name == "copy" else name for name in made[0])
     writer.writerows(row.values() for row in made)
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.getvalue().encode()))
     with pytest.raises(TableError, match=r"got two columns gap\.accuracy; expected each column once"):
-        read(tmp_path / "t.csv.gz")
+        parsed(text.getvalue().encode(), Path("made"))
 
 
-def test_a_gap_other_than_the_difference_of_its_accuracies_is_refused(tmp_path: Path):
+def test_a_gap_other_than_the_difference_of_its_accuracies_is_refused():
     made = [row | {"gap.train_accuracy": round(row["gap.accuracy"] + row["gap.test_accuracy"], 3)} for row in rows(1)]
-    write(made, tmp_path / "t.csv.gz")
-    assert len(read(tmp_path / "t.csv.gz")) == 32
+    assert len(table_of(made)) == 32
     made[4]["gap.accuracy"] += 0.01
-    refused(tmp_path, made, r"gap\.accuracy = 0\.\d+ in line 6, where train minus test accuracy is 0\.\d+; expected")
+    refused(made, r"gap\.accuracy = 0\.\d+ in line 6, where train minus test accuracy is 0\.\d+; expected")
     made[4]["gap.train_accuracy"] = ""
-    write(made, tmp_path / "t.csv.gz")
-    assert len(read(tmp_path / "t.csv.gz")) == 32
+    assert len(table_of(made)) == 32
 
 
-def test_a_run_under_another_key_is_refused(tmp_path: Path):
+def test_a_run_under_another_key_is_refused():
     known = rows_of(read(BUNDLED / "small_zoo_v3.csv.gz"))[:400]
     copied = [row | {"run": "copy"} for row in known if row["run"] == known[-1]["run"]]
-    refused(tmp_path, [*known, *copied], rf"the runs {known[-1]['run']} and copy \(line {len(known) + 2}\) of one task")
+    refused([*known, *copied], rf"the runs {known[-1]['run']} and copy \(line {len(known) + 2}\) of one task")
     other = [row | {"recipe.seed": "77"} for row in copied]
-    write([*known, *other], tmp_path / "t.csv.gz")
-    assert len(read(tmp_path / "t.csv.gz")) == len(known) + len(other)
+    assert len(table_of([*known, *other])) == len(known) + len(other)

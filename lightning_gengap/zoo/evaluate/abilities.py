@@ -17,24 +17,25 @@ CONVERGED = 0.97
 
 def last_snapshots(table: Table) -> Mask:
     """The rows with the largest epoch of their runs."""
-    epochs, (_, run) = table.numbers("epoch"), np.unique(table.words("run"), return_inverse=True)
+    epochs, run = table.numbers("epoch"), table.codes("run")
     largest = np.full(int(run.max()) + 1, -np.inf)
     np.maximum.at(largest, run, epochs)
     return np.asarray(epochs == largest[run])
 
 
+def converged(table: Table) -> Mask:
+    """The last snapshots whose train accuracy is at least 0.97."""
+    return last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
+
+
 def stages(table: Table) -> dict[str, Mask]:
     """Snapshots by share of the planned steps and by train accuracy; the parts overlap."""
-    progress, accuracy, last = (
-        table.numbers("measure.progress"),
-        table.numbers("measure.train_accuracy"),
-        last_snapshots(table),
-    )
+    progress, accuracy = table.numbers("measure.progress"), table.numbers("measure.train_accuracy")
     return {
         "first third of training": progress <= 1 / 3,
         "second third": (progress > 1 / 3) & (progress <= 2 / 3),
         "last third": progress > 2 / 3,
-        "last snapshot": last,
+        "last snapshot": last_snapshots(table),
         "train accuracy below 0.7": accuracy < 0.7,
         "train accuracy 0.7 to 0.9": (accuracy >= 0.7) & (accuracy < 0.9),
         "train accuracy 0.9 to 0.97": (accuracy >= 0.9) & (accuracy < CONVERGED),
@@ -46,20 +47,13 @@ def ranking(table: Table, rows: Rows, gaps: dict[str, Floats]) -> dict[str, Any]
     """Kendall's tau of predicted and actual test accuracy within held-out tasks, beside the noise ceiling.
 
     Tasks count that have at least 1,000 test samples and eight runs, five of which take part. `along training` ranks
-    all snapshots, `final` the last one of each run, and `converged` those last ones whose train accuracy is at least
-    0.97.
-
-    Args:
-        table: measured runs.
-        rows: held-out rows, in the order of every contender's gaps.
-        gaps: predicted gap by contender; the constant ranks by train accuracy.
+    all snapshots, `final` the last one of each run, and `converged` those of them that have converged. The gaps are
+    those of the held-out rows, by contender; the constant ranks by train accuracy.
     """
-    last = last_snapshots(table)[rows]
-    settled = last & (table.numbers("measure.train_accuracy")[rows] >= CONVERGED)
     return {
         "along training": _ranked(table, rows, gaps, np.ones(len(rows), bool)),
-        "final": _ranked(table, rows, gaps, last),
-        "converged": _ranked(table, rows, gaps, settled),
+        "final": _ranked(table, rows, gaps, last_snapshots(table)[rows]),
+        "converged": _ranked(table, rows, gaps, converged(table)[rows]),
     }
 
 
@@ -79,7 +73,7 @@ def _ranked(table: Table, rows: Rows, gaps: dict[str, Floats], chosen: Mask) -> 
         "snapshots": sum(map(len, parts)),
         "tau": {name: tau.listed() for name, tau in taus.items()},
         "over trivial": {name: tau.minus(taus["trivial"]).listed() for name, tau in taus.items() if name != "trivial"},
-        "ceiling": bootstrap(np.array(ceiling), np.arange(len(parts))),
+        "ceiling": bootstrap(np.array(ceiling)),
     }
 
 

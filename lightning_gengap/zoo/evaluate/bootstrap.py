@@ -37,20 +37,20 @@ class Resampling:
 
     Attributes:
         run_of_row: for every row of the table, its run's column in `weights`.
-        weights: (draws, runs); tasks are drawn with replacement, then runs within every drawn task.
+        weights: shape (draws, runs); tasks are drawn with replacement, then runs within every drawn task.
     """
 
     run_of_row: NDArray[np.int64]
     weights: Floats
 
     @staticmethod
-    def of(table: Table, draws: int = DRAWS, seed: int = 0) -> Resampling:
+    def of(table: Table) -> Resampling:
         """Seeded draws for all runs of a table."""
         runs, first, run_of_row = np.unique(table.words("run"), return_index=True, return_inverse=True)
         tasks, task_of_run = np.unique(table.words("task")[first], return_inverse=True)
-        rng = np.random.default_rng(seed)
-        times = rng.multinomial(len(tasks), np.full(len(tasks), 1 / len(tasks)), size=draws)
-        weights = np.zeros((draws, len(runs)))
+        rng = np.random.default_rng(0)
+        times = rng.multinomial(len(tasks), np.full(len(tasks), 1 / len(tasks)), size=DRAWS)
+        weights = np.zeros((DRAWS, len(runs)))
         for task in range(len(tasks)):
             own = np.flatnonzero(task_of_run == task)
             weights[:, own] = rng.multinomial(times[:, task] * len(own), np.full(len(own), 1 / len(own)))
@@ -89,25 +89,22 @@ class Resampling:
         return summed
 
 
-def over_groups(values: Floats, pools: Floats, seed: int = 0) -> Score:
+def over_groups(values: Floats, pools: Floats) -> Score:
     """The mean over groups of a score that is no sum (a rank correlation), with groups and then pools resampled.
 
-    Args:
-        values: the score of each group.
-        pools: (groups, draws), the group's score in resamples of its own runs.
-        seed: of the draws.
+    Pools, of shape (groups, draws), hold each group's score in resamples of its own runs.
     """
     if len(values) == 0:
         return Score(float("nan"), np.full(DRAWS, np.nan))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(values), (DRAWS, len(values)))
     within = rng.integers(0, pools.shape[1], drawn.shape)
     return Score(float(values.mean()), pools[drawn, within].mean(axis=1))
 
 
-def bootstrap(values: Floats, groups: NDArray[Any]) -> list[float] | None:
-    """Mean and its 95 % interval by resampling whole groups: [mean, low, high]."""
-    names, inverse = np.unique(groups, return_inverse=True)
+def bootstrap(values: Floats, groups: NDArray[Any] | None = None) -> list[float] | None:
+    """Mean and its 95 % interval, [mean, low, high], by resampling whole groups; without groups, single values."""
+    names, inverse = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
     if len(names) == 0:
         return None
     sums, counts = np.bincount(inverse, values).astype(float), np.bincount(inverse).astype(float)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
+from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Predictor
 from lightning_gengap.zoo.evaluate.bootstrap import rounded
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, part_of
 from lightning_gengap.zoo.fit.fit import fit
@@ -17,7 +17,6 @@ from lightning_gengap.zoo.table import Table
 COUNT = 10
 _FACTS = ("family", "source", "train_samples", "noise", "augment")
 KINDS = ("family", "source", "augment", "noise", "optimizer", "pretrained")
-Contribution = tuple[str, float]
 
 
 def failures(setting: Setting, split: Sequence[Split], held: HeldOut) -> dict[str, Any]:
@@ -48,23 +47,21 @@ def worst_runs(setting: Setting, split: Sequence[Split], held: HeldOut, count: i
         if name not in fitted:
             fitted[name] = fit(table, setting.specification, known & setting.among)
         means_of_run = {"snapshots": len(own), "error": rounded(means[place])}
-        listed.append(_facts(table, int(held.rows[last])) | means_of_run | _last(table, fitted[name], held, last))
+        row = int(held.rows[last])
+        identity = {name: str(table.words(name)[row]) for name in ("run", "task")}
+        facts = {fact: _fact(table, fact, row) for fact in _FACTS}
+        listed.append(identity | facts | means_of_run | _last(table, fitted[name], held, last))
     return listed
-
-
-def _facts(table: Table, row: int) -> dict[str, Any]:
-    """Which run it is."""
-    identity = {name: str(table.words(name)[row]) for name in ("run", "task")}
-    return identity | {fact: _fact(table, fact, row) for fact in _FACTS}
 
 
 def _last(table: Table, predictor: Predictor, held: HeldOut, place: int) -> dict[str, Any]:
     """What was said of one held-out snapshot, and from which features."""
     row, actual = int(held.rows[place]), table.numbers("gap.accuracy")
-    prediction = _predicted(predictor, table, row)
+    needed = (*ALWAYS_NEEDED, *predictor.needs)
+    prediction = predictor.predict({name: float(table.numbers(f"measure.{name}")[row]) for name in needed})
     made = prediction.contributions  # none of features while abstaining
     contributions = [(f.name, rounded(100 * made[f.name])) for f in predictor.features if f.name in made]
-    signed = 100 * float(held.gap[place] - actual[row])
+    misleading = [pair for pair in contributions if pair[1] * float(held.gap[place] - actual[row]) > 0]
     return {
         "epoch": rounded(table.numbers("epoch")[row]),
         "train accuracy": rounded(table.numbers("measure.train_accuracy")[row]),
@@ -73,19 +70,13 @@ def _last(table: Table, predictor: Predictor, held: HeldOut, place: int) -> dict
         "actual": rounded(100 * actual[row]),
         "abstained": bool(held.abstained[place]),
         "outside": list(prediction.outside),
-        "largest": list(max(contributions, key=lambda pair: abs(pair[1]), default=())) or None,
-        "misled": list(_misled(contributions, signed)) or None,
+        "largest": _largest(contributions),
+        "misled": _largest(misleading),
     }
 
 
-def _predicted(predictor: Predictor, table: Table, row: int) -> Prediction:
-    needed = (*ALWAYS_NEEDED, *predictor.needs)
-    return predictor.predict({name: float(table.numbers(f"measure.{name}")[row]) for name in needed})
-
-
-def _misled(contributions: list[Contribution], signed: float) -> tuple[Any, ...]:
-    towards = [pair for pair in contributions if pair[1] * signed > 0]
-    return max(towards, key=lambda pair: abs(pair[1]), default=())
+def _largest(contributions: list[tuple[str, float]]) -> list[Any] | None:
+    return list(max(contributions, key=lambda pair: abs(pair[1]), default=())) or None
 
 
 def _fact(table: Table, name: str, row: int) -> str:

@@ -56,13 +56,7 @@ def grid_scores(
 
     `random order` is the mean over shuffled measures, which is what luck scores on so few models. Sign errors and tau
     need a measure's direction; it is learned on the last snapshots of the other tasks. The interval of a mean comes
-    from resampled grids.
-
-    Args:
-        table: measured runs.
-        among: the rows that take part.
-        gaps: by contender, held-out rows and predicted gaps.
-        keys: measured keys that are ranked by alone.
+    from resampled grids. `gaps` holds the held-out rows and predicted gaps by contender.
     """
     found = grids(table, among)
     columns = {name: _spread(table, *gap) for name, gap in gaps.items()}
@@ -85,7 +79,7 @@ def grid_scores(
         per_grid = [grid["scores"][contender] for grid in listed["grids"].values() if contender in grid["scores"]]
         if per_grid:
             listed["mean"][contender] = {"grids": len(per_grid)} | {
-                score: bootstrap(np.array([one[score] for one in per_grid if score in one]), _each(per_grid, score))
+                score: bootstrap(np.array([one[score] for one in per_grid if score in one]))
                 for score in ("pgdl", "mean", "worst", "worst_axis", "resolved", "tau")
             }
     return listed
@@ -117,10 +111,6 @@ def _spread(table: Table, rows: Rows, gap: Floats) -> Floats:
     column = np.full(len(table), np.nan)
     column[rows] = gap
     return column
-
-
-def _each(per_grid: Sequence[dict[str, float]], score: str) -> Labels:
-    return np.flatnonzero([score in one for one in per_grid]).astype(np.int64)
 
 
 def _settings(levels: Sequence[Labels]) -> int:

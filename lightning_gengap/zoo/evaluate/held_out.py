@@ -46,7 +46,6 @@ class Setting:
         contenders: the specification first, then the baselines.
         among: the rows that take part, the same for all contenders.
         left_out: baselines that are missing in too many rows.
-        resampling: the bootstrap's draws.
     """
 
     table: Table
@@ -57,13 +56,8 @@ class Setting:
 
     @staticmethod
     def of(table: Table, specification: Specification, locked: bool) -> Setting:
-        """Rows with all features of all contenders, and only the development part unless `locked`.
-
-        Raises:
-            TableError: no row has the features of the specification and of the trivial baseline.
-        """
-        allowed = np.ones(len(table), bool) if locked else development(table)
-        among = allowed & usable(table, specification) & usable(table, TRIVIAL)
+        """Rows with all features of all contenders, and only the development part unless `locked`."""
+        among = offered(table, specification, locked)
         if not among.any():
             raise TableError(
                 "table",
@@ -84,6 +78,12 @@ class Setting:
         return self.contenders[0]
 
 
+def offered(table: Table, specification: Specification, locked: bool) -> Mask:
+    """Rows with the features of the specification and of the trivial baseline; unlocked, of the development part."""
+    part = np.ones(len(table), bool) if locked else development(table)
+    return part & usable(table, specification) & usable(table, TRIVIAL)
+
+
 def fitted_alike(baseline: Specification, specification: Specification) -> Specification:
     """The baseline, balanced and on a grid where the specification is; a constant is the plain mean always."""
     return replace(baseline, balanced=specification.balanced and bool(baseline.features), grid=specification.grid)
@@ -95,11 +95,7 @@ def part_of(held: HeldOut, chosen: Mask) -> HeldOut:
 
 
 def hold_out(table: Table, specification: Specification, split: Iterable[Split], among: Mask) -> HeldOut:
-    """Fit on each split's rows and predict its held-out rows, both within `among`.
-
-    Raises:
-        TableError: a split leaves too little to fit on.
-    """
+    """Fit on each split's rows and predict its held-out rows, both within `among`."""
 
     def method(fitted: Mask, held: Mask) -> Floats:
         return _fitted_and_asked(table, specification, fitted, held)

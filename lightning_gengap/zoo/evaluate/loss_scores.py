@@ -24,14 +24,9 @@ def loss_scores(setting: Setting, parts: Mapping[str, tuple[Sequence[Split], Map
     """By split: errors in nats and of the log, R2 in both, rank correlation, coverage; with 95 % intervals.
 
     Where the predictor of the accuracy gap abstains, the head says its prior. In logs, gaps below the floor count
-    as the floor, and so do negative ones. Errors in nats and the coverage take gaps as they are.
-
-    Args:
-        setting: what is compared; of the baselines, the constant (here the geometric mean) and the trivial features.
-        parts: by name, a split and the held-out accuracy gaps by contender.
-
-    Returns:
-        Empty where the specification has no head or no loss gap is in the table.
+    as the floor, and so do negative ones. Errors in nats and the coverage take gaps as they are. Of the baselines, the
+    constant (here the geometric mean) and the trivial features take part. `parts` holds by name a split and the
+    held-out accuracy gaps by contender. Without a head or a loss gap there are no scores.
     """
     there = setting.among & np.isfinite(setting.table.numbers("gap.loss"))
     if not setting.specification.loss_head or not there.any():

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gengap.predictors.feature import contributions
+from lightning_gengap.predictors.parts import contributions
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots
+from lightning_gengap.zoo.evaluate.abilities import converged, last_snapshots
 from lightning_gengap.zoo.evaluate.bootstrap import DRAWS, Resampling, rounded
 from lightning_gengap.zoo.evaluate.failures import worst_runs
 from lightning_gengap.zoo.evaluate.grids import axes_of
@@ -30,14 +30,12 @@ def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str,
 
     Mean absolute and mean signed errors in accuracy points and R2, over all snapshots and over the last ones of
     converged runs; for the specification also coverage and mean width of the interval, mean absolute contributions and
-    the worst runs. A score is [value, low, high] with a 95 % interval over runs.
-
-    Returns:
-        The scores, and the specification's predictions behind them.
+    the worst runs. A score is [value, low, high] with a 95 % interval over runs. Returns the specification's
+    predictions too.
     """
     contenders = (specification, *(fitted_alike(baseline, specification) for baseline in BASELINES))
     among = np.logical_and.reduce([usable(table, contender) for contender in contenders])
-    settled = last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
+    settled = converged(table)
     draws, samples = over_runs(table, among), table.numbers("measure.train_samples")[among]
     listed: dict[str, Any] = {
         "rows": int(among.sum()),
@@ -49,8 +47,8 @@ def scored_by_run(table: Table, specification: Specification) -> tuple[dict[str,
     for contender in contenders:
         held = predictions[contender.name]
         parts = {"all snapshots": held}
-        if (converged := settled[held.rows]).sum() >= FEWEST_CONVERGED:
-            parts["converged"] = part_of(held, converged)
+        if settled[held.rows].sum() >= FEWEST_CONVERGED:
+            parts["converged"] = part_of(held, settled[held.rows])
         listed["by run"][contender.name] = {kind: _errors(table, draws, part) for kind, part in parts.items()}
         if contender is specification:
             listed["by run"][contender.name] |= _of_interval(table, draws, parts)
@@ -117,7 +115,7 @@ def _worst(setting: Setting, held: HeldOut) -> list[dict[str, Any]]:
 def in_family(setting: Setting, allowed: Mask) -> dict[str, Any]:
     """Adjusted R2 in sample and grouped ten-fold R2 of 30 or more converged models of one family and data set."""
     table = setting.table
-    settled = allowed & last_snapshots(table) & (table.numbers("measure.train_accuracy") >= CONVERGED)
+    settled = allowed & converged(table)
     families, sources = table.words("recipe.family"), table.words("recipe.source")
     listed = {}
     for family, source in sorted(set(zip(families[settled].tolist(), sources[settled].tolist(), strict=True))):
@@ -134,9 +132,9 @@ def _fitted_r2(setting: Setting, specification: Specification, rows: Mask) -> di
     count, features = int(rows.sum()), len(specification.features)
     inside = predicted_points(table, specification, rows, rows)
     plain = 1 - ((actual[rows] - inside) ** 2).sum() / ((actual[rows] - actual[rows].mean()) ** 2).sum()
-    held = hold_out_points(table, specification, by_run(table), rows, fewest_tasks=1)
+    held, gap = hold_out_points(table, specification, by_run(table), rows, fewest_tasks=1)
     return {
         "runs": count,
         "adjusted R2 in sample": rounded(1 - (1 - plain) * (count - 1) / (count - features - 1)),
-        "ten-fold R2": setting.resampling.r2(held.gap, actual[held.rows], held.rows).listed(),
+        "ten-fold R2": setting.resampling.r2(gap, actual[held], held).listed(),
     }

@@ -6,24 +6,15 @@ A value farther outside the fitted range than a predictor would accept counts as
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from lightning_gengap.predictors.specification import Specification
-from lightning_gengap.zoo.fit.fit import BALANCED_STRENGTHS, FEWEST_TASKS, STRENGTHS, enough, fitted_at, regression_of
+from lightning_gengap.zoo.fit.fit import FEWEST_TASKS, enough, fitted_at, least, regression_of, strengths_of
 from lightning_gengap.zoo.hold_out import hold_out
 from lightning_gengap.zoo.splits import Split, fold_of
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
-
-
-@dataclass(frozen=True)
-class Points:
-    """Predicted gaps of held-out rows, in the table's order."""
-
-    rows: Rows
-    gap: Floats
 
 
 def hold_out_points(
@@ -33,23 +24,18 @@ def hold_out_points(
     among: Mask,
     folds: Rows | None = None,
     fewest_tasks: int = FEWEST_TASKS,
-) -> Points:
-    """Fit on each split's rows and predict its held-out rows, both within `among`.
+) -> tuple[Rows, Floats]:
+    """The held-out rows in the table's order, and the gaps that fits on each split's other rows predict for them.
 
-    Args:
-        table: all rows.
-        specification: what is fitted.
-        split: rows to fit on and to hold out. Those that leave too few runs or tasks to fit on are left out.
-        among: the rows that take part.
-        folds: for every row, the inner fold by which the ridge strength is chosen. See `predicted_points`.
-        fewest_tasks: how many tasks a fit needs.
+    Both are within `among`. Splits that leave too few runs or tasks to fit on are left out. `folds` are those of
+    `predicted_points`.
     """
 
     def method(fitted: Mask, held: Mask) -> Floats:
         return predicted_points(table, specification, fitted, held, folds)
 
     held = hold_out(split, among, method, partial(enough, table, tasks=fewest_tasks))
-    return Points(held.rows, held.values[0])
+    return held.rows, held.values[0]
 
 
 def predicted_points(
@@ -74,8 +60,7 @@ def predicted_points(
 
 
 def _best_strength(table: Table, specification: Specification, fitted: Mask, folds: Rows) -> float:
-    """By the mean absolute error over inner folds; the mean over tasks of it where the specification is balanced."""
-    strengths = BALANCED_STRENGTHS if specification.balanced else STRENGTHS
+    strengths = strengths_of(specification)
     regression = regression_of(table, specification, fitted, drop_constant=True)[1]
     inner = folds[fitted]
 
@@ -86,8 +71,4 @@ def _best_strength(table: Table, specification: Specification, fitted: Mask, fol
     split = [(str(fold), inner != fold, inner == fold) for fold in np.unique(inner)]
     held = hold_out(split, np.ones(len(inner), bool), method, np.any, len(strengths))
     errors = np.abs(regression.target[held.rows] - held.values)
-    weights = None
-    if specification.balanced:
-        tasks = table.codes("task")[fitted]
-        weights = (1 / np.bincount(tasks)[tasks])[held.rows]
-    return strengths[int(np.argmin((errors if weights is None else errors * weights).sum(axis=1)))]
+    return strengths[least(errors, table.codes("task")[fitted][held.rows], specification.balanced)]

@@ -45,13 +45,13 @@ def kendall_pool(score: Floats, actual: Floats, runs: NDArray[np.str_], draws: i
     return np.divide(counted(ours * theirs), norm, out=np.zeros(draws), where=norm > 0)
 
 
-def noise_ceiling(accuracy: Floats, samples: Floats, draws: int = 200, seed: int = 0) -> float:
+def noise_ceiling(accuracy: Floats, samples: Floats, draws: int = 200) -> float:
     """The tau that knowing the true accuracies would reach: mean over draws of tau(true, measured again).
 
     True accuracies come from their binomial posterior (uniform prior), measured ones from a binomial given them, both
     independent between models. Models tested on the same images err together, so the ceiling is rather too low.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     trials = np.rint(samples).astype(int)
     correct = np.clip(np.rint(accuracy * trials), 0, trials)
     truth = rng.beta(correct + 1, trials - correct + 1, size=(draws, len(accuracy)))
@@ -64,12 +64,7 @@ def sign_errors(measure: Floats, gap: Floats, axes: Sequence[Labels], trials: fl
 
     An environment is a pair of settings that differ in one hyperparameter; its error is the mean of
     (1 - sign(gap difference) x sign(measure difference)) / 2 over pairs of seeds. Pairs with equal gaps are left out.
-
-    Args:
-        measure: larger is taken to mean a larger gap.
-        gap: the actual gaps.
-        axes: per hyperparameter, every model's level.
-        trials: test samples, for the error of a gap.
+    The axes hold every model's level of each hyperparameter; `trials` is the number of test samples.
 
     Returns:
         `mean` and `worst` over environments (both 0 to 1, .5 is a coin), `worst_axis`: the largest mean over the

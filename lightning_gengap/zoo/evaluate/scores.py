@@ -14,12 +14,11 @@ from lightning_gengap.zoo.evaluate.abilities import by_stage
 from lightning_gengap.zoo.evaluate.comparable import measures_of
 from lightning_gengap.zoo.evaluate.failures import by_kind, failures
 from lightning_gengap.zoo.evaluate.grids import grid_scores
-from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting
+from lightning_gengap.zoo.evaluate.held_out import HeldOut, Setting, offered
 from lightning_gengap.zoo.evaluate.one_family import in_family
 from lightning_gengap.zoo.evaluate.split_scores import check_scores, split_scores
-from lightning_gengap.zoo.fit.fit import check_enough, check_fit, fit, predict_rows, usable
-from lightning_gengap.zoo.fit.specifications import TRIVIAL
-from lightning_gengap.zoo.splits import development, splits
+from lightning_gengap.zoo.fit.fit import check_enough, check_fit, fit, predict_rows
+from lightning_gengap.zoo.splits import splits
 from lightning_gengap.zoo.table import Table
 
 
@@ -40,18 +39,12 @@ class Assessment:
 def assess(table: Table, specification: Specification, locked: bool = False) -> Assessment:
     """Fit anew in every fold and score; about a minute of one core for 700 runs.
 
-    Args:
-        table: measured runs. Cells may be empty, and each comparison says on how many rows it was made.
-        specification: what is fitted.
-        locked: use the locked part too. Without it, not one of its rows is read.
-
-    Raises:
-        TableError: there are too few runs or tasks, or a column is absent. This is found before the long work.
+    Cells may be empty, and each comparison says on how many rows it was made. Not one row of the locked part is read
+    unless `locked`. Too few runs or tasks and absent columns are refused before the long work.
     """
     check_fit(table, specification)
     check_scores(table, specification)
-    allowed = np.ones(len(table), bool) if locked else development(table)
-    allowed &= usable(table, specification) & usable(table, TRIVIAL)
+    allowed = offered(table, specification, locked)
     part = "the whole table" if locked else "the development part (all but the locked tasks, source and family)"
     check_enough(table, specification, allowed, part)
     setting = Setting.of(table, specification, locked)

@@ -24,9 +24,6 @@ def check_scores(table: Table, specification: Specification) -> None:
     """Refuse a table without the test accuracy in every row, or without what the trivial baseline is fitted to.
 
     Of a specification with a grid no ranking is scored, which alone needs the test accuracy.
-
-    Raises:
-        TableError: names what is absent.
     """
     baselines = BASELINES if specification.grid else (TRIVIAL,)
     features = [f"measure.{name}" for baseline in baselines for name in baseline.needs]

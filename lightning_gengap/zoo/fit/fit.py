@@ -10,8 +10,7 @@ import numpy as np
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.feature import Feature, contributions
-from lightning_gengap.predictors.parts import Interval, Memoriser
+from lightning_gengap.predictors.parts import Feature, Interval, Memoriser, contributions
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Predictions, Predictor, has_learned
 from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_variance
@@ -19,7 +18,7 @@ from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, sta
 from lightning_gengap.zoo.fit.row_weights import row_weights
 from lightning_gengap.zoo.hold_out import Held, hold_out
 from lightning_gengap.zoo.splits import by_run, by_task
-from lightning_gengap.zoo.table import Floats, Mask, Table, check_present
+from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, check_present
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out
@@ -47,11 +46,7 @@ def of_grid(table: Table, grid: str) -> Mask:
 
 
 def check_fit(table: Table, specification: Specification) -> None:
-    """Refuse a table in which a feature, or the specification's grid, occurs nowhere.
-
-    Raises:
-        TableError: names what is absent.
-    """
+    """Refuse a table in which a feature, or the specification's grid, occurs nowhere."""
     columns = [f"measure.{name}" for name in (*ALWAYS_NEEDED, *specification.needs)]
     check_present(table, columns, f"a fit of {specification.name}", "choose another predictor")
     if specification.grid and not of_grid(table, specification.grid).any():
@@ -64,17 +59,7 @@ def check_fit(table: Table, specification: Specification) -> None:
 
 
 def check_enough(table: Table, specification: Specification, among: Mask, part: str = "the table") -> None:
-    """Refuse rows of too few runs or tasks; a specification with a grid needs a single task.
-
-    Args:
-        table: all rows.
-        specification: what is to be fitted.
-        among: the rows that can take part.
-        part: what these rows were chosen from.
-
-    Raises:
-        TableError: says how many there are.
-    """
+    """Refuse rows of too few runs or tasks, chosen from `part`; a specification with a grid needs a single task."""
     fewest = 1 if specification.grid else FEWEST_TASKS
     if not enough(table, among, fewest):
         everywhere = np.ones(len(table), bool)
@@ -98,10 +83,8 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
     """Fit coefficients, and, by holding out inside these rows, the ridge strength and the interval.
 
     The strength is chosen by run, or by task where the specification is balanced. The interval is calibrated over
-    tasks, or over runs where the specification has a grid. There is no loss head yet; see `fit_loss_head`.
-
-    Raises:
-        TableError: there are too few runs or tasks, or a feature is constant.
+    tasks, or over runs where the specification has a grid. There is no loss head yet; see `fit_loss_head`. Too few runs
+    or tasks and constant features are refused.
     """
     rows = usable(table, specification) & (np.ones(len(table), bool) if rows is None else rows)
     check_enough(table, specification, rows)
@@ -165,18 +148,8 @@ def regression_of(
 
 
 def predict_rows(predictor: Predictor, table: Table, rows: Mask) -> Predictions:
-    """What a predictor says of some rows.
-
-    Raises:
-        PredictorError: a row has no `train_accuracy` or `classes`.
-    """
+    """What a predictor says of some rows."""
     return predictor.predict_columns(table.measured({*ALWAYS_NEEDED, *predictor.needs}, rows))
-
-
-def gaps_of(predictor: Predictor, table: Table, rows: Mask) -> Floats:
-    """The predictor's gaps for some rows, without abstention."""
-    accuracy = table.numbers("measure.train_accuracy")[rows]
-    return predictor.gaps(table.measured(predictor.needs, rows), accuracy)
 
 
 def best_strength(table: Table, specification: Specification, rows: Mask) -> float:
@@ -184,14 +157,21 @@ def best_strength(table: Table, specification: Specification, rows: Mask) -> flo
 
     If the specification is balanced, the smallest mean over tasks of the error on held-out tasks.
     """
-    strengths = BALANCED_STRENGTHS if specification.balanced else STRENGTHS
+    strengths = strengths_of(specification)
     held = _held_out(table, specification, rows, strengths, "task" if specification.balanced else "run")
     errors = np.abs(table.numbers("gap.accuracy")[held.rows] - held.values)
-    weights = None
-    if specification.balanced:
-        tasks = table.codes("task")[held.rows]
-        weights = 1 / np.bincount(tasks)[tasks]
-    return strengths[int(np.argmin(np.average(errors, axis=1, weights=weights)))]
+    return strengths[least(errors, table.codes("task")[held.rows], specification.balanced)]
+
+
+def strengths_of(specification: Specification) -> tuple[float, ...]:
+    """The ridge strengths that are tried."""
+    return BALANCED_STRENGTHS if specification.balanced else STRENGTHS
+
+
+def least(errors: Floats, tasks: Rows, balanced: bool) -> int:
+    """The row of the smallest mean error, or, if balanced, of the smallest mean over tasks of it."""
+    weights = 1 / np.bincount(tasks)[tasks] if balanced else np.ones(len(tasks))
+    return int(np.argmin(errors @ weights))
 
 
 def held_out_gaps(table: Table, specification: Specification, rows: Mask) -> Floats:
@@ -216,7 +196,9 @@ def _held_out(table: Table, specification: Specification, rows: Mask, strengths:
     """Gaps without abstention of held-out runs or tasks, by strength, inside `rows`."""
 
     def method(fitted: Mask, held: Mask) -> Floats:
-        return np.stack([gaps_of(one, table, held) for one in fitted_at(table, specification, fitted, strengths)])
+        accuracy = table.numbers("measure.train_accuracy")[held]
+        predictors = fitted_at(table, specification, fitted, strengths)
+        return np.stack([one.gaps(table.measured(one.needs, held), accuracy) for one in predictors])
 
     split = by_run(table) if column == "run" else by_task(table)
     return hold_out(split, rows, method, kinds=len(strengths))

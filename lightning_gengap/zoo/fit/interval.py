@@ -17,11 +17,8 @@ LEVEL = 0.9
 def interval_of(scaled: Floats, groups: NDArray[Any], offset: float, symmetric: bool) -> Interval:
     """The interval whose quantiles hold the residuals of new groups, each group weighing the same.
 
-    Args:
-        scaled: held-out residuals (actual minus predicted) over (predicted + offset).
-        groups: of each residual.
-        offset: of the scale.
-        symmetric: take one quantile of the residuals' sizes instead of one at either end.
+    The residuals are (actual minus predicted) over (predicted + offset). A symmetric interval has one quantile, of
+    their sizes, instead of one at either end.
     """
     if symmetric:
         below = above = weighted_quantile(np.abs(scaled), groups, LEVEL)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_gengap.predictors.loss_head import PREDICTED_GAP, LossHead
-from lightning_gengap.predictors.specification import OF_PREDICTED_GAP, Specification, Term
-from lightning_gengap.zoo.fit.fit import held_out_gaps
+from lightning_gengap.predictors.parts import PREDICTED_GAP, LossHead
+from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.specification import Specification, Term
+from lightning_gengap.zoo.fit.fit import fit, held_out_gaps, usable
 from lightning_gengap.zoo.fit.interval import LEVEL, weighted_quantile
 from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
@@ -22,6 +23,14 @@ STRENGTH = 1e-3
 GAP = Term(PREDICTED_GAP, "log", 0.005)
 
 
+def fit_with_head(table: Table, specification: Specification) -> Predictor:
+    """The whole predictor, with a loss head where the specification has one."""
+    predictor = fit(table, specification)
+    if not specification.loss_head:
+        return predictor
+    return replace(predictor, loss_head=fit_loss_head(table, specification, usable(table, specification)))
+
+
 def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> LossHead | None:
     """The head with the quantiles of its residuals on held-out tasks; None where no row has a loss gap.
 
@@ -31,7 +40,7 @@ def fit_loss_head(table: Table, specification: Specification, rows: Mask) -> Los
     rows = rows & np.isfinite(table.numbers("gap.loss"))
     if not rows.any():
         return None
-    if specification.loss_head == OF_PREDICTED_GAP:
+    if specification.loss_head == "predicted_gap":
         gaps = held_out_gaps(table, specification, rows)
         table, rows = with_gaps(table, gaps), rows & np.isfinite(gaps)
     held = held_out_logs(table, specification, rows)
@@ -88,6 +97,6 @@ def _terms(specification: Specification) -> tuple[Term, ...]:
     """The features of the accuracy gap and the train loss, or that gap itself and the train loss; none for none."""
     if not specification.features:
         return ()
-    if specification.loss_head == OF_PREDICTED_GAP:
+    if specification.loss_head == "predicted_gap":
         return (GAP, TRAIN_LOSS)
     return tuple(dict.fromkeys((*specification.features, TRAIN_LOSS)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.predictors.feature import Feature
+from lightning_gengap.predictors.parts import Feature
 from lightning_gengap.predictors.specification import Term
 from lightning_gengap.zoo.table import Floats, Mask, Table
 
@@ -34,8 +34,6 @@ class Regression:
     Attributes:
         features: centre, range and deviation of the features in these rows, with coefficients of zero.
         columns: the standardised features, shape (rows, features).
-        target: what they are to explain.
-        weights: how much each row counts.
         never_raises: the features whose coefficients are kept at or below zero.
     """
 
@@ -83,17 +81,7 @@ def ridge(columns: Floats, target: Floats, weights: Floats, strengths: Iterable[
 
 
 def features_of(table: Table, terms: Sequence[Term], rows: Mask, drop_constant: bool = False) -> tuple[Feature, ...]:
-    """Features with their centre, range and deviation in these rows.
-
-    Args:
-        table: all rows.
-        terms: what they are features of.
-        rows: the fitted rows.
-        drop_constant: let a constant feature do nothing, instead of refusing it.
-
-    Raises:
-        TableError: a feature is constant.
-    """
+    """Features with their centre, range and deviation in these rows; a constant one is refused unless dropped."""
     return tuple(_feature(term, table.numbers(f"measure.{term.name}")[rows], drop_constant) for term in terms)
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from lightning_gengap.predictors.specification import (
-    LOG_SIZE,
-    LOG_SIZE_ABOVE,
-    OF_PREDICTED_GAP,
-    Specification,
-    Term,
-)
+from lightning_gengap.predictors.specification import Specification, Term
 
 TRAIN_ACCURACY = Term("train_accuracy")
 TRAIN_LOSS = Term("train_loss", "log")
 # More data than in the fit is what a predictor is asked to reach for, hence its own unit of distance.
-TRAIN_SAMPLES = Term("train_samples", "log", scale=LOG_SIZE_ABOVE)
+TRAIN_SAMPLES = Term("train_samples", "log", scale="log_size_above")
 
 CONSTANT = Specification("constant", ())
 TRIVIAL = Specification(
@@ -40,7 +34,7 @@ DEFAULT_3 = Specification(
     balanced=True,
     symmetric=True,
     offset=0.3,
-    loss_head=OF_PREDICTED_GAP,
+    loss_head="predicted_gap",
 )
 # Copies on which hardly anything is lost were trained on, and are discounted. What was learned beyond a closed-form
 # classifier counts more with a larger training set, and means a smaller gap whatever the fitted sizes say.
@@ -51,7 +45,7 @@ IMAGES_3 = Specification(
         Term("perturbation/discounted_accuracy"),
         Term("input_difficulty/patch_extrapolated"),
         Term("difficulty/neighbour_10_extrapolated"),
-        Term("perturbation/excess_by_size", scale=LOG_SIZE, never_raises=True),
+        Term("perturbation/excess_by_size", scale="log_size", never_raises=True),
     ),
     bounds=(TRAIN_SAMPLES,),
     memoriser="difficulty/neighbour_1_accuracy",
@@ -59,7 +53,7 @@ IMAGES_3 = Specification(
     balanced=True,
     symmetric=True,
     offset=0.3,
-    loss_head=OF_PREDICTED_GAP,
+    loss_head="predicted_gap",
 )
 # No margins: the task's level comes from its data, the order from copies and mixes. Chosen on the CIFAR-100 ResNets.
 _IN_FAMILY = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,47 +15,19 @@ from lightning_gengap.zoo.table import Mask, Table
 _COMPOSITION = ("recipe.source", "recipe.family", "recipe.noise", "recipe.optimizer", "recipe.augment")
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What part of the table was fitted.
-
-    Attributes:
-        composition: rows of two cells: what is counted, and the counts.
-        left_out: a sentence on the rows that were not fitted, and why.
-    """
-
-    table_snapshots: int
-    table_runs: int
-    snapshots: int
-    runs: int
-    tasks: int
-    composition: list[list[str]]
-    left_out: str
-
-
 def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str:
-    """The Markdown page of a predictor.
-
-    Args:
-        predictor: with its held-out scores.
-        table: what it was fitted to, with the rows that the fit had to leave out.
-        figures: paths of figures to show, relative to the card.
-    """
-    return render("card.md.j2", predictor=predictor, fitted=_fitted(table, predictor), figures=figures)
-
-
-def _fitted(table: Table, predictor: Predictor) -> Fitted:
-    fitted = usable(table, predictor.specification)
-    runs, tasks = table.words("run"), table.words("task")
-    return Fitted(
-        table_snapshots=len(table),
-        table_runs=len(set(runs)),
-        snapshots=int(fitted.sum()),
-        runs=len(set(runs[fitted])),
-        tasks=len(set(tasks[fitted])),
-        composition=_composition(table, fitted),
-        left_out=_left_out(table, predictor.specification.needs, fitted),
-    )
+    """The Markdown page of a scored predictor and the table it was fitted to; figures are paths relative to it."""
+    rows = usable(table, predictor.specification)
+    fitted = {
+        "table_snapshots": len(table),
+        "table_runs": len(set(table.words("run"))),
+        "snapshots": int(rows.sum()),
+        "runs": table.count("run", rows),
+        "tasks": table.count("task", rows),
+        "composition": _composition(table, rows),
+        "left_out": _left_out(table, predictor.specification.needs, rows),
+    }
+    return render("card.md.j2", predictor=predictor, fitted=fitted, figures=figures)
 
 
 def _composition(table: Table, fitted: Mask) -> list[list[str]]:
@@ -81,6 +52,7 @@ def _counted(values: NDArray[np.str_], members: NDArray[np.str_]) -> str:
 
 
 def _left_out(table: Table, needs: Sequence[str], fitted: Mask) -> str:
+    """A sentence on the rows that were not fitted, and why."""
     if fitted.all():
         return "Nothing was left out."
     runs = table.words("run")

@@ -25,11 +25,7 @@ def drawable() -> bool:
 
 
 def require() -> None:
-    """Refuse early where figures are asked for and cannot be drawn.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """Refuse early where figures are asked for and matplotlib is not installed."""
     if not drawable():
         raise ConfigurationError(
             "figures",
@@ -40,12 +36,7 @@ def require() -> None:
 
 
 def draw(assessment: Assessment, folder: Path) -> list[str]:
-    """Write the figures that the evaluation has the numbers for, and return their file names.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
-    require()
+    """Write the figures that the evaluation has the numbers for, and return their file names."""
     drawn = []
     pictures: dict[str, Callable[[Assessment, Figure], bool]] = {
         "predicted_by_family": lambda a, f: _predicted(a, f, "recipe.family"),
@@ -63,11 +54,7 @@ def draw(assessment: Assessment, folder: Path) -> list[str]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """An empty figure of this size in inches, or a refusal where matplotlib is not installed."""
     require()
     from matplotlib.figure import Figure
 

@@ -26,10 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(template: str, folder: Path = TEMPLATES, **values: object) -> str:
     """The page that a template makes of the values; blank lines between its blocks count once.
 
-    Args:
-        template: file name of the template.
-        folder: where it lies. It may import the templates of this package.
-        values: names that the template uses. Every template knows `aligned`, `ranged` and `table` of this module.
+    Every template knows `aligned`, `ranged` and `table` of this module, and may import the templates of this package.
     """
     environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),

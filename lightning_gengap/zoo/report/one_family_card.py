@@ -10,11 +10,9 @@ from lightning_gengap.zoo.report.markdown import render
 
 
 def one_family_card(predictor: Predictor, figure: str = "") -> str:
-    """The Markdown page: held-out errors beside the baselines, what the predictor goes by, where it fails.
+    """The Markdown page of a predictor with the scores of `one_family.scored_by_run`: errors, features, failures.
 
-    Args:
-        predictor: with the scores of `one_family.scored_by_run`.
-        figure: path, relative to the card, of the figure of `one_family_figure.draw`; empty if there is none.
+    The figure is a path relative to the card, or empty.
     """
     fewest, most = (f"{count:,}" for count in predictor.scores["train samples"])
     moved = predictor.scores["contributions"]

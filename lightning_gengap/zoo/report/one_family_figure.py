@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.zoo.evaluate.abilities import CONVERGED, last_snapshots, stages
+from lightning_gengap.zoo.evaluate.abilities import converged, stages
 from lightning_gengap.zoo.evaluate.held_out import HeldOut, part_of
 from lightning_gengap.zoo.evaluate.one_family import FEWEST_CONVERGED, coverage_and_width, over_runs
 from lightning_gengap.zoo.report.figures import coverage, diagonal, new_figure, save
@@ -54,25 +54,18 @@ class Shown:
 
 
 def shown(predictor: Predictor, table: Table, held: HeldOut) -> Shown:
-    """The numbers that `draw` draws. All are held out by run, except the contributions, which are those of the card.
-
-    Args:
-        predictor: with the scores of `one_family.scored_by_run`.
-        table: what it was fitted to.
-        held: the predictions behind its scores.
-    """
-    accuracy, last = table.numbers("measure.train_accuracy")[held.rows], last_snapshots(table)[held.rows]
-    converged = last & (accuracy >= CONVERGED)
+    """The numbers that `draw` draws. All are held out by run, except the contributions, which are those of the card."""
+    settled = converged(table)[held.rows]
     chosen = {"all snapshots": np.ones(len(held.rows), bool)}
     chosen |= {name: mask[held.rows] for name, mask in stages(table).items() if name.startswith("train accuracy")}
-    chosen["converged"] = converged
+    chosen["converged"] = settled
     moved = predictor.scores["contributions"]
     return Shown(
         actual=100 * table.numbers("gap.accuracy")[held.rows],
         predicted=100 * held.gap,
         lower=100 * held.lower,
         upper=100 * held.upper,
-        converged=converged,
+        converged=settled,
         abstained=held.abstained,
         bands=_bands(table, held, chosen),
         contributions=dict(sorted(moved.items(), key=lambda item: -item[1])),
@@ -80,11 +73,7 @@ def shown(predictor: Predictor, table: Table, held: HeldOut) -> Shown:
 
 
 def draw(shown: Shown) -> bytes:
-    """The figure as a PNG file, the same bytes every time.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """The figure as a PNG file, the same bytes every time."""
     figure = new_figure(12, 4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 2.4, 2.4))
     _predicted(left, shown)

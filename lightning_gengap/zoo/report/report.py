@@ -9,10 +9,5 @@ from lightning_gengap.zoo.report.markdown import render
 
 
 def report(numbers: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """The page of what `zoo.evaluate.scores` found.
-
-    Args:
-        numbers: `Assessment.report`, or the content of a report.json file.
-        figures: file names of figures to show.
-    """
+    """The page of what `zoo.evaluate.scores` found, or of a report.json file; figures are file names."""
     return render("report.md.j2", numbers=numbers, figures=figures)

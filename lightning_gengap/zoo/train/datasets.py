@@ -26,14 +26,9 @@ def load(source: str, split: str, directory: Path | None) -> Images:
             of which `directory` has the files `<source>_<split>_{images,labels}.npy`.
         split: `train` or `test`.
         directory: where the files are; None where no files are needed.
-
-    Raises:
-        DataError: the files are not there.
     """
-    if source == "digits":
-        return _digits(split)
-    if source == "breast_cancer":
-        return _breast_cancer(split)
+    if source in ("digits", "breast_cancer"):
+        return _embedded(source, split)
     if source in SYNTHETIC:
         return synthetic_split(source, split)
     paths = [Path(directory or ".") / f"{source}_{split}_{part}.npy" for part in ("images", "labels")]
@@ -49,24 +44,15 @@ def load(source: str, split: str, directory: Path | None) -> Images:
     return (images if images.ndim == 4 else images[..., None]), labels.astype(np.int64)
 
 
-def _digits(split: str) -> Images:
-    from sklearn.datasets import load_digits
+def _embedded(source: str, split: str) -> Images:
+    """The first of a fixed shuffle of scikit-learn's rows to train on, and the others to test on."""
+    from sklearn import datasets
 
-    images, labels = load_digits(return_X_y=True)
-    chosen = _part(len(labels), 1197, split)
-    pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8)
-    return pixels.reshape(-1, 8, 8, 1), labels[chosen].astype(np.int64)
-
-
-def _breast_cancer(split: str) -> Images:
-    from sklearn.datasets import load_breast_cancer
-
-    features, labels = load_breast_cancer(return_X_y=True)
-    chosen = _part(len(labels), 380, split)
-    return features[chosen], labels[chosen].astype(np.int64)
-
-
-def _part(count: int, train: int, split: str) -> NDArray[np.int64]:
-    """Places of the first `train` of a fixed shuffle, or of the others."""
-    order = np.random.default_rng(0).permutation(count)
-    return order[:train] if split == "train" else order[train:]
+    make, train = (datasets.load_digits, 1197) if source == "digits" else (datasets.load_breast_cancer, 380)
+    features, labels = make(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    chosen = order[:train] if split == "train" else order[train:]
+    features, labels = features[chosen], labels[chosen].astype(np.int64)
+    if source == "digits":
+        features = np.rint(features * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return features, labels

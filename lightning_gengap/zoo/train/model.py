@@ -22,12 +22,7 @@ PRETRAINING_SAMPLES, PRETRAINING_EPOCHS, PRETRAINING_CLASSES = 3000, 8, 20
 
 
 class ZooModel(LightningModule):
-    """A recipe's model, trained on cross-entropy.
-
-    Args:
-        recipe: names the architecture, its hyperparameters and the optimizer.
-        channels: of the images, or the number of features.
-    """
+    """A recipe's model for images of so many channels, or so many features, trained on cross-entropy."""
 
     def __init__(self, recipe: Recipe, channels: int) -> None:
         super().__init__()

@@ -18,12 +18,7 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
 
     The test labels are meant to come from the same noisy process as the train labels. They are not corrupted: a share
     `noise` of noisy labels is uniform over the classes, so the expected noisy accuracy is
-    (1 - noise) x clean accuracy + noise / classes, and likewise for the loss.
-
-    Args:
-        model: in eval mode.
-        data: all training samples, and the test set with clean labels.
-        noise: share of the train labels that were drawn anew.
+    (1 - noise) x clean accuracy + noise / classes, and likewise for the loss. The model is in eval mode.
     """
     train, test = _logits(model, data.train_images), _logits(model, data.test_images)
     train_accuracy = float((train.argmax(1) == data.train_labels).double().mean())

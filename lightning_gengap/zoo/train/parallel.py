@@ -10,21 +10,12 @@ from typing import Any
 
 from lightning_gengap.errors import ConfigurationError
 
-BACKENDS = ("loky", "dask", "ray")
-
 
 def in_parallel(jobs: Sequence[Any], processes: int, backend: str, unit: str) -> int:
-    """Run the jobs, with a progress bar on terminals; the number of them that returned True.
+    """Run `joblib.delayed` calls, with a progress bar on terminals; the number of them that returned True.
 
-    Args:
-        jobs: each a `joblib.delayed` call.
-        processes: how many at a time; -1 for as many as the backend has.
-        backend: one of `BACKENDS`. dask connects to the scheduler at DASK_SCHEDULER_ADDRESS, ray to the cluster at
-            RAY_ADDRESS; each starts a cluster on this machine if there is no address.
-        unit: what the progress bar calls a job.
-
-    Raises:
-        ConfigurationError: the backend is not installed.
+    The backend is loky, dask or ray. dask connects to the scheduler at DASK_SCHEDULER_ADDRESS, ray to the cluster at
+    RAY_ADDRESS; each starts a cluster on this machine if there is no address.
     """
     from joblib import Parallel
     from tqdm import tqdm

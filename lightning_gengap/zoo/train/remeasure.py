@@ -31,17 +31,7 @@ from lightning_gengap.zoo.train.task import prepare
 def remeasure(path: Path, measures: Sequence[str], directory: Path | None, last_only: bool = False) -> bool:
     """Add measures to the rows of a run, on the samples that were monitored in training; True if any was missing.
 
-    Rows that have all of them are left alone. The file is replaced in one step.
-
-    Args:
-        path: the run's file.
-        measures: names of measures.
-        directory: where the files of the data sets are.
-        last_only: only the last snapshot.
-
-    Raises:
-        TableError: the file holds no whole run, or the run kept no weights.
-        MeasureError: a measure is unknown.
+    Rows that have all of them are left alone. The file is replaced in one step. `directory` holds the data sets.
     """
     if not finished(path):
         raise TableError(

@@ -32,17 +32,7 @@ def run(
     """Train unless `runs/<key>.json` holds a whole run; True if it had to be trained.
 
     The file appears in one step when the run is complete, so a kill at any moment loses at most one run. The key does
-    not depend on the accelerator.
-
-    Args:
-        recipe: what to train.
-        directory: where the files of the data sets are.
-        runs: folder of the file.
-        keep_weights: write the weights before training and at the snapshots to `runs/<key>.npz`.
-        accelerator: as Lightning's Trainer takes it: `cpu`, `gpu` or `auto`.
-
-    Raises:
-        ConfigurationError: the accelerator is `gpu`, and there is none.
+    not depend on the accelerator. Kept weights, those before training and at the snapshots, go to `runs/<key>.npz`.
     """
     path = runs / f"{recipe.key}.json"
     if finished(path):
@@ -60,11 +50,7 @@ def run(
 
 
 def check_accelerator(name: str) -> None:
-    """Refuse `gpu` where there is none.
-
-    Raises:
-        ConfigurationError: says what to use instead.
-    """
+    """Refuse `gpu` where there is none."""
     if name == "gpu" and not (CUDAAccelerator.is_available() or MPSAccelerator.is_available()):
         raise ConfigurationError(
             "--accelerator gpu",

@@ -37,11 +37,7 @@ class Weights:
 
     @classmethod
     def read(cls, path: Path) -> Weights:
-        """Read what `write` wrote.
-
-        Raises:
-            TableError: there is no such file.
-        """
+        """Read what `write` wrote; a TableError says how to keep weights where there are none."""
         if not path.is_file():
             raise TableError(
                 f"run {path.stem}",

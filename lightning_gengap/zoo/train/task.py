@@ -23,7 +23,6 @@ class Task:
     """What is to be learned. Equal tasks have equal data.
 
     Attributes:
-        source: name of the data set.
         classes: labels of the source that take part; they become 0, 1, ...
         side: larger images are averaged down to side x side pixels.
         grey: the mean over the channels in place of the channels.

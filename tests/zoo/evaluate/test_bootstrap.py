@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ def test_bootstrap_resamples_groups_not_rows():
     assert bootstrap(np.zeros(0), np.zeros(0)) is None
 
 
-def test_resampling_draws_tasks_then_runs_and_pairs_contenders(tmp_path: Path):
-    made = table(tmp_path, tasks=12)
+def test_resampling_draws_tasks_then_runs_and_pairs_contenders():
+    made = table(tasks=12)
     draws = Resampling.of(made)
     assert (draws.weights.sum(axis=1) == 96).all()
     by_task = draws.weights.reshape(1000, 12, 8).sum(axis=2)
@@ -30,8 +29,8 @@ def test_resampling_draws_tasks_then_runs_and_pairs_contenders(tmp_path: Path):
     assert other.minus(one).listed() == [1.0, 1.0, 1.0]
 
 
-def test_interval_of_a_mean_has_the_width_that_theory_gives(tmp_path: Path):
-    made = table(tmp_path, tasks=48)
+def test_interval_of_a_mean_has_the_width_that_theory_gives():
+    made = table(tasks=48)
     rng = np.random.default_rng(0)
     task = np.unique(made.words("task"), return_inverse=True)[1]
     values = rng.normal(size=48)[task] + rng.normal(size=len(made))
@@ -39,8 +38,8 @@ def test_interval_of_a_mean_has_the_width_that_theory_gives(tmp_path: Path):
     assert (high - low) / (2 * 1.96 * math.sqrt(1 / 48)) == pytest.approx(1, abs=0.25)
 
 
-def test_resampled_r2_and_skill_are_those_of_the_rows(tmp_path: Path):
-    made = table(tmp_path, tasks=6)
+def test_resampled_r2_and_skill_are_those_of_the_rows():
+    made = table(tasks=6)
     draws, every = Resampling.of(made), np.arange(len(made))
     actual = made.numbers("gap.accuracy")
     guess = actual + np.random.default_rng(0).normal(size=len(made)) * 0.05

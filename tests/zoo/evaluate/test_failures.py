@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -7,18 +5,16 @@ from lightning_gengap.zoo.evaluate.failures import failures, worst_runs
 from lightning_gengap.zoo.evaluate.held_out import Setting, hold_out
 from lightning_gengap.zoo.evaluate.scores import Assessment
 from lightning_gengap.zoo.splits import by_task
-from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 
-def test_the_run_whose_feature_is_wrong_is_the_worst_and_that_feature_misled(tmp_path: Path):
+def test_the_run_whose_feature_is_wrong_is_the_worst_and_that_feature_misled():
     made = rows(12)
     for row in made:
         if row["run"] == "05-3":
             row["measure.difficulty/ridge_accuracy"] = 0.69 if row["measure.difficulty/ridge_accuracy"] < 0.5 else 0.31
-    write(made, tmp_path / "t.csv.gz")
-    setting = Setting.of(read(tmp_path / "t.csv.gz"), PLANTED, locked=True)
+    setting = Setting.of(table_of(made), PLANTED, locked=True)
     split = list(by_task(setting.table))
     held = hold_out(setting.table, PLANTED, split, setting.among)
     listed = worst_runs(setting, split, held)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 
 from lightning_gengap.zoo.evaluate.grids import axes_of, grids
@@ -19,7 +17,7 @@ def test_grid_scores_find_the_planted_gap_and_the_noise(assessment: Assessment):
     assert assessment.report["grids"]["mean"]["planted"]["grids"] == 1
 
 
-def test_tables_without_a_grid_have_none(tmp_path: Path):
-    made = table(tmp_path, tasks=2)
+def test_tables_without_a_grid_have_none():
+    made = table(tasks=2)
     assert grids(made, np.ones(len(made), bool)) == []
     assert set(axes_of(made, np.arange(len(made)))) == {"family", "source"}  # classes and noise follow from the source

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -8,9 +6,8 @@ from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.held_out import Setting, hold_out_all
 from lightning_gengap.zoo.hold_out import hold_out as predictions_of
 from lightning_gengap.zoo.splits import development
-from lightning_gengap.zoo.table import read, write
 from tests.zoo.conftest import PLANTED
-from tests.zoo.tables import rows, table
+from tests.zoo.tables import rows, table, table_of
 
 
 def test_a_method_is_asked_about_rows_that_it_was_not_fitted_to_and_answers_come_in_the_tables_order():
@@ -37,27 +34,27 @@ def test_a_method_is_asked_about_rows_that_it_was_not_fitted_to_and_answers_come
     assert nothing.values.shape == (2, 0)
 
 
-def test_nothing_of_the_locked_part_is_used_unless_asked_for(tmp_path: Path):
-    made = table(tmp_path)
+def test_nothing_of_the_locked_part_is_used_unless_asked_for():
+    made = table()
     assert not (Setting.of(made, PLANTED, locked=False).among & ~development(made)).any()
     assert (Setting.of(made, PLANTED, locked=True).among & ~development(made)).any()
 
 
-def test_a_baseline_that_is_missing_in_most_rows_is_left_out_and_said(tmp_path: Path):
+def test_a_baseline_that_is_missing_in_most_rows_is_left_out_and_said():
     made = rows()
     for row in made[: 2 * len(made) // 3]:
         row["measure.margin/h2/median"] = ""
-    write(made, tmp_path / "t.csv.gz")
-    setting = Setting.of(read(tmp_path / "t.csv.gz"), PLANTED, locked=True)
+    saved = table_of(made)
+    setting = Setting.of(saved, PLANTED, locked=True)
     assert setting.left_out == ("Jiang's 20 margin features",)
     assert setting.among.all()
     absent = Specification("absent", (Term("path_norm/log", "identity"),))
     with pytest.raises(TableError, match="no row with all features of absent"):
-        Setting.of(read(tmp_path / "t.csv.gz"), absent, locked=True)
+        Setting.of(saved, absent, locked=True)
 
 
-def test_a_fold_that_cannot_be_fitted_is_skipped_by_all_with_the_reason(tmp_path: Path):
-    made = table(tmp_path, tasks=8)
+def test_a_fold_that_cannot_be_fitted_is_skipped_by_all_with_the_reason():
+    made = table(tasks=8)
     few = np.isin(made.words("task"), ["task00", "task01"])
     setting = Setting.of(made, PLANTED, locked=True)
     held, skipped = hold_out_all(setting, [("few", few, ~few), ("many", ~few, few)])

@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ from lightning_gengap.zoo.evaluate.one_family import moved, over_runs, scored_by
 from lightning_gengap.zoo.fit.fit import fit, usable
 from lightning_gengap.zoo.report.one_family_card import one_family_card
 from lightning_gengap.zoo.splits import by_run
-from lightning_gengap.zoo.table import Table, read, write
+from lightning_gengap.zoo.table import Table
 from tests.zoo.conftest import PLANTED
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 GROUP = replace(PLANTED, name="group", grid="mine", loss_head="")
 
 
-def grid_table(folder: Path, wrong: str = "", noise: float = 0.0) -> Table:
+def grid_table(wrong: str = "", noise: float = 0.0) -> Table:
     """Five tasks of a grid, with three planted linear terms; the ridge accuracy of one run may be wrong."""
     made: list[dict[str, Any]] = rows(12, seed=3)
     names = sorted({row["task"] for row in made})
@@ -32,12 +31,11 @@ def grid_table(folder: Path, wrong: str = "", noise: float = 0.0) -> Table:
         row["gap.test_accuracy"] = row["measure.train_accuracy"] - row["gap.accuracy"]
         if row["run"] == wrong:
             row["measure.difficulty/ridge_accuracy"] += 0.2
-    write(made, folder / "t.csv.gz")
-    return read(folder / "t.csv.gz")
+    return table_of(made)
 
 
-def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run(tmp_path: Path):
-    table = grid_table(tmp_path)
+def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run():
+    table = grid_table()
     own = set(table.words("task")[usable(table, GROUP)])
     assert len(own) == 5
     fitted = fit(table, GROUP)
@@ -48,8 +46,8 @@ def test_a_group_is_fitted_on_its_grids_alone_and_scored_by_run(tmp_path: Path):
     assert error[2] < 0.5 < constant[1]
 
 
-def test_scores_are_those_of_predictions_held_out_by_run_with_an_interval_that_holds_them(tmp_path: Path):
-    table = grid_table(tmp_path, noise=0.02)
+def test_scores_are_those_of_predictions_held_out_by_run_with_an_interval_that_holds_them():
+    table = grid_table(noise=0.02)
     scored = scored_by_run(table, GROUP)[0]["by run"]["group"]
     held = hold_out(table, GROUP, by_run(table), usable(table, GROUP))
     actual = table.numbers("gap.accuracy")[held.rows]
@@ -69,8 +67,8 @@ def test_scores_are_those_of_predictions_held_out_by_run_with_an_interval_that_h
     assert 1 <= scored["converged"]["rows"] < 40  # some of the last snapshots lie below 0.97
 
 
-def test_draws_hold_as_many_runs_as_there_are_and_none_of_another_grid(tmp_path: Path):
-    table = grid_table(tmp_path)
+def test_draws_hold_as_many_runs_as_there_are_and_none_of_another_grid():
+    table = grid_table()
     among = usable(table, GROUP)
     draws = over_runs(table, among)
     own = np.isin(np.unique(table.words("run")), table.words("run")[among])
@@ -79,8 +77,8 @@ def test_draws_hold_as_many_runs_as_there_are_and_none_of_another_grid(tmp_path:
     assert draws.weights[:, own].std() == pytest.approx(1, abs=0.05)  # of a binomial count with mean one
 
 
-def test_contributions_are_mean_absolute_terms_of_the_prediction(tmp_path: Path):
-    table = grid_table(tmp_path)
+def test_contributions_are_mean_absolute_terms_of_the_prediction():
+    table = grid_table()
     among = usable(table, GROUP)
     predictor = fit(table, GROUP)
     points_of = moved(table, predictor, among)
@@ -94,8 +92,8 @@ def test_contributions_are_mean_absolute_terms_of_the_prediction(tmp_path: Path)
         assert points == pytest.approx(100 * np.mean([abs(term[name]) for term in terms]), abs=1e-3)
 
 
-def test_the_card_names_the_wrong_run_by_its_hyperparameters_and_what_misled(tmp_path: Path):
-    table = grid_table(tmp_path, wrong="02-5", noise=0.005)
+def test_the_card_names_the_wrong_run_by_its_hyperparameters_and_what_misled():
+    table = grid_table(wrong="02-5", noise=0.005)
     predictor = replace(fit(table, GROUP), scores=scored_by_run(table, GROUP)[0])
     worst = predictor.scores["worst runs"]
     assert len(worst) == 3

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -34,8 +33,8 @@ def test_planted_specification_ranks_within_tasks_and_chooses_within_runs(assess
     assert assessment.report["turn"]["runs"] == 0  # four snapshots are too few
 
 
-def test_locked_parts_are_scored_by_fits_to_the_development_part(tmp_path: Path):
-    setting = Setting.of(table(tmp_path), PLANTED, locked=True)
+def test_locked_parts_are_scored_by_fits_to_the_development_part():
+    setting = Setting.of(table(), PLANTED, locked=True)
     listed, predictions = locked_scores(replace(setting, contenders=setting.contenders[:3]))
     assert set(predictions) == set(listed)
     assert set(listed) == {"tasks", "source fashion_mnist", "family vit"}

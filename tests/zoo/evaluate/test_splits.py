@@ -1,17 +1,15 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from lightning_gengap.zoo.splits import by_group, by_run, by_size, by_task, development, locked_parts, splits
-from lightning_gengap.zoo.table import Table, read, write
-from tests.zoo.tables import rows
+from lightning_gengap.zoo.table import Table
+from tests.zoo.tables import rows, table_of
 from tests.zoo.tables import table as planted
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    return planted(Path(tmp_path_factory.mktemp("table")))
+def table() -> Table:
+    return planted()
 
 
 @pytest.mark.parametrize("name", ["by run", "by task", "leave one family out", "leave one data set out"])
@@ -47,13 +45,12 @@ def test_cifar_siblings_leave_together(table: Table):
     assert names == ["cifar", "digits", "fashion_mnist"]
 
 
-def test_large_sizes_are_five_times_beyond_all_that_is_fitted(tmp_path: Path):
+def test_large_sizes_are_five_times_beyond_all_that_is_fitted():
     sizes = [300, 3200, 3300, 10_000, 16_000, 50_000, 60_000]
     made = [
         row | {"run": f"of {size}", "recipe.train_samples": size} for size, row in zip(sizes, rows(1), strict=False)
     ]
-    write(made, tmp_path / "t.csv.gz")
-    found = {name: (fitted, held) for name, fitted, held in by_size(read(tmp_path / "t.csv.gz"))}
+    found = {name: (fitted, held) for name, fitted, held in by_size(table_of(made))}
     samples = np.array(sizes)
     assert list(found) == ["16000 images and more", "50000 images and more"]
     for least, (fitted, held) in zip((16_000, 50_000), found.values(), strict=True):

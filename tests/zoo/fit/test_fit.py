@@ -1,64 +1,53 @@
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from lightning_gengap import available_predictors, load_predictor
+from lightning_gengap import available_predictors
 from lightning_gengap.errors import TableError
-from lightning_gengap.predictors.files import dumps
-from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.specification import LOG_SIZE, Specification, Term
+from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, predict_rows, usable
 from lightning_gengap.zoo.fit.interval import shared_variance, weighted_quantile
-from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.fit.ridge import Regression
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS, TRAIN_SAMPLES
-from lightning_gengap.zoo.table import Table, read, write
-from tests.zoo.tables import rows, table
+from tests.zoo.tables import rows, table, table_of
 
 PLANTED = Specification("planted", (Term("train_loss", "log"), TRAIN_SAMPLES, Term("difficulty/ridge_accuracy")))
-ROOT = Path(__file__).parents[3]
 
 
-def test_planted_coefficients_are_recovered(tmp_path: Path):
-    fitted = fit(table(tmp_path), PLANTED)
+def test_planted_coefficients_are_recovered():
+    fitted = fit(table(), PLANTED)
     coefficients = {feature.name: feature.coefficient for feature in fitted.features}
     assert coefficients["train_loss"] == pytest.approx(-0.03, abs=2e-4)
     assert coefficients["train_samples"] == pytest.approx(-0.02, abs=2e-4)
     assert coefficients["difficulty/ridge_accuracy"] == pytest.approx(-0.15, abs=2e-3)
 
 
-def test_prediction_through_the_file_equals_the_planted_law(tmp_path: Path):
-    made = table(tmp_path)
+def test_prediction_through_the_file_equals_the_planted_law():
+    made = table()
     said = predict_rows(fit(made, PLANTED), made, np.ones(len(made), bool))
     assert not said.abstained.any()
     assert np.abs(said.gap - made.numbers("gap.accuracy")).max() < 2e-4
 
 
-def test_fitting_the_test_accuracy_gives_train_accuracy_coefficient_one(tmp_path: Path):
+def test_fitting_the_test_accuracy_gives_train_accuracy_coefficient_one():
     made = rows(24)
     for row in made:
         test = 0.2 + 0.5 * row["measure.difficulty/ridge_accuracy"] - 0.03 * math.log(row["measure.train_loss"])
         row["gap.accuracy"] = row["measure.train_accuracy"] - test
-    write(made, tmp_path / "t.csv.gz")
     terms = (
         Term("train_accuracy", "identity"),
         Term("difficulty/ridge_accuracy", "identity"),
         Term("train_loss", "log"),
     )
-    fitted = fit(read(tmp_path / "t.csv.gz"), Specification("planted", terms, test_accuracy=True))
+    fitted = fit(table_of(made), Specification("planted", terms, test_accuracy=True))
     assert [feature.coefficient for feature in fitted.features] == pytest.approx([1.0, -0.5, 0.03], abs=5e-3)
 
 
-def test_interval_covers_new_tasks_of_noisy_data(tmp_path: Path):
-    fitted = fit(table(tmp_path, tasks=48, noise=0.3), PLANTED)
-    (tmp_path / "new").mkdir()
-    fresh = table(tmp_path / "new", tasks=48, noise=0.3, seed=1)
+def test_interval_covers_new_tasks_of_noisy_data():
+    fitted = fit(table(tasks=48, noise=0.3), PLANTED)
+    fresh = table(tasks=48, noise=0.3, seed=1)
     said = predict_rows(fitted, fresh, np.ones(len(fresh), bool))
     kept, actual = ~said.abstained, fresh.numbers("gap.accuracy")
     covered = ((actual >= said.lower) & (actual <= said.upper))[kept].mean()
@@ -73,47 +62,44 @@ def test_conformal_quantile_weighs_groups_equally():
     assert weighted_quantile(values, groups, 0.99) == 11.0  # beyond the last group: the largest
 
 
-def test_rows_below_the_abstention_level_take_no_part(tmp_path: Path):
+def test_rows_below_the_abstention_level_take_no_part():
     made = rows(8)
     for row in made[::2]:
         row["measure.train_accuracy"] = 0.4
-    write(made, tmp_path / "t.csv.gz")
-    assert usable(read(tmp_path / "t.csv.gz"), PLANTED).sum() == len(made) // 2
+    assert usable(table_of(made), PLANTED).sum() == len(made) // 2
 
 
-def test_constant_feature_and_too_few_tasks_are_refused(tmp_path: Path):
+def test_constant_feature_and_too_few_tasks_are_refused():
     made = [row | {"measure.train_samples": 500.0} for row in rows(8)]
-    write(made, tmp_path / "t.csv.gz")
     with pytest.raises(TableError, match="one constant value"):
-        fit(read(tmp_path / "t.csv.gz"), PLANTED)
+        fit(table_of(made), PLANTED)
     with pytest.raises(TableError, match="at least 20 runs in 5 tasks"):
-        fit(table(tmp_path, tasks=3), PLANTED)
+        fit(table(tasks=3), PLANTED)
 
 
-def test_what_grows_with_the_train_size_has_no_coefficient_where_no_set_is_large(tmp_path: Path):
-    write([row | {"measure.perturbation/excess_by_size": 0.0} for row in rows()], tmp_path / "t.csv.gz")
-    by_size = Term("perturbation/excess_by_size", scale=LOG_SIZE, never_raises=True)
-    fitted = fit(read(tmp_path / "t.csv.gz"), replace(PLANTED, features=(*PLANTED.features, by_size)))
+def test_what_grows_with_the_train_size_has_no_coefficient_where_no_set_is_large():
+    saved = table_of([row | {"measure.perturbation/excess_by_size": 0.0} for row in rows()])
+    by_size = Term("perturbation/excess_by_size", scale="log_size", never_raises=True)
+    fitted = fit(saved, replace(PLANTED, features=(*PLANTED.features, by_size)))
     assert fitted.features[-1].coefficient == 0
-    assert fitted.intercept == pytest.approx(fit(read(tmp_path / "t.csv.gz"), PLANTED).intercept, rel=1e-3)
+    assert fitted.intercept == pytest.approx(fit(saved, PLANTED).intercept, rel=1e-3)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_what_grows_with_the_train_size_never_raises_the_gap(tmp_path: Path, sign: int):
+def test_what_grows_with_the_train_size_never_raises_the_gap(sign: int):
     made = rows()
     for number, row in enumerate(made):
         row["measure.perturbation/excess_by_size"] = by = float(number % 7)
         row["gap.accuracy"] += sign * 0.01 * by
         row["gap.test_accuracy"] -= sign * 0.01 * by
-    write(made, tmp_path / "t.csv.gz")
-    by_size = Term("perturbation/excess_by_size", scale=LOG_SIZE, never_raises=True)
+    by_size = Term("perturbation/excess_by_size", scale="log_size", never_raises=True)
     specification = Specification("planted", (*PLANTED.features, by_size))
-    coefficient = fit(read(tmp_path / "t.csv.gz"), specification).features[-1].coefficient
+    coefficient = fit(table_of(made), specification).features[-1].coefficient
     assert coefficient == (0 if sign > 0 else pytest.approx(-0.01, rel=0.05))
 
 
-def test_bounds_have_no_coefficient_but_make_the_predictor_abstain(tmp_path: Path):
-    made = table(tmp_path)
+def test_bounds_have_no_coefficient_but_make_the_predictor_abstain():
+    made = table()
     bounded = replace(PLANTED, features=(PLANTED.features[0], PLANTED.features[2]), bounds=(PLANTED.features[1],))
     fitted = fit(made, bounded)
     assert [feature.name for feature in fitted.features] == ["train_loss", "difficulty/ridge_accuracy", "train_samples"]
@@ -125,8 +111,8 @@ def test_bounds_have_no_coefficient_but_make_the_predictor_abstain(tmp_path: Pat
     assert inside.contributions["train_samples"] == 0
 
 
-def test_symmetric_intervals_are_as_wide_on_both_sides_and_cover(tmp_path: Path):
-    made = table(tmp_path, noise=0.3)
+def test_symmetric_intervals_are_as_wide_on_both_sides_and_cover():
+    made = table(noise=0.3)
     fitted = fit(made, replace(PLANTED, symmetric=True))
     assert fitted.interval.above == -fitted.interval.below > 0
     said = predict_rows(fitted, made, np.ones(len(made), bool))
@@ -157,44 +143,5 @@ def test_shared_variance_is_the_intraclass_correlation():
     assert shared_variance(groups.astype(float), groups) == 1.0
 
 
-@pytest.fixture(scope="module")
-def committed() -> Table:
-    return read(ROOT / "pretrained_predictors" / "small_zoo_v3.csv.gz")
-
-
 def test_every_specification_has_a_bundled_predictor():
     assert {"default", *SPECIFICATIONS} == set(available_predictors())
-
-
-@pytest.mark.parametrize("name", SPECIFICATIONS)
-def test_the_committed_table_reproduces_the_whole_file(name: str, committed: Table):
-    specification = SPECIFICATIONS[name]
-    again = fit(committed, specification)
-    if specification.loss_head:
-        head = fit_loss_head(committed, specification, usable(committed, specification))
-        again = replace(again, loss_head=head)
-    assert numbers(again) == pytest.approx(numbers(load_predictor(name)), abs=1e-6)
-    assert text(again) == text(load_predictor(name))
-
-
-def leaves(predictor: Predictor) -> dict[str, Any]:
-    """Everything in a predictor's file but its scores and its hash, by path."""
-
-    def of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
-        if not isinstance(part, dict | list):
-            yield path, part
-            return
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from of(value, f"{path}/{key}")
-
-    content = json.loads(dumps(replace(predictor, scores={})))
-    del content["sha256"]
-    return dict(of(content, ""))
-
-
-def numbers(predictor: Predictor) -> dict[str, float]:
-    return {path: leaf for path, leaf in leaves(predictor).items() if isinstance(leaf, float)}
-
-
-def text(predictor: Predictor) -> dict[str, Any]:
-    return {path: leaf for path, leaf in leaves(predictor).items() if not isinstance(leaf, float)}

@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,24 +9,23 @@ from lightning_gengap.predictors.files import dumps, loads
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, held_out_gaps
 from lightning_gengap.zoo.fit.loss_head import fit_loss_head, held_out_logs
-from lightning_gengap.zoo.table import Table, read, write
-from tests.zoo.tables import rows
+from lightning_gengap.zoo.table import Table
+from tests.zoo.tables import rows, table_of
 
 PLANTED = Specification("planted", (Term("train_loss", "log"), Term("train_samples", "log")))
 
 
-def made(tmp_path: Path, noise: float = 0.0) -> Table:
+def made(noise: float = 0.0) -> Table:
     rng = np.random.default_rng(0)
     table_rows = rows(60)
     for row in table_rows:
         law = 0.4 - 0.6 * math.log(row["measure.train_loss"]) - 0.2 * math.log(row["measure.train_samples"])
         row["gap.loss"] = math.exp(law + noise * rng.normal())
-    write(table_rows, tmp_path / "t.csv.gz")
-    return read(tmp_path / "t.csv.gz")
+    return table_of(table_rows)
 
 
-def test_planted_law_is_recovered(tmp_path: Path):
-    table = made(tmp_path)
+def test_planted_law_is_recovered():
+    table = made()
     head = fit_loss_head(table, PLANTED, np.ones(len(table), bool))
     assert head is not None
     assert [feature.coefficient for feature in head.features] == pytest.approx([-0.6, -0.2], abs=0.01)
@@ -37,8 +35,8 @@ def test_planted_law_is_recovered(tmp_path: Path):
     assert math.isnan(missing)
 
 
-def test_interval_covers_held_out_tasks(tmp_path: Path):
-    table = made(tmp_path, noise=0.5)
+def test_interval_covers_held_out_tasks():
+    table = made(noise=0.5)
     everything = np.ones(len(table), bool)
     head = fit_loss_head(table, PLANTED, everything)
     assert head is not None
@@ -49,17 +47,13 @@ def test_interval_covers_held_out_tasks(tmp_path: Path):
     assert head.above == pytest.approx(1.645 * 0.5, rel=0.15)
 
 
-def test_a_table_without_loss_gaps_gives_no_head(tmp_path: Path):
-    table_rows = rows(8)
-    for row in table_rows:
-        row.pop("gap.loss", None)
-    write(table_rows, tmp_path / "t.csv.gz")
-    table = read(tmp_path / "t.csv.gz")
+def test_a_table_without_loss_gaps_gives_no_head():
+    table = table_of(rows(8))
     assert fit_loss_head(table, PLANTED, np.ones(len(table), bool)) is None
 
 
-def test_a_predictor_with_a_head_comes_back_from_its_file_and_predicts_both(tmp_path: Path):
-    table = made(tmp_path)
+def test_a_predictor_with_a_head_comes_back_from_its_file_and_predicts_both():
+    table = made()
     predictor = replace(fit(table, PLANTED), loss_head=fit_loss_head(table, PLANTED, np.ones(len(table), bool)))
     assert loads(dumps(predictor), "here") == predictor
     seen = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.2, "train_samples": 900.0}
@@ -72,12 +66,11 @@ def test_a_predictor_with_a_head_comes_back_from_its_file_and_predicts_both(tmp_
     assert replace(predictor, features=predictor.features[1:]).predict(seen).loss_gap is None
 
 
-def test_a_head_on_the_predicted_gap_recovers_its_power_and_reads_no_table_in_use(tmp_path: Path):
+def test_a_head_on_the_predicted_gap_recovers_its_power_and_reads_no_table_in_use():
     table_rows = rows(60)
     for row in table_rows:
         row["gap.loss"] = 3 * row["gap.accuracy"] ** 0.5
-    write(table_rows, tmp_path / "t.csv.gz")
-    table = read(tmp_path / "t.csv.gz")
+    table = table_of(table_rows)
     law = replace(
         PLANTED,
         features=(*PLANTED.features, Term("difficulty/ridge_accuracy", "identity")),
@@ -98,8 +91,8 @@ def test_a_head_on_the_predicted_gap_recovers_its_power_and_reads_no_table_in_us
     assert said.loss_gap[0] == pytest.approx(3 * said.gap**0.5, rel=0.03)
 
 
-def test_the_predicted_gap_is_a_feature_of_heads_alone(tmp_path: Path):
-    predictor = fit(made(tmp_path), PLANTED)
+def test_the_predicted_gap_is_a_feature_of_heads_alone():
+    predictor = fit(made(), PLANTED)
     odd = replace(predictor, features=(replace(predictor.features[0], name="predicted_gap"),))
     with pytest.raises(PredictorError, match="predicted_gap"):
         loads(dumps(odd), "here")

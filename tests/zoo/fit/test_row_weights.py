@@ -1,5 +1,5 @@
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,19 +8,13 @@ from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.fit import fit, usable
 from lightning_gengap.zoo.fit.ridge import standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
-from lightning_gengap.zoo.table import Table, read, write
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 PLAIN = Specification("plain", (Term("train_accuracy", "identity"), Term("train_loss", "log")))
 BALANCED = replace(PLAIN, balanced=True)
 
 
-def of(tmp_path: Path, made: list[dict[str, object]]) -> Table:
-    write(made, tmp_path / "t.csv.gz")
-    return read(tmp_path / "t.csv.gz")
-
-
-def uneven(epochs: dict[str, dict[str, list[int]]]) -> list[dict[str, object]]:
+def uneven(epochs: dict[str, dict[str, list[int]]]) -> list[dict[str, Any]]:
     """Rows with the given epochs by task and run."""
     template = rows(1)[0]
     return [
@@ -31,32 +25,32 @@ def uneven(epochs: dict[str, dict[str, list[int]]]) -> list[dict[str, object]]:
     ]
 
 
-def test_unbalanced_rows_weigh_one(tmp_path: Path):
-    table = of(tmp_path, rows(4))
+def test_unbalanced_rows_weigh_one():
+    table = table_of(rows(4))
     assert (row_weights(table, PLAIN, np.ones(len(table), bool)) == 1).all()
 
 
-def test_balanced_weights_by_hand(tmp_path: Path):
-    table = of(tmp_path, uneven({"a": {"r": [1, 2], "s": [4]}, "b": {"t": [5, 10]}}))
+def test_balanced_weights_by_hand():
+    table = table_of(uneven({"a": {"r": [1, 2], "s": [4]}, "b": {"t": [5, 10]}}))
     weights = row_weights(table, BALANCED, np.ones(len(table), bool))
     # Task a: two runs of a half each, the first 1 : 4; task b: one run, 1 : 4; five rows with mean one.
     assert weights == pytest.approx(5 / 2 * np.array([0.1, 0.4, 0.5, 0.2, 0.8]))
 
 
-def test_a_table_without_epochs_counts_the_rows_of_a_run_alike(tmp_path: Path):
+def test_a_table_without_epochs_counts_the_rows_of_a_run_alike():
     made = [{name: cell for name, cell in row.items() if name != "epoch"} for row in rows(4)]
     made = [row | {"run": f"{number}"} for number, row in enumerate(made)]
-    table = of(tmp_path, made)
+    table = table_of(made)
     assert row_weights(table, BALANCED, np.ones(len(table), bool)) == pytest.approx(np.ones(len(table)))
 
 
-def test_many_runs_of_one_task_do_not_draw_a_balanced_fit_to_themselves(tmp_path: Path):
+def test_many_runs_of_one_task_do_not_draw_a_balanced_fit_to_themselves():
     made = rows(8)
     first = made[0]["task"]
     for row in made:
         row["gap.accuracy"] = 0.1 if row["task"] == first else 0.3
     copies = [row | {"run": f"{row['run']}-{n}"} for n in range(20) for row in made if row["task"] == first]
-    table = of(tmp_path, made + copies)
+    table = table_of(made + copies)
     tasks = len({row["task"] for row in made})
     everywhere = np.ones(len(table), bool)
     weighted = np.average(table.numbers("gap.accuracy"), weights=row_weights(table, BALANCED, everywhere))
@@ -64,8 +58,8 @@ def test_many_runs_of_one_task_do_not_draw_a_balanced_fit_to_themselves(tmp_path
     assert table.numbers("gap.accuracy").mean() < weighted - 0.05
 
 
-def test_balanced_fit_is_weighted_ridge(tmp_path: Path):
-    table = of(tmp_path, rows(8))
+def test_balanced_fit_is_weighted_ridge():
+    table = table_of(rows(8))
     chosen = usable(table, BALANCED)
     predictor = fit(table, BALANCED)
     weights, gaps = row_weights(table, BALANCED, chosen), table.numbers("gap.accuracy")[chosen]

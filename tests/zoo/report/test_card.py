@@ -12,10 +12,10 @@ from lightning_gengap.zoo.fit.loss_head import fit_loss_head
 from lightning_gengap.zoo.report.card import card
 from lightning_gengap.zoo.report.markdown import ranged
 from lightning_gengap.zoo.report.one_family_card import one_family_card
-from lightning_gengap.zoo.table import Table, read, write
+from lightning_gengap.zoo.table import Table, read
 from tests.zoo.conftest import PLANTED
 from tests.zoo.report.pages import sections
-from tests.zoo.tables import rows
+from tests.zoo.tables import rows, table_of
 
 BUNDLED = Path(pretrained_predictors.__file__).parent
 
@@ -35,15 +35,14 @@ def test_card_is_written_from_the_same_scores_and_shows_figures(assessment: Asse
     assert ranged(assessment.report["loss head"]["splits"]["by task"]["log mae"]["planted"], 3) in text
 
 
-def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: Assessment, tmp_path: Path):
+def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: Assessment):
     made = rows(8)  # 64 runs of four snapshots
     for row in made:
         if row["run"] in ("00-0", "00-1", "00-2"):
             row["measure.difficulty/ridge_accuracy"] = ""
         if row["run"] == "01-0" or (row["run"] == "01-1" and row["epoch"] < 3):
             row["measure.train_accuracy"] = 0.3
-    write(made, tmp_path / "t.csv.gz")
-    whole = read(tmp_path / "t.csv.gz")
+    whole = table_of(made)
     predictor = replace(fit(whole, PLANTED), scores=assessment.report)
     text = card(predictor, whole)
     assert "Of the table's 256 snapshots of 64 runs, 238 snapshots of 60 runs in 8 tasks" in text
@@ -55,8 +54,7 @@ def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: As
     assert "in snapshots, 12 and 6." in text
     sizes = sorted({row["run"]: row["measure.train_samples"] for row in made if row["run"] > "01-0"}.values())
     assert any(line.endswith(f", {sizes[-1]:.0f} |") for line in composition)
-    write(rows(8), tmp_path / "all.csv.gz")
-    assert "Nothing was left out." in card(predictor, read(tmp_path / "all.csv.gz"))
+    assert "Nothing was left out." in card(predictor, table_of(rows(8)))
 
 
 @pytest.fixture(scope="module")

@@ -14,24 +14,22 @@ from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.one_family_figure import draw, shown
 from lightning_gengap.zoo.splits import by_run
-from lightning_gengap.zoo.table import Table
+from lightning_gengap.zoo.table import Table, rows_of, write
 from tests.zoo.evaluate.test_one_family import GROUP, grid_table
 
 
 @dataclass(frozen=True)
 class Made:
-    folder: Path
     table: Table
     predictor: Predictor
     held: HeldOut
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = Path(tmp_path_factory.mktemp("group"))
-    table = grid_table(folder, noise=0.02)
+def made() -> Made:
+    table = grid_table(noise=0.02)
     listed, held = scored_by_run(table, GROUP)
-    return Made(folder, table, replace(fit(table, GROUP), scores=listed), held)
+    return Made(table, replace(fit(table, GROUP), scores=listed), held)
 
 
 def test_points_are_the_predictions_held_out_by_run_with_their_intervals(made: Made):
@@ -100,9 +98,10 @@ def test_fit_writes_the_figure_and_names_it_in_the_card_where_it_can_be_drawn(
 ):
     monkeypatch.setitem(SPECIFICATIONS, "group", GROUP)
     monkeypatch.setattr(figures, "drawable", lambda: drawable)
-    out = tmp_path / "group.json"
-    assert main(["zoo", "fit", str(made.folder / "t.csv.gz"), "--name", "group", "--out", str(out)]) == 0
-    written = {path.name for path in tmp_path.iterdir()}
+    source, out = tmp_path / "t.csv.gz", tmp_path / "group.json"
+    write(rows_of(made.table), source)
+    assert main(["zoo", "fit", str(source), "--name", "group", "--out", str(out)]) == 0
+    written = {path.name for path in tmp_path.glob("group*")}
     text = out.with_suffix(".md").read_text()
     assert "## Held-out scores" in text
     if drawable:
@@ -118,14 +117,3 @@ def test_without_matplotlib_drawing_is_refused(made: Made, monkeypatch: pytest.M
     monkeypatch.setattr(figures, "drawable", lambda: False)
     with pytest.raises(ConfigurationError, match=r"lightning-gengap\[report\]"):
         draw(shown(made.predictor, made.table, made.held))
-
-
-@pytest.mark.parametrize(("out", "message"), [("group.json", "a file that exists"), ("group.png", "the figure")])
-def test_a_figure_is_neither_overwritten_nor_taken_for_the_predictor(
-    out: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (tmp_path / "group.png").write_bytes(b"old")
-    command = ["zoo", "fit", str(tmp_path / "absent.csv.gz"), "--name", "cifar10_cnn_small_v1"]
-    assert main([*command, "--out", str(tmp_path / out)]) == 2
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["group.png"]
