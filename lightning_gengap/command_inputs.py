@@ -65,8 +65,8 @@ def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(content.get("state_dict", content))
         callbacks = content.get("callbacks", {})
-        kept = (state for key, state in callbacks.items() if key.startswith("GapMonitor"))
-        return next((state.get("initial_state") for state in kept), None)
+        kept = (state for key, state in callbacks.items() if key.startswith("GapMonitor") and state)
+        return next((state["memory"]["initial_state"] for state in kept), None)
     except Exception as error:  # a foreign file can make torch raise nearly anything
         raise ConfigurationError(
             f"--checkpoint {path}",
