@@ -29,8 +29,8 @@ class Selection:
         measures: the names of all measures, each once.
         needed: those that must succeed, because nothing new is shown without them.
         wanted: the only keys that are asked for, see `Probe`; None for all.
-        explained: the only keys of which the user is told why they are absent; None for all. Those that the preferred
-            predictor alone needs are not among them, because the other predictor then takes its place.
+        explained: the only keys, figures among them, of which the user is told why they are absent; None for all.
+            Those that the preferred predictor alone needs are not among them: the other then takes its place.
     """
 
     predictor: Predictor | None
@@ -56,11 +56,14 @@ class Selection:
         measures = tuple(dict.fromkeys((*needed, *named, *(BY_DEFAULT if everything else ()))))
         for name in measures:
             get_measure(name)
-        if predictor is None or everything:
+        if everything:
             return cls(predictor, tuple(named), measures, needed, None, None)
         of_named = [key for key, declared in MEASURED.items() if declared.measure in named]
-        wanted = with_ingredients((*predictor.needs, *of_named))
-        explained = with_ingredients((*replace(predictor, preferred=None).needs, *of_named))
+        declared = {key: entry for name in measures for key, entry in get_measure(name).keys.items()}
+        figures = {key for key, entry in declared.items() if entry.kind != "scalar"}
+        own = () if predictor is None else replace(predictor, preferred=None).needs
+        wanted = None if predictor is None else with_ingredients((*predictor.needs, *of_named))
+        explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
 
     def schedule(self) -> Schedule:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap import GapMonitor
 from tests.lightning_models import EpochValues, TinyModel, fitted, loader, put_measure, stream, watched
 from tests.tiny_predictors import tiny_monitor
 
@@ -70,7 +71,6 @@ def test_other_layers_can_be_watched(caplog: pytest.LogCaptureFixture):
     assert "margin/h3/median" not in monitor.values
 
 
-@pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")
 def test_a_purely_linear_model_has_no_hidden_layer():
     class Linear(TinyModel):
         def __init__(self) -> None:
@@ -81,5 +81,7 @@ def test_a_purely_linear_model_has_no_hidden_layer():
         def forward(self, images: Tensor) -> Tensor:
             return self.head(images.flatten(1))
 
-    values = fitted(tiny_monitor(), model=Linear())
+    values, said = watched(tiny_monitor(), model=Linear())
     assert values("gengap/status") == [3, 3]  # no features to measure the difficulty on
+    assert said == ["GapMonitor: difficulty/ridge_* is absent: there are no hidden layers."]  # margins are not missed
+    assert watched(GapMonitor(predictor=None), model=Linear())[1] == []
