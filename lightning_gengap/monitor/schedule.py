@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from statistics import median
 from typing import Any
 
@@ -65,6 +66,10 @@ class Selection:
         wanted = None if predictor is None else with_ingredients((*predictor.needs, *of_named))
         explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
+
+    def explains(self, pattern: str) -> bool:
+        """Whether the user is told why the keys of this pattern are absent."""
+        return self.explained is None or any(fnmatchcase(key, pattern) for key in self.explained)
 
     def schedule(self) -> Schedule:
         """A new schedule. What is measured once per training belongs to the start, which the budget does not count."""

@@ -53,7 +53,7 @@ def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptur
         def on_train_batch_end(self, *others: Any) -> None:
             assert monitor._state is not None
             copies = monitor._state.first_batches
-            kept.append(None if copies is None else len(copies.samples()))
+            kept.append(None if copies is None else sum(len(copy.targets) for copy in copies))
 
     fitted(monitor, Spy(), data=stream())
     assert kept == [16, 32, 48, 48, None, None, None, None]
@@ -61,6 +61,20 @@ def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptur
     lines = [message for message in caplog.messages if "GapMonitor watches" in message]
     layers = "h1 = body, h2 = frozen.0, h3 = head:in"
     assert lines == [f"GapMonitor watches {layers} on 48 of an unknown number of training samples."]
+
+
+def test_copies_of_a_stream_outlive_what_training_does_to_its_batches():
+    class Consuming(TinyModel):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            batch[0].zero_()
+
+    values = []
+    for kind in (TinyModel, Consuming):
+        torch.manual_seed(0)
+        monitor = tiny_monitor()
+        fitted(monitor, model=kind(), data=stream())
+        values.append(monitor.values)
+    assert values[0] == values[1]
 
 
 def test_other_layers_can_be_watched(caplog: pytest.LogCaptureFixture):
