@@ -56,11 +56,7 @@ def read_samples(path: Path) -> TensorDataset:
 
 
 def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
-    """Load a Lightning checkpoint or a state dict into the model.
-
-    Returns:
-        The weights at the start of training, where `GapMonitor` kept them in the checkpoint.
-    """
+    """Load a checkpoint or a state dict into the model; give the weights before training that `GapMonitor` kept."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(content.get("state_dict", content))

@@ -23,13 +23,9 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Panels:
-    """What one measurement adds to the scalars.
+    """What one measurement adds to the scalars: figures by key, and accuracy fractions by feature.
 
-    Attributes:
-        figures: histograms and spectra by key.
-        contributions: accuracy fractions by feature.
-        step: of the scalars of the same epoch.
-        prefix: of every key.
+    `step` is that of the scalars of the same epoch, and `prefix` that of every key.
     """
 
     figures: Mapping[str, Figure]
@@ -100,12 +96,9 @@ def _(logger: WandbLogger, panels: Panels) -> None:
 
 
 class Binned(NamedTuple):
-    """A figure cut into bins.
+    """A figure cut into bins, with extremes, sum and sum of squares of what was counted.
 
-    Attributes:
-        counts: samples or directions by bin.
-        edges: one more than counts.
-        low, high, total, squares: extremes, sum and sum of squares of what was counted.
+    There is one edge more than there are counts.
     """
 
     counts: Floats

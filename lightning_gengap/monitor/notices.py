@@ -49,11 +49,7 @@ def say_no_actual_gap(state: RunState, reason: str) -> None:
 
 
 def say_failure(state: RunState, error: Exception, when: str) -> None:
-    """Say that nothing could be measured, unless the user knows it from the failure before.
-
-    Raises:
-        Exception: the error itself, where failures are errors.
-    """
+    """Say that nothing could be measured, unless the user knows it. Where failures are errors, raise it instead."""
     if state.raises:
         raise error
     if not state.warned:

@@ -96,11 +96,7 @@ class RunState:
     ) -> None:
         """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
 
-        Args:
-            measurement: of now.
-            progress: the share of the planned training that is done; None where it is unknown.
-            epoch: of the measurement.
-            failed: optional measures that failed on some rank.
+        `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
         """
         for name, seconds in measurement.seconds.items():
             self.schedule.record(name, epoch, seconds, succeeded=name not in failed)

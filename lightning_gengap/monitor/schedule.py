@@ -25,7 +25,6 @@ class Selection:
     """The measures of one monitor. Those that its predictor does not need are optional.
 
     Attributes:
-        predictor: whose measures are needed; None needs only those that describe the fit.
         named: measures that the user asked for by name.
         measures: the names of all measures, each once.
         needed: those that must succeed, because nothing new is shown without them.
@@ -43,16 +42,7 @@ class Selection:
 
     @classmethod
     def of(cls, predictor: Predictor | None, named: Sequence[str], everything: bool) -> Selection:
-        """Choose the measures of a monitor.
-
-        Args:
-            predictor: whose measures are needed.
-            named: measures that the user asks for, with all their keys.
-            everything: whether all measures that are taken by default are asked for too, with all their keys.
-
-        Raises:
-            MeasureError: an unknown measure.
-        """
+        """Choose what a predictor needs, the named measures with all their keys, and everything taken by default."""
         needed = tuple(dict.fromkeys(("margin", "fit", *(() if predictor is None else predictor.measures))))
         measures = tuple(dict.fromkeys((*needed, *named, *(BY_DEFAULT if everything else ()))))
         for name in measures:
@@ -136,7 +126,7 @@ class Budget:
         return self.spent / self.trained if self.trained > 0 else 0.0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the arguments that rebuild this budget, but for its share."""
+        """What a checkpoint keeps: all but the share."""
         return {name: value for name, value in asdict(self).items() if name != "share"}
 
 
@@ -178,10 +168,8 @@ class Schedule:
     def plan(self, budget: Budget, first: bool, last: bool) -> tuple[str, ...] | None:
         """The optional measures of this epoch; None if the budget does not allow a measurement.
 
-        Args:
-            budget: what measuring has cost so far, and may cost.
-            first: nothing has been measured yet. Only cheap measures are taken then, because no cost is known.
-            last: training ends with this epoch. All measures are taken that the whole rest of the budget pays for.
+        The first measurement takes cheap measures only, because no cost is known. The last epoch of a training takes
+        all that the whole rest of the budget pays for.
         """
         return self.choose(budget, first, last) if budget.allows(0.0 if last else self.reserved(budget)) else None
 

@@ -75,11 +75,7 @@ _NOTHING = Sums(0.0, 0.0)
 
 @dataclass
 class Hits:
-    """How many of the steps' own logits were right.
-
-    Attributes:
-        counting: ends for good in a step whose logits or labels cannot be found.
-    """
+    """How many of the steps' own logits were right. Counting ends for good where logits or labels cannot be found."""
 
     correct: Tensor | float = 0.0
     seen: int = 0
@@ -108,7 +104,6 @@ class TrainingLoss:
     In a distributed run every rank follows its own steps. Ranks may disagree on `valid`, so none may wait for others.
 
     Attributes:
-        loss: the running mean.
         valid: whether the loss has passed every check so far.
         checked: whether there was a check.
         epoch: of the present steps; None if its first step was not seen.
@@ -156,12 +151,7 @@ class TrainingLoss:
         ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
-        """Add a step.
-
-        Args:
-            loss: its mean loss, a scalar; None if it reported none.
-            targets: reads its class indices. It is called only where logits were watched.
-        """
+        """Add a step with its mean loss, if it reported one. `targets` reads its class indices, if they are needed."""
         if self._handles:
             labels = _read(targets)
             if self._checking:
@@ -191,10 +181,7 @@ class TrainingLoss:
         return self._sums().mean() if self.valid and self.checked else None
 
     def values(self) -> dict[str, float]:
-        """The running mean, the means of the first and the present epoch, and the first epoch's accuracy.
-
-        What is not defined is absent.
-        """
+        """What is defined of the running mean, the first and present epoch's means, and the first one's accuracy."""
         if self.value() is None:
             return {}
         present = _NOTHING if self.epoch is None else self._sums().since(self._start)
