@@ -68,6 +68,12 @@ class RunState:
         if flag not in self.flags:
             self.flags.append(flag)
 
+    def says_first(self, what: str) -> bool:
+        """Whether the user was not told so yet; from now on they were."""
+        is_first = what not in self.said
+        self.said.add(what)
+        return is_first
+
     def measure(
         self,
         measurer: Measurer,

@@ -89,6 +89,10 @@ class Hits:
             self.correct = right + (self.correct.to(right) if isinstance(self.correct, Tensor) else int(self.correct))
             self.seen += len(labels)
 
+    def accuracy(self) -> float | None:
+        """The share of right ones; None where not all could be counted."""
+        return float(self.correct) / self.seen if self.counting and self.seen else None
+
 
 @dataclass
 class TrainingLoss:
@@ -155,17 +159,14 @@ class TrainingLoss:
         if self._handles:
             labels = _read(targets)
             if self._checking:
-                self._head = None if loss is None or labels is None else self._source(loss, labels)
+                fits = (name for name, output in self._outputs if _is_cross_entropy(loss, output, labels))
+                self._head = next(fits, None)
                 self.checked, self.valid = True, self._head is not None
             if self.valid and self.epoch == 0:
                 self._hits.add([output for name, output in self._outputs if name == self._head], labels)
         self.close()
         if self.valid and loss is not None:
             self.loss.update(loss)
-
-    def _source(self, loss: Tensor, labels: Tensor) -> str | None:
-        """The module whose output has this loss as its cross-entropy."""
-        return next((name for name, output in self._outputs if _is_cross_entropy(loss, output, labels)), None)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -189,12 +190,9 @@ class TrainingLoss:
             "speed/train_loss_mean": self._sums().mean(),
             "speed/recent_loss": present.mean(),
             "speed/first_epoch_loss": (present if self.epoch == 0 else self._first).mean(),
-            "speed/first_epoch_accuracy": float(self._hits.correct) / self._hits.seen if self._complete() else None,
+            "speed/first_epoch_accuracy": self._hits.accuracy(),
         }
         return {key: mean for key, mean in means.items() if mean is not None}
-
-    def _complete(self) -> bool:
-        return self._hits.counting and self._hits.seen > 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, in primitives."""
@@ -231,7 +229,9 @@ def _is_compiled(model: nn.Module) -> bool:
     return wrapped or getattr(model, "_compiler_ctx", None) is not None
 
 
-def _is_cross_entropy(loss: Tensor, logits: Tensor, targets: Tensor) -> bool:
+def _is_cross_entropy(loss: Tensor | None, logits: Tensor, targets: Tensor | None) -> bool:
+    if loss is None or targets is None:
+        return False
     if not 0 < len(targets) == len(logits) or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
         return False
     exact = float(cross_entropy(logits.double(), targets.to(logits.device)))

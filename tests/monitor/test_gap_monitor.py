@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from lightning_gengap import GapError, GapMonitor
 from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
 from lightning_gengap.measures import BY_DEFAULT, MEASURED
+from lightning_gengap.predictors.feature import Feature
 from tests.lightning_models import (
     Iterated,
     MemoryLogger,
@@ -86,14 +88,6 @@ def test_hooks_read_unusual_batches(streamed: bool):
     assert {"margin/input/median", "speed/train_loss_mean"} <= set(monitor.values)
 
 
-def test_mappings_with_usual_keys_need_no_hooks():
-    def collate(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        return {"image": torch.stack([x for x, _ in items]), "label": torch.stack([y for _, y in items])}
-
-    usual = Stepping(lambda self, batch: cross_entropy(self(batch["image"]), batch["label"]))
-    assert fitted(tiny_monitor(), model=usual, data=loader(collate_fn=collate))("gengap/status") == [0, 0]
-
-
 def test_the_actual_gap_is_train_minus_validation_accuracy():
     values = fitted(tiny_monitor(), validate=True)
     for row in values.rows:
@@ -142,19 +136,18 @@ def test_the_budget_thins_out_measurements():
     assert overheads[-1] > 0
 
 
-def test_a_predictor_whose_features_are_missing_abstains():
-    predictor = tiny_predictor(features=(wide_feature("perturbation/mix_accuracy", "identity", 1.0),))
-    monitor = tiny_monitor(predictor=predictor)
-    values = fitted(monitor, data=stream())
-    assert values("gengap/status") == [3, 3]
-    assert monitor.prediction.outside == ("perturbation/mix_accuracy",)
-
-
-def test_unknown_size_abstains_where_the_size_is_a_feature():
-    predictor = tiny_predictor(features=(wide_feature("train_samples", "log", -0.1),))
-    assert fitted(tiny_monitor(predictor=predictor))("gengap/status") == [0, 0]
-    streamed = fitted(tiny_monitor(predictor=predictor), data=stream())
-    assert streamed("gengap/status") == [3, 3]
+@pytest.mark.parametrize(
+    ("feature", "data", "status"),
+    [
+        (wide_feature("perturbation/mix_accuracy", "identity", 1.0), loader, 3),
+        (wide_feature("train_samples", "log", -0.1), loader, 0),
+        (wide_feature("train_samples", "log", -0.1), stream, 3),  # its size is unknown
+    ],
+)
+def test_a_predictor_whose_features_are_missing_abstains(feature: Feature, data: Callable[[], Any], status: int):
+    monitor = tiny_monitor(predictor=tiny_predictor(features=(feature,)))
+    assert fitted(monitor, data=data())("gengap/status") == [status, status]
+    assert monitor.prediction.outside == ((feature.name,) if status == 3 else ())
 
 
 def test_what_is_absent_is_said_once():

@@ -25,10 +25,6 @@ def test_sharded_strategies_are_refused(name: str):
         check_strategy(trainer)
 
 
-def test_a_single_device_is_accepted():
-    check_strategy(quiet_trainer())
-
-
 @pytest.mark.parametrize("key", ["val_acc", "val_accuracy", "valid/acc", "validation/accuracy", "valid_accuracy"])
 def test_the_usual_name_is_found(key: str):
     metrics = {key: torch.tensor(0.75), "val_loss": 1.0, "train_acc": 0.9, "val_acc_top5": 0.99, "my_val_acc": 0.1}
