@@ -22,9 +22,7 @@ from tests.lightning_models import (
     ValidatedModel,
     fitted,
     loader,
-    quiet_trainer,
     stream,
-    validation_loader,
     watched,
 )
 from tests.tiny_predictors import tiny_monitor, tiny_predictor, wide_feature
@@ -107,17 +105,13 @@ class TwoAccuracies(ValidatedModel):
 
 
 def test_several_validation_accuracies_give_one_notice(caplog: pytest.LogCaptureFixture):
-    torch.manual_seed(0)
-    trainer = quiet_trainer(tiny_monitor(), max_epochs=3)
-    trainer.fit(TwoAccuracies(), loader(), validation_loader())
-    assert "gengap/actual_gap" not in trainer.callback_metrics
+    values = fitted(tiny_monitor(), model=TwoAccuracies(), validate=True, max_epochs=3)
+    assert not any("gengap/actual_gap" in row for row in values.rows)
     notices = [message for message in caplog.messages if "actual_gap is absent" in message]
     assert len(notices) == 1
     assert "2 logged metrics match" in notices[0]
-    trainer = quiet_trainer(tiny_monitor(validation_accuracy="valid_accuracy"))
-    trainer.fit(TwoAccuracies(), loader(), validation_loader())
-    logged = trainer.callback_metrics
-    assert float(logged["gengap/actual_gap"]) == pytest.approx(float(logged["gengap/train_accuracy"]) - 0.25)
+    logged = fitted(tiny_monitor(validation_accuracy="valid_accuracy"), model=TwoAccuracies(), validate=True).rows[-1]
+    assert logged["gengap/actual_gap"] == pytest.approx(logged["gengap/train_accuracy"] - 0.25)
 
 
 def test_the_schedule_measures_first_and_every_nth_epoch():
