@@ -56,17 +56,13 @@ def read_samples(path: Path) -> TensorDataset:
 
 
 def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
-    """Load a Lightning checkpoint or a state dict into the model.
-
-    Returns:
-        The weights at the start of training, where `GapMonitor` kept them in the checkpoint.
-    """
+    """Load a checkpoint or a state dict into the model; give the weights before training that `GapMonitor` kept."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(content.get("state_dict", content))
         callbacks = content.get("callbacks", {})
-        kept = (state for key, state in callbacks.items() if key.startswith("GapMonitor"))
-        return next((state.get("initial_state") for state in kept), None)
+        kept = (state for key, state in callbacks.items() if key.startswith("GapMonitor") and state)
+        return next((state["memory"]["initial_state"] for state in kept), None)
     except Exception as error:  # a foreign file can make torch raise nearly anything
         raise ConfigurationError(
             f"--checkpoint {path}",

@@ -73,12 +73,7 @@ class PrintGap(Callback):
 
 
 def demo(epochs: int, out: Path) -> None:
-    """Train the network, print a line per epoch, write TensorBoard events, and say how to look at them.
-
-    Args:
-        epochs: number of epochs to train for.
-        out: folder of the events.
-    """
+    """Train the network, print a line per epoch, write TensorBoard events to `out`, and say how to look at them."""
     seed_everything(0, verbose=False)
     training, test = _digits("train"), _digits("test")
     print(f"{len(training)} digits, {CORRUPTED:.0%} of their labels redrawn at random; gaps in accuracy points")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -24,22 +23,13 @@ from lightning_gengap.undisturbed import undisturbed
 
 
 class Absence(NamedTuple):
-    """Why a measure gives no value.
+    """Why a key, or a pattern of keys that ends in `*`, has no value."""
 
-    Attributes:
-        key: what is absent: a key, or a pattern of keys that ends in `*`.
-    """
-
-    measure: str
     key: str
     reason: str
 
     def __str__(self) -> str:
         return f"{self.key} is absent: {self.reason}"
-
-    def concerns(self, keys: Iterable[str]) -> bool:
-        """Whether one of these keys is absent."""
-        return any(fnmatchcase(key, self.key) for key in keys)
 
 
 @dataclass
@@ -52,8 +42,7 @@ class Measurement:
         failures: the error of each optional measure that failed.
         seconds: the time that each optional measure took.
         figures: histograms and spectra by key.
-        absences: what has no value, and why.
-        remarks: what else the user should know about the values.
+        remarks: what the user should know about the values, beside the absences.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -72,8 +61,7 @@ class Measurement:
     def add(self, computed: Computed) -> None:
         """Take over the figures of some measures and the reasons for what is absent."""
         self.figures |= computed.figures
-        for name, absent in computed.absent.items():
-            self.absences += [Absence(name, key, reason) for key, reason in absent.items()]
+        self.absences += [Absence(*why) for absent in computed.absent.values() for why in absent.items()]
 
 
 @dataclass
@@ -98,9 +86,7 @@ class Measurer:
     """Measures one model on fixed samples.
 
     Attributes:
-        layout: the traced layers of the model.
         classes: the number of logits.
-        memory: what the training keeps between measurements.
         seed: draws the perturbations.
         weight_decay: of the training, where it is stated. None reads it from the optimizers.
         wanted: the only keys that are asked for, see `Probe`; None for all.
@@ -131,14 +117,9 @@ class Measurer:
         wanted: frozenset[str] | None = None,
         raises: bool = False,
     ) -> Measurer:
-        """Trace the model on its first batch, and check that its outputs are logits.
+        """Trace the model on its first batch, and refuse outputs that are no logits; ones that are not finite may pass.
 
         The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
-
-        Raises:
-            LayerError, LogitsError, TargetError: see `Layout.of` and `check_logits`; logits that are not finite may
-                pass.
-            MeasureError: memory does not suffice.
         """
         forward = forward or default_forward
         with naming_memory("the first forward in eval mode"), undisturbed(model):
@@ -183,10 +164,7 @@ class Measurer:
             names: measures that must succeed.
             optional: measures that may fail, also for want of memory. None is tried where the model's outputs are no
                 longer finite.
-            optimizers: what trains the model. They are read for the weight decay, and never changed.
-
-        Raises:
-            MeasureError: an unknown measure, or one that must succeed and failed.
+            optimizers: read for the weight decay, and never changed.
         """
         names = self._missing(names)
         once = [name for name in names if get_measure(name).per_training]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
-from lightning_gengap.console import show, show_table
+from rich.console import Console
+from rich.table import Table
+
 from lightning_gengap.predictors.files import available_predictors, load_predictor
 from lightning_gengap.predictors.parts import FARTHEST_TRAIN_SAMPLES, Interval
 from lightning_gengap.predictors.predictor import Predictor
 
+_PIPED_WIDTH = 10_000  # no line of a file is wrapped
+
 
 def show_predictors() -> None:
     """Print the bundled predictors, one a line."""
-    show_table(("name", "predicts", "features", "runs", "tasks", "is"), (_listed(n) for n in available_predictors()))
+    _show_table(("name", "predicts", "features", "runs", "tasks", "is"), (_listed(n) for n in available_predictors()))
 
 
 def _listed(name: str) -> tuple[str, ...]:
@@ -25,7 +30,7 @@ def _listed(name: str) -> tuple[str, ...]:
 def show_predictor(predictor: Predictor) -> None:
     """Print what a predictor predicts, from what, how well on held-out runs, and when not to use it."""
     facts = predictor.provenance
-    show(
+    _show(
         predictor.name,
         "",
         "Predicts     train minus test accuracy, in [0, 1], from training data alone",
@@ -38,7 +43,7 @@ def show_predictor(predictor: Predictor) -> None:
         "The support is the range of the transformed value in the runs above.",
         "",
     )
-    show_table(
+    _show_table(
         ("feature", "transform", "coefficient", "centre", "support"),
         (
             (f.name, f.transform, f"{f.coefficient:+.3g}", f"{f.centre:.3g}", f"{f.low:.3g} to {f.high:.3g}")
@@ -46,7 +51,7 @@ def show_predictor(predictor: Predictor) -> None:
         ),
     )
     _show_scores(predictor)
-    show(
+    _show(
         "",
         "When not to use it",
         "  * For text, regression, label smoothing or mixed labels: the runs above include none.",
@@ -87,10 +92,10 @@ def _parts(predictor: Predictor) -> Iterator[str]:
 def _show_scores(predictor: Predictor) -> None:
     rows = list(_scores(predictor))
     if not rows:
-        show("", "Not scored on held-out runs.")
+        _show("", "Not scored on held-out runs.")
         return
-    show("", "Scores on held-out runs: mean absolute errors in accuracy points, with 95 % intervals.", "")
-    show_table(("held out", "rows", "error", "error of the trivial baseline", "coverage of the interval"), rows)
+    _show("", "Scores on held-out runs: mean absolute errors in accuracy points, with 95 % intervals.", "")
+    _show_table(("held out", "rows", "error", "error of the trivial baseline", "coverage of the interval"), rows)
 
 
 def _scores(predictor: Predictor) -> Iterator[tuple[str, ...]]:
@@ -115,3 +120,31 @@ def _scores(predictor: Predictor) -> Iterator[tuple[str, ...]]:
 def _spread(values: Sequence[float]) -> str:
     middle, low, high = values
     return f"{middle:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below their titles, in columns; a column of numbers is aligned on the right."""
+    listed = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, title in enumerate(titles):
+        numeric = all(_is_number(row[place]) for row in listed)
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*row)
+    _show(table)
+
+
+def _show(*parts: object) -> None:
+    """Print to standard output, each part on a line of its own; square brackets in a text are no markup."""
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    for part in parts:
+        console.print(part)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return not cell
+    return True

@@ -137,11 +137,7 @@ def _names(measures: Iterable[str]) -> tuple[str, ...]:
 
 
 def _require_some(measurement: Measurement, names: Sequence[str]) -> None:
-    """Refuse to return nothing of what was asked for by name, because the caller then looks for its keys.
-
-    Raises:
-        MeasureError: none of the measures has a value.
-    """
+    """Refuse to return nothing of what was asked for by name, because the caller then looks for its keys."""
     if not names or any(MEASURED[key].measure in names for key in measurement.values if key in MEASURED):
         return
     raise MeasureError(

@@ -171,6 +171,8 @@ class MemoryLogger(Logger):
 class EpochValues(Callback):
     """What any later reader sees at the end of each epoch: the metrics so far, without Lightning's own."""
 
+    trainer: Trainer
+
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
@@ -248,36 +250,30 @@ def fitted(
     model: LightningModule | None = None,
     data: Any = None,
     validate: bool = False,
+    ckpt_path: Path | None = None,
     **arguments: Any,
 ) -> EpochValues:
     """Fit and return what was logged by epoch; with `validate` the model logs `val_acc`."""
     torch.manual_seed(0)
     values = EpochValues()
-    trainer = quiet_trainer(*callbacks, values, **arguments)
+    values.trainer = quiet_trainer(*callbacks, values, **arguments)
     model = model or (ValidatedModel() if validate else TinyModel())
-    trainer.fit(model, loader() if data is None else data, validation_loader() if validate else None)
+    data, held_out = loader() if data is None else data, validation_loader() if validate else None
+    values.trainer.fit(model, data, held_out, ckpt_path=ckpt_path)
     return values
 
 
-def saved(
-    folder: Path, *callbacks: Callback, epochs: int, model: LightningModule | None = None, validate: bool = False
-) -> Path:
+def saved(folder: Path, *callbacks: Callback, epochs: int, **arguments: Any) -> Path:
     """Train, save, and return the path of the checkpoint."""
-    torch.manual_seed(0)
-    trainer = quiet_trainer(*callbacks, SeededSteps(), max_epochs=epochs)
-    model = model or (ValidatedModel() if validate else TinyModel())
-    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None)
-    trainer.save_checkpoint(folder / "saved.ckpt")
+    values = fitted(*callbacks, SeededSteps(), data=loader(shuffle=False), max_epochs=epochs, **arguments)
+    values.trainer.save_checkpoint(folder / "saved.ckpt")
     return folder / "saved.ckpt"
 
 
-def resumed(path: Path, *callbacks: Callback, epochs: int, validate: bool = False) -> EpochValues:
+def resumed(path: Path, *callbacks: Callback, epochs: int, **arguments: Any) -> EpochValues:
     """Go on from the checkpoint up to this epoch, and return what was logged by epoch."""
-    values = EpochValues()
-    trainer = quiet_trainer(*callbacks, SeededSteps(), values, max_epochs=epochs)
-    model = ValidatedModel() if validate else TinyModel()
-    trainer.fit(model, loader(shuffle=False), validation_loader() if validate else None, ckpt_path=path)
-    return values
+    data = loader(shuffle=False)
+    return fitted(*callbacks, SeededSteps(), data=data, max_epochs=epochs, ckpt_path=path, **arguments)
 
 
 def watched(*callbacks: Callback, **arguments: Any) -> tuple[EpochValues, list[str]]:

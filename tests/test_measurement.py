@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_gengap.errors import LayerError, LogitsError, MeasureError, TargetError
+from lightning_gengap.errors import MeasureError
 from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.reader import Samples
@@ -15,10 +15,10 @@ from tests.probes import read
 COUNT = 40
 
 
-def samples(model: nn.Module, train_samples: int | None = 500) -> Samples:
+def samples(model: nn.Module) -> Samples:
     images = networks.images(COUNT)
     batches = read(images, networks.mostly_right_targets(model, images), chunk=16)
-    return Samples(batches, train_samples, augmented=False)
+    return Samples(batches, 500, augmented=False)
 
 
 @pytest.fixture
@@ -49,10 +49,6 @@ def test_margins_over_the_spectral_complexity_are_there_where_they_are_measured(
     median = float(measurement.figures["margin/bartlett"].samples.double().quantile(0.5))
     values = measurement.optional["bartlett"] if optional else measurement.values
     assert median == pytest.approx(values["bartlett/median"], rel=1e-6)
-
-
-def test_an_unknown_number_of_training_samples_is_absent(model: nn.Module) -> None:
-    assert "train_samples" not in Measurer.of(model, samples(model, train_samples=None)).task()
 
 
 def test_measures_of_the_task_are_taken_once_and_repeated(model: nn.Module) -> None:
@@ -90,15 +86,6 @@ def test_what_is_absent_is_noted_in_every_measurement() -> None:
         assert "norm/* is absent: VisionTransformer has parameters outside its layers" in note
 
 
-def test_values_follow_the_weights(model: nn.Module) -> None:
-    measurer = Measurer.of(model, samples(model))
-    before = measurer.measure(model, ["fit"]).values
-    with torch.no_grad():
-        model[-1].weight.neg_()
-        model[-1].bias.neg_()
-    assert measurer.measure(model, ["fit"]).values["train_accuracy"] < before["train_accuracy"]
-
-
 def test_chance_is_the_share_of_the_largest_class() -> None:
     images, targets = networks.images(10), torch.tensor([0] * 7 + [1] * 3)
     measurer = Measurer.of(networks.made(networks.mlp), Samples(read(images, targets), 10, False))
@@ -126,16 +113,6 @@ def test_an_optional_measure_that_fails_leaves_the_others_as_they_are(
     assert set(measurement.seconds) == {"norm", "spoiled", "perturbation"}
 
 
-def test_an_optional_measure_that_fails_can_be_raised_with_its_cause(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_measure(monkeypatch, "spoiled", careless(MemoryError("too large")))
-    measurer = Measurer.of(model, samples(model), raises=True)
-    with pytest.raises(MeasureError, match="'spoiled': got MemoryError: too large") as caught:
-        measurer.measure(model, ["fit"], ["spoiled"])
-    assert isinstance(caught.value.__cause__, MemoryError)
-
-
 def test_optional_measures_of_the_task_are_taken_once(model: nn.Module) -> None:
     measurer = Measurer.of(model, samples(model), TrainingMemory(copy_state(model)))
     first = measurer.measure(model, ["fit"], ["difficulty"])
@@ -149,31 +126,3 @@ def test_what_has_diverged_is_not_measured_further(model: nn.Module) -> None:
     with torch.no_grad():
         model[-1].bias.fill_(torch.nan)
     assert measurer.measure(model, ["fit"], ["perturbation"]).seconds == {}
-
-
-class Constant(nn.Module):
-    def __init__(self, row: list[float]) -> None:
-        super().__init__()
-        self.weight, self.row = nn.Parameter(torch.zeros(1)), torch.tensor(row)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.row.expand(len(images), -1) + 0 * self.weight
-
-
-@pytest.mark.parametrize(
-    ("row", "error", "words"),
-    [
-        ([0.5, 0.25, 0.25, 0.0], LogitsError, "look like probabilities"),
-        ([1.0, float("nan"), 0.0, 0.0], LogitsError, "NaN or infinity"),
-        ([1.0, -1.0], TargetError, "class indices from 0 to 3 for 2 logits"),
-    ],
-)
-def test_outputs_that_cannot_be_measured_are_refused(row: list[float], error: type[Exception], words: str) -> None:
-    batches = read(networks.images(8), torch.arange(8) % 4, chunk=4)
-    with pytest.raises(error, match=words):
-        Measurer.of(Constant(row), Samples(batches, 8, False))
-
-
-def test_an_unknown_layer_is_refused(model: nn.Module) -> None:
-    with pytest.raises(LayerError, match="'nowhere'"):
-        Measurer.of(model, samples(model), layers=["nowhere"])

@@ -23,13 +23,9 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Panels:
-    """What one measurement adds to the scalars.
+    """What one measurement adds to the scalars: figures by key, and accuracy fractions by feature.
 
-    Attributes:
-        figures: histograms and spectra by key.
-        contributions: accuracy fractions by feature.
-        step: of the scalars of the same epoch.
-        prefix: of every key.
+    `step` is that of the scalars of the same epoch, and `prefix` that of every key.
     """
 
     figures: Mapping[str, Figure]
@@ -60,22 +56,21 @@ def _(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
 
 @draw.register
 def _(logger: TensorBoardLogger, panels: Panels) -> None:
-    for key, figure in panels.figures.items():
-        binned = binned_figure(figure)
-        if binned is not None:
-            logger.experiment.add_histogram_raw(
-                _tag(logger, f"{panels.prefix}{key}"),
-                min=binned.low,
-                max=binned.high,
-                num=float(binned.counts.sum()),
-                sum=binned.total,
-                sum_squares=binned.squares,
-                bucket_limits=binned.edges[1:].tolist(),
-                bucket_counts=binned.counts.tolist(),
-                global_step=panels.step,
-            )
+    for key, binned in _binned(panels).items():
+        logger.experiment.add_histogram_raw(
+            _tag(logger, f"{panels.prefix}{key}"),
+            min=binned.low,
+            max=binned.high,
+            num=float(binned.counts.sum()),
+            sum=binned.total,
+            sum_squares=binned.squares,
+            bucket_limits=binned.edges[1:].tolist(),
+            bucket_counts=binned.counts.tolist(),
+            global_step=panels.step,
+        )
     if panels.contributions:
-        table = "\n".join(["| feature | accuracy points |", "|---|---|", *_rows(panels.contributions)])
+        rows = [f"| {name} | {100 * value:+.1f} |" for name, value in panels.contributions.items()]
+        table = "\n".join(["| feature | accuracy points |", "|---|---|", *rows])
         logger.experiment.add_text(_tag(logger, f"{panels.prefix}contributions"), table, global_step=panels.step)
 
 
@@ -88,24 +83,18 @@ def _(logger: WandbLogger, prefix: str = PREFIX) -> None:
 def _(logger: WandbLogger, panels: Panels) -> None:
     import wandb
 
-    content: dict[str, Any] = {}
-    for key, figure in panels.figures.items():
-        binned = binned_figure(figure)
-        if binned is not None:
-            content[key] = wandb.Histogram(np_histogram=(binned.counts, binned.edges))
-    content |= {f"contributions/{name}": value for name, value in panels.contributions.items()}
+    content: dict[str, Any] = {f"contributions/{name}": value for name, value in panels.contributions.items()}
+    for key, binned in _binned(panels).items():
+        content[key] = wandb.Histogram(np_histogram=(binned.counts, binned.edges))
     if content:
         tagged = {_tag(logger, f"{panels.prefix}{name}"): value for name, value in content.items()}
         logger.experiment.log({**tagged, "trainer/global_step": panels.step})
 
 
 class Binned(NamedTuple):
-    """A figure cut into bins.
+    """A figure cut into bins, with extremes, sum and sum of squares of what was counted.
 
-    Attributes:
-        counts: samples or directions by bin.
-        edges: one more than counts.
-        low, high, total, squares: extremes, sum and sum of squares of what was counted.
+    There is one edge more than there are counts.
     """
 
     counts: Floats
@@ -116,9 +105,13 @@ class Binned(NamedTuple):
     squares: float
 
 
-def binned_figure(figure: Figure) -> Binned | None:
-    """At most 64 bins; None where there is nothing to draw."""
-    return histogram(figure.samples) if isinstance(figure, Histogram) else spectral_histogram(figure)
+def _binned(panels: Panels) -> dict[str, Binned]:
+    """The figures in which there is something to draw, by key."""
+    found = {
+        key: histogram(figure.samples) if isinstance(figure, Histogram) else spectral_histogram(figure)
+        for key, figure in panels.figures.items()
+    }
+    return {key: binned for key, binned in found.items() if binned is not None}
 
 
 def histogram(values: Tensor) -> Binned | None:
@@ -151,10 +144,6 @@ def spectral_histogram(spectrum: Spectrum) -> Binned | None:
     counts, edges = np.histogram(logs.clip(top - DECADES, top), BINS, (top - DECADES, top), weights=directions)
     centres = (edges[1:] + edges[:-1]) / 2
     return Binned(counts, edges, float(edges[0]), float(edges[-1]), float(counts @ centres), float(counts @ centres**2))
-
-
-def _rows(contributions: Mapping[str, float]) -> list[str]:
-    return [f"| {name} | {100 * value:+.1f} |" for name, value in contributions.items()]
 
 
 def _tag(logger: TensorBoardLogger | WandbLogger, key: str) -> str:

@@ -34,11 +34,7 @@ def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, .
 def measure(
     trainer: Trainer, module: LightningModule, state: RunState, start_up: StartUp, optional: Sequence[str]
 ) -> Measurement | None:
-    """Finish the start if need be, measure, and take the result over; None where any rank failed.
-
-    Raises:
-        Exception: whatever failed, where failures are errors.
-    """
+    """Finish the start if need be, measure, and take the result over; None where any rank failed."""
     epoch, agree = trainer.current_epoch, trainer.strategy.reduce_boolean_decision
     state.budget.trained += seconds_until_idle(module.device)
     measurement, failure = None, None
@@ -66,10 +62,7 @@ def measure(
 def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> float | None:
     """Recalibrate by the actual gap of this epoch, and return it; None without a validation or its accuracy.
 
-    Args:
-        trainer: at the end of a training epoch.
-        state: of the training.
-        name: the logged key of the accuracy; None for the one that looks like it.
+    `name` is the logged key of the accuracy, as in `find_validation_accuracy`.
     """
     agree = trainer.strategy.reduce_boolean_decision
     if not (state.validated and agree("train_accuracy" in state.readout.shown, all=True)):

@@ -22,10 +22,7 @@ from lightning_gengap.monitor.trainer_facts import scalar_step
 class Display:
     """Chooses keys, without their prefix, and talks to loggers.
 
-    Attributes:
-        selection: the measures, those named by the user among them.
-        verbosity: `quiet`, `normal` or `full`, as in `GapMonitor`.
-        budgeted: whether there is a budget, so that expensive measures are not taken in the first epoch.
+    With a budget, expensive measures are not taken in the first epoch.
     """
 
     selection: Selection

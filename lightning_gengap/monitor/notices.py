@@ -36,24 +36,18 @@ def say_notes(state: RunState) -> None:
     """Say what is absent and why, and what else there is to know about the values."""
     while state.notes:
         note = state.notes.pop(0)
-        if note not in state.said:
+        if state.says_first(note):
             rank_zero_warn(f"GapMonitor: {note}.")
-        state.said.add(note)
 
 
 def say_no_actual_gap(state: RunState, reason: str) -> None:
     """Say why there is no actual gap although there was a validation."""
-    if "actual_gap" not in state.said:
+    if state.says_first("actual_gap"):
         rank_zero_info(reason)
-    state.said.add("actual_gap")
 
 
 def say_failure(state: RunState, error: Exception, when: str) -> None:
-    """Say that nothing could be measured, unless the user knows it from the failure before.
-
-    Raises:
-        Exception: the error itself, where failures are errors.
-    """
+    """Say that nothing could be measured, unless the user knows it. Where failures are errors, raise it instead."""
     if state.raises:
         raise error
     if not state.warned:
@@ -68,13 +62,12 @@ def say_failure(state: RunState, error: Exception, when: str) -> None:
 def say_optional_failures(state: RunState, measurement: Measurement, failed: Collection[str], epoch: int) -> None:
     """Say of each optional measure that failed, on this rank or another."""
     for name in failed:
-        if f"failure of {name}" not in state.said:
+        if state.says_first(f"failure of {name}"):
             cause = measurement.failures.get(name, "another rank failed.")
             rank_zero_warn(
                 f"GapMonitor could not measure {name} in epoch {epoch}: {cause} Everything else goes on, and its last "
                 f"values are held; after {MOST_FAILURES} failures in a row it is no longer tried."
             )
-        state.said.add(f"failure of {name}")
 
 
 def say_unpaid(state: RunState) -> None:

@@ -21,11 +21,9 @@ class Status(IntEnum):
 
 @dataclass
 class Readout:
-    """The values that are shown, and the last ones that were no abstention.
+    """The values that are shown, by key without the prefix, and the last ones that were no abstention.
 
-    Attributes:
-        shown: values by key, without the prefix. They are never NaN, and complete after the first `show`.
-        abstaining: whether the shown prediction is an abstention.
+    What is shown is never NaN, and complete after the first `show`.
     """
 
     shown: dict[str, float] = field(default_factory=dict)
@@ -38,17 +36,12 @@ class Readout:
     def show(
         self, values: Mapping[str, float], prediction: Prediction | None, prior_loss_gap: float | None = None
     ) -> None:
-        """Take over a fresh measurement and its prediction.
+        """Take over the values of a fresh measurement, and its prediction where there is a predictor.
 
         An abstention must not look better than the last prediction, because a checkpoint would be kept by mistake. So
         the gap is then the larger of the prior and the last predicted one, and the predicted test accuracy does not
         rise above the last predicted one. The loss gap is the larger of its prior and the last predicted one, also
-        where it alone could not be predicted.
-
-        Args:
-            values: the measured values; `train_accuracy` and `train_loss` are needed.
-            prediction: None without a predictor.
-            prior_loss_gap: None where the predictor has no loss head.
+        where it alone could not be predicted. The prior is None where the predictor has no loss head.
         """
         accuracy = values["train_accuracy"]
         self.shown = {"train_accuracy": accuracy, "train_loss": values["train_loss"], "status": float(Status.FRESH)}
@@ -80,11 +73,10 @@ class Readout:
             self.shown["predicted_loss_gap"] = max(gap, self.last_loss_gap)
 
     def show_recalibrated(self, gap: float | None) -> None:
-        """Add the recalibrated gap to the prediction just shown.
+        """Add the recalibrated gap to the prediction just shown; None while abstaining.
 
-        Args:
-            gap: None while abstaining. Then it is the shown gap, and at least the last recalibrated one: what was
-                observed to be too small once is not shown smaller because nothing is known now.
+        Then it is the shown gap, and at least the last recalibrated one: what was observed to be too small once is not
+        shown smaller because nothing is known now.
         """
         if gap is None:
             gap = max(self.shown["predicted_gap"], self.last_recalibrated_gap)

@@ -16,7 +16,7 @@ from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
-from lightning_gengap.samples.first_batches import FirstBatches
+from lightning_gengap.samples.batches import ProbeBatch
 
 
 @dataclass
@@ -24,16 +24,13 @@ class RunState:
     """The state of one training under measurement.
 
     Attributes:
-        selection: the measures, and the predictor that needs them.
         raises: whether a failure is an error.
-        memory: what the measurer keeps between measurements, the initial weights among it.
         measurer: None before the samples are read.
         first_batches: copies of the first batches of training, where the data cannot be read otherwise.
         optional: the last values of the optional measures, by measure and key.
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
         residuals: scaled residuals of the predictions that could be compared with a validation.
         residual_age: measurements since the latest of them.
-        values: the last measured values by key.
         measured: whether a measurement has succeeded since training began.
         validated: whether the present epoch had a validation.
         failures: failed measurements in a row.
@@ -49,7 +46,7 @@ class RunState:
     raises: bool = False
     memory: TrainingMemory = field(default_factory=TrainingMemory)
     measurer: Measurer | None = None
-    first_batches: FirstBatches | None = None
+    first_batches: list[ProbeBatch] | None = None
     training_loss: TrainingLoss = field(default_factory=TrainingLoss)
     readout: Readout = field(default_factory=Readout)
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -71,6 +68,12 @@ class RunState:
         if flag not in self.flags:
             self.flags.append(flag)
 
+    def says_first(self, what: str) -> bool:
+        """Whether the user was not told so yet; from now on they were."""
+        is_first = what not in self.said
+        self.said.add(what)
+        return is_first
+
     def measure(
         self,
         measurer: Measurer,
@@ -79,15 +82,9 @@ class RunState:
         optional: Iterable[str] = (),
         optimizers: Sequence[Any] = (),
     ) -> Measurement:
-        """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed.
-
-        Raises:
-            LogitsError: the model's outputs are no longer finite.
-            MeasureError: one of `names` failed.
-        """
+        """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed."""
         measurement = measurer.measure(model, names, optional, optimizers)
-        explained = self.selection.explained
-        self.notes += [str(found) for found in measurement.absences if explained is None or found.concerns(explained)]
+        self.notes += [str(absence) for absence in measurement.absences if self.selection.explains(absence.key)]
         self.notes += measurement.remarks
         if "train_loss" not in measurement.values:
             error = LogitsError(
@@ -105,11 +102,7 @@ class RunState:
     ) -> None:
         """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
 
-        Args:
-            measurement: of now.
-            progress: the share of the planned training that is done; None where it is unknown.
-            epoch: of the measurement.
-            failed: optional measures that failed on some rank.
+        `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
         """
         for name, seconds in measurement.seconds.items():
             self.schedule.record(name, epoch, seconds, succeeded=name not in failed)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from statistics import median
 from typing import Any
 
@@ -24,13 +25,12 @@ class Selection:
     """The measures of one monitor. Those that its predictor does not need are optional.
 
     Attributes:
-        predictor: whose measures are needed; None needs only those that describe the fit.
         named: measures that the user asked for by name.
         measures: the names of all measures, each once.
         needed: those that must succeed, because nothing new is shown without them.
         wanted: the only keys that are asked for, see `Probe`; None for all.
-        explained: the only keys of which the user is told why they are absent; None for all. Those that the preferred
-            predictor alone needs are not among them, because the other predictor then takes its place.
+        explained: the only keys, figures among them, of which the user is told why they are absent; None for all.
+            Those that the preferred predictor alone needs are not among them: the other then takes its place.
     """
 
     predictor: Predictor | None
@@ -42,26 +42,24 @@ class Selection:
 
     @classmethod
     def of(cls, predictor: Predictor | None, named: Sequence[str], everything: bool) -> Selection:
-        """Choose the measures of a monitor.
-
-        Args:
-            predictor: whose measures are needed.
-            named: measures that the user asks for, with all their keys.
-            everything: whether all measures that are taken by default are asked for too, with all their keys.
-
-        Raises:
-            MeasureError: an unknown measure.
-        """
+        """Choose what a predictor needs, the named measures with all their keys, and everything taken by default."""
         needed = tuple(dict.fromkeys(("margin", "fit", *(() if predictor is None else predictor.measures))))
         measures = tuple(dict.fromkeys((*needed, *named, *(BY_DEFAULT if everything else ()))))
         for name in measures:
             get_measure(name)
-        if predictor is None or everything:
+        if everything:
             return cls(predictor, tuple(named), measures, needed, None, None)
         of_named = [key for key, declared in MEASURED.items() if declared.measure in named]
-        wanted = with_ingredients((*predictor.needs, *of_named))
-        explained = with_ingredients((*replace(predictor, preferred=None).needs, *of_named))
+        declared = {key: entry for name in measures for key, entry in get_measure(name).keys.items()}
+        figures = {key for key, entry in declared.items() if entry.kind != "scalar"}
+        own = () if predictor is None else replace(predictor, preferred=None).needs
+        wanted = None if predictor is None else with_ingredients((*predictor.needs, *of_named))
+        explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
+
+    def explains(self, pattern: str) -> bool:
+        """Whether the user is told why the keys of this pattern are absent."""
+        return self.explained is None or any(fnmatchcase(key, pattern) for key in self.explained)
 
     def schedule(self) -> Schedule:
         """A new schedule. What is measured once per training belongs to the start, which the budget does not count."""
@@ -128,7 +126,7 @@ class Budget:
         return self.spent / self.trained if self.trained > 0 else 0.0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the arguments that rebuild this budget, but for its share."""
+        """What a checkpoint keeps: all but the share."""
         return {name: value for name, value in asdict(self).items() if name != "share"}
 
 
@@ -170,10 +168,8 @@ class Schedule:
     def plan(self, budget: Budget, first: bool, last: bool) -> tuple[str, ...] | None:
         """The optional measures of this epoch; None if the budget does not allow a measurement.
 
-        Args:
-            budget: what measuring has cost so far, and may cost.
-            first: nothing has been measured yet. Only cheap measures are taken then, because no cost is known.
-            last: training ends with this epoch. All measures are taken that the whole rest of the budget pays for.
+        The first measurement takes cheap measures only, because no cost is known. The last epoch of a training takes
+        all that the whole rest of the budget pays for.
         """
         return self.choose(budget, first, last) if budget.allows(0.0 if last else self.reserved(budget)) else None
 

@@ -13,12 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
 from lightning_gengap.measurement import Measurer, TrainingMemory
-from lightning_gengap.monitor.notices import (
-    say_failure,
-    say_no_initial_weights,
-    say_optional_failures,
-    say_watched,
-)
+from lightning_gengap.monitor.notices import say_failure, say_no_initial_weights, say_optional_failures, say_watched
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Budget, Selection
@@ -29,64 +24,53 @@ from lightning_gengap.monitor.trainer_facts import (
     planned_share,
 )
 from lightning_gengap.network.probe import copy_state
+from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.drawing import draw_samples
-from lightning_gengap.samples.first_batches import FirstBatches
-from lightning_gengap.samples.reader import SampleReader, Samples
+from lightning_gengap.samples.nested import copied
+from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
 
 
 @dataclass(frozen=True)
 class StartUp:
-    """How the samples and layers to watch are found.
-
-    Attributes:
-        reader: reads a batch that is on its device already.
-        probe_data: an un-augmented view of the training set, see `draw_samples`.
-        layers: module names to watch; None for the automatic choice.
-    """
+    """How the samples and layers to watch are found; the fields are arguments of `draw_samples` and `Layout.of`."""
 
     reader: SampleReader
     probe_data: Any = None
     layers: Sequence[str] | None = None
 
     def run(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
-        """Read the samples and watch them before the first step, or prepare to copy the first batches.
-
-        Raises:
-            GapError: see `tolerate_start_failures`.
-        """
+        """Read the samples and watch them before the first step, or prepare to copy the first batches."""
         with tolerate_start_failures(state, trainer):
             self._read_and_start(trainer, module, state)
 
     def copy(self, batch: Any, module: LightningModule, state: RunState) -> None:
-        """Copy a batch of training, where the data can only be read so.
+        """Copy a batch of training, where the data can only be read so and there are too few samples yet.
 
         The first is watched at once, so that one that cannot be watched is refused before the first step.
-
-        Raises:
-            GapError: it is the first and cannot be watched, see `tolerate_start_failures`.
         """
-        if state.first_batches is None:
+        copies = state.first_batches
+        if copies is None or self.reader.has_enough(copies):
             return
         if state.measurer is None and not state.warned:
             with tolerate_start_failures(state, module.trainer):
-                _add(batch, state.first_batches)
-                self._watch(state.first_batches.samples(), module, state)
+                self._add(batch, copies)
+                self._watch(_streamed(copies), module, state)
             return
         try:
-            _add(batch, state.first_batches)
+            self._add(batch, copies)
         except GapError as error:
             if not state.warned:
                 say_failure(state, error, "while copying the first batches")
 
-    def finish(self, trainer: Trainer, module: LightningModule, state: RunState) -> Measurer:
-        """Watch all copied batches once the first epoch has ended, or make up for a start that failed.
+    def _add(self, batch: Any, copies: list[ProbeBatch]) -> None:
+        with naming_memory("copying a batch of training"):
+            copies.append(self.reader.batch(copied(batch)))
 
-        Raises:
-            GapError: the samples cannot be read, or the model cannot be watched.
-        """
+    def finish(self, trainer: Trainer, module: LightningModule, state: RunState) -> Measurer:
+        """Watch all copied batches once the first epoch has ended, or make up for a start that failed."""
         started = time.perf_counter()
         if state.first_batches is not None:
-            self._start(state.first_batches.checked(), trainer, module, state)
+            self._start(_streamed(checked_batches(state.first_batches)), trainer, module, state)
             state.first_batches = None
         elif state.measurer is None:
             self._read_and_start(trainer, module, state)
@@ -100,7 +84,7 @@ class StartUp:
         with naming_memory("reading the training samples"), current_hook_kept(module):
             samples = draw_samples(trainer.train_dataloader, reader, self.probe_data, trainer.num_training_batches)
         if samples is None:
-            state.first_batches = FirstBatches(self.reader)
+            state.first_batches = []
         else:
             self._start(samples, trainer, module, state)
 
@@ -120,12 +104,7 @@ class StartUp:
             say_failure(state, error, "the difficulty of the task")
 
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
-        """Watch these samples from now on. The first time, show the values before any step.
-
-        Raises:
-            LayerError, LogitsError, TargetError, MeasureError: the model cannot be watched. What was watched before
-                is kept.
-        """
+        """Watch these samples from now on. The first time, show the values before any step."""
         measurer = Measurer.of(
             module,
             samples,
@@ -156,16 +135,7 @@ def begin(
     raises: bool,
     saved: dict[str, Any],
 ) -> RunState:
-    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has left.
-
-    Args:
-        trainer: about to take its first step.
-        module: with its initial weights, or those of the checkpoint.
-        selection: of the measures.
-        budget: the largest share of the training time; None for no bound.
-        raises: whether failures are errors.
-        saved: what `RunState.state` gave; empty if there is nothing to go on from.
-    """
+    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has `saved`."""
     fresh = trainer.ckpt_path is None and trainer.global_step == 0
     memory = TrainingMemory(copy_state(module) if fresh else None)
     state = RunState(selection, Budget(budget), selection.schedule(), raises, memory)
@@ -180,9 +150,8 @@ def begin(
 def tolerate_start_failures(state: RunState, trainer: Trainer) -> Iterator[None]:
     """Say once what fails before the first step and may pass. It is tried again at the next measurement.
 
-    Raises:
-        GapError: a mistake of the user's. Anything else too, where failures are errors, or where another callback or
-            a scheduler would end the run later because the values are missing.
+    A mistake of the user's is raised. So is any failure where failures are errors, or where another callback or a
+    scheduler would end the run later because the values are missing.
     """
     try:
         yield
@@ -201,6 +170,5 @@ def _doubt_initial_weights(state: RunState, measurer: Measurer, accuracy: float 
         state.doubt("initial_weights")
 
 
-def _add(batch: Any, first_batches: FirstBatches) -> None:
-    with naming_memory("copying a batch of training"):
-        first_batches.add(batch)
+def _streamed(batches: Sequence[ProbeBatch]) -> Samples:
+    return Samples(tuple(batches), train_samples=None, augmented=False)

@@ -23,11 +23,7 @@ _VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies that shard parameters, because no rank holds the weights that would be measured.
-
-    Raises:
-        ConfigurationError: the strategy shards parameters.
-    """
+    """Refuse strategies that shard parameters, because no rank holds the weights that would be measured."""
     name = type(trainer.strategy).__name__
     if name in _SHARDED:
         raise ConfigurationError(
@@ -39,14 +35,10 @@ def check_strategy(trainer: Trainer) -> None:
 
 
 def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
-    """Check that whoever monitors one of our keys reads the value of the epoch that just ended, and warn otherwise.
+    """Warn whoever monitors one of our keys and would not read the value of the epoch that just ended.
 
-    Args:
-        trainer: about to fit.
-        is_logged: whether a key will be logged in every epoch.
-
-    Raises:
-        ConfigurationError: a callback would end the run, because its key is never logged or not yet.
+    A callback that would end the run, because its key is never logged or not yet, is refused. `is_logged` tells whether
+    a key will be logged in every epoch.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
@@ -99,9 +91,7 @@ def ends_without_values(trainer: Trainer) -> bool:
 def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tuple[float | None, str | None]:
     """The validation accuracy among the logged metrics, and why there is none.
 
-    Args:
-        metrics: logged values by key.
-        name: the key to use; None for the one that matches (val|valid|validation)(_|/)(acc|accuracy).
+    It stands under `name`, or else under the one key that matches (val|valid|validation)(_|/)(acc|accuracy).
     """
     found = [key for key in metrics if (key == name if name else _VALIDATION_ACCURACY.fullmatch(key))]
     if len(found) == 1:

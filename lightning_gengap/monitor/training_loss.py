@@ -75,11 +75,7 @@ _NOTHING = Sums(0.0, 0.0)
 
 @dataclass
 class Hits:
-    """How many of the steps' own logits were right.
-
-    Attributes:
-        counting: ends for good in a step whose logits or labels cannot be found.
-    """
+    """How many of the steps' own logits were right. Counting ends for good where logits or labels cannot be found."""
 
     correct: Tensor | float = 0.0
     seen: int = 0
@@ -92,6 +88,10 @@ class Hits:
             right = (logits[0].argmax(1) == labels.to(logits[0].device)).sum()
             self.correct = right + (self.correct.to(right) if isinstance(self.correct, Tensor) else int(self.correct))
             self.seen += len(labels)
+
+    def accuracy(self) -> float | None:
+        """The share of right ones; None where not all could be counted."""
+        return float(self.correct) / self.seen if self.counting and self.seen else None
 
 
 @dataclass
@@ -108,7 +108,6 @@ class TrainingLoss:
     In a distributed run every rank follows its own steps. Ranks may disagree on `valid`, so none may wait for others.
 
     Attributes:
-        loss: the running mean.
         valid: whether the loss has passed every check so far.
         checked: whether there was a check.
         epoch: of the present steps; None if its first step was not seen.
@@ -156,26 +155,18 @@ class TrainingLoss:
         ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
-        """Add a step.
-
-        Args:
-            loss: its mean loss, a scalar; None if it reported none.
-            targets: reads its class indices. It is called only where logits were watched.
-        """
+        """Add a step with its mean loss, if it reported one. `targets` reads its class indices, if they are needed."""
         if self._handles:
             labels = _read(targets)
             if self._checking:
-                self._head = None if loss is None or labels is None else self._source(loss, labels)
+                fits = (name for name, output in self._outputs if _is_cross_entropy(loss, output, labels))
+                self._head = next(fits, None)
                 self.checked, self.valid = True, self._head is not None
             if self.valid and self.epoch == 0:
                 self._hits.add([output for name, output in self._outputs if name == self._head], labels)
         self.close()
         if self.valid and loss is not None:
             self.loss.update(loss)
-
-    def _source(self, loss: Tensor, labels: Tensor) -> str | None:
-        """The module whose output has this loss as its cross-entropy."""
-        return next((name for name, output in self._outputs if _is_cross_entropy(loss, output, labels)), None)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -191,10 +182,7 @@ class TrainingLoss:
         return self._sums().mean() if self.valid and self.checked else None
 
     def values(self) -> dict[str, float]:
-        """The running mean, the means of the first and the present epoch, and the first epoch's accuracy.
-
-        What is not defined is absent.
-        """
+        """What is defined of the running mean, the first and present epoch's means, and the first one's accuracy."""
         if self.value() is None:
             return {}
         present = _NOTHING if self.epoch is None else self._sums().since(self._start)
@@ -202,12 +190,9 @@ class TrainingLoss:
             "speed/train_loss_mean": self._sums().mean(),
             "speed/recent_loss": present.mean(),
             "speed/first_epoch_loss": (present if self.epoch == 0 else self._first).mean(),
-            "speed/first_epoch_accuracy": float(self._hits.correct) / self._hits.seen if self._complete() else None,
+            "speed/first_epoch_accuracy": self._hits.accuracy(),
         }
         return {key: mean for key, mean in means.items() if mean is not None}
-
-    def _complete(self) -> bool:
-        return self._hits.counting and self._hits.seen > 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, in primitives."""
@@ -244,7 +229,9 @@ def _is_compiled(model: nn.Module) -> bool:
     return wrapped or getattr(model, "_compiler_ctx", None) is not None
 
 
-def _is_cross_entropy(loss: Tensor, logits: Tensor, targets: Tensor) -> bool:
+def _is_cross_entropy(loss: Tensor | None, logits: Tensor, targets: Tensor | None) -> bool:
+    if loss is None or targets is None:
+        return False
     if not 0 < len(targets) == len(logits) or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
         return False
     exact = float(cross_entropy(logits.double(), targets.to(logits.device)))

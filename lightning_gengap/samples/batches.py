@@ -38,16 +38,12 @@ class ProbeBatch:
 
 
 def read_batch(batch: Any, target: Target | None = None, forward: Forward | None = None) -> ProbeBatch:
-    """Find the inputs and the targets in `batch`.
+    """Find the inputs and the targets in `batch`: a pair, or a mapping with one of the usual keys for each.
 
     Args:
-        batch: a pair (inputs, targets), or a mapping with one of the usual keys for each.
+        batch: as the loader gave it.
         target: from the batch to its targets, where they stand elsewhere.
-        forward: how the model is called, where the inputs stand elsewhere; they are then looked for in all of it.
-
-    Raises:
-        BatchError: the layout is not understood and no hook was given.
-        TargetError: the targets are not class indices of shape (examples,).
+        forward: given where the inputs stand elsewhere; they are then looked for in all of the batch.
     """
     source = batch if forward is not None else _inputs_of(batch)
     targets = _checked_targets(target(batch) if target is not None else _targets_of(batch))
@@ -56,11 +52,7 @@ def read_batch(batch: Any, target: Target | None = None, forward: Forward | None
 
 
 def default_forward(model: nn.Module, batch: Any) -> Tensor:
-    """Call the model on the inputs of the batch.
-
-    Raises:
-        LogitsError: the model cannot be called with them alone.
-    """
+    """Call the model on the inputs of the batch."""
     inputs = _inputs_of(batch)
     try:
         return model(inputs)

@@ -29,11 +29,7 @@ def draw_samples(
         reader: how to read.
         probe_data: a view of the training data without augmentation: a data set, a loader or batches. A data set of
             the training set's length is read at the indices that training draws from.
-        batches_per_epoch: how many batches of the loader an epoch uses, for limits on training batches.
-
-    Raises:
-        DataError: there is no sample, or all samples are of one class.
-        BatchError, TargetError: a batch is not understood.
+        batches_per_epoch: see `trainable_indices`.
     """
     indices = trainable_indices(loader, batches_per_epoch)
     with random_streams_kept():

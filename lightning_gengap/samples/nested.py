@@ -51,8 +51,7 @@ def joined(first: Any, second: Any, examples: int, more: int) -> Any:
     """Two contents of equal structure in one, with `examples` and `more` on the first axes of their tensors.
 
     Raises:
-        ValueError: they differ in anything but their examples.
-        RuntimeError: tensors whose other axes differ.
+        ValueError, RuntimeError: they differ in anything but their examples.
     """
 
     def join(one: Any, other: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The items of a map-style data set: pairs (image, label), checked."""
+"""The items of a map-style data set: pairs (image, label). A DataError refuses anything else."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from lightning_gengap.errors import DataError
 
 
 def pair_of(item: Any) -> tuple[Any, Any]:
-    """The item as a pair.
-
-    Raises:
-        DataError: it is none.
-    """
+    """The item as a pair."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(
             "data set",
@@ -26,11 +22,7 @@ def pair_of(item: Any) -> tuple[Any, Any]:
 
 
 def class_of(label: Any) -> int:
-    """The label as a number.
-
-    Raises:
-        DataError: `int` would round it, or fail.
-    """
+    """The label as a number; labels that `int` would round are refused."""
     try:
         number = int(label)
         valid = bool(number == label)
@@ -48,11 +40,7 @@ def class_of(label: Any) -> int:
 
 
 def float_image(image: Any) -> Tensor:
-    """The image, a float tensor.
-
-    Raises:
-        DataError: it is none.
-    """
+    """The image, if it is a float tensor."""
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim == 0:
         got = f"a tensor of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
         raise DataError(

@@ -21,7 +21,7 @@ class Samples:
     """The monitored samples.
 
     Attributes:
-        batches: the samples in chunks, on the device of the model.
+        batches: in chunks, on the device of the model.
         train_samples: the number of distinct samples that training draws from; None if unknown.
         augmented: whether two reads of one index differ, so that the samples are not the clean ones.
     """
@@ -57,11 +57,7 @@ class SampleReader:
     place: Place = _as_is
 
     def batch(self, collated: Any) -> ProbeBatch:
-        """A batch on the device, with its targets and inputs found.
-
-        Raises:
-            BatchError, TargetError: it is not understood.
-        """
+        """A batch on the device, with its targets and inputs found."""
         return read_batch(self.place(collated), self.target, self.forward)
 
     def draw(self, indices: Sequence[int]) -> list[int]:
@@ -70,28 +66,21 @@ class SampleReader:
         return [indices[i] for i in order[: self.samples].tolist()]
 
     def take(self, batches: Iterable[Any]) -> tuple[ProbeBatch, ...]:
-        """The first collated batches, up to the number of samples.
-
-        Raises:
-            DataError: there are none, or they are of one class.
-            BatchError, TargetError: one is not understood.
-        """
+        """The first collated batches, up to the number of samples."""
         taken: list[ProbeBatch] = []
-        count = 0
         for batch in batches:
             taken.append(self.batch(batch))
-            count += len(taken[-1].targets)
-            if count >= self.samples:
+            if self.has_enough(taken):
                 break
         return checked_batches(taken)
 
+    def has_enough(self, batches: Iterable[ProbeBatch]) -> bool:
+        """Whether these are as many samples as are wanted."""
+        return sum(len(batch.targets) for batch in batches) >= self.samples
+
 
 def checked_batches(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
-    """The batches, if they can be measured.
-
-    Raises:
-        DataError: there is no sample, or all samples are of one class.
-    """
+    """The batches; a DataError refuses those without a sample, or with a single class."""
     checked = tuple(batches)
     if not checked or sum(len(batch.targets) for batch in checked) == 0:
         raise no_samples("no batch")

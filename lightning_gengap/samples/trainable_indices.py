@@ -35,9 +35,6 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
         loader: the training loader, whatever the user gave.
         batches_per_epoch: how many of its batches an epoch uses. Only a sampler that goes through the data in order
             then leaves the rest untouched.
-
-    Raises:
-        DataError: there is no index.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None

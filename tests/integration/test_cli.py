@@ -10,6 +10,8 @@ from torch import nn
 
 from lightning_gengap import __version__
 from lightning_gengap.cli import main
+from tests.lightning_models import blobs, saved
+from tests.tiny_predictors import tiny_monitor
 
 VERBS = [
     ["demo"],
@@ -130,6 +132,18 @@ def test_measure_prints_values_and_prediction_of_a_checkpoint(folder: Path, caps
     assert printed["values"]["classes"] == 3
     assert printed["prediction"]["abstained"]  # no initial weights, so the difficulty is missing
     assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
+
+
+def test_the_initial_weights_that_a_monitor_kept_in_a_checkpoint_are_found(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    saved(folder, tiny_monitor(), epochs=1)
+    images, labels = (tensor.numpy() for tensor in blobs().tensors)
+    saved_data(folder / "blobs.npz", inputs=images, labels=labels)
+    arguments = ["--model", "tests.lightning_models:TinyModel", "--data", "blobs.npz", "--checkpoint", "saved.ckpt"]
+    assert main(["measure", *arguments, "--train-samples", "2000"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert "difficulty/ridge_accuracy" in printed["values"]  # of the untrained network
 
 
 def test_recalibrated_predictor_is_written_and_loads(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -62,25 +62,20 @@ def test_tensorboard_has_histograms_at_the_steps_of_the_scalars(tmp_path: Path, 
         assert [event.step for event in written.Histograms(key)] == steps
 
 
-def test_tensorboard_histograms_hold_the_margins(tmp_path: Path):
-    monitor = tiny_monitor(verbosity="normal")
-    fitted(monitor, logger=TensorBoardLogger(tmp_path, name=None, version=""))
-    last = events(tmp_path).Histograms("gengap/margin/h1")[-1].histogram_value
-    assert last.num == 64
-    assert sum(last.bucket) == 64
-    assert len(last.bucket_limit) == BINS
-    assert last.min <= monitor.values["margin/h1/lower_whisker"]
-    assert last.max >= monitor.values["margin/h1/upper_whisker"]
-
-
-def test_margins_over_the_spectral_complexity_are_a_histogram_where_they_are_measured(tmp_path: Path):
+def test_tensorboard_histograms_hold_the_margins_of_layers_and_over_the_spectral_complexity(tmp_path: Path):
     monitor = tiny_monitor(verbosity="normal", measures=["bartlett"])
     fitted(monitor, logger=TensorBoardLogger(tmp_path, name=None, version=""))
     written = events(tmp_path)
     assert set(written.Tags()["histograms"]) == LAYERS | {"gengap/margin/bartlett"}
-    last = written.Histograms("gengap/margin/bartlett")[-1].histogram_value
-    assert last.num == 64
-    assert last.min <= monitor.values["bartlett/q05"] <= monitor.values["bartlett/median"] <= last.max
+    for key, inside in (
+        ("margin/h1", ("margin/h1/lower_whisker", "margin/h1/upper_whisker")),
+        ("margin/bartlett", ("bartlett/q05", "bartlett/median")),
+    ):
+        last = written.Histograms(f"gengap/{key}")[-1].histogram_value
+        assert last.num == sum(last.bucket) == 64
+        assert len(last.bucket_limit) == BINS
+        low, high = (monitor.values[name] for name in inside)
+        assert last.min <= low <= high <= last.max
 
 
 def test_tensorboard_shows_band_and_contributions(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from lightning_gengap import GapError, GapMonitor
 from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
 from lightning_gengap.measures import BY_DEFAULT, MEASURED
+from lightning_gengap.predictors.feature import Feature
 from tests.lightning_models import (
     Iterated,
     MemoryLogger,
@@ -20,9 +22,7 @@ from tests.lightning_models import (
     ValidatedModel,
     fitted,
     loader,
-    quiet_trainer,
     stream,
-    validation_loader,
     watched,
 )
 from tests.tiny_predictors import tiny_monitor, tiny_predictor, wide_feature
@@ -86,14 +86,6 @@ def test_hooks_read_unusual_batches(streamed: bool):
     assert {"margin/input/median", "speed/train_loss_mean"} <= set(monitor.values)
 
 
-def test_mappings_with_usual_keys_need_no_hooks():
-    def collate(items: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        return {"image": torch.stack([x for x, _ in items]), "label": torch.stack([y for _, y in items])}
-
-    usual = Stepping(lambda self, batch: cross_entropy(self(batch["image"]), batch["label"]))
-    assert fitted(tiny_monitor(), model=usual, data=loader(collate_fn=collate))("gengap/status") == [0, 0]
-
-
 def test_the_actual_gap_is_train_minus_validation_accuracy():
     values = fitted(tiny_monitor(), validate=True)
     for row in values.rows:
@@ -113,17 +105,13 @@ class TwoAccuracies(ValidatedModel):
 
 
 def test_several_validation_accuracies_give_one_notice(caplog: pytest.LogCaptureFixture):
-    torch.manual_seed(0)
-    trainer = quiet_trainer(tiny_monitor(), max_epochs=3)
-    trainer.fit(TwoAccuracies(), loader(), validation_loader())
-    assert "gengap/actual_gap" not in trainer.callback_metrics
+    values = fitted(tiny_monitor(), model=TwoAccuracies(), validate=True, max_epochs=3)
+    assert not any("gengap/actual_gap" in row for row in values.rows)
     notices = [message for message in caplog.messages if "actual_gap is absent" in message]
     assert len(notices) == 1
     assert "2 logged metrics match" in notices[0]
-    trainer = quiet_trainer(tiny_monitor(validation_accuracy="valid_accuracy"))
-    trainer.fit(TwoAccuracies(), loader(), validation_loader())
-    logged = trainer.callback_metrics
-    assert float(logged["gengap/actual_gap"]) == pytest.approx(float(logged["gengap/train_accuracy"]) - 0.25)
+    logged = fitted(tiny_monitor(validation_accuracy="valid_accuracy"), model=TwoAccuracies(), validate=True).rows[-1]
+    assert logged["gengap/actual_gap"] == pytest.approx(logged["gengap/train_accuracy"] - 0.25)
 
 
 def test_the_schedule_measures_first_and_every_nth_epoch():
@@ -142,20 +130,18 @@ def test_the_budget_thins_out_measurements():
     assert overheads[-1] > 0
 
 
-def test_a_predictor_whose_features_are_missing_abstains():
-    predictor = tiny_predictor(features=(wide_feature("perturbation/mix_accuracy", "identity", 1.0),))
-    monitor = tiny_monitor(predictor=predictor)
-    values = fitted(monitor, data=stream())
-    assert values("gengap/status") == [3, 3]
-    assert monitor.prediction is not None
-    assert monitor.prediction.outside == ("perturbation/mix_accuracy",)
-
-
-def test_unknown_size_abstains_where_the_size_is_a_feature():
-    predictor = tiny_predictor(features=(wide_feature("train_samples", "log", -0.1),))
-    assert fitted(tiny_monitor(predictor=predictor))("gengap/status") == [0, 0]
-    streamed = fitted(tiny_monitor(predictor=predictor), data=stream())
-    assert streamed("gengap/status") == [3, 3]
+@pytest.mark.parametrize(
+    ("feature", "data", "status"),
+    [
+        (wide_feature("perturbation/mix_accuracy", "identity", 1.0), loader, 3),
+        (wide_feature("train_samples", "log", -0.1), loader, 0),
+        (wide_feature("train_samples", "log", -0.1), stream, 3),  # its size is unknown
+    ],
+)
+def test_a_predictor_whose_features_are_missing_abstains(feature: Feature, data: Callable[[], Any], status: int):
+    monitor = tiny_monitor(predictor=tiny_predictor(features=(feature,)))
+    assert fitted(monitor, data=data())("gengap/status") == [status, status]
+    assert monitor.prediction.outside == ((feature.name,) if status == 3 else ())
 
 
 def test_what_is_absent_is_said_once():
@@ -165,10 +151,8 @@ def test_what_is_absent_is_said_once():
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.detach() * 1.0)
 
-    assert watched(tiny_monitor(), model=Frozen())[1] == []  # nobody has asked for margins
-    _, said = watched(tiny_monitor(measures=["margin"]), model=Frozen(), max_epochs=3)
-    assert len(said) == 1
-    assert "no gradient of the logits reaches" in said[0]
+    _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)  # its histogram cannot be drawn
+    assert said == ["GapMonitor: margin/input* is absent: no gradient of the logits reaches this layer."]
 
 
 def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():

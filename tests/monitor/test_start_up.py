@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap import GapMonitor
 from tests.lightning_models import EpochValues, TinyModel, fitted, loader, put_measure, stream, watched
 from tests.tiny_predictors import tiny_monitor
 
@@ -41,7 +42,6 @@ def test_augmentation_is_said_once_and_flagged():
     assert len(said) == 1
     assert "the training set is augmented. Pass probe_data=" in said[0]
     assert values("gengap/in_support") == [0, 0]
-    assert monitor.prediction is not None
     assert monitor.prediction.outside == ("augmented_probe",)
 
 
@@ -50,9 +50,8 @@ def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptur
 
     class Spy(EpochValues):
         def on_train_batch_end(self, *others: Any) -> None:
-            assert monitor._state is not None
             copies = monitor._state.first_batches
-            kept.append(None if copies is None else len(copies.samples()))
+            kept.append(None if copies is None else sum(len(copy.targets) for copy in copies))
 
     fitted(monitor, Spy(), data=stream())
     assert kept == [16, 32, 48, 48, None, None, None, None]
@@ -60,6 +59,20 @@ def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptur
     lines = [message for message in caplog.messages if "GapMonitor watches" in message]
     layers = "h1 = body, h2 = frozen.0, h3 = head:in"
     assert lines == [f"GapMonitor watches {layers} on 48 of an unknown number of training samples."]
+
+
+def test_copies_of_a_stream_outlive_what_training_does_to_its_batches():
+    class Consuming(TinyModel):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            batch[0].zero_()
+
+    values = []
+    for kind in (TinyModel, Consuming):
+        torch.manual_seed(0)
+        monitor = tiny_monitor()
+        fitted(monitor, model=kind(), data=stream())
+        values.append(monitor.values)
+    assert values[0] == values[1]
 
 
 def test_other_layers_can_be_watched(caplog: pytest.LogCaptureFixture):
@@ -70,7 +83,6 @@ def test_other_layers_can_be_watched(caplog: pytest.LogCaptureFixture):
     assert "margin/h3/median" not in monitor.values
 
 
-@pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")
 def test_a_purely_linear_model_has_no_hidden_layer():
     class Linear(TinyModel):
         def __init__(self) -> None:
@@ -81,5 +93,7 @@ def test_a_purely_linear_model_has_no_hidden_layer():
         def forward(self, images: Tensor) -> Tensor:
             return self.head(images.flatten(1))
 
-    values = fitted(tiny_monitor(), model=Linear())
+    values, said = watched(tiny_monitor(), model=Linear())
     assert values("gengap/status") == [3, 3]  # no features to measure the difficulty on
+    assert said == ["GapMonitor: difficulty/ridge_* is absent: there are no hidden layers."]  # margins are not missed
+    assert watched(GapMonitor(predictor=None), model=Linear())[1] == []

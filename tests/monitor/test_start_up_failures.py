@@ -150,7 +150,6 @@ def test_initial_weights_that_know_the_task_are_noticed_later_too(data: Callable
         model.left = spoiled
         monitor = tiny_monitor()
         watched(monitor, model=model, data=data(), max_epochs=1)
-        assert monitor.prediction is not None
         assert monitor.prediction.outside == ("initial_weights",)
 
 
@@ -177,7 +176,6 @@ def test_a_fit_goes_on_after_one_that_could_not_be_measured():
     assert monitor.values == {}
     model.left, trainer.fit_loop.max_epochs = 0, 3
     trainer.fit(model, loader())
-    assert monitor.prediction is not None
     assert monitor.prediction.outside == ()
     assert trainer.callback_metrics["gengap/status"] == 0
 

@@ -91,7 +91,8 @@ def margin(probe: Probe) -> Values:
             values[f"margin/{layer}/*"] = Undefined(
                 f"fewer than {FEWEST_CORRECT} samples are classified correctly; the total variation is given"
             )
-    values |= {f"margin/{layer}*": Undefined(reason) for layer, reason in signature.absent.items()}
+    for layer, reason in signature.absent.items():  # the histogram is missed only where there is such a layer
+        values[f"margin/{layer}{'*' if _is_there(probe, layer) else '/*'}"] = Undefined(reason)
     output = OutputMargin(sync_on_compute=False)
     output.update(signature.logits, probe.targets)
     values |= {f"margin/output/{name}": float(value) for name, value in output.compute().items()}
@@ -128,11 +129,15 @@ def margin_signature(probe: Probe) -> Signature:
 
 
 def _why_absent(probe: Probe, layer: str) -> str:
-    if layer == "input" and probe.batches[0].inputs is None:
-        return "the inputs are not floats"
-    if layer != "input" and layer not in (tap.layer for tap in probe.layout.taps):
-        return "the network has fewer hidden layers"
-    return "no gradient of the logits reaches this layer"
+    if _is_there(probe, layer):
+        return "no gradient of the logits reaches this layer"
+    return "the inputs are not floats" if layer == "input" else "the network has fewer hidden layers"
+
+
+def _is_there(probe: Probe, layer: str) -> bool:
+    if layer == "input":
+        return probe.batches[0].inputs is not None
+    return layer in (tap.layer for tap in probe.layout.taps)
 
 
 def _gradients(total: Tensor, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

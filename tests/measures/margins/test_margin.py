@@ -160,7 +160,7 @@ def test_a_layer_that_the_logits_ignore_is_absent_with_a_note() -> None:
     found = measured("margin", model, images, networks.mostly_right_targets(model, images))
     assert list(found.figures) == ["margin/h3"]
     ignored, fewer = "no gradient of the logits reaches this layer", "the network has fewer hidden layers"
-    assert found.absent == {"margin/input*": ignored, "margin/h1*": fewer, "margin/h2*": fewer}
+    assert found.absent == {"margin/input*": ignored, "margin/h1/*": fewer, "margin/h2/*": fewer}
 
 
 def test_with_few_correct_samples_the_total_variation_alone_is_given() -> None:
@@ -195,8 +195,8 @@ def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only()
     assert {key.split("/")[1] for key in values} == {"output", "correct_fraction"}
     assert figures == {}
     assert absent == {
-        "margin/input*": "the inputs are not floats",
-        **{f"margin/h{i}*": "the network has fewer hidden layers" for i in (1, 2, 3)},
+        "margin/input/*": "the inputs are not floats",
+        **{f"margin/h{i}/*": "the network has fewer hidden layers" for i in (1, 2, 3)},
     }
 
 
