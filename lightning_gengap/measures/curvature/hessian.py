@@ -22,6 +22,7 @@ from lightning_gengap.linalg.lanczos import Product, Tridiagonal, indefinite_rul
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT, sizes
 from lightning_gengap.measures.key import NOTHING, Key
 from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.graph import topological_order
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK, subsample
 
@@ -216,8 +217,19 @@ def _product(losses: Sequence[Callable[[Weights], Tensor]], weights: Weights, sa
         for loss_at in losses:
             leaves = leaves_of(weights)
             slopes = torch.autograd.grad(loss_at(leaves), leaves, create_graph=True, allow_unused=True)
+            _refuse_cut_graph(slopes)
             along = [(s, d) for s, d in zip(slopes, direction, strict=True) if s is not None and s.requires_grad]
             if along:  # else the loss is linear in the weights
                 found = gradients([slope for slope, _ in along], leaves, [part for _, part in along])
                 total += torch.cat([part.detach().flatten() for part in found]).cpu().double()
     return total / samples
+
+
+def _refuse_cut_graph(slopes: Sequence[Tensor | None]) -> None:
+    """Refuse gradients through an operation that is marked as differentiable once.
+
+    Autograd ends the graph there by a node that raises. No product runs it: what lies behind would count as zero.
+    """
+    roots = (slope.grad_fn for slope in slopes if slope is not None and slope.grad_fn is not None)
+    if any(node.name() == "torch::autograd::Error" for node in topological_order(*roots)):
+        raise NotImplementedError("an operation can be differentiated once only")
