@@ -31,7 +31,7 @@ def folded_layers(probe: Probe, weights: dict[str, Tensor], graph: LayerGraph) -
     """
     embedded: list[str] = []
     modules = probe.modules
-    norms = {c.module: c.after for c in probe.layout.ran if c.after and isinstance(modules[c.module], BATCH_NORMS)}
+    norms = {c.module: c.after for c in probe.layout.called if c.after and isinstance(modules[c.module], BATCH_NORMS)}
     behind = {layer: modules[norm] for norm, layer in norms.items()}
     hooks = {name: _folded_layer(name, weight, behind.get(name), graph) for name, weight in weights.items()}
     hooks |= {name: _identity_norm(name, layer, graph) for name, layer in norms.items()}

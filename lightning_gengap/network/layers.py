@@ -63,11 +63,11 @@ class Layout:
 
     Attributes:
         taps: the representations to watch.
-        ran: the modules that the forward calls, in order of their first calls.
+        called: the modules that the forward calls, in order of their first calls.
     """
 
     taps: tuple[Tap, ...]
-    ran: tuple[CalledModule, ...]
+    called: tuple[CalledModule, ...]
 
     @classmethod
     def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:

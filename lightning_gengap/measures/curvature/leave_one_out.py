@@ -116,7 +116,7 @@ def last_layer(probe: Probe) -> LastLayer:
     Raises:
         Undefined: there is none, it is frozen, or its outputs are not the logits.
     """
-    ran = [met for met in probe.layout.ran if isinstance(probe.modules[met.module], nn.Linear)]
+    ran = [met for met in probe.layout.called if isinstance(probe.modules[met.module], nn.Linear)]
     module = probe.modules[ran[-1].module] if ran else None
     if not isinstance(module, nn.Linear) or ran[-1].calls != 1:
         raise Undefined("no linear layer is called once at the end of the forward")
