@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.folded_forward import folded_layers
 from lightning_gengap.network.folding import at_initial_weights, folded_weights, require_equal_logits
-from lightning_gengap.network.layer_graph import LayerGraph
+from lightning_gengap.network.layer_graph import Block, LayerGraph, blocks_of
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.shortcuts import Block, blocks_of
 from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import EMBEDDINGS, WeightLayer
 from lightning_gengap.samples.batches import ProbeBatch, default_forward
@@ -111,7 +110,7 @@ def _with_embeddings(probe: Probe, embedded: list[str]) -> dict[str, Tensor]:
 
 
 def _layers(probe: Probe, weights: dict[str, Tensor]) -> dict[str, WeightLayer]:
-    called = {each.module: (each.input_shape, each.calls) for each in probe.layout.ran}  # without embeddings
+    called = {each.module: (each.input_shape, each.calls) for each in probe.layout.called}  # without embeddings
     return {
         name: WeightLayer(name, probe.modules[name], weight, *called.get(name, ((), 1)))
         for name, weight in weights.items()
