@@ -18,7 +18,7 @@ from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import logits_at, trained
 from lightning_gengap.errors import Undefined
-from lightning_gengap.linalg.lanczos import Product, Tridiagonal, indefinite_rules, lanczos
+from lightning_gengap.linalg.lanczos import Product, Tridiagonal, lanczos
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT, sizes
 from lightning_gengap.measures.key import NOTHING, Key
 from lightning_gengap.measures.values import Value, Values
@@ -96,7 +96,7 @@ def hessian(probe: Probe) -> Values:
         raise Undefined(f"vectors of {size} trained parameters are too large")
     ridge = probe.cached(ridge_of)
     run = _run(probe, weights, ridge)
-    gauss, radau = indefinite_rules(run)
+    gauss, radau = run.gauss(), run.gauss_radau()
     values = [max(rule.value(partial(clamped, ridge=ridge.value)), 0.0) for rule in (gauss, radau)]
     middle = math.sqrt(values[0] * values[1])
     smallest, total = float(gauss.nodes[0]), gauss.value(torch.abs)
@@ -184,9 +184,9 @@ def spectrum_of(product: Product, weights: Weights, most: int, ridge: float, see
         return image
 
     def enough(run: Tridiagonal) -> bool:
-        pair = indefinite_rules(run)
-        lower, upper = sorted(rule.value(partial(clamped, ridge=ridge)) for rule in pair)
-        smallest = float(pair[0].nodes[0])
+        gauss = run.gauss()
+        lower, upper = sorted(rule.value(partial(clamped, ridge=ridge)) for rule in (gauss, run.gauss_radau()))
+        smallest = float(gauss.nodes[0])
         moved, least[0] = least[0] - smallest, smallest
         settled = moved <= TOLERANCE * max(ridge, abs(smallest))
         agreed.append(settled and upper - lower <= 2 * TOLERANCE * lower)  # once may be chance: Gauss's rule swings

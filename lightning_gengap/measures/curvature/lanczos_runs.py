@@ -34,14 +34,15 @@ class LanczosRuns:
 
     def largest(self, count: int) -> list[float]:
         """The largest Ritz values in descending order; by interlacing each is at most the eigenvalue of its rank."""
-        found = [run.nodes_and_weights()[0].flip(0)[:count].tolist() for run in self.runs if len(run)]
+        found = [run.gauss().nodes.clamp(min=0).flip(0)[:count].tolist() for run in self.runs if len(run)]
         most = max(map(len, found), default=0)
         return [max(values[rank] for values in found if len(values) > rank) for rank in range(most)]
 
     def density(self) -> Spectrum:
         """Eigenvalues and how many directions each stands for, by Gauss's rule."""
-        parts = [run.nodes_and_weights() for run in self.runs]
-        return Spectrum(torch.cat([nodes for nodes, _ in parts]), torch.cat([by for _, by in parts]) / len(self.runs))
+        rules = [run.gauss() for run in self.runs]
+        nodes, weights = torch.cat([rule.nodes for rule in rules]), torch.cat([rule.weights for rule in rules])
+        return Spectrum(nodes.clamp(min=0), weights / len(rules))
 
 
 def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PRODUCTS) -> LanczosRuns:
