@@ -118,9 +118,6 @@ def lanczos(
         enough: called after each step; True stops.
         kept: the number of vectors of the basis that are kept, at least 2; all by default.
 
-    Returns:
-        The tridiagonal matrix of the steps that were taken.
-
     Example:
         >>> eigenvalues = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
         >>> run = lanczos(lambda vector: eigenvalues * vector, torch.ones(3, dtype=torch.float64), most=10)
@@ -163,8 +160,8 @@ def shrinkage(tridiagonal: Tridiagonal, ridge: float) -> Bracket:
     T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11. It keeps its relative
     accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue.
 
-    The middle is at the geometric mean of both ends' c. Like them it stays between 0 and the mass; a mean of the ends
-    themselves is far too low once the form is close to the mass.
+    The middle is at the geometric mean of both ends' c: a mean of the ends themselves is far too low once the form is
+    close to the mass.
     """
     if not len(tridiagonal):
         return Bracket(0.0, 0.0, 0.0)

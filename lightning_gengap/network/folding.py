@@ -58,9 +58,8 @@ def folded(probe: Probe) -> FoldedNetwork:
     """
     network = fold(probe)
     batch = probe.batches[0]
-    leaves = {name: value.clone() for name, value in network.parameters.items() if value.is_floating_point()}
-    for leaf in leaves.values():
-        leaf.requires_grad_()
+    tensors = network.parameters.items()
+    leaves = {name: value.clone().requires_grad_() for name, value in tensors if value.is_floating_point()}
     logits = probe.logits_on(batch.content, len(batch.targets), network.state | leaves)
     with torch.no_grad():
         require_equal_logits(logits, probe.logits_on(batch.content, len(batch.targets)))
@@ -72,11 +71,7 @@ def folded(probe: Probe) -> FoldedNetwork:
 
 
 def folded_initial(probe: Probe) -> FoldedNetwork | None:
-    """The network at its initial weights, folded; None where they are unknown.
-
-    Raises:
-        Undefined: as `folded`.
-    """
+    """The network at its initial weights, folded; None where they are unknown."""
     return at_initial_weights(probe, lambda: fold(probe))
 
 
@@ -190,10 +185,6 @@ def close(tensor: Tensor, reference: Tensor, precision: torch.dtype | None = Non
 
 
 def require_equal_logits(logits: Tensor, plain: Tensor, precision: torch.dtype | None = None) -> None:
-    """Refuse a folded network with other logits than the plain one.
-
-    Raises:
-        Undefined: they differ.
-    """
+    """Raise `Undefined` where the folded network has other logits than the plain one."""
     if not close(logits, plain, precision):
         raise Undefined("with its batch norms folded the network gives other logits")

@@ -33,12 +33,7 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class CheckedLayers:
-    """What the forward showed.
-
-    Attributes:
-        layers: all linear, convolutional and embedding layers by name, in order; see `WeightLayer`.
-        blocks: the shortcuts that lead around them, or why they cannot be told.
-    """
+    """All linear, convolutional and embedding layers by name, in order, and the shortcuts around them."""
 
     layers: dict[str, WeightLayer]
     blocks: tuple[Block, ...] | Undefined
@@ -80,11 +75,7 @@ def checked(probe: Probe) -> CheckedLayers:
 
 
 def initial_layers(probe: Probe) -> dict[str, WeightLayer] | None:
-    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown.
-
-    Raises:
-        Undefined: as `checked`.
-    """
+    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown."""
     layers = probe.cached(checked).layers
     embedded = [name for name, layer in layers.items() if isinstance(layer.module, EMBEDDINGS)]
     weights = at_initial_weights(probe, lambda: _with_embeddings(probe, embedded))

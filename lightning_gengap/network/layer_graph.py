@@ -16,11 +16,11 @@ from lightning_gengap.network.trace import version_of
 
 @dataclass
 class LayerCall:
-    """What the calls of one layer read and returned.
+    """What the calls of one layer read and returned; an edge is None where no gradient flows.
 
     Attributes:
-        inputs: what each call read; None where no gradient flows, as everywhere.
-        input_shape: the shape of what the first call read.
+        inputs: what each call read.
+        input_shape: of the first.
         output: what the last call returned.
         end: the same, or what the batch norm behind it passed on.
         tensor, version: the output itself, and its in-place version.
@@ -42,7 +42,7 @@ class LayerGraph:
 
     Attributes:
         calls: by layer, in order.
-        nodes: the graph's nodes, in the order in which they are found from the logits.
+        nodes: the graph's operations, from the logits on.
         readings: how many operations read each tensor.
     """
 
@@ -84,9 +84,7 @@ class LayerGraph:
 class Block:
     """A sum: what some layers make of a tensor, plus that tensor itself or what one other layer makes of it.
 
-    Attributes:
-        branch: the layers, in order; activations may lie between them.
-        projection: the other layer; None for an identity.
+    Activations may lie between the layers of the branch. The projection is the other layer, or None for an identity.
     """
 
     branch: tuple[str, ...]

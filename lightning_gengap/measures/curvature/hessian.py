@@ -59,27 +59,24 @@ KEYS = {
 def hessian(probe: Probe) -> Values:
     """Shape of the Hessian H of the mean cross-entropy, by Lanczos from random signs in the space of the parameters.
 
-    `curvature/hessian/soft_rank_clamped` is the sum of x / (x + l) over x = max(h, 0), h the eigenvalues of H, in
-    directions. It is not the soft rank: H adds to the Gauss-Newton matrix what the residuals make of second
-    derivatives of the logits. Without the clamp the sum would have a pole at h = -l. It is the geometric mean of two
-    rules, Gauss and Gauss-Radau with a node at 0; `curvature/hessian/spread` is half their distance over it.
+    Keys under `curvature/hessian/`:
 
-    Other keys, the eigenvalues in nats per squared parameter:
-
-    * `curvature/hessian/negative_mass`: the share of sum |h| that is negative.
-    * `curvature/hessian/smallest`: the smallest Ritz value, an upper bound of the smallest eigenvalue.
-    * `curvature/hessian/flagged`: 1 where that is below -l, so that not even the penalised loss has a minimum here.
-    * `curvature/hessian/top_eigenvalue`: the largest Ritz value, a lower bound of the largest eigenvalue. An
+    * `soft_rank_clamped`: the sum of x / (x + l) over x = max(h, 0), h the eigenvalues of H. It is not the soft rank: H
+      adds to the Gauss-Newton matrix what the residuals make of second derivatives of the logits. Without the clamp the
+      sum would have a pole at h = -l. It is the geometric mean of two rules, Gauss and Gauss-Radau with a node at 0.
+    * `spread`: half their distance over it.
+    * `negative_mass`: the share of sum |h| that is negative.
+    * `smallest` and `top_eigenvalue`: the smallest and the largest Ritz value, bounds from above and from below. An
       eigenvalue with a larger absolute value may be negative.
-    * `curvature/hessian/trace`: u^T H u of the start u, signed, exact but for rounding. As an estimate of Tr H it is
-      unbiased, with a standard deviation of at most sqrt(2) |H|_F.
-    * `curvature/hessian/products`: the Lanczos steps.
-    * `curvature/hessian/samples` and `curvature/hessian/parameters`: what H is of.
+    * `flagged`: 1 where the smallest is below -l, so that not even the penalised loss has a minimum here.
+    * `trace`: u^T H u of the start u, exact but for rounding. As an estimate of Tr H it is unbiased, with a standard
+      deviation of at most sqrt(2) |H|_F.
+    * `products`: the Lanczos steps; `samples` and `parameters`: what H is of.
 
     There is one start, whose forms spread about the traces by about sqrt(2 / soft rank). The rules bound nothing, for
     the function has a kink at 0: a spread above 0.1 says that the value is of the right order only, and a smaller one
     is no proof. Samples (at most 512 of the probe) and ridge l are the soft rank's; where the ridge varies (R = l D),
-    H stands for D^-1/2 H D^-1/2. The values change with the scale of the logits.
+    H stands for D^-1/2 H D^-1/2.
 
     Cost: at most 60 products of about 14 forwards over those samples, and a basis of at most 2^25 numbers or two
     vectors. Older vectors are dropped above 559 thousand trained parameters: eigenvalues then come back as copies,
@@ -142,15 +139,9 @@ def _run(probe: Probe, weights: Mapping[str, Tensor], ridge: Ridge) -> Tridiagon
 def hessian_product(
     probe: Probe, weights: Mapping[str, Tensor], metric: Weights | None = None, chunk: int = CHUNK
 ) -> Product:
-    """The map from v to H v on the curvature samples, flat float64 on the CPU.
+    """The map from v to H v on the curvature samples, flat float64 on the CPU; with a metric D, of D^-1/2 H D^-1/2.
 
-    Graphs are rebuilt chunk by chunk for every product. With a metric D, H stands for D^-1/2 H D^-1/2.
-
-    Args:
-        probe: the model and its samples.
-        weights: the parameters that are differentiated, by name.
-        metric: the diagonal of D by parameter, 0-d or of its shape; None for the identity.
-        chunk: samples whose graph is held at once.
+    Graphs are rebuilt for every product, `chunk` samples at once.
     """
     contents, targets, counts = subsample(probe, SAMPLES, chunk)
     losses = [

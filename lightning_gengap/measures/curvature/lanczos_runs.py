@@ -50,12 +50,6 @@ def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PR
 
     There are as many runs as `most` products in all allow, but at least two. The same seed gives the same signs at
     every measurement, so that a curve shows the model and not the start.
-
-    Args:
-        curvature: the matrix.
-        ridge: the ridge at which the bracket has to be narrow.
-        seed: of the random signs.
-        most: the largest number of products of a run.
     """
     generator = torch.Generator().manual_seed(seed)
     runs: list[Tridiagonal] = []

@@ -108,25 +108,22 @@ def soft_rank(probe: Probe) -> Values:
     """The soft rank Tr G (G + R)^-1: how many directions of the weights the samples determine against the weight decay.
 
     G is the Gauss-Newton matrix of the mean cross-entropy and R the ridge that the optimizer puts on the weights, see
-    `decay_of`. For a uniform R = l the rank is the sum of g_i / (g_i + l) over the eigenvalues g_i of G. It is counted
-    in directions and lies in [0, min(parameters, samples x (classes - 1))]. Divided by the samples it is a gap in
-    loss, in nats, for a calibrated model. It grows with the number of samples, at most 512 of the probe: compare only
-    values with equal `curvature/samples`. It changes with the scale of the logits and, at a fixed R, when adjacent
-    ReLU layers are rescaled.
+    `decay_of`. For a uniform R = l the rank is the sum of g_i / (g_i + l) over the eigenvalues g_i of G. It lies in
+    [0, min(parameters, samples x (classes - 1))]. Divided by the samples it is a gap in loss, in nats, for a calibrated
+    model. It grows with the number of samples, at most 512 of the probe: compare only values with equal
+    `curvature/samples`.
 
     Keys at R: `curvature/soft_rank`; `curvature/soft_rank_lower` and `..._upper`, a bracket of the random start's
     exact form by Gauss-Radau and Gauss. The value has the geometric mean of their odds, what they are over what they
     lack to the maximum. The start itself spreads by 1 to 4 % about the trace, which the bracket does not show.
 
-    Keys of R: `curvature/lambda`, R or its geometric mean over the trained parameters; `curvature/lambda_varies`, 1
-    where it differs between them; `curvature/lambda_assumed`, 1 where the decay is unknown or zero and 1e-3 is taken.
+    Keys of R: `curvature/lambda`, R or its geometric mean over the trained parameters; `curvature/lambda_varies`;
+    `curvature/lambda_assumed`, 1 where the decay is unknown or zero and 1e-3 is taken.
 
     Keys at uniform ridges, whatever R is: `curvature/soft_rank_1e-5` to `..._1e-1`; `curvature/trace`, of G, by the
-    same start; `curvature/top_eigenvalue`, `..._2` and `..._3`, from below, in nats per squared parameter;
-    `curvature/spectrum`, to be drawn.
+    same start; `curvature/top_eigenvalue`, `..._2` and `..._3`, from below; `curvature/spectrum`, to be drawn.
 
-    Other keys: `curvature/samples`, `curvature/parameters`, `curvature/products`, and `curvature/rung`, the place of
-    the method in `jacobian.METHODS`, from 1.
+    Other keys: `curvature/samples`, `curvature/parameters`, `curvature/products` and `curvature/rung`.
 
     Cost: at most 60 products of about four forwards over those samples. Below 100 directions there are at least two
     starts, with at most 120 products. Where R varies, it is twice that.
