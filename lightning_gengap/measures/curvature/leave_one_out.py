@@ -60,7 +60,7 @@ class LastLayer(NamedTuple):
 
     features: Tensor
     logits: Tensor
-    parameters: tuple[str, ...] = ()
+    parameters: tuple[str, ...]
 
 
 @undefined_without_memory()

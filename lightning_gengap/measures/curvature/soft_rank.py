@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from lightning_gengap.derivatives.fallback import Fallback
-from lightning_gengap.derivatives.gauss_newton import Curvature, sampled, whole, with_curvature
+from lightning_gengap.derivatives.gauss_newton import Curvature, whole, with_curvature
 from lightning_gengap.derivatives.jacobian import METHODS
 from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge, ridge_of
-from lightning_gengap.linalg.lanczos import Bracket
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT
 from lightning_gengap.measures.curvature.lanczos_runs import LanczosRuns, estimated
 from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
@@ -85,25 +81,6 @@ KEYS = {
 FULL_KEYS = _shared_keys("curvature/full/", "; on all samples of the probe")
 
 
-@dataclass(frozen=True)
-class SoftRank:
-    """What one measurement found.
-
-    Attributes:
-        bracket: of the soft rank at the headline ridge.
-        plain: the spectrum in the plain metric, from which every uniform ridge is read.
-        products: with the curvature, in all.
-        samples, parameters, method: of the curvature, which is not kept: its graphs take memory.
-    """
-
-    bracket: Bracket
-    plain: LanczosRuns
-    products: int
-    samples: int
-    parameters: int
-    method: str
-
-
 def soft_rank(probe: Probe) -> Values:
     """The soft rank Tr G (G + R)^-1: how many directions of the weights the samples determine against the weight decay.
 
@@ -134,18 +111,22 @@ def soft_rank(probe: Probe) -> Values:
     Reference: Shoham et al. 2025 (arXiv 2506.17809).
     """
     ridge = probe.cached(ridge_of)
-    found = _measured(probe, sampled)
-    largest = found.plain.largest(LARGEST)
-    return {
-        **_at_ridges(found, "curvature/"),
-        "curvature/lambda": ridge.value,
-        "curvature/lambda_assumed": float(ridge.assumed),
-        "curvature/lambda_varies": float(ridge.metric is not None),
-        "curvature/top_eigenvalue": largest[0] if largest else 0.0,
-        **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
-        "curvature/rung": float(1 + list(METHODS).index(found.method)),
-        "curvature/spectrum": found.plain.density(),
-    }
+
+    def values(curvature: Curvature) -> Values:
+        found, plain = _at_ridges(curvature, ridge, probe.seed, "curvature/")
+        largest = plain.largest(LARGEST)
+        return {
+            **found,
+            "curvature/lambda": ridge.value,
+            "curvature/lambda_assumed": float(ridge.assumed),
+            "curvature/lambda_varies": float(ridge.metric is not None),
+            "curvature/top_eigenvalue": largest[0] if largest else 0.0,
+            **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
+            "curvature/rung": float(1 + list(METHODS).index(curvature.method)),
+            "curvature/spectrum": plain.density(),
+        }
+
+    return with_curvature(probe, values)
 
 
 def full_soft_rank(probe: Probe) -> Values:
@@ -160,37 +141,24 @@ def full_soft_rank(probe: Probe) -> Values:
     Raises:
         Undefined: as for `soft_rank`.
     """
-    return _at_ridges(_measured(probe, whole), "curvature/full/")
-
-
-def _measured(probe: Probe, samples: Callable[[Probe], Fallback[Curvature]]) -> SoftRank:
     ridge = probe.cached(ridge_of)
-    return with_curvature(probe, lambda curvature: at_ridge(curvature, ridge, probe.seed), samples)
+    return with_curvature(probe, lambda found: _at_ridges(found, ridge, probe.seed, "curvature/full/")[0], whole)
 
 
-def at_ridge(curvature: Curvature, ridge: Ridge, seed: int) -> SoftRank:
-    """One estimate for a uniform ridge; where it varies, one in its metric and one in the plain metric."""
+def _at_ridges(curvature: Curvature, ridge: Ridge, seed: int, prefix: str) -> tuple[dict[str, float], LanczosRuns]:
+    """The values of `_shared_keys`, and the runs in the plain metric, from which every uniform ridge is read."""
     plain = estimated(curvature, ridge.value if ridge.metric is None else ASSUMED_RIDGE, seed)
     headline = plain if ridge.metric is None else estimated(curvature.within(ridge.metric), ridge.value, seed)
+    bracket = headline.soft_rank(ridge.value)
     runs = plain.runs if headline is plain else plain.runs + headline.runs
-    return SoftRank(
-        headline.soft_rank(ridge.value),
-        plain,
-        sum(map(len, runs)),
-        len(curvature.targets),
-        curvature.parameters,
-        curvature.method,
-    )
-
-
-def _at_ridges(found: SoftRank, prefix: str) -> dict[str, float]:
-    return {
-        f"{prefix}soft_rank": found.bracket.middle,
-        f"{prefix}soft_rank_lower": found.bracket.lower,
-        f"{prefix}soft_rank_upper": found.bracket.upper,
-        **{f"{prefix}soft_rank_{name}": found.plain.soft_rank(value).middle for name, value in RIDGES.items()},
-        f"{prefix}samples": float(found.samples),
-        f"{prefix}parameters": float(found.parameters),
-        f"{prefix}trace": found.plain.trace,
-        f"{prefix}products": float(found.products),
+    found = {
+        f"{prefix}soft_rank": bracket.middle,
+        f"{prefix}soft_rank_lower": bracket.lower,
+        f"{prefix}soft_rank_upper": bracket.upper,
+        **{f"{prefix}soft_rank_{name}": plain.soft_rank(value).middle for name, value in RIDGES.items()},
+        f"{prefix}samples": float(len(curvature.targets)),
+        f"{prefix}parameters": float(curvature.parameters),
+        f"{prefix}trace": plain.trace,
+        f"{prefix}products": float(sum(map(len, runs))),
     }
+    return found, plain
