@@ -26,10 +26,8 @@ def _shared_keys(prefix: str, of: str = "") -> dict[str, Key]:
         **{f"soft_rank_{ridge}": f"soft rank at ridge {ridge}, from the same run" for ridge in RIDGES},
     }
     samples = "samples that the curvature is of; the soft rank grows with them"
-    trace, products = (
-        "trace of the Gauss-Newton matrix, by the same start",
-        "products with the curvature that were needed",
-    )
+    trace = "trace of the Gauss-Newton matrix, by the same start"
+    products = "products with the curvature that were needed"
     return {
         **{
             f"{prefix}{name}": Key("directions", 0, math.inf, f"{words}{of}", CHANGING) for name, words in ranks.items()
@@ -41,31 +39,23 @@ def _shared_keys(prefix: str, of: str = "") -> dict[str, Key]:
     }
 
 
-def _ridge_keys() -> dict[str, Key]:
-    size = "weight decay on the mean loss, its geometric mean, or its assumed value"
-    assumed = "1: the weight decay is unknown or zero, and the ridge an assumption"
-    varies = "1: the ridge differs between parameters, by group or by AdamW's metric"
-    return {
-        "curvature/lambda": Key("ridge", 0, math.inf, size, INVARIANT),
-        "curvature/lambda_assumed": Key("0 or 1", 0, 1, assumed, INVARIANT),
-        "curvature/lambda_varies": Key("0 or 1", 0, 1, varies, INVARIANT),
-    }
-
-
-def _eigenvalue_keys() -> dict[str, Key]:
-    names = {"": "largest", "_2": "second largest", "_3": "third largest"}
-    return {
+KEYS = {
+    **_shared_keys("curvature/"),
+    "curvature/lambda": Key(
+        "ridge", 0, math.inf, "weight decay on the mean loss, its geometric mean, or its assumed value", INVARIANT
+    ),
+    "curvature/lambda_assumed": Key(
+        "0 or 1", 0, 1, "1: the weight decay is unknown or zero, and the ridge an assumption", INVARIANT
+    ),
+    "curvature/lambda_varies": Key(
+        "0 or 1", 0, 1, "1: the ridge differs between parameters, by group or by AdamW's metric", INVARIANT
+    ),
+    **{
         f"curvature/top_eigenvalue{suffix}": Key(
             CURVATURE_UNIT, 0, math.inf, f"its {rank} eigenvalue, from below", CHANGING
         )
-        for suffix, rank in names.items()
-    }
-
-
-KEYS = {
-    **_shared_keys("curvature/"),
-    **_ridge_keys(),
-    **_eigenvalue_keys(),
+        for suffix, rank in {"": "largest", "_2": "second largest", "_3": "third largest"}.items()
+    },
     "curvature/rung": Key(
         "1 to 3", 0, 3, "1 linearisation, 2 double backward, 3 graphs rebuilt for every product", NOTHING
     ),
