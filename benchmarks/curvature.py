@@ -29,7 +29,7 @@ from timing import in_turn, machine, seconds, spread
 from torch import nn
 
 from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
-from lightning_gengap.measures.curvature.soft_rank import estimated
+from lightning_gengap.measures.curvature.lanczos_runs import estimated
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.undisturbed import undisturbed
 

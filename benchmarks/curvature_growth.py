@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives.gauss_newton import Curvature, dual_curvature
 from lightning_gengap.linalg.lanczos import lanczos
-from lightning_gengap.measures.curvature.soft_rank import MOST_PRODUCTS, estimated
+from lightning_gengap.measures.curvature.lanczos_runs import MOST_PRODUCTS, estimated
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.undisturbed import undisturbed
 

@@ -22,12 +22,7 @@ GRAPHS = 3  # activations are kept for J and for its transpose, with masks and t
 
 
 class Step(NamedTuple):
-    """A way to take products.
-
-    Attributes:
-        method: how graphs are held, one of `jacobian.METHODS`.
-        chunk: how many samples are differentiated at once.
-    """
+    """A way to take products: one of `jacobian.METHODS`, and how many samples are differentiated at once."""
 
     method: str
     chunk: int
@@ -57,11 +52,11 @@ class Fallback(Generic[Built]):
     """Products by the first step of a ladder that works; what failed once is not tried again.
 
     Attributes:
-        build: what takes the products, built at a step; it raises `UnsupportedError` where the method fails.
-        keys: the keys that the products are for, for a remark.
-        samples: the samples that are differentiated.
-        steps: the steps that are left; the first is in use.
-        built: what was built at the first step; None before.
+        build: makes what takes the products at a step; it raises `UnsupportedError` where the method fails.
+        keys: what the products are for, in remarks.
+        samples: how many are differentiated.
+        steps: those that are left; the first is in use.
+        built: what was made at the first step.
         causes: why steps failed since the last success.
         reason: why there are no products, once no step is left.
     """
@@ -101,7 +96,7 @@ class Fallback(Generic[Built]):
         raise Undefined(self.reason)
 
     def _leave(self, step: Step, cause: str, supported: bool) -> None:
-        """Free what was built, and go on without the step, or without all steps of a method that is unsupported."""
+        """Free what was built, and drop the step, or all steps of a method that is unsupported."""
         self.built = None
         self.causes.append(cause)
         self.steps = tuple(other for other in self.steps[1:] if supported or other.method != step.method)

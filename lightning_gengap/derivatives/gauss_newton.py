@@ -43,12 +43,11 @@ class Curvature:
     Attributes:
         probabilities: p, shape (samples, classes), float64.
         targets: class indices, shape (samples,).
-        chunks: the Jacobian, chunk by chunk.
-        sizes: samples in each chunk.
+        chunks, sizes: the Jacobian, chunk by chunk, and the samples in each.
         parameters: the number of weights that are differentiated.
-        method: how products are taken, one of `jacobian.METHODS`.
+        method: one of `jacobian.METHODS`.
         device, dtype: where and how J is applied.
-        metric: the diagonal of D, positive, parameter by parameter, 0-d where it is constant; None for the identity.
+        metric: the diagonal of D by parameter, 0-d where it is constant; None for the identity.
     """
 
     probabilities: Tensor
@@ -62,7 +61,7 @@ class Curvature:
     metric: Weights | None = None
 
     def within(self, metric: Weights | None) -> Curvature:
-        """The same matrix in another metric."""
+        """The same curvature in another metric."""
         return replace(self, metric=metric)
 
     @property
@@ -128,14 +127,7 @@ class Curvature:
 
 
 def dual_curvature(probe: Probe, most: int = SAMPLES, step: Step = LADDER[0]) -> Curvature:
-    """The curvature at the probe's weights, on at most `most` of its samples drawn by its seed.
-
-    It is taken with respect to the parameters that require gradients. Frozen parameters and buffers stay as they are.
-
-    Args:
-        probe: the model and its samples.
-        most: the largest number of samples.
-        step: how products are taken.
+    """The curvature by the parameters that require gradients, on at most `most` samples drawn by the probe's seed.
 
     Raises:
         Undefined: no parameter requires a gradient, or the forward fails.
@@ -188,13 +180,10 @@ def with_curvature(
     work: Callable[[Curvature], Result],
     samples: Callable[[Probe], Fallback[Curvature]] = sampled,
 ) -> Result:
-    """What `work` makes of the curvature, which is kept for other measures.
-
-    Where memory runs out in a product, `work` starts again with graphs that take less.
+    """What `work` makes of the curvature, which is kept for other measures. Out of memory, it starts again with less.
 
     Raises:
-        Undefined: there is no curvature, its products are not finite, or not even one sample at a time fits into
-            memory.
+        Undefined: there is no curvature, its products are not finite, or not even one sample at a time fits.
     """
     try:
         return probe.cached(samples).use(probe, work)
@@ -205,12 +194,8 @@ def with_curvature(
 def jacobian_of(probe: Probe, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """The explicit Jacobian of at most `most` samples, with their logits and class indices, on the CPU.
 
-    Samples are differentiated one at a time: a backward over a whole chunk for each row would cost as many times more.
-    Rows are written in place, so that the matrix is held once.
-
-    Returns:
-        The Jacobian, shape (samples x classes, parameters); the logits in float64, shape (samples, classes); and the
-        class indices, shape (samples,).
+    Its shape is (samples x classes, parameters). Samples are differentiated one at a time: a backward over a whole
+    chunk for each row would cost as many times more. Rows are written in place, so that the matrix is held once.
     """
     named = trained(probe)
     names, weights = list(named), tuple(named.values())

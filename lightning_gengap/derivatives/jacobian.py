@@ -87,16 +87,8 @@ def gradients(outputs: Any, inputs: Weights, along: Any, retain_graph: bool = Fa
 def check_transposed(chunks: Sequence[Jacobian], weights: Weights, logits: Tensor, sizes: Sequence[int]) -> None:
     """Refuse maps where <w, J v> is not <J^T w, v>: a derivative is wrong, or eval mode left dropout on.
 
-    The second call is checked: a trace that writes into what it keeps is right at the first call alone.
-
-    Args:
-        chunks: the maps, chunk by chunk.
-        weights: where they were taken.
-        logits: the logits of all chunks, for their type and classes.
-        sizes: samples in each chunk.
-
-    Raises:
-        ArithmeticError: they are not each other's transpose.
+    The second call is checked: a trace that writes into what it keeps is right at the first call alone. Of the logits
+    only type, device and classes count.
     """
     generator = torch.Generator().manual_seed(0)
     direction = tuple(torch.randn(weight.shape, generator=generator).to(weight) for weight in weights)

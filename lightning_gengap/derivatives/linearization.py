@@ -20,14 +20,7 @@ def linearize(function: Callable[..., Tensor], *at: Tensor) -> Callable[..., Ten
     """The map from tangents, shaped like the arguments, to the derivative of the function along them.
 
     A product costs about two forwards. What it needs of the forward is kept. The arguments are among it and are not
-    copied: they must not change as long as the map is used.
-
-    Args:
-        function: of tensors, to one tensor, differentiable in forward mode, the same operations at every call.
-        at: where its derivative is taken.
-
-    Raises:
-        NotImplementedError, RuntimeError: an operation has no forward mode, or cannot be traced.
+    copied: they must not change as long as the map is used. The function has to do the same operations at every call.
     """
 
     def pushed(*tangents: Tensor) -> Tensor:

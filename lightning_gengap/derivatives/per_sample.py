@@ -24,17 +24,14 @@ def per_sample(
 
     Args:
         function: called as `function(alone, *own)`, with a batch content of one sample and that sample's part of
-            `rows`; a tensor, or tensors in tuples, lists and dictionaries. It may differentiate.
-        content: a batch content with `examples` samples.
+            `rows`. It may differentiate, and gives tensors in tuples, lists and dictionaries.
+        content: a batch content.
         examples: how many samples it has.
         numbers: how many numbers one sample's result has, for the size of a pass.
         rows: tensors with the examples on their first axis.
 
     Yields:
         The results of consecutive samples, with the samples on the first axis of every tensor.
-
-    Raises:
-        RuntimeError: an operation cannot be differentiated, or not for several samples together.
     """
     pieces = [piece for piece in flat_tensors(content) if piece.ndim and len(piece) == examples]
 

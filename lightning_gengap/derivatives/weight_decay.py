@@ -27,7 +27,7 @@ class Ridge(NamedTuple):
     """The diagonal ridge R on the mean loss, split into its size and its shape.
 
     Attributes:
-        value: the geometric mean of R over the parameters; R itself where it is uniform.
+        value: the geometric mean of R over the parameters.
         assumed: whether nothing is known, and `value` is `ASSUMED_RIDGE`.
         metric: R / value by trained parameter, 0-d or of its shape; None where R is uniform.
     """
@@ -80,8 +80,8 @@ def decay_of(optimizers: Sequence[Any], model: nn.Module, notes: list[str]) -> d
             not among these (a subclass may step otherwise), or trained parameters outside the optimizer.
 
     Returns:
-        The ridges by name of the parameter, positive, each 0-d or of the parameter's shape; None where all decay is
-        zero or it cannot be known.
+        The positive ridges by name, each 0-d or of the parameter's shape; None where there is no decay or it cannot
+        be known.
     """
     if not optimizers:
         return None

@@ -42,12 +42,9 @@ def logits_at(probe: Probe, names: Sequence[str], content: Any, examples: int, w
 
 
 def require_gradients(probe: Probe) -> None:
-    """Refuse a forward that runs under `no_grad` or detaches its output, where all gradients would be zero.
+    """Raise `Undefined` where no gradient of the logits reaches a trained parameter: all would be zero.
 
     Cost: a forward and a backward of one sample, once per probe.
-
-    Raises:
-        Undefined: no gradient of the logits reaches a trained parameter, or there is none.
     """
     if not probe.cached(_reached):
         raise Undefined("no gradient of the logits reaches a trained parameter")

@@ -13,6 +13,17 @@ Product = Callable[[Tensor], Tensor]
 _ROUND_OFF = torch.finfo(torch.float64).eps
 
 
+class Rule(NamedTuple):
+    """A quadrature rule for forms u^T f(K) u: nodes in ascending order, of either sign, and weights."""
+
+    nodes: Tensor
+    weights: Tensor
+
+    def value(self, function: Callable[[Tensor], Tensor]) -> float:
+        """The rule's value of the form of `function`."""
+        return float(self.weights @ function(self.nodes))
+
+
 @dataclass(frozen=True)
 class Tridiagonal:
     """What k Lanczos steps know of a matrix K and the start u: a tridiagonal matrix T, and what couples it to the rest.
@@ -36,17 +47,31 @@ class Tridiagonal:
         """u^T K u, to the precision of the products."""
         return self.mass * float(self.diagonal[0]) if len(self) else 0.0
 
-    def nodes_and_weights(self, radau: bool = False) -> tuple[Tensor, Tensor]:
-        """Gauss's k nodes and their weights (summing to the mass), or Gauss-Radau's k + 1 with one node at 0."""
-        diagonal, coupling = _with_node_at_zero(self) if radau else (self.diagonal, self.coupling)
-        below = coupling[: len(diagonal) - 1]
-        nodes, vectors = torch.linalg.eigh(diagonal.diag() + below.diag(1) + below.diag(-1))
-        return nodes.clamp(min=0), self.mass * vectors[0].square()
+    def gauss(self) -> Rule:
+        """Gauss's rule, with k nodes."""
+        return self._rule(self.diagonal)
 
-    def value(self, function: Callable[[Tensor], Tensor], radau: bool = False) -> float:
-        """The rule's value of u^T f(K) u for any smooth f."""
-        nodes, weights = self.nodes_and_weights(radau)
-        return float(weights @ function(nodes))
+    def gauss_radau(self) -> Rule:
+        """Gauss-Radau's rule, with k + 1 nodes of which one is 0, and perhaps one outside of K's spectrum.
+
+        It is Gauss's where the Krylov space is invariant or Gauss has a node at 0 already.
+        """
+        nodes, vectors = torch.linalg.eigh(self._matrix(self.diagonal))
+        corner = self.coupling[-1].square() * (vectors[-1].square() / nodes).sum()  # makes the extended matrix singular
+        if float(self.coupling[-1]) == 0 or not bool(corner.isfinite()):
+            return self.gauss()
+        rule = self._rule(torch.cat([self.diagonal, corner[None]]))
+        rule.nodes[rule.nodes.abs().argmin()] = 0  # but for round-off
+        return rule
+
+    def _matrix(self, diagonal: Tensor) -> Tensor:
+        """T with this diagonal, which may be longer by one."""
+        below = self.coupling[: len(diagonal) - 1]
+        return diagonal.diag() + below.diag(1) + below.diag(-1)
+
+    def _rule(self, diagonal: Tensor) -> Rule:
+        nodes, vectors = torch.linalg.eigh(self._matrix(diagonal))
+        return Rule(nodes, self.mass * vectors[0].square())
 
 
 @dataclass(frozen=True)
@@ -68,17 +93,6 @@ class Bracket:
     def scaled(self, factor: float) -> Bracket:
         """All three times a positive factor."""
         return Bracket(self.lower * factor, self.upper * factor, self.middle * factor)
-
-
-class Rule(NamedTuple):
-    """A quadrature rule for forms u^T f(K) u: nodes in ascending order, of either sign, and weights."""
-
-    nodes: Tensor
-    weights: Tensor
-
-    def value(self, function: Callable[[Tensor], Tensor]) -> float:
-        """The rule's value of the form of `function`."""
-        return float(self.weights @ function(self.nodes))
 
 
 def lanczos(
@@ -104,13 +118,10 @@ def lanczos(
         enough: called after each step; True stops.
         kept: the number of vectors of the basis that are kept, at least 2; all by default.
 
-    Returns:
-        The tridiagonal matrix of the steps that were taken.
-
     Example:
         >>> eigenvalues = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
         >>> run = lanczos(lambda vector: eigenvalues * vector, torch.ones(3, dtype=torch.float64), most=10)
-        >>> round(run.value(torch.log1p), 6) == round(float(eigenvalues.log1p().sum()), 6)
+        >>> round(run.gauss().value(torch.log1p), 6) == round(float(eigenvalues.log1p().sum()), 6)
         True
     """
     size = len(start)
@@ -149,8 +160,8 @@ def shrinkage(tridiagonal: Tridiagonal, ridge: float) -> Bracket:
     T = [[a, b], [b, S]], the form is mass * c / (c + ridge), c = a - b^2 [(S + ridge)^-1]_11. It keeps its relative
     accuracy when u lies almost in the null space and c is far below round-off of the largest eigenvalue.
 
-    The middle is at the geometric mean of both ends' c. Like them it stays between 0 and the mass; a mean of the ends
-    themselves is far too low once the form is close to the mass.
+    The middle is at the geometric mean of both ends' c: a mean of the ends themselves is far too low once the form is
+    close to the mass.
     """
     if not len(tridiagonal):
         return Bracket(0.0, 0.0, 0.0)
@@ -187,21 +198,3 @@ def _with_node_at_zero(tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:
         corner, kept = float(coupling[step]) / pivot, step + 1
     last = diagonal.new_tensor([float(coupling[kept - 1]) * corner if kept else 0.0])
     return torch.cat([diagonal[:kept], last]), coupling
-
-
-def indefinite_rules(run: Tridiagonal) -> tuple[Rule, Rule]:
-    """Gauss's rule, and Gauss-Radau's with a node at 0, of a product that may have negative eigenvalues.
-
-    Both are Gauss's where the Krylov space is invariant or Gauss has a node at 0 already. The added row may have a
-    node outside of the spectrum, with next to no weight.
-    """
-    below = run.coupling[:-1]
-    nodes, vectors = torch.linalg.eigh(run.diagonal.diag() + below.diag(1) + below.diag(-1))
-    gauss = Rule(nodes, run.mass * vectors[0].square())
-    corner = run.coupling[-1].square() * (vectors[-1].square() / nodes).sum()  # makes the extended matrix singular
-    if float(run.coupling[-1]) == 0 or not bool(corner.isfinite()):
-        return gauss, gauss
-    extended = torch.cat([run.diagonal, corner[None]]).diag() + run.coupling.diag(1) + run.coupling.diag(-1)
-    nodes, vectors = torch.linalg.eigh(extended)
-    nodes[nodes.abs().argmin()] = 0  # but for round-off
-    return gauss, Rule(nodes, run.mass * vectors[0].square())

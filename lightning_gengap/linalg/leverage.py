@@ -1,7 +1,8 @@
 """Each sample's leverage on its own logits, and the logits without it.
 
 The leverage is Q_i = (1/n) J_i (G + R)^-1 J_i^T, with J_i the sample's Jacobian, G = (1/n) sum J_i^T Lambda_i J_i and
-a ridge R. It comes in several forms, each the cheapest for some shapes.
+a ridge R on the mean loss. It comes in several forms, each the cheapest for some shapes. Probabilities p and logits f
+have the shape (samples, classes), leverages Q and output curvatures Lambda (samples, classes, classes).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def dense_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> 
     Args:
         features: phi, shape (samples, inputs).
         curvature: Lambda, shape (samples, classes, classes).
-        ridge: on the mean loss; one number, or shape (classes, inputs).
+        ridge: one number, or shape (classes, inputs).
     """
     count, inputs = features.shape
     classes = curvature.shape[1]
@@ -53,13 +54,7 @@ def dense_blocks(features: Tensor, curvature: Tensor, ridge: float | Tensor) -> 
 
 
 def few_blocks(features: Tensor, probabilities: Tensor, ridge: float | Tensor) -> Tensor:
-    """The same as `dense_blocks` from the dual: it is cheaper where samples x classes are fewer than the weights.
-
-    Args:
-        features: phi, shape (samples, inputs).
-        probabilities: shape (samples, classes).
-        ridge: on the mean loss; one number, or shape (classes, inputs).
-    """
+    """The same as `dense_blocks` from the dual: it is cheaper where samples x classes are fewer than the weights."""
     count, classes = probabilities.shape
     gram = features.new_zeros(count, classes, count, classes)
     uniform = features @ features.T
@@ -102,22 +97,13 @@ def gram_of(jacobian: Tensor) -> Tensor:
 
 
 def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
-    """Q_i of any Jacobian from G itself: it is cheaper where the weights are fewer than samples x classes.
-
-    Args:
-        jacobian: J, shape (samples x classes, weights).
-        probabilities: shape (samples, classes).
-        ridge: on the mean loss.
-
-    Returns:
-        Shape (samples, classes, classes).
-    """
+    """Q_i of any Jacobian, shape (samples x classes, weights), from G itself: cheaper where the weights are fewer."""
     count, classes = probabilities.shape
     step = max(2**22 // (classes * jacobian.shape[1]), 1)  # samples at once
     parts = jacobian.reshape(count, classes, -1).split(step)
     hessian = probabilities.new_zeros(jacobian.shape[1], jacobian.shape[1])
     for rows, p in zip(parts, probabilities[:, :, None].split(step), strict=True):
-        half = (p.sqrt() * (rows - (p * rows).sum(dim=1, keepdim=True))).flatten(0, 1)  # B^T J
+        half = _factor_transposed(p, rows).flatten(0, 1)
         hessian.addmm_(half.T, half, alpha=1 / count)
     hessian.diagonal().add_(ridge)
     factor = torch.linalg.cholesky(hessian)
@@ -130,24 +116,12 @@ def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Tens
 
 
 def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
-    """Q_i of any Jacobian from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii.
-
-    Args:
-        gram: Theta, shape (samples x classes, samples x classes).
-        probabilities: shape (samples, classes).
-        ridge: l, on the mean loss.
-
-    Returns:
-        Shape (samples, classes, classes).
-    """
+    """Q_i of any Jacobian from Theta = J J^T: (1/(n l)) [Theta - Theta B (n l + B^T Theta B)^-1 B^T Theta]_ii."""
     count, classes = probabilities.shape
     size = count * classes
-    p = probabilities[:, :, None]
 
     def half(matrix: Tensor) -> Tensor:
-        """B^T from the left, column by column."""
-        columns = matrix.reshape(count, classes, -1)
-        return (p.sqrt() * (columns - (p * columns).sum(dim=1, keepdim=True))).reshape(size, -1)
+        return _factor_transposed(probabilities[:, :, None], matrix.reshape(count, classes, -1)).reshape(size, -1)
 
     right = half(gram)  # B^T Theta
     kernel = half(right.T)  # B^T Theta B
@@ -160,14 +134,13 @@ def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
     return (own - explained) / (count * ridge)
 
 
-def left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
-    """The logits f + Q (I - Lambda Q)^-1 (p - y) of every sample without it, by one Newton step.
+def _factor_transposed(p: Tensor, columns: Tensor) -> Tensor:
+    """B^T of every sample, with B B^T = Lambda, times columns; shapes (samples, classes, ...)."""
+    return p.sqrt() * (columns - (p * columns).sum(dim=1, keepdim=True))
 
-    Args:
-        logits: f, shape (samples, classes).
-        targets: class indices, shape (samples,).
-        blocks: Q, shape (samples, classes, classes).
-    """
+
+def left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
+    """The logits f + Q (I - Lambda Q)^-1 (p - y) of every sample without it, by one Newton step."""
     probabilities = logits.softmax(dim=1)
     curvature = output_curvature(probabilities)
     residuals = probabilities - one_hot(targets, logits.shape[1])

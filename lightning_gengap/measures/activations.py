@@ -45,7 +45,7 @@ def first_weight_layer(probe: Probe) -> Tap:
     Raises:
         Undefined: there is none.
     """
-    for met in probe.layout.ran:
+    for met in probe.layout.called:
         if isinstance(probe.modules[met.module], _WEIGHT_LAYERS):
             return Tap("first", met.module, "output", clone=True)  # a copy: an in-place activation may follow
     raise Undefined("the forward calls no linear or convolutional layer")

@@ -22,16 +22,12 @@ Hook = Callable[..., Tensor]
 def folded_layers(probe: Probe, weights: dict[str, Tensor], graph: LayerGraph) -> Iterator[list[str]]:
     """Run forwards with the folded weights; the graph takes up what the layers read and return.
 
-    Yields:
-        The names of the embeddings that are called, in order; their outputs become leaves of the graph.
-
-    Raises:
-        Undefined: in the forward: a module does not do what its kind does, or a batch norm reads anything but the
-            tensor that its layer returned.
+    The forward raises `Undefined` where a module does not do what its kind does, or a batch norm reads anything but the
+    tensor that its layer returned. Embeddings that are called are yielded by name; their outputs become leaves.
     """
     embedded: list[str] = []
     modules = probe.modules
-    norms = {c.module: c.after for c in probe.layout.ran if c.after and isinstance(modules[c.module], BATCH_NORMS)}
+    norms = {c.module: c.after for c in probe.layout.called if c.after and isinstance(modules[c.module], BATCH_NORMS)}
     behind = {layer: modules[norm] for norm, layer in norms.items()}
     hooks = {name: _folded_layer(name, weight, behind.get(name), graph) for name, weight in weights.items()}
     hooks |= {name: _identity_norm(name, layer, graph) for name, layer in norms.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.network.functional_call import call_with
+from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import BATCH_NORMS, LINEAR, scaled
@@ -58,9 +58,8 @@ def folded(probe: Probe) -> FoldedNetwork:
     """
     network = fold(probe)
     batch = probe.batches[0]
-    leaves = {name: value.clone() for name, value in network.parameters.items() if value.is_floating_point()}
-    for leaf in leaves.values():
-        leaf.requires_grad_()
+    tensors = network.parameters.items()
+    leaves = {name: value.clone().requires_grad_() for name, value in tensors if value.is_floating_point()}
     logits = probe.logits_on(batch.content, len(batch.targets), network.state | leaves)
     with torch.no_grad():
         require_equal_logits(logits, probe.logits_on(batch.content, len(batch.targets)))
@@ -72,11 +71,7 @@ def folded(probe: Probe) -> FoldedNetwork:
 
 
 def folded_initial(probe: Probe) -> FoldedNetwork | None:
-    """The network at its initial weights, folded; None where they are unknown.
-
-    Raises:
-        Undefined: as `folded`.
-    """
+    """The network at its initial weights, folded; None where they are unknown."""
     return at_initial_weights(probe, lambda: fold(probe))
 
 
@@ -84,10 +79,7 @@ def at_initial_weights(probe: Probe, read: Callable[[], Quantity]) -> Quantity |
     """What `read` gives while the probe's modules hold their initial parameters and buffers; None if unknown."""
     if probe.initial_state is None:
         return None
-    devices = {name: value.device for name, value in _tensors_of(probe.model)}
-    bound = {f"model.{name}": value.to(devices[name]) for name, value in probe.initial_state.items() if name in devices}
-    found: Quantity = call_with(_Reader(probe.model, read), bound)
-    return found
+    return run_at(probe.model, probe.initial_state, read)
 
 
 def fold(probe: Probe) -> FoldedNetwork:
@@ -100,24 +92,23 @@ def fold(probe: Probe) -> FoldedNetwork:
     complex_valued = [name for name, value in model.named_parameters() if value.is_complex()]
     if complex_valued:
         raise Undefined(f"the parameter {complex_valued[0]!r} is complex")
-    state = {name: value.detach() for name, value in _tensors_of(model)}
+    state = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     free = dict.fromkeys(name for name, _ in model.named_parameters())
-    norms = [
-        (called.module, called.after) for called in probe.layout.ran if isinstance(modules[called.module], BATCH_NORMS)
-    ]
+    norms = [called for called in probe.layout.called if isinstance(modules[called.module], BATCH_NORMS)]
     if not norms:
         return FoldedNetwork(state, tuple(free))
     own = {clean_name(name): name for name in state}
     owners = Counter(id(value) for module in model.modules() for value in module._parameters.values())
     weights = folded_weights(probe)
-    for norm_name, layer_name in norms:
+    for norm in norms:
+        layer_name = norm.after
         assert layer_name is not None  # else `folded_weights` had refused
         layer = modules[layer_name]
         if layer._parameters.get("weight") is None:
             raise Undefined(f"the weight of {layer_name!r} is computed from other parameters")
         if owners[id(layer.weight)] > 1:
             raise Undefined(f"the weight of {layer_name!r} is another layer's too")
-        values, constants = _folded_tensors(modules, norm_name, layer_name)
+        values, constants = _folded_tensors(modules, norm.module, layer_name)
         values[f"{layer_name}.weight"] = weights[layer_name]
         state |= {own[name]: value for name, value in values.items() if name in own}
         for name in constants:
@@ -152,8 +143,8 @@ def folded_weights(probe: Probe) -> dict[str, Tensor]:
     if any(p is not None and p.is_floating_point() for p in modules[""]._parameters.values()):
         raise Undefined(f"{type(modules['']).__name__} has parameters outside its layers")
     weights: dict[str, Tensor] = {}
-    unfolded = {called.module for called in probe.layout.ran if called.calls == 1}
-    for called in probe.layout.ran:
+    unfolded = {called.module for called in probe.layout.called if called.calls == 1}
+    for called in probe.layout.called:
         name, before = called.module, called.after
         module: Any = modules[name]
         if isinstance(module, LINEAR):
@@ -194,26 +185,6 @@ def close(tensor: Tensor, reference: Tensor, precision: torch.dtype | None = Non
 
 
 def require_equal_logits(logits: Tensor, plain: Tensor, precision: torch.dtype | None = None) -> None:
-    """Refuse a folded network with other logits than the plain one.
-
-    Raises:
-        Undefined: they differ.
-    """
+    """Raise `Undefined` where the folded network has other logits than the plain one."""
     if not close(logits, plain, precision):
         raise Undefined("with its batch norms folded the network gives other logits")
-
-
-def _tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
-class _Reader(nn.Module):
-    """A function as the forward of a module around the model, so that other weights can be bound while it runs."""
-
-    def __init__(self, model: nn.Module, read: Callable[[], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._read = read
-
-    def forward(self) -> Any:
-        return self._read()

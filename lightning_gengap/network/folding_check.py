@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.folded_forward import folded_layers
 from lightning_gengap.network.folding import at_initial_weights, folded_weights, require_equal_logits
-from lightning_gengap.network.layer_graph import LayerGraph
+from lightning_gengap.network.layer_graph import Block, LayerGraph, blocks_of
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.shortcuts import Block, blocks_of
 from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import EMBEDDINGS, WeightLayer
 from lightning_gengap.samples.batches import ProbeBatch, default_forward
@@ -34,12 +33,7 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class CheckedLayers:
-    """What the forward showed.
-
-    Attributes:
-        layers: all linear, convolutional and embedding layers by name, in order; see `WeightLayer`.
-        blocks: the shortcuts that lead around them, or why they cannot be told.
-    """
+    """All linear, convolutional and embedding layers by name, in order, and the shortcuts around them."""
 
     layers: dict[str, WeightLayer]
     blocks: tuple[Block, ...] | Undefined
@@ -81,11 +75,7 @@ def checked(probe: Probe) -> CheckedLayers:
 
 
 def initial_layers(probe: Probe) -> dict[str, WeightLayer] | None:
-    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown.
-
-    Raises:
-        Undefined: as `checked`.
-    """
+    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown."""
     layers = probe.cached(checked).layers
     embedded = [name for name, layer in layers.items() if isinstance(layer.module, EMBEDDINGS)]
     weights = at_initial_weights(probe, lambda: _with_embeddings(probe, embedded))
@@ -111,7 +101,7 @@ def _with_embeddings(probe: Probe, embedded: list[str]) -> dict[str, Tensor]:
 
 
 def _layers(probe: Probe, weights: dict[str, Tensor]) -> dict[str, WeightLayer]:
-    called = {each.module: (each.input_shape, each.calls) for each in probe.layout.ran}  # without embeddings
+    called = {each.module: (each.input_shape, each.calls) for each in probe.layout.called}  # without embeddings
     return {
         name: WeightLayer(name, probe.modules[name], weight, *called.get(name, ((), 1)))
         for name, weight in weights.items()

@@ -1,32 +1,52 @@
-"""A module called at other weights, and left as it was whatever its parts share."""
+"""A function of a module run at other weights, and the module left as it was whatever its parts share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Result = TypeVar("Result")
 
-def call_with(module: nn.Module, state: Mapping[str, Tensor], *args: Any) -> Any:
-    """`module(*args)` with the named parameters and buffers exchanged for `state` during the call.
+
+def run_at(module: nn.Module, state: Mapping[str, Tensor], run: Callable[[], Result]) -> Result:
+    """What `run` gives while the named parameters and buffers of `module` are exchanged for `state`.
 
     A shared tensor is exchanged at every place, once. `torch.func.functional_call` alone would exchange the tensors of
     a module that is registered under two names twice: it would take the first exchange for the original, and restore
-    that. Names that the module does not have are ignored.
+    that. Names that the module does not have are ignored. Tensors go to the device of those that they stand for.
     """
-    names: dict[int, list[str]] = {}  # of all places, by identity of the tensor
-    tensors: dict[str, int] = {}
+    places: dict[int, list[str]] = {}  # by identity of the tensor
+    tensors: dict[str, Tensor] = {}
     seen: set[tuple[int, str]] = set()
     for prefix, part in module.named_modules(remove_duplicate=False):
         for own, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is None:
                 continue
             name = f"{prefix}.{own}" if prefix else own
-            tensors[name] = id(tensor)
+            tensors[name] = tensor
             if (id(part), own) not in seen:
                 seen.add((id(part), own))
-                names.setdefault(id(tensor), []).append(name)
-    everywhere = {name: value for given, value in state.items() for name in names.get(tensors.get(given, 0), ())}
-    return torch.func.functional_call(module, everywhere, args, tie_weights=False)
+                places.setdefault(id(tensor), []).append(name)
+    everywhere = {
+        f"module.{place}": value.to(tensors[name].device)
+        for name, value in state.items()
+        if name in tensors
+        for place in places[id(tensors[name])]
+    }
+    found: Result = torch.func.functional_call(_Around(module, run), everywhere, (), tie_weights=False)
+    return found
+
+
+class _Around(nn.Module):
+    """A function as the forward of a module around the one that it uses: only forwards run at other weights."""
+
+    def __init__(self, module: nn.Module, run: Callable[[], object]) -> None:
+        super().__init__()
+        self.module = module
+        self._run = run
+
+    def forward(self) -> object:
+        return self._run()

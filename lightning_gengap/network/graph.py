@@ -26,24 +26,28 @@ def edges_below(node: Any) -> list[Edge]:
     return [(child, number) for child, number in node.next_functions if child is not None]
 
 
-def topological_order(root: Any) -> list[Any]:
-    """All operations that lead to `root`, each before those whose outputs it read.
+def topological_order(*roots: Any) -> list[Any]:
+    """All operations that lead to `roots`, each before those whose outputs it read.
 
     Iterative: deep networks exceed the recursion limit.
     """
     order: list[Any] = []
-    seen = {root}
-    stack = [(root, iter(edges_below(root)))]
-    while stack:
-        node, children = stack[-1]
-        for child, _ in children:
-            if child not in seen:
-                seen.add(child)
-                stack.append((child, iter(edges_below(child))))
-                break
-        else:
-            order.append(node)
-            stack.pop()
+    seen: set[Any] = set()
+    for root in roots:
+        if root in seen:
+            continue
+        seen.add(root)
+        stack = [(root, iter(edges_below(root)))]
+        while stack:
+            node, children = stack[-1]
+            for child, _ in children:
+                if child not in seen:
+                    seen.add(child)
+                    stack.append((child, iter(edges_below(child))))
+                    break
+            else:
+                order.append(node)
+                stack.pop()
     return order[::-1]
 
 

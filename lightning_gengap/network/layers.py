@@ -23,9 +23,9 @@ class Tap:
     Attributes:
         layer: its name in every key: `input`, `h1`, `h2` or `h3`.
         module: the module's clean name.
-        side: whether its output is read, or its input.
+        side: the end of the call.
         call: which call of the module within one forward, from 0.
-        reused: whether the module is called more than once (then shown as `name#call`).
+        reused: whether there are several (then shown as `name#call`).
         clone: whether a later operation in place would overwrite the tensor before it is read.
     """
 
@@ -63,11 +63,11 @@ class Layout:
 
     Attributes:
         taps: the representations to watch.
-        ran: the modules that the forward calls, in order of their first calls.
+        called: the modules that the forward calls, in order of their first calls.
     """
 
     taps: tuple[Tap, ...]
-    ran: tuple[CalledModule, ...]
+    called: tuple[CalledModule, ...]
 
     @classmethod
     def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import Undefined, frameless
-from lightning_gengap.network.functional_call import call_with
+from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import clean_name, first_float_tensor
@@ -128,9 +128,7 @@ class Probe:
         if state is None:
             output = self.forward(self.model, content)
         else:
-            device = next((parameter.device for parameter in self.model.parameters()), None)
-            bound = {f"model.{name}": value.to(device) for name, value in state.items()}
-            output = call_with(_Bound(self.model, self.forward), bound, content)
+            output = run_at(self.model, state, lambda: self.forward(self.model, content))
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -152,18 +150,6 @@ class Probe:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class _Bound(nn.Module):
-    """Model and forward in one module, so that other weights can be bound for one call."""
-
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.model = model
-        self._forward = forward
-
-    def forward(self, content: Any) -> Any:
-        return self._forward(self.model, content)
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

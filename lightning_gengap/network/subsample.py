@@ -14,19 +14,11 @@ CHUNK = 256
 
 
 def subsample(probe: Probe, most: int, chunk: int = CHUNK) -> tuple[list[Any], Tensor, tuple[int, ...]]:
-    """At most `most` samples of the probe, the same for the same seed.
+    """At most `most` samples of the probe, the same for the same seed: contents by chunk, class indices, chunk sizes.
 
     They are drawn at random: the first ones would not do, for data may come sorted by class. Small batches are joined
     to chunks of up to `chunk` samples where their shapes allow, for each chunk is differentiated on its own. Batches
     that are larger are divided only where memory is short, which a `chunk` below `CHUNK` says.
-
-    Args:
-        probe: the model and its samples.
-        most: the largest number of samples.
-        chunk: the largest number of samples in a chunk.
-
-    Returns:
-        The contents of the chunks; the class indices of all samples, shape (samples,); and the samples in each chunk.
     """
     total = len(probe.targets)
     chosen = torch.arange(total)

@@ -21,13 +21,13 @@ class Visit:
 
     Attributes:
         module: the module's clean name.
-        side: the end: what went in, or what came out.
+        side: what went in, or what came out.
         call: which call of the module within the forward, from 0.
         depth: how many calls of modules with parameters were completed before.
         edge: the tensor's place in the autograd graph; None where no gradient flows.
         tensor: the tensor itself, kept so that identities stay unique while the trace lives.
         version: how often the tensor had been changed in place when it was met.
-        shape: its shape.
+        shape: its shape then.
     """
 
     module: str
@@ -54,7 +54,7 @@ class Trace:
         calls: how often each module was called.
         depth: how many calls of modules with parameters were completed.
         examples: the number of examples.
-        root: the logits, as an edge of the graph; None where no gradient flows.
+        root: the logits' place in the graph; None where no gradient flows.
         source: the operation that stands for the inputs; None where no gradient flows.
     """
 
@@ -73,13 +73,7 @@ class Trace:
 
 
 def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor | None], Tensor]) -> Trace:
-    """Run one forward with temporary hooks and record what happens.
-
-    Args:
-        model: the module whose submodules are watched; call inside `undisturbed`.
-        inputs: the float inputs, or None for integer inputs such as token ids.
-        run: the forward: from the inputs, which then require a gradient, to logits.
-    """
+    """Run one forward, from inputs (None for integers such as token ids) to logits, and record what happens."""
     trace = Trace()
     handles = []
     leaf = None if inputs is None else inputs.detach().requires_grad_()

@@ -21,10 +21,10 @@ class WeightLayer:
     """A linear, convolutional or embedding layer.
 
     Attributes:
-        name: the module's name in the network.
-        weight: the layer's weight, with the batch norm behind it folded in; of the shape of `module.weight`.
-        input_shape: the shape of one example's input; empty for embeddings.
-        calls: how often one forward calls the layer.
+        name, module: in the network.
+        weight: with the batch norm behind the layer folded in; of the shape of `module.weight`.
+        input_shape: of one example; empty for embeddings.
+        calls: in one forward.
     """
 
     name: str

@@ -182,13 +182,6 @@ def test_unusual_networks_have_the_dense_product_and_a_remark_where_it_takes_lon
     assert ["a faster way is absent" in note for note in probe.notes] == [True] * (curvature.method != LINEARISATION)
 
 
-def test_operations_without_forward_mode_are_named() -> None:
-    model, images, targets = task(networks.Recurrent, COUNT)
-    with probing(model.float(), images.float(), targets) as probe:
-        assert built(probe).method == DOUBLE_BACKWARD
-    assert "forward AD" in probe.notes[0]
-
-
 class AlwaysDropping(nn.Module):
     """Functional dropout that ignores eval mode."""
 

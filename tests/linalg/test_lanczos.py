@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, indefinite_rules, lanczos, shrinkage
+from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
 
 SIZE = 60
 SPECTRA = {
@@ -58,41 +58,25 @@ def test_the_bracket_holds_the_exact_form_and_shrinks(eigenvalues: Tensor, ridge
 def test_the_continued_fraction_is_the_rule_from_nodes_and_weights(eigenvalues: Tensor, ridge: float) -> None:
     tridiagonal = lanczos(lambda v: eigenvalues * v, signs(), 8)
     bracket = shrinkage(tridiagonal, ridge)
-    assert bracket.upper == pytest.approx(tridiagonal.value(lambda x: x / (x + ridge)), rel=1e-7)
-    assert bracket.lower == pytest.approx(tridiagonal.value(lambda x: x / (x + ridge), radau=True), rel=1e-7)
+    for rule, end in ((tridiagonal.gauss(), bracket.upper), (tridiagonal.gauss_radau(), bracket.lower)):
+        assert end == pytest.approx(rule.value(lambda x: x.clamp(min=0) / (x.clamp(min=0) + ridge)), rel=1e-7)
 
 
-def test_gauss_radau_has_a_node_at_zero() -> None:
-    nodes, weights = lanczos(lambda v: SPECTRA["uniform"] * v, signs(), 6).nodes_and_weights(radau=True)
-    assert len(nodes) == 7
-    assert float(nodes[0]) == pytest.approx(0, abs=1e-12)
-    assert float(weights.sum()) == pytest.approx(SIZE)
-
-
-def test_gauss_is_exact_for_polynomials_of_degree_below_twice_the_steps() -> None:
-    eigenvalues, start = SPECTRA["uniform"], signs()
-    tridiagonal = lanczos(lambda v: eigenvalues * v, start, 4)
-    for power in range(8):
-        exact = float((start.square() * eigenvalues**power).sum())
-        assert tridiagonal.value(lambda x, p=power: x**p) == pytest.approx(exact, rel=1e-10)
-    for power in range(9):
-        exact = float((start.square() * eigenvalues**power).sum())
-        assert tridiagonal.value(lambda x, p=power: x**p, radau=True) == pytest.approx(exact, rel=1e-10)
-    assert tridiagonal.form == pytest.approx(float((start.square() * eigenvalues).sum()))
-
-
-def test_both_rules_of_an_indefinite_matrix_integrate_polynomials_and_one_has_a_node_at_zero() -> None:
-    spectrum = torch.linspace(-1, 2, 30).double()
-    start = signs(30)
-    run = lanczos(lambda vector: spectrum * vector, start, 6)
-    gauss, radau = indefinite_rules(run)
-    assert (len(gauss.nodes), len(radau.nodes)) == (6, 7)
+@pytest.mark.parametrize(
+    "eigenvalues", [SPECTRA["uniform"], torch.linspace(-1, 2, 30).double()], ids=["definite", "indefinite"]
+)
+def test_both_rules_integrate_polynomials_and_one_has_a_node_at_zero(eigenvalues: Tensor) -> None:
+    start = signs(len(eigenvalues))
+    run = lanczos(lambda vector: eigenvalues * vector, start, 4)
+    gauss, radau = run.gauss(), run.gauss_radau()
+    assert (len(gauss.nodes), len(radau.nodes)) == (4, 5)
     assert 0 in radau.nodes.tolist()
-    assert float(gauss.nodes[0]) < 0
-    for rule, degree in ((gauss, 11), (radau, 12)):
+    assert (float(gauss.nodes[0]) < 0) == (float(eigenvalues[0]) < 0)
+    for rule, degree in ((gauss, 7), (radau, 8)):  # below twice the steps, and one more for the node
         for power in range(degree + 1):
-            exact = float(start.square() @ spectrum**power)
+            exact = float(start.square() @ eigenvalues**power)
             assert rule.value(lambda nodes, power=power: nodes**power) == pytest.approx(exact, rel=1e-9)
+    assert run.form == pytest.approx(float(start.square() @ eigenvalues))
 
 
 def test_a_dense_matrix_gives_what_its_eigenvalues_do() -> None:
@@ -117,14 +101,14 @@ def test_with_few_vectors_kept_copies_of_eigenvalues_share_a_weight(kept: int) -
 
     exact = shrunk_exactly(eigenvalues, start, 1e-2)
     whole, short = lanczos(product, start, 60), lanczos(product, start, 60, kept=kept)
-    nodes, weights = short.nodes_and_weights()
+    nodes, weights = short.gauss()
     assert shapes == [(size,)] * 120
     assert int((nodes > 50).sum()) > 3  # copies, which the whole basis has none of
-    assert int((whole.nodes_and_weights()[0] > 50).sum()) == 3
+    assert int((whole.gauss().nodes > 50).sum()) == 3
     for eigenvalue in (1e3, 3e2, 1e2):
         there = (nodes / eigenvalue - 1).abs() < 1e-3
         assert float(weights[there].sum()) == pytest.approx(1, rel=1e-2)  # the start's signs have squares of 1
-    assert short.value(lambda x: x / (x + 1e-2)) == pytest.approx(exact, rel=1e-2)
+    assert short.gauss().value(lambda x: x.clamp(min=0) / (x.clamp(min=0) + 1e-2)) == pytest.approx(exact, rel=1e-2)
 
 
 def test_float32_products_keep_the_bracket() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.network.folding import at_initial_weights
-from lightning_gengap.network.functional_call import call_with
+from lightning_gengap.network.functional_call import run_at
 from tests import networks
 from tests.probes import probing
 
@@ -55,7 +55,7 @@ def test_every_place_is_exchanged_and_put_back(factory: Any) -> None:
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             if name in state:
                 tensor.copy_(state[name])
-    assert torch.equal(call_with(model, state, images), twin(images))
+    assert torch.equal(run_at(model, state, lambda: model(images)), twin(images))
     assert places(model) == before
 
 
@@ -63,14 +63,14 @@ def test_a_call_that_fails_puts_everything_back() -> None:
     model = networks.made(Twice).eval()
     before = places(model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        call_with(model, other_state(model), torch.zeros(2, 5))
+        run_at(model, other_state(model), lambda: model(torch.zeros(2, 5)))
     assert places(model) == before
 
 
 def test_names_of_any_place_are_understood_and_strangers_ignored() -> None:
     model, images = networks.made(Twice).eval(), networks.images(6)
     zero = torch.zeros_like(model.head.weight)
-    by_alias = call_with(model, {"alias.weight": zero, "stranger": zero}, images)
+    by_alias = run_at(model, {"alias.weight": zero, "stranger": zero}, lambda: model(images))
     assert torch.equal(by_alias, model.head.bias.expand(6, -1))
 
 

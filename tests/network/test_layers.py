@@ -240,14 +240,14 @@ def test_an_inplace_follower_does_not_change_what_is_read(layers: list[str] | No
 
 
 def test_called_modules_know_their_input_and_what_came_before() -> None:
-    ran = {met.module: met for met in layout_of(networks.made(networks.cnn_with_batch_norm), networks.images(8)).ran}
+    ran = {met.module: met for met in layout_of(networks.made(networks.cnn_with_batch_norm), networks.images(8)).called}
     assert ran["0"].input_shape == (3, 8, 8)
     assert ran["0"].after is None
     assert ran["4"].after == "3"
     assert ran["4"].input_shape == (8, 8, 8)
-    reused = {met.module: met.calls for met in layout_of(networks.made(networks.Reused), networks.images(8)).ran}
+    reused = {met.module: met.calls for met in layout_of(networks.made(networks.Reused), networks.images(8)).called}
     assert reused == {"first": 1, "shared": 2, "head": 1}
-    assert [met.module for met in layout_of(ByKeyword(), networks.images(8)).ran] == ["first", "head"]
+    assert [met.module for met in layout_of(ByKeyword(), networks.images(8)).called] == ["first", "head"]
 
 
 def test_hooks_are_removed() -> None:

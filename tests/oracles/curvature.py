@@ -38,12 +38,16 @@ def root(probabilities: Tensor) -> Tensor:
     return probabilities.sqrt().diag() - torch.outer(probabilities, probabilities.sqrt())
 
 
+def half(model: nn.Module, inputs: Tensor) -> Tensor:
+    """B^T J; shape (samples x classes, parameters)."""
+    p = model(inputs).detach().softmax(dim=1)
+    return torch.cat([root(q).T @ j for j, q in zip(jacobian(model, inputs), p, strict=True)])
+
+
 def dual(model: nn.Module, inputs: Tensor) -> Tensor:
     """B^T J J^T B / n; shape (samples x classes, samples x classes)."""
-    rows = jacobian(model, inputs)
-    p = model(inputs).detach().softmax(dim=1)
-    half = torch.cat([root(q).T @ j for j, q in zip(rows, p, strict=True)])
-    return half @ half.T / len(rows)
+    rows = half(model, inputs)
+    return rows @ rows.T / len(inputs)
 
 
 def soft_rank(matrix: Tensor, ridge: float) -> float:

@@ -76,18 +76,13 @@ def diagonal_curvature(probe: Probe) -> Values:
     """Stand-ins for the soft rank and TIC by the diagonal of the Gauss-Newton matrix G alone: approximations.
 
     The diagonal is exact over the labels, not sampled. Samples (at most 512 of the probe) and ridge R are the soft
-    rank's. All values are at least 0. The first three change with the scale of the logits and when ReLU layers are
-    rescaled.
+    rank's. Keys under `curvature/diagonal/`:
 
-    Keys:
-
-    * `curvature/diagonal/soft_rank`: sum_j G_jj / (G_jj + R_j), in directions, at most the number of parameters. It is
-      never below the soft rank itself, nor below that of G's diagonal blocks, and up to nine times above it at
-      confident networks.
-    * `curvature/diagonal/tic`: (1/n) sum_j mean_i g_ij^2 / (G_jj + R_j), in nats.
-    * `curvature/diagonal/trace`: Tr G, in nats per squared parameter. It is exact, where `curvature/trace` and
-      `gradient_noise/curvature` are estimates.
-    * `curvature/diagonal/samples`, n, and `curvature/diagonal/parameters`, how many are trained.
+    * `soft_rank`: sum_j G_jj / (G_jj + R_j), at most the number of parameters. It is never below the soft rank itself,
+      nor below that of G's diagonal blocks, and up to nine times above it at confident networks.
+    * `tic`: (1/n) sum_j mean_i g_ij^2 / (G_jj + R_j).
+    * `trace`: Tr G. It is exact, where `curvature/trace` and `gradient_noise/curvature` are estimates.
+    * `samples`, n, and `parameters`, how many are trained.
 
     Cost: two forwards and classes + 1 backwards of every sample, some 50 forwards' worth over those samples at ten
     classes. Where `vmap` fails, samples are taken one at a time, and a remark says so.
@@ -123,15 +118,10 @@ def refuse_many_classes(classes: int) -> None:
 
 
 def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal:
-    """The diagonal for some of the parameters, on the curvature samples.
+    """The diagonal for the named parameters, on the curvature samples; `keys` says what it is for, in a remark.
 
     G_jj = (1/n) sum_i sum_c p_ic (J_i^T (e_c - p_i))_j^2, for sqrt(p_c) (e_c - p) is column c of the factor B of
     diag(p) - p p^T. The column of the label, without the root, is the loss gradient.
-
-    Args:
-        probe: the model and its samples.
-        names: the parameters.
-        keys: the keys that it is for, for a remark where it takes longer.
 
     Raises:
         Undefined: see `diagonal_curvature`.
@@ -166,12 +156,8 @@ def _squares(logits: Tensor, label: Tensor, pull: Callable[[Tensor], Sequence[Te
     """Per parameter, one sample's squared columns summed with the weights p (curvature), and the label's (noise).
 
     Time goes into passes over as many numbers as there are weights. Hence columns are scaled before they are squared,
-    squared as they are added, and the label's takes a backward of its own.
-
-    Args:
-        logits: shape (classes,).
-        label: one-hot, shape (classes,).
-        pull: the product with J^T.
+    squared as they are added, and the label's takes a backward of its own. `label` is one-hot; `pull` multiplies by
+    J^T.
     """
     probabilities = logits.detach().softmax(0)
     curvature: list[Tensor] = []

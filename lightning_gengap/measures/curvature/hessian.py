@@ -18,10 +18,11 @@ from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import logits_at, trained
 from lightning_gengap.errors import Undefined
-from lightning_gengap.linalg.lanczos import Product, Tridiagonal, indefinite_rules, lanczos
+from lightning_gengap.linalg.lanczos import Product, Tridiagonal, lanczos
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT, sizes
 from lightning_gengap.measures.key import NOTHING, Key
 from lightning_gengap.measures.values import Value, Values
+from lightning_gengap.network.graph import topological_order
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import CHUNK, subsample
 
@@ -58,27 +59,24 @@ KEYS = {
 def hessian(probe: Probe) -> Values:
     """Shape of the Hessian H of the mean cross-entropy, by Lanczos from random signs in the space of the parameters.
 
-    `curvature/hessian/soft_rank_clamped` is the sum of x / (x + l) over x = max(h, 0), h the eigenvalues of H, in
-    directions. It is not the soft rank: H adds to the Gauss-Newton matrix what the residuals make of second
-    derivatives of the logits. Without the clamp the sum would have a pole at h = -l. It is the geometric mean of two
-    rules, Gauss and Gauss-Radau with a node at 0; `curvature/hessian/spread` is half their distance over it.
+    Keys under `curvature/hessian/`:
 
-    Other keys, the eigenvalues in nats per squared parameter:
-
-    * `curvature/hessian/negative_mass`: the share of sum |h| that is negative.
-    * `curvature/hessian/smallest`: the smallest Ritz value, an upper bound of the smallest eigenvalue.
-    * `curvature/hessian/flagged`: 1 where that is below -l, so that not even the penalised loss has a minimum here.
-    * `curvature/hessian/top_eigenvalue`: the largest Ritz value, a lower bound of the largest eigenvalue. An
+    * `soft_rank_clamped`: the sum of x / (x + l) over x = max(h, 0), h the eigenvalues of H. It is not the soft rank: H
+      adds to the Gauss-Newton matrix what the residuals make of second derivatives of the logits. Without the clamp the
+      sum would have a pole at h = -l. It is the geometric mean of two rules, Gauss and Gauss-Radau with a node at 0.
+    * `spread`: half their distance over it.
+    * `negative_mass`: the share of sum |h| that is negative.
+    * `smallest` and `top_eigenvalue`: the smallest and the largest Ritz value, bounds from above and from below. An
       eigenvalue with a larger absolute value may be negative.
-    * `curvature/hessian/trace`: u^T H u of the start u, signed, exact but for rounding. As an estimate of Tr H it is
-      unbiased, with a standard deviation of at most sqrt(2) |H|_F.
-    * `curvature/hessian/products`: the Lanczos steps.
-    * `curvature/hessian/samples` and `curvature/hessian/parameters`: what H is of.
+    * `flagged`: 1 where the smallest is below -l, so that not even the penalised loss has a minimum here.
+    * `trace`: u^T H u of the start u, exact but for rounding. As an estimate of Tr H it is unbiased, with a standard
+      deviation of at most sqrt(2) |H|_F.
+    * `products`: the Lanczos steps; `samples` and `parameters`: what H is of.
 
     There is one start, whose forms spread about the traces by about sqrt(2 / soft rank). The rules bound nothing, for
     the function has a kink at 0: a spread above 0.1 says that the value is of the right order only, and a smaller one
     is no proof. Samples (at most 512 of the probe) and ridge l are the soft rank's; where the ridge varies (R = l D),
-    H stands for D^-1/2 H D^-1/2. The values change with the scale of the logits.
+    H stands for D^-1/2 H D^-1/2.
 
     Cost: at most 60 products of about 14 forwards over those samples, and a basis of at most 2^25 numbers or two
     vectors. Older vectors are dropped above 559 thousand trained parameters: eigenvalues then come back as copies,
@@ -95,7 +93,7 @@ def hessian(probe: Probe) -> Values:
         raise Undefined(f"vectors of {size} trained parameters are too large")
     ridge = probe.cached(ridge_of)
     run = _run(probe, weights, ridge)
-    gauss, radau = indefinite_rules(run)
+    gauss, radau = run.gauss(), run.gauss_radau()
     values = [max(rule.value(partial(clamped, ridge=ridge.value)), 0.0) for rule in (gauss, radau)]
     middle = math.sqrt(values[0] * values[1])
     smallest, total = float(gauss.nodes[0]), gauss.value(torch.abs)
@@ -141,15 +139,9 @@ def _run(probe: Probe, weights: Mapping[str, Tensor], ridge: Ridge) -> Tridiagon
 def hessian_product(
     probe: Probe, weights: Mapping[str, Tensor], metric: Weights | None = None, chunk: int = CHUNK
 ) -> Product:
-    """The map from v to H v on the curvature samples, flat float64 on the CPU.
+    """The map from v to H v on the curvature samples, flat float64 on the CPU; with a metric D, of D^-1/2 H D^-1/2.
 
-    Graphs are rebuilt chunk by chunk for every product. With a metric D, H stands for D^-1/2 H D^-1/2.
-
-    Args:
-        probe: the model and its samples.
-        weights: the parameters that are differentiated, by name.
-        metric: the diagonal of D by parameter, 0-d or of its shape; None for the identity.
-        chunk: samples whose graph is held at once.
+    Graphs are rebuilt for every product, `chunk` samples at once.
     """
     contents, targets, counts = subsample(probe, SAMPLES, chunk)
     losses = [
@@ -183,9 +175,9 @@ def spectrum_of(product: Product, weights: Weights, most: int, ridge: float, see
         return image
 
     def enough(run: Tridiagonal) -> bool:
-        pair = indefinite_rules(run)
-        lower, upper = sorted(rule.value(partial(clamped, ridge=ridge)) for rule in pair)
-        smallest = float(pair[0].nodes[0])
+        gauss = run.gauss()
+        lower, upper = sorted(rule.value(partial(clamped, ridge=ridge)) for rule in (gauss, run.gauss_radau()))
+        smallest = float(gauss.nodes[0])
         moved, least[0] = least[0] - smallest, smallest
         settled = moved <= TOLERANCE * max(ridge, abs(smallest))
         agreed.append(settled and upper - lower <= 2 * TOLERANCE * lower)  # once may be chance: Gauss's rule swings
@@ -216,8 +208,19 @@ def _product(losses: Sequence[Callable[[Weights], Tensor]], weights: Weights, sa
         for loss_at in losses:
             leaves = leaves_of(weights)
             slopes = torch.autograd.grad(loss_at(leaves), leaves, create_graph=True, allow_unused=True)
+            _refuse_cut_graph(slopes)
             along = [(s, d) for s, d in zip(slopes, direction, strict=True) if s is not None and s.requires_grad]
             if along:  # else the loss is linear in the weights
                 found = gradients([slope for slope, _ in along], leaves, [part for _, part in along])
                 total += torch.cat([part.detach().flatten() for part in found]).cpu().double()
     return total / samples
+
+
+def _refuse_cut_graph(slopes: Sequence[Tensor | None]) -> None:
+    """Refuse gradients through an operation that is marked as differentiable once.
+
+    Autograd ends the graph there by a node that raises. No product runs it: what lies behind would count as zero.
+    """
+    roots = (slope.grad_fn for slope in slopes if slope is not None and slope.grad_fn is not None)
+    if any(node.name() == "torch::autograd::Error" for node in topological_order(*roots)):
+        raise NotImplementedError("an operation can be differentiated once only")

@@ -29,23 +29,22 @@ KEYS = {
 def kronecker_curvature(probe: Probe) -> Values:
     """The soft rank with the Gauss-Newton matrix G replaced by one Kronecker product per layer: an approximation.
 
-    `curvature/kronecker/soft_rank`, in directions, is the sum over layers of a_i b_j / (a_i b_j + R). Here a are the
-    eigenvalues of the layer's mean a a^T (inputs, a 1 appended for the bias; of a convolution the patches), and b
-    those of the mean over samples of sum b b^T (derivatives of the logits by its outputs times B, B B^T = diag(p) -
-    p p^T, summed over positions). This is KFAC-expand with exact output curvature: nothing is sampled. Samples (at
-    most 512 of the probe) and ridge R are the soft rank's, R by its geometric mean over a layer.
+    `curvature/kronecker/soft_rank` is the sum over layers of a_i b_j / (a_i b_j + R). Here a are the eigenvalues of the
+    layer's mean a a^T (inputs, a 1 appended for the bias; of a convolution the patches), and b those of the mean over
+    samples of sum b b^T (derivatives of the logits by its outputs times B, B B^T = diag(p) - p p^T, summed over
+    positions). This is KFAC-expand with exact output curvature: nothing is sampled. Samples (at most 512 of the probe)
+    and ridge R are the soft rank's, R by its geometric mean over a layer.
 
     It is the exact soft rank of G's diagonal blocks, one per layer, for one sample and layers with one position. Else
-    it may lie on either side of that, and even below the soft rank where a layer has many positions. It changes with
-    the scale of the logits.
+    it may lie on either side of that, and even below the soft rank where a layer has many positions.
 
     Factors are taken of linear layers and of convolutions in the plane (one group, zero padding given in numbers),
     called as such, with at most 5000 inputs of an output. Calls of a layer count as positions. Every other trained
     parameter (norms, embeddings, attention's packed projections, tied, re-parametrised or otherwise used weights)
     enters by the exact diagonal instead.
 
-    Other keys: `curvature/kronecker/share`, the share of the trained parameters with factors;
-    `curvature/kronecker/samples` and `curvature/kronecker/parameters`, which count both kinds.
+    Other keys: `curvature/kronecker/share`, and `curvature/kronecker/samples` and `curvature/kronecker/parameters`,
+    which count both kinds.
 
     Cost: a forward, a backward and one backward to the layers' outputs per class, some 50 forwards' worth over those
     samples at ten classes; the factors' eigenvalues; and some 20 forwards more for a diagonal of what is left.

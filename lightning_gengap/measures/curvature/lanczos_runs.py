@@ -34,14 +34,15 @@ class LanczosRuns:
 
     def largest(self, count: int) -> list[float]:
         """The largest Ritz values in descending order; by interlacing each is at most the eigenvalue of its rank."""
-        found = [run.nodes_and_weights()[0].flip(0)[:count].tolist() for run in self.runs if len(run)]
+        found = [run.gauss().nodes.clamp(min=0).flip(0)[:count].tolist() for run in self.runs if len(run)]
         most = max(map(len, found), default=0)
         return [max(values[rank] for values in found if len(values) > rank) for rank in range(most)]
 
     def density(self) -> Spectrum:
         """Eigenvalues and how many directions each stands for, by Gauss's rule."""
-        parts = [run.nodes_and_weights() for run in self.runs]
-        return Spectrum(torch.cat([nodes for nodes, _ in parts]), torch.cat([by for _, by in parts]) / len(self.runs))
+        rules = [run.gauss() for run in self.runs]
+        nodes, weights = torch.cat([rule.nodes for rule in rules]), torch.cat([rule.weights for rule in rules])
+        return Spectrum(nodes.clamp(min=0), weights / len(rules))
 
 
 def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PRODUCTS) -> LanczosRuns:
@@ -49,12 +50,6 @@ def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PR
 
     There are as many runs as `most` products in all allow, but at least two. The same seed gives the same signs at
     every measurement, so that a curve shows the model and not the start.
-
-    Args:
-        curvature: the matrix.
-        ridge: the ridge at which the bracket has to be narrow.
-        seed: of the random signs.
-        most: the largest number of products of a run.
     """
     generator = torch.Generator().manual_seed(seed)
     runs: list[Tridiagonal] = []

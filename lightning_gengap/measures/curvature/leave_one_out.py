@@ -60,7 +60,7 @@ class LastLayer(NamedTuple):
 
     features: Tensor
     logits: Tensor
-    parameters: tuple[str, ...] = ()
+    parameters: tuple[str, ...]
 
 
 @undefined_without_memory()
@@ -70,16 +70,12 @@ def leave_one_out(probe: Probe) -> Values:
     The logits without sample i are f_i + Q_i (I - Lambda_i Q_i)^-1 (p_i - y_i), with the leverage Q_i = (1/n) J_i (G +
     R)^-1 J_i^T. G is the Gauss-Newton matrix of the mean cross-entropy on the probe's n samples, and R the ridge of
     `soft_rank`. The features were fitted to the sample too, so that the gap is a lower bound in spirit; away from a
-    minimum it is only a sensitivity. It stays the same when layers in front of a batch norm are rescaled.
+    minimum it is only a sensitivity.
 
-    Keys:
-
-    * `loo/last_layer/accuracy_gap`: train minus left out, a fraction.
-    * `loo/last_layer/loss_gap`: left out minus train, in nats, of probabilities of at least 1e-10.
-    * `loo/last_layer/leverage`: the share of samples whose leverage exceeds 0.99, where the step is not to be trusted.
-    * `loo/last_layer/samples`: n.
-    * `loo/last_layer/exact`: 0 where G is taken by its Kronecker approximation, for layers of more than 5200 weights,
-      and a ridge that varies by the nearest product of one factor per input and class.
+    Keys under `loo/last_layer/`: `accuracy_gap`; `loss_gap`, of probabilities of at least 1e-10; `leverage`, the share
+    of samples with a leverage above 0.99, where the step is not to be trusted; `samples`, n; and `exact`, 0 where G is
+    taken by its Kronecker approximation, for layers of more than 5200 weights, and a ridge that varies by the nearest
+    product of one factor per input and class.
 
     The approximation is poor: on fitted softmax regressions with 6,410 weights and n = 1024 whose loss and accuracy
     gaps were 0.32 / 0.14 and, with a fifth of the labels wrong, 2.01 / 0.51, it gave 0.69 / 0.08 and 0.96 / 0.13 where
@@ -116,7 +112,7 @@ def last_layer(probe: Probe) -> LastLayer:
     Raises:
         Undefined: there is none, it is frozen, or its outputs are not the logits.
     """
-    ran = [met for met in probe.layout.ran if isinstance(probe.modules[met.module], nn.Linear)]
+    ran = [met for met in probe.layout.called if isinstance(probe.modules[met.module], nn.Linear)]
     module = probe.modules[ran[-1].module] if ran else None
     if not isinstance(module, nn.Linear) or ran[-1].calls != 1:
         raise Undefined("no linear layer is called once at the end of the forward")

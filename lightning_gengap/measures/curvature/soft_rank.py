@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from lightning_gengap.derivatives.fallback import Fallback
-from lightning_gengap.derivatives.gauss_newton import Curvature, sampled, whole, with_curvature
+from lightning_gengap.derivatives.gauss_newton import Curvature, whole, with_curvature
 from lightning_gengap.derivatives.jacobian import METHODS
 from lightning_gengap.derivatives.weight_decay import ASSUMED_RIDGE, Ridge, ridge_of
-from lightning_gengap.linalg.lanczos import Bracket
 from lightning_gengap.measures.curvature.keys import CHANGING, CURVATURE_UNIT
 from lightning_gengap.measures.curvature.lanczos_runs import LanczosRuns, estimated
 from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
@@ -30,10 +26,8 @@ def _shared_keys(prefix: str, of: str = "") -> dict[str, Key]:
         **{f"soft_rank_{ridge}": f"soft rank at ridge {ridge}, from the same run" for ridge in RIDGES},
     }
     samples = "samples that the curvature is of; the soft rank grows with them"
-    trace, products = (
-        "trace of the Gauss-Newton matrix, by the same start",
-        "products with the curvature that were needed",
-    )
+    trace = "trace of the Gauss-Newton matrix, by the same start"
+    products = "products with the curvature that were needed"
     return {
         **{
             f"{prefix}{name}": Key("directions", 0, math.inf, f"{words}{of}", CHANGING) for name, words in ranks.items()
@@ -45,31 +39,23 @@ def _shared_keys(prefix: str, of: str = "") -> dict[str, Key]:
     }
 
 
-def _ridge_keys() -> dict[str, Key]:
-    size = "weight decay on the mean loss, its geometric mean, or its assumed value"
-    assumed = "1: the weight decay is unknown or zero, and the ridge an assumption"
-    varies = "1: the ridge differs between parameters, by group or by AdamW's metric"
-    return {
-        "curvature/lambda": Key("ridge", 0, math.inf, size, INVARIANT),
-        "curvature/lambda_assumed": Key("0 or 1", 0, 1, assumed, INVARIANT),
-        "curvature/lambda_varies": Key("0 or 1", 0, 1, varies, INVARIANT),
-    }
-
-
-def _eigenvalue_keys() -> dict[str, Key]:
-    names = {"": "largest", "_2": "second largest", "_3": "third largest"}
-    return {
+KEYS = {
+    **_shared_keys("curvature/"),
+    "curvature/lambda": Key(
+        "ridge", 0, math.inf, "weight decay on the mean loss, its geometric mean, or its assumed value", INVARIANT
+    ),
+    "curvature/lambda_assumed": Key(
+        "0 or 1", 0, 1, "1: the weight decay is unknown or zero, and the ridge an assumption", INVARIANT
+    ),
+    "curvature/lambda_varies": Key(
+        "0 or 1", 0, 1, "1: the ridge differs between parameters, by group or by AdamW's metric", INVARIANT
+    ),
+    **{
         f"curvature/top_eigenvalue{suffix}": Key(
             CURVATURE_UNIT, 0, math.inf, f"its {rank} eigenvalue, from below", CHANGING
         )
-        for suffix, rank in names.items()
-    }
-
-
-KEYS = {
-    **_shared_keys("curvature/"),
-    **_ridge_keys(),
-    **_eigenvalue_keys(),
+        for suffix, rank in {"": "largest", "_2": "second largest", "_3": "third largest"}.items()
+    },
     "curvature/rung": Key(
         "1 to 3", 0, 3, "1 linearisation, 2 double backward, 3 graphs rebuilt for every product", NOTHING
     ),
@@ -85,48 +71,26 @@ KEYS = {
 FULL_KEYS = _shared_keys("curvature/full/", "; on all samples of the probe")
 
 
-@dataclass(frozen=True)
-class SoftRank:
-    """What one measurement found.
-
-    Attributes:
-        bracket: of the soft rank at the headline ridge.
-        plain: the spectrum in the plain metric, from which every uniform ridge is read.
-        products: with the curvature, in all.
-        samples, parameters, method: of the curvature, which is not kept: its graphs take memory.
-    """
-
-    bracket: Bracket
-    plain: LanczosRuns
-    products: int
-    samples: int
-    parameters: int
-    method: str
-
-
 def soft_rank(probe: Probe) -> Values:
     """The soft rank Tr G (G + R)^-1: how many directions of the weights the samples determine against the weight decay.
 
     G is the Gauss-Newton matrix of the mean cross-entropy and R the ridge that the optimizer puts on the weights, see
-    `decay_of`. For a uniform R = l the rank is the sum of g_i / (g_i + l) over the eigenvalues g_i of G. It is counted
-    in directions and lies in [0, min(parameters, samples x (classes - 1))]. Divided by the samples it is a gap in
-    loss, in nats, for a calibrated model. It grows with the number of samples, at most 512 of the probe: compare only
-    values with equal `curvature/samples`. It changes with the scale of the logits and, at a fixed R, when adjacent
-    ReLU layers are rescaled.
+    `decay_of`. For a uniform R = l the rank is the sum of g_i / (g_i + l) over the eigenvalues g_i of G. It lies in
+    [0, min(parameters, samples x (classes - 1))]. Divided by the samples it is a gap in loss, in nats, for a calibrated
+    model. It grows with the number of samples, at most 512 of the probe: compare only values with equal
+    `curvature/samples`.
 
     Keys at R: `curvature/soft_rank`; `curvature/soft_rank_lower` and `..._upper`, a bracket of the random start's
     exact form by Gauss-Radau and Gauss. The value has the geometric mean of their odds, what they are over what they
     lack to the maximum. The start itself spreads by 1 to 4 % about the trace, which the bracket does not show.
 
-    Keys of R: `curvature/lambda`, R or its geometric mean over the trained parameters; `curvature/lambda_varies`, 1
-    where it differs between them; `curvature/lambda_assumed`, 1 where the decay is unknown or zero and 1e-3 is taken.
+    Keys of R: `curvature/lambda`, R or its geometric mean over the trained parameters; `curvature/lambda_varies`;
+    `curvature/lambda_assumed`, 1 where the decay is unknown or zero and 1e-3 is taken.
 
     Keys at uniform ridges, whatever R is: `curvature/soft_rank_1e-5` to `..._1e-1`; `curvature/trace`, of G, by the
-    same start; `curvature/top_eigenvalue`, `..._2` and `..._3`, from below, in nats per squared parameter;
-    `curvature/spectrum`, to be drawn.
+    same start; `curvature/top_eigenvalue`, `..._2` and `..._3`, from below; `curvature/spectrum`, to be drawn.
 
-    Other keys: `curvature/samples`, `curvature/parameters`, `curvature/products`, and `curvature/rung`, the place of
-    the method in `jacobian.METHODS`, from 1.
+    Other keys: `curvature/samples`, `curvature/parameters`, `curvature/products` and `curvature/rung`.
 
     Cost: at most 60 products of about four forwards over those samples. Below 100 directions there are at least two
     starts, with at most 120 products. Where R varies, it is twice that.
@@ -137,18 +101,22 @@ def soft_rank(probe: Probe) -> Values:
     Reference: Shoham et al. 2025 (arXiv 2506.17809).
     """
     ridge = probe.cached(ridge_of)
-    found = _measured(probe, sampled)
-    largest = found.plain.largest(LARGEST)
-    return {
-        **_at_ridges(found, "curvature/"),
-        "curvature/lambda": ridge.value,
-        "curvature/lambda_assumed": float(ridge.assumed),
-        "curvature/lambda_varies": float(ridge.metric is not None),
-        "curvature/top_eigenvalue": largest[0] if largest else 0.0,
-        **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
-        "curvature/rung": float(1 + list(METHODS).index(found.method)),
-        "curvature/spectrum": found.plain.density(),
-    }
+
+    def values(curvature: Curvature) -> Values:
+        found, plain = _at_ridges(curvature, ridge, probe.seed, "curvature/")
+        largest = plain.largest(LARGEST)
+        return {
+            **found,
+            "curvature/lambda": ridge.value,
+            "curvature/lambda_assumed": float(ridge.assumed),
+            "curvature/lambda_varies": float(ridge.metric is not None),
+            "curvature/top_eigenvalue": largest[0] if largest else 0.0,
+            **{f"curvature/top_eigenvalue_{rank}": value for rank, value in enumerate(largest[1:], start=2)},
+            "curvature/rung": float(1 + list(METHODS).index(curvature.method)),
+            "curvature/spectrum": plain.density(),
+        }
+
+    return with_curvature(probe, values)
 
 
 def full_soft_rank(probe: Probe) -> Values:
@@ -163,37 +131,24 @@ def full_soft_rank(probe: Probe) -> Values:
     Raises:
         Undefined: as for `soft_rank`.
     """
-    return _at_ridges(_measured(probe, whole), "curvature/full/")
-
-
-def _measured(probe: Probe, samples: Callable[[Probe], Fallback[Curvature]]) -> SoftRank:
     ridge = probe.cached(ridge_of)
-    return with_curvature(probe, lambda curvature: at_ridge(curvature, ridge, probe.seed), samples)
+    return with_curvature(probe, lambda found: _at_ridges(found, ridge, probe.seed, "curvature/full/")[0], whole)
 
 
-def at_ridge(curvature: Curvature, ridge: Ridge, seed: int) -> SoftRank:
-    """One estimate for a uniform ridge; where it varies, one in its metric and one in the plain metric."""
+def _at_ridges(curvature: Curvature, ridge: Ridge, seed: int, prefix: str) -> tuple[dict[str, float], LanczosRuns]:
+    """The values of `_shared_keys`, and the runs in the plain metric, from which every uniform ridge is read."""
     plain = estimated(curvature, ridge.value if ridge.metric is None else ASSUMED_RIDGE, seed)
     headline = plain if ridge.metric is None else estimated(curvature.within(ridge.metric), ridge.value, seed)
+    bracket = headline.soft_rank(ridge.value)
     runs = plain.runs if headline is plain else plain.runs + headline.runs
-    return SoftRank(
-        headline.soft_rank(ridge.value),
-        plain,
-        sum(map(len, runs)),
-        len(curvature.targets),
-        curvature.parameters,
-        curvature.method,
-    )
-
-
-def _at_ridges(found: SoftRank, prefix: str) -> dict[str, float]:
-    return {
-        f"{prefix}soft_rank": found.bracket.middle,
-        f"{prefix}soft_rank_lower": found.bracket.lower,
-        f"{prefix}soft_rank_upper": found.bracket.upper,
-        **{f"{prefix}soft_rank_{name}": found.plain.soft_rank(value).middle for name, value in RIDGES.items()},
-        f"{prefix}samples": float(found.samples),
-        f"{prefix}parameters": float(found.parameters),
-        f"{prefix}trace": found.plain.trace,
-        f"{prefix}products": float(found.products),
+    found = {
+        f"{prefix}soft_rank": bracket.middle,
+        f"{prefix}soft_rank_lower": bracket.lower,
+        f"{prefix}soft_rank_upper": bracket.upper,
+        **{f"{prefix}soft_rank_{name}": plain.soft_rank(value).middle for name, value in RIDGES.items()},
+        f"{prefix}samples": float(len(curvature.targets)),
+        f"{prefix}parameters": float(curvature.parameters),
+        f"{prefix}trace": plain.trace,
+        f"{prefix}products": float(sum(map(len, runs))),
     }
+    return found, plain

@@ -26,13 +26,11 @@ def tic(probe: Probe) -> Values:
     """Takeuchi's information criterion, Tr C (G + R)^-1 / n, of the trained parameters.
 
     C = (1/n) sum g_i g_i^T is the covariance of the samples' loss gradients g_i, and G the Gauss-Newton matrix. The
-    ridge R is that of `soft_rank`. The criterion estimates test minus train cross-entropy, in nats, at least 0, of a
-    network that was trained on n samples; n is at most 512 samples of the probe here.
+    ridge R is that of `soft_rank`. The criterion estimates test minus train cross-entropy of a network that was trained
+    on n samples; n is at most 512 samples of the probe here. It equals the soft rank over n where the network is
+    calibrated. It tends to 0 where the network interpolates, and says nothing then.
 
-    It equals the soft rank over n where the network is calibrated. It tends to 0 where the network interpolates, and
-    says nothing then. It changes with the scale of the logits.
-
-    Keys: `curvature/tic`; `curvature/tic/samples`, n; `curvature/tic/parameters`, the trained parameters.
+    Keys: `curvature/tic`, `curvature/tic/samples` and `curvature/tic/parameters`.
 
     Cost: at most 60 products, as for `soft_rank`.
 

@@ -16,8 +16,8 @@ from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.spectral import operator_norm, spectral_norm
 from lightning_gengap.measures.values import Histogram, Value, Values
 from lightning_gengap.network.folding_check import checked
+from lightning_gengap.network.layer_graph import Block
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.network.shortcuts import Block
 from lightning_gengap.network.weight_layers import WeightLayer, weight_operator
 
 LEVELS = {"q05": 0.05, "q10": 0.1, "median": 0.5}

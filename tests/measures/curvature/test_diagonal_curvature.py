@@ -57,12 +57,6 @@ def test_one_sample_at_a_time_where_samples_cannot_go_together() -> None:
     assert remark.startswith("curvature/diagonal/* takes longer by one sample at a time, a faster way is absent")
 
 
-def test_the_size_of_the_passes_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = taken(*small()).values
-    monkeypatch.setattr("lightning_gengap.derivatives.per_sample.MOST_NUMBERS", 20_000)
-    assert taken(*small()).values == pytest.approx(once, rel=1e-12)
-
-
 def test_float32_is_near_float64() -> None:
     model, inputs, targets = small()
     exact = expected(model, inputs, targets)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap.derivatives.fallback import GRAPHS
 from lightning_gengap.derivatives.weights import kept_for_each_sample, trained
-from lightning_gengap.linalg.lanczos import Tridiagonal, indefinite_rules, lanczos
+from lightning_gengap.linalg.lanczos import Tridiagonal, lanczos
 from lightning_gengap.measures.curvature.hessian import hessian, hessian_product, spectrum_of
 from tests import networks
 from tests.derivatives.tasks import DifferentiableOnce, Task
@@ -121,8 +121,8 @@ def test_the_mean_over_starts_is_the_dense_value() -> None:
     weights = tuple(parameter.detach() for parameter in model.parameters())
     found = []
     for seed in range(40):
-        gauss, _ = indefinite_rules(spectrum_of(lambda vector: exact @ vector, weights, 60, RIDGE, seed))
-        found.append(gauss.value(lambda nodes: clamped(nodes, RIDGE)))
+        run = spectrum_of(lambda vector: exact @ vector, weights, 60, RIDGE, seed)
+        found.append(run.gauss().value(lambda nodes: clamped(nodes, RIDGE)))
     values = torch.tensor(found)
     assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / 40**0.5 + 0.02 * expected
 
@@ -174,8 +174,8 @@ def test_a_convex_loss_has_the_gauss_newton_matrix_and_no_negative_mass() -> Non
 
 def test_without_any_curvature_all_is_zero_and_shares_are_absent() -> None:
     weights = (torch.zeros(5, dtype=torch.float64),)
-    gauss, radau = indefinite_rules(spectrum_of(torch.zeros_like, weights, 4, RIDGE, seed=0))
-    assert gauss.nodes.tolist() == radau.nodes.tolist() == [0.0]
+    run = spectrum_of(torch.zeros_like, weights, 4, RIDGE, seed=0)
+    assert run.gauss().nodes.tolist() == run.gauss_radau().nodes.tolist() == [0.0]
 
 
 def test_products_that_are_not_symmetric_or_not_finite_are_refused() -> None:
@@ -232,12 +232,18 @@ def test_every_product_is_one_forward_per_chunk() -> None:
     assert seen == [1, 2, *[COUNT] * int(values["curvature/hessian/products"])]  # one and two: what graphs keep
 
 
-@pytest.mark.parametrize("kind", ["differentiable once", "too many weights", "too little memory", "frozen"])
+@pytest.mark.parametrize(
+    "kind", ["differentiable once", "differentiable once at the end", "too many weights", "too little memory", "frozen"]
+)
 def test_what_is_undefined_is_absent(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, targets = task()
     why = "vectors of 31 trained parameters are too large"
-    if kind == "differentiable once":
-        model, why = DifferentiableOnce().double(), "the model cannot be differentiated twice ("
+    if kind.startswith("differentiable once"):
+        model = DifferentiableOnce(at_the_end=kind.endswith("end")).double()
+        why = (
+            "the model cannot be differentiated twice (graphs rebuilt for every product: NotImplementedError: "
+            "an operation can be differentiated once only"
+        )
     elif kind == "too many weights":
         monkeypatch.setattr(module, "MOST_NUMBERS", 30)
     elif kind == "too little memory":

@@ -74,16 +74,6 @@ def test_rescaling_the_last_relu_layer_changes_nothing_only_if_the_ridge_is_resc
     assert rescaled == pytest.approx(before, rel=1e-5)  # the ridge is given in float32
 
 
-def test_rescaling_before_a_batch_norm_changes_nothing() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm, COUNT)
-    before = values_of(model, images, targets)
-    with torch.no_grad():
-        for part in (model[6].weight, model[6].bias, model[7].running_mean):
-            part.mul_(3)
-        model[7].running_var.mul_(9).add_(8 * model[7].eps)
-    assert values_of(model, images, targets) == pytest.approx(before, rel=1e-9)
-
-
 @pytest.mark.parametrize("factory", [networks.ResNet, networks.VisionTransformer, networks.Nested, networks.Reused])
 def test_the_last_layer_is_found(factory: Callable[[], nn.Module]) -> None:
     model, images, targets = task(factory, COUNT)

@@ -55,7 +55,7 @@ def test_it_lies_within_its_range_and_falls_with_the_ridge() -> None:
     assert curve[0] <= min(values["curvature/parameters"], COUNT * (networks.CLASSES - 1)) * (1 + 1e-9)
 
 
-def test_primal_dual_and_leverage_forms_agree_and_block_diagonals_lie_above() -> None:
+def test_primal_dual_and_leverage_forms_of_the_oracle_agree() -> None:
     model, images, _ = task(small_mlp, COUNT, scale=3.0)
     ridge = 1e-3
     dual, primal = oracles.dual(model, images), oracles.gauss_newton(model, images)
@@ -64,84 +64,13 @@ def test_primal_dual_and_leverage_forms_agree_and_block_diagonals_lie_above() ->
     blocks = oracles.leverage_blocks(model, images, ridge)
     leverages = torch.einsum("nkj,njk->", oracles.output_curvature(model(images)), blocks)
     assert float(leverages) == pytest.approx(exact, rel=1e-9)
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    block_diagonal = sum(
-        oracles.soft_rank(part.split(sizes, dim=1)[i], ridge) for i, part in enumerate(primal.split(sizes))
-    )
-    diagonal = float((primal.diagonal() / (primal.diagonal() + ridge)).sum())
-    assert exact < block_diagonal < diagonal
 
 
-def test_more_samples_raise_it_but_less_than_in_proportion() -> None:
-    model, images, _ = task(small_mlp, count=16)
-    full = oracles.soft_rank(oracles.dual(model, images), 1e-3)
-    halves = [oracles.soft_rank(oracles.dual(model, part), 1e-3) for part in images.split(8)]
-    assert sum(halves) / 2 <= full <= sum(halves)
-
-
-def test_shifting_all_logits_permuting_units_and_rescaling_before_batch_norm() -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm, COUNT)
-    exact = oracles.soft_rank(oracles.dual(model, images), 1e-3)
-    with torch.no_grad():
-        model[-1].bias.add_(3.0)
-        order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-        model[-1].weight.copy_(model[-1].weight[:, order])
-        for part in (model[6].weight, model[6].bias, model[7].weight, model[7].bias):
-            part.copy_(part[order])
-        for buffer in (model[7].running_mean, model[7].running_var):
-            buffer.copy_(buffer[order])
-    assert oracles.soft_rank(oracles.dual(model, images), 1e-3) == pytest.approx(exact, rel=1e-9)
-    before = values_of(model, images, targets)["curvature/soft_rank_1e-3"]
-    assert before == pytest.approx(exact, rel=0.2)
-
-
-def test_at_a_fixed_ridge_it_changes_with_the_scale_of_the_logits_and_of_adjacent_layers() -> None:
+def test_another_seed_gives_another_value_within_the_spread() -> None:
     model, images, targets = task(small_mlp, COUNT)
-    start = values_of(model, images, targets)["curvature/soft_rank"]
-    with torch.no_grad():
-        model[1].weight.mul_(4)
-        model[1].bias.mul_(4)
-        model[3].weight.div_(4)
-    rescaled = values_of(model, images, targets)["curvature/soft_rank"]
-    assert abs(rescaled / start - 1) > 0.01
-    with torch.no_grad():
-        model[3].weight.mul_(3)
-        model[3].bias.mul_(3)
-    assert abs(values_of(model, images, targets)["curvature/soft_rank"] / rescaled - 1) > 0.01
-
-
-def test_as_the_ridge_vanishes_the_rank_is_left_and_adjacent_layers_may_be_rescaled() -> None:
-    def few_weights() -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4))
-
-    model, images, _ = task(few_weights, COUNT, scale=5.0)
-    found, ranks = [], []
-    for _ in range(2):
-        exact = oracles.dual(model, 10 * images)
-        ranks.append(int(torch.linalg.matrix_rank(exact, hermitian=True, rtol=1e-12)))
-        found.append([oracles.soft_rank(exact, ridge) for ridge in (1e-3, 1e-11)])
-        with torch.no_grad():
-            for part, factor in ((model[2].weight, 4), (model[2].bias, 4), (model[4].weight, 0.25)):
-                part.mul_(factor)
-    (at_ridge, limit), (moved, same) = found
-    assert 10 < ranks[0] == ranks[1] < 31, "below the number of parameters and of rows"
-    assert limit == pytest.approx(ranks[0], rel=1e-3)
-    assert same == pytest.approx(limit, rel=1e-3)
-    assert moved != pytest.approx(at_ridge, rel=1e-2)
-
-
-def test_the_same_seed_gives_the_same_value_another_one_within_its_spread() -> None:
-    model, images, targets = task(small_mlp, COUNT)
-    first, again = values_of(model, images, targets), values_of(model, images, targets, chunk=3)
-    other = values_of(model, images, targets, seed=5)
-    assert again["curvature/soft_rank"] == pytest.approx(first["curvature/soft_rank"], rel=1e-6)
-    assert other["curvature/soft_rank"] != first["curvature/soft_rank"]
-    assert other["curvature/soft_rank"] == pytest.approx(first["curvature/soft_rank"], rel=0.2)
-
-
-def test_at_most_the_stated_samples_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_gengap.derivatives.gauss_newton.SAMPLES", 6)
-    assert values_of(*task(small_mlp, COUNT), chunk=7)["curvature/samples"] == 6
+    first, other = (values_of(model, images, targets, seed=seed)["curvature/soft_rank"] for seed in (0, 5))
+    assert other != first
+    assert other == pytest.approx(first, rel=0.2)
 
 
 def test_the_largest_ritz_values_are_the_largest_eigenvalues_from_below() -> None:

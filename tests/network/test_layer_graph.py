@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.folding_check import checked
-from lightning_gengap.network.shortcuts import Block
+from lightning_gengap.network.layer_graph import Block
 from lightning_gengap.zoo.train.architectures import Shape, mobilenet
 from tests import networks
 from tests.probes import probing
