@@ -77,7 +77,7 @@ def complexity(probe: Probe) -> Values:
     Keys `complexity/<name>`, with the rows of Dziugaite et al.:
 
     - `parameters`: the number of weights (row 20).
-    - `inverse_margin`: 1 / g^2 (22), in 1 / logits^2.
+    - `inverse_margin`: 1 / g^2 (22).
     - `log_product_frobenius_over_margin`: sum log |W_i|_F^2 - 2 log g (36).
     - `log_sum_frobenius_over_margin`: log d + the same over d (38).
     - `log_product_spectral_over_margin`, `log_sum_spectral_over_margin`: both with spectral norms (31, 34).
@@ -87,17 +87,14 @@ def complexity(probe: Probe) -> Values:
 
     Rows with a spectral norm take that of the operator that a convolution applies at its input size. Keys that end in
     `_reshaped` or `_fft` take another in every place (see `LayerNorms`), to compare with published numbers. These exist
-    for rows 32, 35 and 41 too: `log_product_spectral`, `log_sum_spectral` and `distance_spectral`, in squared weights.
+    for rows 32, 35 and 41 too: `log_product_spectral`, `log_sum_spectral` and `distance_spectral`.
 
     Values are the measures themselves, v. Published tables give sqrt(v / n) for plain rows and (v - log n) / 2 for
     log rows, with n training samples. In a log-linear predictor with `train_samples` these add nothing, so that they
     have no keys.
 
-    Log rows are unbounded, all others non-negative. No row changes under rescaling in front of a batch norm, as batch
-    norms are folded. All but rows 29 and 41 stay under ReLU rescaling; rows 30, 33 and those over the margin also where
-    the last layer is scaled. Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few
-    forwards of one example, three of eight, and the singular values of every kernel and of its Fourier transform; the
-    margins' forward is shared.
+    Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few forwards of one example, three of
+    eight, and the singular values of every kernel and of its Fourier transform; the margins' forward is shared.
 
     Raises:
         Undefined: `norm` is undefined.

@@ -43,13 +43,7 @@ class LayerNorms:
 
 
 def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
-    """The norms of all weight layers; take it through `probe.cached`.
-
-    Cost: a few forwards of one example, and the singular values of every kernel and of its Fourier transform.
-
-    Raises:
-        Undefined: as `nonzero_layers`.
-    """
+    """The norms of all weight layers; take it through `probe.cached`."""
     start = initial_layers(probe)
     found = []
     for name, layer in nonzero_layers(probe).items():
@@ -68,11 +62,7 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
 
 
 def nonzero_layers(probe: Probe) -> dict[str, WeightLayer]:
-    """The network's weight layers by name, folded and checked, none of them zero.
-
-    Raises:
-        Undefined: a layer cannot be folded, is zero or not finite; the reason says which.
-    """
+    """The network's weight layers by name, folded and checked; undefined where one is zero or not finite."""
     layers = probe.cached(checked).layers
     for layer in layers.values():
         if not (bool(layer.weight.isfinite().all()) and bool(layer.weight.any())):
@@ -87,7 +77,7 @@ def log_margin(probe: Probe) -> float | Undefined:
 
 
 def log_key(meaning: str, invariances: Invariances) -> Key:
-    """What is declared of a logarithm of norms."""
+    """The key of a logarithm of norms."""
     return Key("log", -math.inf, math.inf, meaning, invariances)
 
 
