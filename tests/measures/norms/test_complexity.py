@@ -11,7 +11,7 @@ from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.layer_norms import LayerNorms, layer_norms
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import measured, probing, taken
+from tests.probes import probing, taken
 
 COUNT = 12
 
@@ -113,18 +113,3 @@ def test_without_a_distance_from_the_start_its_rows_are_absent(start: str) -> No
     else:
         assert set(absent.values()) == {"nothing has moved"}
         assert values["complexity/distance_spectral_fft"] == 0
-
-
-@pytest.mark.parametrize(
-    ("factory", "reason"),
-    [
-        (networks.VisionTransformer, "VisionTransformer has parameters outside"),
-        (networks.Recurrent, "LSTM"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 4)), "GroupNorm"),
-    ],
-)
-def test_where_a_layer_cannot_be_folded_all_is_absent(factory: Callable[[], nn.Module], reason: str) -> None:
-    targets = torch.arange(COUNT) % networks.CLASSES
-    values, absent, *_ = measured("complexity", networks.made(factory), networks.images(COUNT), targets)
-    assert values == {}
-    assert absent["complexity/*"].startswith(reason)

@@ -23,8 +23,8 @@ def test_every_norm_of_every_layer_against_numpy() -> None:
         layers = probe.cached(layer_norms)
     assert len(layers) == 4
     channels = 3
-    for i, layer in zip((0, 3, 6, 11), layers, strict=True):
-        now, then = folded_kernel(model, i), folded_kernel(start, i)
+    kernels = measure_oracles.folded_kernels(model), measure_oracles.folded_kernels(start)
+    for now, then, layer in zip(*kernels, layers, strict=True):
         assert layer.weights == now.size
         for kernel, frobenius, spectral in (
             (now, layer.frobenius, layer.spectral),
@@ -34,7 +34,7 @@ def test_every_norm_of_every_layer_against_numpy() -> None:
             assert frobenius == pytest.approx(np.sum(kernel**2), rel=1e-9)
             reshaped = np.linalg.norm(kernel.reshape(len(kernel), -1), 2) ** 2
             assert spectral["reshaped"] == pytest.approx(reshaped, rel=1e-9)
-            if i == 11:
+            if kernel.ndim == 2:
                 assert spectral["operator"] == pytest.approx(reshaped, rel=1e-5)
                 assert spectral["fft"] == pytest.approx(reshaped, rel=1e-9)
                 continue
@@ -52,16 +52,6 @@ def operators(weight: Tensor, channels: int) -> tuple[float, float]:
     )
     zeros, wrapped = (torch.linalg.matrix_norm(oracles.matrix(apply, (channels, 8, 8)), ord=2) for apply in maps)
     return float(zeros) ** 2, float(wrapped) ** 2
-
-
-def folded_kernel(model: nn.Module, i: int) -> np.ndarray:
-    """The kernel of layer `i` times the scale of the batch norm behind it."""
-    weight = model[i].weight.detach().numpy()
-    if i == 11:
-        return weight
-    norm = model[i + 1]
-    scale = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + norm.eps)
-    return weight * scale[:, None, None, None]
 
 
 def test_circular_padding_makes_operator_and_fourier_variant_one() -> None:
