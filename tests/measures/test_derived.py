@@ -49,7 +49,9 @@ def test_what_lacks_an_ingredient_is_absent():
 
 def test_every_derived_key_is_declared_with_its_ingredients():
     values = {name: 0.5 for names in INGREDIENTS.values() for name in names}
+    assert set(values) <= set(MEASURED)
     assert set(derived(values)) == set(INGREDIENTS) == set(KEYS) <= set(MEASURED)
+    assert all(KEYS[key].low <= value <= KEYS[key].high for key, value in derived(values).items())
     for key, names in INGREDIENTS.items():
         for name in names:
             assert key not in derived({other: value for other, value in values.items() if other != name})
