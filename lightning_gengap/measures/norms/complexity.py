@@ -105,7 +105,7 @@ def complexity(probe: Probe) -> Values:
     values: dict[str, Value] = {"complexity/parameters": float(sum(layer.weights for layer in layers))}
     for variant in VARIANTS:
         values |= plain_rows(layers, variant)
-    if layers[0].moved_frobenius is None:
+    if layers[0].change is None:
         unknown = Undefined(UNKNOWN_START)
         values |= {"complexity/distance_spectral*": unknown, "complexity/log_spectral_initial*": unknown}
     margin = log_margin(probe)
@@ -127,7 +127,7 @@ def plain_rows(layers: Sequence[LayerNorms], variant: str) -> dict[str, float]:
     if not end:
         return values
     values |= product_and_sum("complexity", f"spectral{end}", _log_product(layers, variant), len(layers))
-    changes = [layer.moved_spectral[variant] for layer in layers if layer.moved_spectral is not None]
+    changes = [layer.change.spectral[variant] for layer in layers if layer.change is not None]
     return values | ({f"complexity/distance_spectral{end}": math.fsum(changes)} if changes else {})
 
 
@@ -136,7 +136,7 @@ def rows_over_margin(layers: Sequence[LayerNorms], variant: str, margin: float) 
     end, product = SUFFIXES[variant], _log_product(layers, variant) - 2 * margin
     values: dict[str, Value] = {**product_and_sum("complexity", f"spectral_over_margin{end}", product, len(layers))}
     values[f"complexity/log_spectral_origin{end}"] = product + math.log(_summed_ratios(layers, variant))
-    moved = [layer.moved_frobenius / layer.spectral[variant] for layer in layers if layer.moved_frobenius is not None]
+    moved = [layer.change.frobenius / layer.spectral[variant] for layer in layers if layer.change is not None]
     if moved:
         total = math.fsum(moved)
         values[f"complexity/log_spectral_initial{end}"] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -22,24 +22,18 @@ VARIANTS = ("operator", "reshaped", "fft")
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """Squared norms of a layer's folded weights W, and of their change W - W0 from the folded initial weights.
+    """Squared norms of a layer's folded weights, and of their change from the folded initial weights, where known.
 
     The spectral norm has three variants, which are never mixed. `operator`: that of the map a convolution applies at
     its input size, zero padding and stride included. `reshaped`: the largest singular value of the weights as a matrix
     of outputs by everything else, no operator norm of a convolution. `fft`: that of the convolution at its input size
     with circular padding and stride one. For dense layers all three are one number.
-
-    Attributes:
-        weights: their number.
-        spectral: by variant, as `moved_spectral`.
-        moved_frobenius: None where the initial weights are unknown, as `moved_spectral`.
     """
 
     weights: int
     frobenius: float
     spectral: dict[str, float]
-    moved_frobenius: float | None = None
-    moved_spectral: dict[str, float] | None = None
+    change: LayerNorms | None = None
 
 
 def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
@@ -47,17 +41,8 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
     start = initial_layers(probe)
     found = []
     for name, layer in nonzero_layers(probe).items():
-        norms = LayerNorms(
-            layer.weight.numel(), squared_frobenius(layer.weight), _squared_spectral(layer, "complexity", probe)
-        )
-        if start is not None:
-            moved = layer.minus(start[name])
-            norms = replace(
-                norms,
-                moved_frobenius=squared_frobenius(moved.weight),
-                moved_spectral=_squared_spectral(moved, "complexity/start", probe),
-            )
-        found.append(norms)
+        change = None if start is None else _norms_of(layer.minus(start[name]), "complexity/start", probe)
+        found.append(_norms_of(layer, "complexity", probe, change))
     return tuple(found)
 
 
@@ -94,6 +79,7 @@ def squared_frobenius(weight: Tensor) -> float:
     return float(weight.cpu().double().square().sum())
 
 
-def _squared_spectral(layer: WeightLayer, prefix: str, probe: Probe) -> dict[str, float]:
+def _norms_of(layer: WeightLayer, prefix: str, probe: Probe, change: LayerNorms | None = None) -> LayerNorms:
     operator, _ = spectral_norm(layer, f"{prefix}/{layer.name}", probe)
-    return {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}
+    spectral = {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}
+    return LayerNorms(layer.weight.numel(), squared_frobenius(layer.weight), spectral, change)

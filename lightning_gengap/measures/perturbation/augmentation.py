@@ -137,15 +137,14 @@ def _uniform(images: Tensor, generator: torch.Generator, reach: float) -> Tensor
 
 def _moved(
     images: Tensor,
-    right: Tensor | None = None,
-    down: Tensor | None = None,
-    angle: Tensor | None = None,
-    scale: Tensor | None = None,
+    right: Tensor | float = 0.0,
+    down: Tensor | float = 0.0,
+    angle: Tensor | float = 0.0,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Bilinear affine maps; shifts in half sides, zeros outside."""
-    nothing = torch.zeros(len(images))
-    angle, scale = nothing if angle is None else angle, 1 + nothing if scale is None else scale
-    right, down = nothing if right is None else right, nothing if down is None else down
+    numbers = (right, down, angle, scale)
+    right, down, angle, scale = (torch.as_tensor(number).expand(len(images)) for number in numbers)
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     upper, lower = torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)
     maps = torch.stack([upper, lower], dim=1).to(images)

@@ -32,8 +32,7 @@ def table(layers: tuple[LayerNorms, ...], kind: str, margin: float) -> Mapping[s
     """The rows as they stand in the papers, from products and sums that are taken one after another."""
     frobenius = [layer.frobenius for layer in layers]
     spectral = [layer.spectral[kind] for layer in layers]
-    moved = [layer.moved_frobenius or math.nan for layer in layers]
-    changes = [(layer.moved_spectral or {})[kind] for layer in layers]
+    changes = [layer.change for layer in layers if layer.change is not None]
     d = len(layers)
     product, of_frobenius = math.prod(spectral), math.prod(frobenius)
     end = "" if kind == "operator" else f"_{kind}"
@@ -45,13 +44,13 @@ def table(layers: tuple[LayerNorms, ...], kind: str, margin: float) -> Mapping[s
             product / margin**2 * sum(f / s for f, s in zip(frobenius, spectral, strict=True))
         ),
         f"log_spectral_initial{end}": math.log(
-            product / margin**2 * sum(m / s for m, s in zip(moved, spectral, strict=True))
+            product / margin**2 * sum(m.frobenius / s for m, s in zip(changes, spectral, strict=True))
         ),
     }
     if end:
         rows[f"log_product_spectral{end}"] = math.log(product)
         rows[f"log_sum_spectral{end}"] = math.log(d * product ** (1 / d))
-        rows[f"distance_spectral{end}"] = sum(changes)
+        rows[f"distance_spectral{end}"] = sum(change.spectral[kind] for change in changes)
     else:
         rows["parameters"] = sum(layer.weights for layer in layers)
         rows["inverse_margin"] = margin**-2
