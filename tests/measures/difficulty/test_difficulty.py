@@ -83,14 +83,6 @@ def test_the_values_are_those_of_the_three_classifiers() -> None:
     )
 
 
-def test_absent_with_fewer_than_five_samples_per_class() -> None:
-    model, (images, targets) = networks.made(networks.cnn), networks.pictures(19)
-    found = measured("difficulty", model, images, targets, initial_state=copy_state(model))
-    assert (found.values, found.absent) == ({}, {"difficulty/*": "19 samples of 4 classes are too few"})
-    found = measured("difficulty", model, images[:15], targets[:15] % 3, initial_state=copy_state(model))
-    assert len(found.values) == 6
-
-
 UNKNOWN = "the number of training samples is unknown"
 
 

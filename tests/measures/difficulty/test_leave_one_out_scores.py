@@ -16,8 +16,9 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     left_out_scores,
     standardised_gram,
 )
+from lightning_gengap.network.probe import copy_state
 from tests import networks, oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 CLASSES = 3
 
@@ -120,3 +121,12 @@ def test_features_without_information_have_an_error_of_at_least_about_one() -> N
     noise = torch.randn(200, 100, generator=torch.Generator().manual_seed(0)).double()
     error = leave_one_out_error(left_out_scores(standardised_gram(noise), torch.arange(200) % 4), torch.arange(200) % 4)
     assert 0.95 < error < 1.6
+
+
+@pytest.mark.parametrize("name", ["difficulty", "input_difficulty", "kernel_difficulty", "representation"])
+def test_measures_need_five_samples_per_class_that_is_present(name: str) -> None:
+    model, (images, targets) = networks.made(networks.cnn), networks.pictures(19)
+    initial = copy_state(model)
+    found = measured(name, model, images, targets, initial_state=initial)
+    assert (found.values, list(found.absent.values())) == ({}, ["19 samples of 4 classes are too few"])
+    assert measured(name, model, images[:15], targets[:15] % 3, initial_state=initial).values

@@ -77,11 +77,12 @@ def test_noise_costs_accuracy() -> None:
     assert values["perturbation/noise_0.1_accuracy"] > values["perturbation/noise_0.6_accuracy"]
 
 
-def test_absent_for_inputs_that_are_no_images() -> None:
+@pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
+def test_absent_for_inputs_that_are_no_images(name: str) -> None:
     targets = torch.arange(20) % 4
     for factory, inputs in ((networks.mlp, networks.images(20).flatten(1)), (networks.Tokens, networks.token_ids(20))):
-        found = measured("perturbation", networks.made(factory), inputs, targets)
-        assert (found.values, found.absent) == ({}, {"perturbation/*": "the inputs are not images of one size"})
+        found = measured(name, networks.made(factory), inputs, targets)
+        assert (found.values, found.absent) == ({}, {f"{name}/*": "the inputs are not images of one size"})
 
 
 def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measurement():
