@@ -24,11 +24,6 @@ def test_discounted_accuracy_by_hand(train: float, copies: float, expected: floa
     assert discounted(train, copies) == pytest.approx(expected)
 
 
-def test_more_accuracy_on_copies_is_never_worse_where_much_is_lost_and_equal_copies_rank_by_what_is_lost():
-    assert discounted(1.0, 0.7) > discounted(1.0, 0.6)
-    assert discounted(1.0, 0.6) > discounted(0.62, 0.6)
-
-
 def test_excess_by_size_by_hand():
     values = {
         "train_accuracy": 1.0,

@@ -84,13 +84,6 @@ def test_they_agree_with_the_measures_that_hold_the_other_rows() -> None:
     assert again == pytest.approx(values, rel=1e-6)
 
 
-def test_reshaped_kernels_have_smaller_norms_than_the_maps_they_apply() -> None:
-    values, _, _ = rows_of(networks.made(networks.cnn_with_batch_norm))
-    reshaped = values["complexity/log_product_spectral_over_margin_reshaped"]
-    assert reshaped < values["complexity/log_product_spectral_over_margin"]
-    assert reshaped < values["complexity/log_product_spectral_over_margin_fft"]
-
-
 def test_without_a_positive_margin_what_needs_it_is_absent() -> None:
     model, start = (networks.made(networks.mlp, seed) for seed in (0, 1))
     values, _, absent = rows_of(model, start, lambda logits: logits.argmin(1))

@@ -70,13 +70,6 @@ def test_the_values_are_accuracies_on_perturbed_images() -> None:
     assert values_of(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
 
 
-def test_noise_costs_accuracy() -> None:
-    model, images = networks.made(networks.mlp), networks.images(200)
-    targets = networks.mostly_right_targets(model, images)
-    values = values_of(model, images, targets)
-    assert values["perturbation/noise_0.1_accuracy"] > values["perturbation/noise_0.6_accuracy"]
-
-
 @pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
 def test_absent_for_inputs_that_are_no_images(name: str) -> None:
     targets = torch.arange(20) % 4
