@@ -84,50 +84,20 @@ class Buffers(nn.Module):
         return torch.tanh(images.flatten(1)) @ self.weight
 
 
-class Huge(nn.Module):
-    """Logits near the end of float32: infinite for slightly other inputs or weights."""
+class Around(nn.Module):
+    """A plain network whose forward goes through `apply`."""
 
-    def __init__(self) -> None:
+    def __init__(self, apply: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.body = small()
+        self.body, self._apply_body = small(), apply
 
     def forward(self, images: Tensor) -> Tensor:
-        return 1e38 * self.body(images)
+        return self._apply_body(self.body, images)
 
 
-class NoGrad(nn.Module):
-    """Computed without gradients, always or only outside of training."""
-
-    def __init__(self, in_training: bool) -> None:
-        super().__init__()
-        self.body, self.in_training = small(), in_training
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.in_training and self.training):
-            return self.body(images)
-
-
-class Inference(nn.Module):
-    """Computed in inference mode, whose tensors count no changes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = small()
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.body(images)
-
-
-class Detached(nn.Module):
-    """Logits that no gradient leaves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = small()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body(images).detach()
+def without_gradients_outside_of_training(body: nn.Module, images: Tensor) -> Tensor:
+    with torch.set_grad_enabled(torch.is_grad_enabled() and body.training):
+        return body(images)
 
 
 class OutOfMemory(nn.Module):
@@ -152,11 +122,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "complex": Complex,
     "integer": Integer,
     "buffers": Buffers,
-    "huge": Huge,
-    "no_grad": lambda: NoGrad(in_training=False),
-    "no_grad outside of training": lambda: NoGrad(in_training=True),
-    "detached": Detached,
-    "inference mode": Inference,
+    # Near the end of float32: infinite for slightly other inputs or weights.
+    "huge": lambda: Around(lambda body, images: 1e38 * body(images)),
+    "no_grad": lambda: Around(torch.no_grad()(lambda body, images: body(images))),
+    "no_grad outside of training": lambda: Around(without_gradients_outside_of_training),
+    "detached": lambda: Around(lambda body, images: body(images).detach()),
+    # Its tensors count no changes.
+    "inference mode": lambda: Around(torch.inference_mode()(lambda body, images: body(images))),
     # Watching a model takes two forwards.
     "out of memory at once": lambda: OutOfMemory(2),
     "out of memory later": lambda: OutOfMemory(3),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lightning_gengap.measures import compute
@@ -67,3 +70,19 @@ def taken(measure: str, probe: Probe) -> Measured:
     """What the measure of that name gives for the probe."""
     computed = compute(probe, [measure])
     return Measured(computed.values, computed.absent.get(measure, {}), computed.figures, probe.notes)
+
+
+def fingerprint(model: nn.Module, *data: Tensor) -> list[Any]:
+    """All that measuring must leave as it is: parameters, buffers, gradients, modes, hooks, data and random streams."""
+    return [
+        [
+            (name, id(tensor), tensor.requires_grad, tensor.tolist())
+            for part in model.modules()
+            for name, tensor in (*part._parameters.items(), *part._buffers.items())
+            if tensor is not None
+        ],
+        [(id(p.grad), None if p.grad is None else p.grad.tolist()) for p in model.parameters()],
+        [(part.training, len(part._forward_hooks), len(part._forward_pre_hooks)) for part in model.modules()],
+        [(tensor.requires_grad, tensor.tolist()) for tensor in data],
+        [random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()],
+    ]

@@ -74,13 +74,7 @@ class Measure:
 
 @dataclass
 class Computed:
-    """What some measures gave.
-
-    Attributes:
-        values: finite numbers by key.
-        figures: histograms and spectra by key.
-        absent: why a key, or a pattern of keys, has no value; by measure, then by key or pattern.
-    """
+    """What some measures gave: finite numbers and figures by key, and why keys or patterns are absent, by measure."""
 
     values: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)

@@ -17,16 +17,9 @@ _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def activations_at(
     probe: Probe, taps: Sequence[Tap], pooled: Callable[[Tensor], Tensor], state: State | None = None
 ) -> dict[str, Tensor]:
-    """One row per sample and tap, from one forward.
+    """What `pooled` makes of the activations, one row per sample, by layer; one forward, on the CPU.
 
-    Args:
-        probe: the model and its samples.
-        taps: where to read; a tap that the forward does not reach is left out.
-        pooled: from a batch of activations, shape (examples, ...), to rows, shape (examples, features).
-        state: other weights for the forward; None for the present ones.
-
-    Returns:
-        By layer, shape (examples, features), on the CPU.
+    A tap that the forward does not reach is left out.
     """
     rows: dict[str, list[Tensor]] = {}
     with torch.no_grad():
@@ -40,11 +33,7 @@ def activations_at(
 
 
 def first_weight_layer(probe: Probe) -> Tap:
-    """The output of the first linear or convolutional layer that the forward calls, at its first call.
-
-    Raises:
-        Undefined: there is none.
-    """
+    """The output of the first linear or convolutional layer that the forward calls, at its first call."""
     for met in probe.layout.called:
         if isinstance(probe.modules[met.module], _WEIGHT_LAYERS):
             return Tap("first", met.module, "output", clone=True)  # a copy: an in-place activation may follow

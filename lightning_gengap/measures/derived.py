@@ -50,14 +50,11 @@ def with_ingredients(keys: Iterable[str]) -> frozenset[str]:
 def derived(values: Mapping[str, float]) -> dict[str, float]:
     """Quantities that follow from the given ones; one is absent where an ingredient is.
 
-    `difficulty/excess_accuracy` is the train accuracy minus the leave-one-out ridge accuracy: what is fitted beyond
-    what a closed-form classifier would generalise to, a first guess of the gap.
-
-    `perturbation/discounted_accuracy`: see `discounted_accuracy`.
-
-    `perturbation/excess_by_size` is the product of two numbers, each at least zero: how far the discounted accuracy
-    exceeds the leave-one-out ridge accuracy on whitened patches, and the natural log of the train size over 2,000. The
-    more data, the more of what is fitted beyond such a classifier carries over.
+    `difficulty/excess_accuracy` is what is fitted beyond what a closed-form classifier would generalise to, a first
+    guess of the gap. For `perturbation/discounted_accuracy` see `discounted_accuracy`. `perturbation/excess_by_size` is
+    the product of two numbers, each at least zero: how far the discounted accuracy exceeds the leave-one-out ridge
+    accuracy on whitened patches, and the natural log of the train size over 2,000. The more data, the more of what is
+    fitted beyond such a classifier carries over.
     """
     found: dict[str, float] = {}
     accuracy = values.get("train_accuracy")

@@ -12,26 +12,17 @@ from lightning_gengap.errors import Undefined
 
 @dataclass(frozen=True)
 class Histogram:
-    """One value per sample, to be drawn as a histogram.
+    """One value per sample, to be drawn as a histogram; what is not finite is left out of the drawing."""
 
-    Attributes:
-        samples: shape (examples,), on the CPU; what is not finite is left out of the drawing.
-    """
-
-    samples: Tensor
+    samples: Tensor  # shape (examples,), on the CPU
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The eigenvalues of a matrix, to be drawn over their logarithm.
+    """The eigenvalues of a matrix, to be drawn over their logarithm, and how many directions each stands for."""
 
-    Attributes:
-        eigenvalues: shape (nodes,), float64, on the CPU.
-        directions: how many directions each stands for; shape (nodes,).
-    """
-
-    eigenvalues: Tensor
-    directions: Tensor
+    eigenvalues: Tensor  # shape (nodes,), float64, on the CPU
+    directions: Tensor  # shape (nodes,)
 
 
 Figure = Histogram | Spectrum

@@ -16,20 +16,11 @@ from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.odd_networks import MODELS, small
+from tests.probes import fingerprint
 
 COUNT = 24
 LIKE_SOFT_RANK = ("full_soft_rank", "tic")  # expensive, and by the same code: on few kinds
 every_measure = pytest.mark.parametrize("name", MEASURES)
-
-
-def fingerprint(model: nn.Module) -> list[Any]:
-    tensors = [
-        (name, id(tensor), tensor.requires_grad, tensor.tolist())
-        for part in model.modules()
-        for name, tensor in (*part._parameters.items(), *part._buffers.items())
-        if tensor is not None
-    ]
-    return [tensors, [parameter.grad for parameter in model.parameters()], [part.training for part in model.modules()]]
 
 
 def taken(name: str, model: nn.Module, images: Tensor, targets: Tensor, **more: Any) -> tuple[dict[str, float], str]:

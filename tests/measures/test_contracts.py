@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures import MEASURED, MEASURES, derived, get_measure
+from lightning_gengap.measures import MEASURED, MEASURES, get_measure
 from lightning_gengap.measures.values import Histogram, Spectrum
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import Measured, measured, probing, taken
+from tests.probes import Measured, fingerprint, measured, probing, taken
 
 COUNT = 40
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -121,14 +121,6 @@ def test_every_declared_key_is_given_for_some_network(name: str) -> None:
     assert given == declared.keys()
 
 
-@pytest.mark.parametrize("key", derived.KEYS)
-def test_a_derived_key_follows_from_declared_ones(key: str) -> None:
-    ingredients = derived.INGREDIENTS[key]
-    assert set(ingredients) <= MEASURED.keys()
-    value = derived.derived(dict.fromkeys(ingredients, 0.5))[key]
-    assert MEASURED[key].low <= value <= MEASURED[key].high
-
-
 def few_weights() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 4))
 
@@ -161,31 +153,19 @@ def test_leave_one_out_gives_the_number_of_its_samples() -> None:
     assert values["loo/last_layer/samples"] == COUNT
 
 
-def fingerprint(model: nn.Module, inputs: Tensor) -> list[Any]:
-    tensors = [*model.parameters(), *model.buffers(), inputs]
-    gradients = [parameter.grad for parameter in model.parameters()]
-    return [
-        [(id(tensor), tensor.requires_grad, tensor.detach().tolist()) for tensor in tensors],
-        [(id(gradient), gradient.tolist()) for gradient in gradients if gradient is not None],
-        [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()],
-        [random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()],
-    ]
-
-
 @every_pair
 def test_model_data_and_random_streams_are_untouched(name: str, network: str) -> None:
     model, inputs, targets = task(network, name)
     model.train()
     model(inputs).sum().backward()
     next(model.children()).eval()
-    modes = [module.training for module in model.modules()]
-    before = fingerprint(model, inputs)
+    outside = fingerprint(model, inputs)
     with probing(model, inputs, targets, initial_state=other_weights(model), train_samples=COUNT) as probe:
-        taken(name, probe)
-        after = fingerprint(model, inputs)
+        inside = fingerprint(model, inputs)
         assert not any(module.training for module in model.modules())
-    assert after == before  # by the measure itself, inside the guard
-    assert [module.training for module in model.modules()] == modes
+        taken(name, probe)
+        assert fingerprint(model, inputs) == inside, "by the measure itself, inside the guard"
+    assert fingerprint(model, inputs) == outside
 
 
 @every_pair

@@ -16,6 +16,7 @@ from lightning_gengap.measures.sharpness import weight_noise
 from lightning_gengap.network.folding import folded
 from lightning_gengap.network.probe import copy_state
 from tests import networks
+from tests.oracles import measures as oracles
 from tests.probes import measured, probing
 
 EXPENSIVE, FEW, COUNT = 30.0, 20, 48  # the expensive ones on few samples
@@ -25,10 +26,8 @@ def keys_of(name: str) -> list[str]:
     return [key for key, declared in MEASURED.items() if declared.measure == name]
 
 
-@torch.no_grad()
 def scale_logits(model: nn.Sequential) -> None:
-    model[-1].weight.mul_(3.0)
-    model[-1].bias.mul_(3.0)
+    oracles.scale_last_layer(model[-1], 3.0)
 
 
 @torch.no_grad()
@@ -42,14 +41,10 @@ def rescale_relu_layers(model: nn.Sequential) -> None:
     assert reached == pytest.approx(1.0)
 
 
-@torch.no_grad()
 def rescale_before_batch_norm(model: nn.Sequential) -> None:
     pairs = [(layer, norm) for layer, norm in pairwise(model) if isinstance(norm, nn.BatchNorm2d)]
     for (layer, norm), factor in zip(pairs, (3.0, 0.25, 5.0), strict=True):
-        layer.weight.mul_(factor)
-        layer.bias.mul_(factor)
-        norm.running_mean.mul_(factor)
-        norm.running_var.copy_(factor**2 * (norm.running_var + norm.eps) - norm.eps)
+        oracles.rescale_batch_norm(layer, norm, factor)
 
 
 CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Sequential], None]]] = {

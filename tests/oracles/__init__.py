@@ -85,19 +85,35 @@ def leave_one_out_ridge(features: np.ndarray, targets: np.ndarray, ridges: Seque
     rows = features[:, features.std(axis=0) > 0]
     rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     gram = rows @ rows.T / rows.shape[1]
-    signs = np.where(targets[:, None] == np.arange(targets.max() + 1), 1.0, -1.0)
-    accuracies = []
-    for ridge in ridges:
-        hits = 0
-        for i in range(len(targets)):
-            rest = [j for j in range(len(targets)) if j != i]
-            bordered = np.ones((len(rest) + 1, len(rest) + 1))  # the last row and column: a free mean
-            bordered[:-1, :-1] = gram[np.ix_(rest, rest)] + ridge * np.eye(len(rest))
-            bordered[-1, -1] = 0.0
-            dual = np.linalg.solve(bordered, np.vstack([signs[rest], np.zeros(signs.shape[1])]))
-            hits += int(np.argmax(gram[i, rest] @ dual[:-1] + dual[-1]) == targets[i])
-        accuracies.append(hits / len(targets))
-    return max(accuracies)
+    return max(float(np.mean(refits(gram, targets, ridge).argmax(axis=1) == targets)) for ridge in ridges)
+
+
+def refits(gram: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:
+    """The scores of kernel ridge for each sample in turn, refitted without it; shape (examples, classes)."""
+    signs, scores = signed(targets), []
+    for i in range(len(targets)):
+        rest = [j for j in range(len(targets)) if j != i]
+        bordered = np.ones((len(rest) + 1, len(rest) + 1))  # the last row and column: a free mean
+        bordered[:-1, :-1] = gram[np.ix_(rest, rest)] + ridge * np.eye(len(rest))
+        bordered[-1, -1] = 0.0
+        dual = np.linalg.solve(bordered, np.vstack([signs[rest], np.zeros(signs.shape[1])]))
+        scores.append(gram[i, rest] @ dual[:-1] + dual[-1])
+    return np.stack(scores)
+
+
+def signed(targets: np.ndarray) -> np.ndarray:
+    """1 for the own class and -1 for the others; shape (examples, classes)."""
+    return np.where(targets[:, None] == np.arange(targets.max() + 1), 1.0, -1.0)
+
+
+def accuracy_and_growth(
+    score: Callable[[np.ndarray, np.ndarray], float], rows: np.ndarray, targets: np.ndarray
+) -> tuple[float, float]:
+    """The score of all samples, and that less the mean of both halves: every second sample, class by class."""
+    order = [i for label in sorted(set(targets.tolist())) for i in range(len(targets)) if targets[i] == label]
+    halves = [score(rows[half], targets[half]) for half in (order[::2], order[1::2])]
+    accuracy = score(rows, targets)
+    return accuracy, accuracy - float(np.mean(halves))
 
 
 def leave_one_out_neighbours(inputs: np.ndarray, targets: np.ndarray, neighbours: int) -> float:

@@ -37,6 +37,16 @@ def affine(layers: Sequence[nn.Module], input_shape: Sequence[int]) -> tuple[np.
         return (chain(basis).flatten(1).numpy() - offset).T, offset
 
 
+def folded_kernels(model: nn.Module) -> list[np.ndarray]:
+    """The weights of `networks.cnn_with_batch_norm`, convolutions times the scales of the batch norms behind them."""
+    kernels = []
+    for i in (0, 3, 6):
+        norm = model[i + 1]
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        kernels.append((model[i].weight.detach() * scale[:, None, None, None]).numpy())
+    return [*kernels, model[-1].weight.detach().numpy()]
+
+
 def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int) -> float:
     """Bins of the largest probability, open below: share times distance of accuracy and confidence."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
@@ -97,14 +107,6 @@ def scale_last_layer(layer: nn.Module, factor: float) -> None:
     with torch.no_grad():
         layer.weight *= factor
         layer.bias *= factor
-
-
-def rescale_relu(first: nn.Module, second: nn.Module, factor: float) -> None:
-    """`first` times and `second` over `factor`: the same function where a ReLU lies between."""
-    with torch.no_grad():
-        first.weight *= factor
-        first.bias *= factor
-        second.weight /= factor
 
 
 def rescale_batch_norm(layer: nn.Module, norm: nn.Module, factor: float) -> None:

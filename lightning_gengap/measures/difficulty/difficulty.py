@@ -33,7 +33,7 @@ KEYS = {
 def difficulty(probe: Probe) -> Values:
     """Leave-one-out accuracy of ridge on the untrained network's features, and of neighbours on the inputs.
 
-    Keys, all fractions, higher for easier data: `difficulty/ridge_accuracy` (features of h1 to h3 of the network at its
+    Keys, higher for easier data: `difficulty/ridge_accuracy` (features of h1 to h3 of the network at its
     initial weights, in eval mode; the largest over four ridge strengths), `difficulty/neighbour_1_accuracy` and
     `difficulty/neighbour_10_accuracy` (Euclidean, on flattened inputs), `difficulty/class_mean_accuracy` (nearest class
     mean; the own class's mean is taken without the point). For ridge and ten neighbours also `..._growth` and

@@ -34,7 +34,7 @@ KEYS = {
 def input_difficulty(probe: Probe) -> Values:
     """Leave-one-out accuracy of ridge on the inputs, on random convolutions and on the images' own patches.
 
-    Keys, all fractions, higher for easier data: `input_difficulty/ridge_accuracy` (the flattened inputs as they are);
+    Keys, higher for easier data: `input_difficulty/ridge_accuracy` (the flattened inputs as they are);
     for images also `input_difficulty/convolution_accuracy` (128 seeded Gaussian filters of 5 x 5) and
     `input_difficulty/patch_accuracy` (as filters, 128 whitened patches of 6 x 6 of the probe's own images, on the
     whitened images; after Coates and Ng 2012). ReLU of both signs and the mean over a 4 x 4 grid follow each filter.

@@ -35,8 +35,8 @@ def kernel_difficulty(probe: Probe) -> Values:
     combination of the logits estimates the sum over them; adding up the gradient's entries with random signs in 4,096
     sums estimates the product. Both estimates are unbiased, seeded, and the same for all samples.
 
-    Key `kernel_difficulty/ridge_accuracy`: a fraction, higher for easier data; the classifier of
-    `difficulty/ridge_accuracy` with this kernel. Scaling the logits changes nothing.
+    Key `kernel_difficulty/ridge_accuracy`, higher for easier data: the classifier of `difficulty/ridge_accuracy` with
+    this kernel.
 
     Taken once per training. Cost: a forward and a full backward per sample, each gradient written out: on a CPU 10 to
     30 forwards' worth for convolutional networks, 100 for dense ones; and an eigendecomposition of an

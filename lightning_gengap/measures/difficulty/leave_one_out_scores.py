@@ -53,23 +53,14 @@ def learning_curve(name: str, score: Callable[[Tensor, Tensor], float], rows: Te
 
 
 def check_enough_samples(probe: Probe) -> None:
-    """Require five samples per class that is present.
-
-    Raises:
-        Undefined: there are fewer.
-    """
+    """Undefined with fewer than five samples per class that is present."""
     present = int(probe.targets.unique().numel())
     if len(probe.targets) < FEWEST_PER_CLASS * present:
         raise Undefined(f"{len(probe.targets)} samples of {present} classes are too few")
 
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
-    """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths.
-
-    Args:
-        features: shape (examples, features).
-        targets: class indices, shape (examples,).
-    """
+    """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths."""
     return leave_one_out_accuracy(left_out_scores(standardised_gram(features), targets), targets)
 
 
@@ -84,14 +75,10 @@ def standardised_gram(features: Tensor) -> Tensor:
 def left_out_scores(gram: Tensor, targets: Tensor) -> list[Tensor]:
     """Scores of kernel ridge for every point, fitted without it, for each of four strengths; shape (examples, classes).
 
-    With S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised) the prediction for a left-out point is
+    G is centred. With S = G (G + l I)^-1 + 1 1^T / n (the mean is not penalised) the prediction for a left-out point is
     (S Y - S_ii Y) / (1 - S_ii): exactly that of a refit without it. Y is +1 for the own class and -1 for the others.
     Without the free mean, centred features would give the left-out label away: in balanced classes the others' labels
     sum to its complement.
-
-    Args:
-        gram: G, centred, shape (examples, examples).
-        targets: class indices, shape (examples,).
     """
     eigenvalues, vectors = torch.linalg.eigh(gram)
     signs = signed_labels(targets, gram)

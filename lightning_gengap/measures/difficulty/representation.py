@@ -57,14 +57,12 @@ def representation(probe: Probe) -> Values:
     A network that fits labels by moving samples of one class together raises these scores towards its train accuracy;
     one that fits them one by one, in the last layers only, raises them less. Labels are those that are trained on.
 
-    Keys, fractions but for the error: `representation/ridge_accuracy`, as `difficulty/ridge_accuracy` but at the
-    present weights (all hidden layers, pooled and standardised; the largest over four strengths);
-    `representation/ridge_growth`, that accuracy minus the one at the initial weights, in [-1, 1];
-    `representation/ridge_error`, the smallest over the strengths of the mean squared error of the left-out scores, over
-    the variance of the labels (no unit, at least 0, about 1 where nothing is learnt): it still moves where the accuracy
-    is 1; `representation/h3/ridge_accuracy`, on h3 alone; for every hidden layer
-    `representation/<layer>/neighbour_1_accuracy` and `.../neighbour_10_accuracy` (Euclidean, pooled features). Scaling
-    the logits, and rescaling whole layers around their ReLUs, changes nothing.
+    Keys: `representation/ridge_accuracy`, as `difficulty/ridge_accuracy` but at the present weights (all hidden layers,
+    pooled and standardised; the largest over four strengths); `representation/ridge_growth`, that accuracy minus the
+    one at the initial weights; `representation/ridge_error`, the smallest over the strengths of the mean squared error
+    of the left-out scores, over the variance of the labels (about 1 where nothing is learnt): it still moves where the
+    accuracy is 1; `representation/h3/ridge_accuracy`, on h3 alone; for every hidden layer
+    `representation/<layer>/neighbour_1_accuracy` and `.../neighbour_10_accuracy` (Euclidean, pooled features).
 
     Cost: one forward pass, two eigendecompositions of an (examples x examples) matrix, and the distances at every
     layer: at 1,000 samples a second or two of one core, worth ten and more forwards of a small network; once per

@@ -31,10 +31,9 @@ def separability(probe: Probe) -> Values:
     """Davies-Bouldin index of the classes at the first weight layer, and its product with the errors on mixes.
 
     Key `separability/davies_bouldin`: the mean over classes of the largest (spread_a + spread_b) / distance of means,
-    on the first convolution's output max-pooled to 4 x 4 (on a first linear layer's output as it is). No unit,
-    non-negative, lower for classes that are better separated. Key `separability/score`: that times (1 - accuracy on
-    half-half mixes of two samples of one class), the pairs drawn from the probe's seed. Both are comparable within one
-    architecture. Scaling the logits and rescaling around ReLUs change nothing.
+    on the first convolution's output max-pooled to 4 x 4 (on a first linear layer's output as it is). It is lower for
+    classes that are better separated. Key `separability/score`: that times (1 - accuracy on half-half mixes of two
+    samples of one class), the pairs drawn from the probe's seed. Both are comparable within one architecture.
 
     Cost: two forward passes. Reference: Natekar and Sharma 2020 (arXiv 2012.02775); the published index is averaged
     over subsets.

@@ -24,10 +24,10 @@ KEYS = {
 def calibration(probe: Probe) -> Values:
     """Expected calibration error and mean entropy of the softmax probabilities on the probe.
 
-    Keys: `calibration/error_15`, a fraction: the sum over 15 equal bins b of the largest probability of
-    (|b| / examples) |accuracy_b - confidence_b|; `calibration/entropy`, in nats, from 0 to log classes: the mean of
-    -sum_k p_k log p_k. Both depend on the scale of the logits, and not on rescaling around ReLUs. Samples that are
-    interpolated are calibrated whatever the gap is: these describe the state of training, and estimate nothing.
+    Keys: `calibration/error_15` is the sum over 15 equal bins b of the largest probability of (|b| / examples)
+    |accuracy_b - confidence_b|. `calibration/entropy` is the mean of -sum_k p_k log p_k, at most log classes. Samples
+    that are interpolated are calibrated whatever the gap is: these describe the state of training, and estimate
+    nothing.
 
     Cost: none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
     """

@@ -21,8 +21,7 @@ KEYS = {
 def fit(probe: Probe) -> Values:
     """Accuracy, mean cross-entropy and mean confidence on the probe, with the labels as trained.
 
-    Keys `train_accuracy` (fraction), `train_loss` (nats), `train_confidence` (mean largest probability, fraction).
-    Scaling the logits leaves the accuracy as it is, and changes the others. Cost: none, the margins' forward is shared.
+    Keys `train_accuracy`, `train_loss` and `train_confidence`. Cost: none, the margins' forward is shared.
     """
     logits = probe.cached(margin_signature).logits
     return {

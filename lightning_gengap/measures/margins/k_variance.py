@@ -36,9 +36,8 @@ def k_variance(probe: Probe) -> Values:
     gradient. W1_c is the exact Wasserstein-1 distance (Euclidean cost) between two random halves of at most 200 samples
     of class c, drawn from the probe's seed. pi_c is the class's share. Classes with one sample are skipped.
 
-    Keys `k_variance/<layer>`: no unit, signed, larger for wider margins (the published score is its negative), and
-    comparable within one architecture. Key `k_variance/classes`: how many classes were used. Scaling the logits and
-    rescaling around ReLUs change nothing.
+    Keys `k_variance/<layer>`: larger for wider margins (the published score is its negative), and comparable within one
+    architecture. Key `k_variance/classes`: how many classes were used.
 
     Cost: the shared margins, one forward per layer, and one assignment of about 100 x 100 per class. Reference: Chuang
     et al. 2021 (arXiv 2106.03314).
@@ -72,13 +71,7 @@ def _median_over_spread(probe: Probe, tap: Tap, margins: NormalizedMargin) -> fl
 
 
 def mean_class_spread(features: Tensor, targets: Tensor, seed: int) -> float:
-    """Mean over classes, weighted by their shares, of the distance between two halves of the class.
-
-    Args:
-        features: shape (examples, features).
-        targets: class indices, shape (examples,).
-        seed: of the choice of samples and halves.
-    """
+    """Mean over classes, weighted by their shares, of the distance between two halves drawn of the class."""
     generator = torch.Generator().manual_seed(seed)
     total = weight = 0.0
     for label in targets.unique():

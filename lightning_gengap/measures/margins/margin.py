@@ -57,16 +57,10 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Signature:
-    """What one margin pass yields.
-
-    Attributes:
-        layers: an accumulator per layer.
-        logits: shape (examples, classes), float64, on the CPU.
-        absent: why a layer has no margins, by layer.
-    """
+    """The margins of every layer that has some, all logits, and why the other layers have none."""
 
     layers: dict[str, NormalizedMargin]
-    logits: Tensor
+    logits: Tensor  # shape (examples, classes), float64, on the CPU
     absent: dict[str, str]
 
 

@@ -40,11 +40,9 @@ def perturbed_margin(probe: Probe) -> Values:
     with negative margins. The norm is guarded at the round-off of its median; images where no gradient arrives are left
     out.
 
-    Keys `perturbed_margin/mix_mean` and `..._median` (half-half mixes of two samples of one class),
-    `perturbed_margin/augment_mean` and `..._median` (random flip, and shift up to an eighth of the side). The perturbed
-    images are those of `perturbation`, fixed by the probe's seed. No unit, signed, unbounded, larger for wider margins;
-    the published score is minus the mean. Scaling the logits, rescaling around ReLUs and rescaling before a batch norm
-    change nothing. A model trained on such mixes or shifts has seen them.
+    Keys `perturbed_margin/mix_mean` and `..._median`, `perturbed_margin/augment_mean` and `..._median`. The perturbed
+    images are those of `perturbation`, fixed by the probe's seed. Values are larger for wider margins; the published
+    score is minus the mean. A model trained on such mixes or shifts has seen them.
 
     Cost: two forwards and two backwards through the activations only, worth five to seven forwards. Reference: Natekar
     and Sharma 2020 (arXiv 2012.02775).

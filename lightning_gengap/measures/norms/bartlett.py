@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -20,8 +19,7 @@ from lightning_gengap.network.layer_graph import Block
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.weight_layers import WeightLayer, weight_operator
 
-LEVELS = {"q05": 0.05, "q10": 0.1, "median": 0.5}
-_WORDS = {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median"}
+QUANTILES = {"q05": (0.05, "5 % quantile"), "q10": (0.1, "10 % quantile"), "median": (0.5, "median")}
 _OVER = {"": "spectral complexity", "identity_": "that with shortcuts as identities"}
 Term = tuple[float, float]  # of one matrix A: |A|_2, and |A^T - M^T|_{2,1}
 
@@ -31,7 +29,7 @@ KEYS = {
             "none", -math.inf, math.inf, f"{words} of the margin over {over}", INVARIANT
         )
         for references, over in _OVER.items()
-        for name, words in _WORDS.items()
+        for name, (_, words) in QUANTILES.items()
     },
     "bartlett/log_complexity": Key(
         "log", -math.inf, math.inf, "log of spectral complexity times input norm over samples", FUNCTION
@@ -57,8 +55,8 @@ def bartlett(probe: Probe) -> Values:
     included, in both norms: |A^T|_{2,1} sums, over all output units, the Euclidean norm of the incoming weights.
 
     Reference matrices zero: A_i are the folded weights W_i and M_i = 0. For residual networks R is then a number over
-    the layers, not a bound. Keys: `bartlett/<q05|q10|median>`, quantiles of the normalized margin, signed, without
-    unit, tiny (take their logs where they are positive); `bartlett/log_complexity`, the log of R |X|_2 / n, unbounded.
+    the layers, not a bound. Keys: `bartlett/<q05|q10|median>`, quantiles of the normalized margin (tiny: take their
+    logs where they are positive); `bartlett/log_complexity`, the log of R |X|_2 / n.
 
     Reference matrices identity: shortcuts are part of the A_i, and M_i is the identities among them. Around the layers
     W_1 ... W_k the first A is [I; W_1], the last [I, W_k], and those between are diag(I, W_i). Around one layer A is
@@ -66,8 +64,7 @@ def bartlett(probe: Probe) -> Values:
     residual networks too; without shortcuts it is the first. Keys: `bartlett/identity_<q05|q10|median>` and
     `bartlett/log_complexity_identity`. The histograms are `margin/bartlett` and `margin/bartlett_identity`.
 
-    No quantile changes where the last layer is scaled, bias included, or weights are rescaled before a batch norm.
-    Rescaling around a ReLU changes none either where no shortcut leads around the layers.
+    Rescaling around a ReLU leaves a quantile as it is only where no shortcut leads around the layers.
 
     Cost: a few forwards of one example, and three of eight; the margins' forward is shared. Reference: Bartlett et al.
     2017 (arXiv 1706.08498).
@@ -77,15 +74,21 @@ def bartlett(probe: Probe) -> Values:
             absent where tensors meet in other ways than such shortcuts: concatenation, gates, shortcuts around an
             activation.
     """
-    layers = _layers(probe)
-    size = _log_size(probe)
+    if probe.inputs is None or probe.train_samples is None:
+        raise Undefined("it needs float inputs of one shape, and the number of training samples")
+    layers, blocks = probe.cached(checked).layers, probe.cached(checked).blocks
+    terms = {name: _term(layer, probe) for name, layer in layers.items()}
+    size = _log_size(probe.inputs, probe.train_samples)
     gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets)
-    values = _normalized(gaps, _log_complexity(layer.term for layer in layers.values()) + size)
-    blocks = probe.cached(checked).blocks
+    values = _normalized(gaps, _log_complexity(terms.values()) + size)
     if isinstance(blocks, Undefined):
         names = ("bartlett/identity_*", "bartlett/log_complexity_identity", "margin/bartlett_identity")
         return values | dict.fromkeys(names, blocks)
-    values |= _normalized(gaps, _log_complexity(_terms(blocks, layers, probe)) + size, "_identity")
+    inside = {name for block in blocks for name in (*block.branch, block.projection)}
+    with_shortcuts = [term for name, term in terms.items() if name not in inside]
+    for block in blocks:
+        with_shortcuts += block_terms(block, layers, terms, probe)
+    values |= _normalized(gaps, _log_complexity(with_shortcuts) + size, "_identity")
     if not blocks:
         values["margin/bartlett_identity"] = Undefined("without shortcuts it is margin/bartlett")
     return values
@@ -97,72 +100,48 @@ def _normalized(gaps: Tensor, log_complexity: float, references: str = "") -> di
     inverse = float(torch.tensor(-log_complexity, dtype=torch.float64).exp())  # infinite ones are dropped with the keys
     return {
         f"margin/bartlett{references}": Histogram((gaps * inverse).cpu()),
-        **{f"bartlett/{prefix}{name}": float(gaps.quantile(level)) * inverse for name, level in LEVELS.items()},
+        **{f"bartlett/{prefix}{name}": float(gaps.quantile(at)) * inverse for name, (at, _) in QUANTILES.items()},
         f"bartlett/log_complexity{references}": log_complexity,
     }
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer, and its own two norms."""
-
-    layer: WeightLayer
-    term: Term
-
-
-def _layers(probe: Probe) -> dict[str, _Layer]:
-    if probe.inputs is None or probe.train_samples is None:
-        raise Undefined("it needs float inputs of one shape, and the number of training samples")
-    layers = {}
-    for name, layer in probe.cached(checked).layers.items():
-        if layer.calls > 1:
-            raise Undefined(f"the layer {name!r} is called more than once")
-        spectral = spectral_norm(layer, f"norm/{name}", probe)[0]
-        if not (math.isfinite(spectral) and spectral > 0):
-            raise Undefined("a weight layer is zero or not finite")
-        layers[name] = _Layer(layer, (spectral, incoming_norms(layer)))
-    return layers
+def _term(layer: WeightLayer, probe: Probe) -> Term:
+    """The norms of a layer's own matrix."""
+    if layer.calls > 1:
+        raise Undefined(f"the layer {layer.name!r} is called more than once")
+    spectral = spectral_norm(layer, f"norm/{layer.name}", probe)[0]
+    if not (math.isfinite(spectral) and spectral > 0):
+        raise Undefined("a weight layer is zero or not finite")
+    return spectral, incoming_norms(layer)
 
 
-def _log_size(probe: Probe) -> float:
-    assert probe.inputs is not None  # else `_layers` had refused
-    assert probe.train_samples is not None
-    square = float(torch.linalg.vector_norm(probe.inputs.flatten(1), dim=1).cpu().double().square().mean())
+def _log_size(inputs: Tensor, train_samples: int) -> float:
+    """The log of |X|_2 / n."""
+    square = float(torch.linalg.vector_norm(inputs.flatten(1), dim=1).cpu().double().square().mean())
     if square <= 0:
         raise Undefined("all inputs are zero")
-    return 0.5 * math.log(square / probe.train_samples)
+    return 0.5 * math.log(square / train_samples)
 
 
-def _log_complexity(terms: Iterable[Term]) -> float:
-    terms = list(terms)
+def _log_complexity(terms: Collection[Term]) -> float:
+    """The log of R."""
     ratios = math.fsum((groups / spectral) ** (2 / 3) for spectral, groups in terms)
     return math.fsum(math.log(spectral) for spectral, _ in terms) + 1.5 * math.log(ratios)
 
 
-def _terms(blocks: Iterable[Block], layers: Mapping[str, _Layer], probe: Probe) -> Iterator[Term]:
-    """Of every layer outside the blocks, and of the blocks."""
-    blocks = tuple(blocks)
-    inside = {name for block in blocks for name in (*block.branch, block.projection)}
-    yield from (layer.term for name, layer in layers.items() if name not in inside)
-    for block in blocks:
-        yield from block_terms(block, layers, probe)
-
-
-def block_terms(block: Block, layers: Mapping[str, _Layer], probe: Probe) -> list[Term]:
+def block_terms(block: Block, layers: Mapping[str, WeightLayer], terms: Mapping[str, Term], probe: Probe) -> list[Term]:
     """The norms of the matrices of a block: its layers with the shortcut beside them."""
     first = layers[block.branch[0]]
-    own, key = first.layer.operator(), f"bartlett/{first.layer.name}"
+    own, key = first.operator(), f"bartlett/{first.name}"
+    spectral, groups = terms[first.name]
     if len(block.branch) == 1:
-        return [(operator_norm(lambda x: x + own(x), first.layer, key, probe)[0], first.term[1])]
-    spectral, groups = math.hypot(1, first.term[0]), first.term[1]
+        return [(operator_norm(lambda x: x + own(x), first, key, probe)[0], groups)]
+    spectral = math.hypot(1, spectral)
     if block.projection is not None:
-        beside = layers[block.projection]
-        other = beside.layer.operator()
-        groups += beside.term[1]
-        spectral, _ = operator_norm(
-            lambda x: torch.cat([own(x).flatten(), other(x).flatten()]), first.layer, key, probe
-        )
-    *between, last = (layers[name].term for name in block.branch[1:])
+        other = layers[block.projection].operator()
+        groups += terms[block.projection][1]
+        spectral, _ = operator_norm(lambda x: torch.cat([own(x).flatten(), other(x).flatten()]), first, key, probe)
+    *between, last = (terms[name] for name in block.branch[1:])
     return [
         (spectral, groups),
         *((max(1.0, spectral), groups) for spectral, groups in between),

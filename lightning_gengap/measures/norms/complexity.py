@@ -77,7 +77,7 @@ def complexity(probe: Probe) -> Values:
     Keys `complexity/<name>`, with the rows of Dziugaite et al.:
 
     - `parameters`: the number of weights (row 20).
-    - `inverse_margin`: 1 / g^2 (22), in 1 / logits^2.
+    - `inverse_margin`: 1 / g^2 (22).
     - `log_product_frobenius_over_margin`: sum log |W_i|_F^2 - 2 log g (36).
     - `log_sum_frobenius_over_margin`: log d + the same over d (38).
     - `log_product_spectral_over_margin`, `log_sum_spectral_over_margin`: both with spectral norms (31, 34).
@@ -87,17 +87,14 @@ def complexity(probe: Probe) -> Values:
 
     Rows with a spectral norm take that of the operator that a convolution applies at its input size. Keys that end in
     `_reshaped` or `_fft` take another in every place (see `LayerNorms`), to compare with published numbers. These exist
-    for rows 32, 35 and 41 too: `log_product_spectral`, `log_sum_spectral` and `distance_spectral`, in squared weights.
+    for rows 32, 35 and 41 too: `log_product_spectral`, `log_sum_spectral` and `distance_spectral`.
 
     Values are the measures themselves, v. Published tables give sqrt(v / n) for plain rows and (v - log n) / 2 for
     log rows, with n training samples. In a log-linear predictor with `train_samples` these add nothing, so that they
     have no keys.
 
-    Log rows are unbounded, all others non-negative. No row changes under rescaling in front of a batch norm, as batch
-    norms are folded. All but rows 29 and 41 stay under ReLU rescaling; rows 30, 33 and those over the margin also where
-    the last layer is scaled. Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few
-    forwards of one example, three of eight, and the singular values of every kernel and of its Fourier transform; the
-    margins' forward is shared.
+    Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few forwards of one example, three of
+    eight, and the singular values of every kernel and of its Fourier transform; the margins' forward is shared.
 
     Raises:
         Undefined: `norm` is undefined.
@@ -108,7 +105,7 @@ def complexity(probe: Probe) -> Values:
     values: dict[str, Value] = {"complexity/parameters": float(sum(layer.weights for layer in layers))}
     for variant in VARIANTS:
         values |= plain_rows(layers, variant)
-    if layers[0].moved_frobenius is None:
+    if layers[0].change is None:
         unknown = Undefined(UNKNOWN_START)
         values |= {"complexity/distance_spectral*": unknown, "complexity/log_spectral_initial*": unknown}
     margin = log_margin(probe)
@@ -130,7 +127,7 @@ def plain_rows(layers: Sequence[LayerNorms], variant: str) -> dict[str, float]:
     if not end:
         return values
     values |= product_and_sum("complexity", f"spectral{end}", _log_product(layers, variant), len(layers))
-    changes = [layer.moved_spectral[variant] for layer in layers if layer.moved_spectral is not None]
+    changes = [layer.change.spectral[variant] for layer in layers if layer.change is not None]
     return values | ({f"complexity/distance_spectral{end}": math.fsum(changes)} if changes else {})
 
 
@@ -139,7 +136,7 @@ def rows_over_margin(layers: Sequence[LayerNorms], variant: str, margin: float) 
     end, product = SUFFIXES[variant], _log_product(layers, variant) - 2 * margin
     values: dict[str, Value] = {**product_and_sum("complexity", f"spectral_over_margin{end}", product, len(layers))}
     values[f"complexity/log_spectral_origin{end}"] = product + math.log(_summed_ratios(layers, variant))
-    moved = [layer.moved_frobenius / layer.spectral[variant] for layer in layers if layer.moved_frobenius is not None]
+    moved = [layer.change.frobenius / layer.spectral[variant] for layer in layers if layer.change is not None]
     if moved:
         total = math.fsum(moved)
         values[f"complexity/log_spectral_initial{end}"] = (

@@ -32,8 +32,8 @@ def distance(probe: Probe) -> Values:
     convolution's as the operator it applies at its input size. `distance/parameter_norm` is the sum of |W_i|_F^2.
     Both models are folded before they are compared.
 
-    Unit: squared weights, non-negative. Only rescaling in front of a batch norm leaves them as they are. The two
-    distances are absent where the initial weights are unknown. Cost: a few forwards of one example, and three of eight.
+    The two distances are absent where the initial weights are unknown. Cost: a few forwards of one example, and three
+    of eight.
 
     Raises:
         Undefined: `norm` is undefined.

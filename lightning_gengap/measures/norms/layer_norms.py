@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -22,57 +22,32 @@ VARIANTS = ("operator", "reshaped", "fft")
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """Squared norms of a layer's folded weights W, and of their change W - W0 from the folded initial weights.
+    """Squared norms of a layer's folded weights, and of their change from the folded initial weights, where known.
 
     The spectral norm has three variants, which are never mixed. `operator`: that of the map a convolution applies at
     its input size, zero padding and stride included. `reshaped`: the largest singular value of the weights as a matrix
     of outputs by everything else, no operator norm of a convolution. `fft`: that of the convolution at its input size
     with circular padding and stride one. For dense layers all three are one number.
-
-    Attributes:
-        weights: their number.
-        spectral: by variant, as `moved_spectral`.
-        moved_frobenius: None where the initial weights are unknown, as `moved_spectral`.
     """
 
     weights: int
     frobenius: float
     spectral: dict[str, float]
-    moved_frobenius: float | None = None
-    moved_spectral: dict[str, float] | None = None
+    change: LayerNorms | None = None
 
 
 def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
-    """The norms of all weight layers; take it through `probe.cached`.
-
-    Cost: a few forwards of one example, and the singular values of every kernel and of its Fourier transform.
-
-    Raises:
-        Undefined: as `nonzero_layers`.
-    """
+    """The norms of all weight layers; take it through `probe.cached`."""
     start = initial_layers(probe)
     found = []
     for name, layer in nonzero_layers(probe).items():
-        norms = LayerNorms(
-            layer.weight.numel(), squared_frobenius(layer.weight), _squared_spectral(layer, "complexity", probe)
-        )
-        if start is not None:
-            moved = layer.minus(start[name])
-            norms = replace(
-                norms,
-                moved_frobenius=squared_frobenius(moved.weight),
-                moved_spectral=_squared_spectral(moved, "complexity/start", probe),
-            )
-        found.append(norms)
+        change = None if start is None else _norms_of(layer.minus(start[name]), "complexity/start", probe)
+        found.append(_norms_of(layer, "complexity", probe, change))
     return tuple(found)
 
 
 def nonzero_layers(probe: Probe) -> dict[str, WeightLayer]:
-    """The network's weight layers by name, folded and checked, none of them zero.
-
-    Raises:
-        Undefined: a layer cannot be folded, is zero or not finite; the reason says which.
-    """
+    """The network's weight layers by name, folded and checked; undefined where one is zero or not finite."""
     layers = probe.cached(checked).layers
     for layer in layers.values():
         if not (bool(layer.weight.isfinite().all()) and bool(layer.weight.any())):
@@ -87,7 +62,7 @@ def log_margin(probe: Probe) -> float | Undefined:
 
 
 def log_key(meaning: str, invariances: Invariances) -> Key:
-    """What is declared of a logarithm of norms."""
+    """The key of a logarithm of norms."""
     return Key("log", -math.inf, math.inf, meaning, invariances)
 
 
@@ -104,6 +79,7 @@ def squared_frobenius(weight: Tensor) -> float:
     return float(weight.cpu().double().square().sum())
 
 
-def _squared_spectral(layer: WeightLayer, prefix: str, probe: Probe) -> dict[str, float]:
+def _norms_of(layer: WeightLayer, prefix: str, probe: Probe, change: LayerNorms | None = None) -> LayerNorms:
     operator, _ = spectral_norm(layer, f"{prefix}/{layer.name}", probe)
-    return {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}
+    spectral = {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}
+    return LayerNorms(layer.weight.numel(), squared_frobenius(layer.weight), spectral, change)

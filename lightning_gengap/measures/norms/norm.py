@@ -32,8 +32,7 @@ def norm(probe: Probe) -> Values:
     A convolution's spectral norm is that of the operator it applies at its input size, zero padding included. It is
     not that of the reshaped kernel. An embedding of integer inputs counts as the linear map of one-hot vectors.
 
-    Unit: log of squared weights, unbounded. Products do not change under ReLU rescaling nor, as batch norms are folded,
-    under rescaling in front of one. Cost: a few forwards of one example, and three of eight.
+    Cost: a few forwards of one example, and three of eight.
 
     Raises:
         Undefined: a scale would be missing. So it is where a parameterised layer is none of these nor a batch norm

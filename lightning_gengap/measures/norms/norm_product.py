@@ -64,11 +64,8 @@ def norm_product(probe: Probe) -> Values:
     - `..._spectral_frobenius`: log of d (prod / g) (sum h_i r_i^2)^(1/2) / sqrt(n), with r_i = |W_i - W0_i|_F / |W_i|_2
       and h_i the layer's output units.
 
-    Unit: log of weights, or of weights over logits; unbounded. No value changes under rescaling in front of a batch
-    norm, as batch norms are folded. Products stay under ReLU rescaling, and over the margin also where the last layer
-    is scaled. So do the first three bounds, but not the last two, as the initial weights stay. What has g is absent
-    unless g > 0; bounds are absent without n, the first three without float inputs, the last two without initial
-    weights. Cost: the singular values of every kernel; the margins' forward is shared.
+    What has g is absent unless g > 0; bounds are absent without n, the first three without float inputs, the last two
+    without initial weights. Cost: the singular values of every kernel; the margins' forward is shared.
 
     Raises:
         Undefined: a layer cannot be folded, or is zero.
@@ -116,11 +113,7 @@ def _changes(probe: Probe, matrices: list[Tensor]) -> list[Tensor]:
 def spectral_bounds(matrices: list[Tensor], moved: list[Tensor], rest: float, samples: float) -> dict[str, float]:
     """The two bounds with distances from the start.
 
-    Args:
-        matrices: the layers' weights.
-        moved: their changes.
-        rest: log of (product of spectral norms) / (margin sqrt(n)).
-        samples: log n.
+    `rest` is the log of (product of spectral norms) / (margin sqrt(n)), and `samples` that of n.
     """
     pairs = [
         (change, float(torch.linalg.matrix_norm(matrix, ord=2))) for matrix, change in zip(matrices, moved, strict=True)

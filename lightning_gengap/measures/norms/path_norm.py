@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
-from lightning_gengap.measures.norms.layer_norms import log_margin
+from lightning_gengap.measures.key import FUNCTION, INVARIANT
+from lightning_gengap.measures.norms.layer_norms import log_key, log_margin
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.folding import FoldedNetwork, fold
 from lightning_gengap.network.folding_check import checked
@@ -18,22 +18,15 @@ from lightning_gengap.network.probe import Probe
 POWERS = {"log": 2.0, "log_1": 1.0, "log_1.5": 1.5}
 ROOTS = {"log": 1.0, "log_1": 1.0, "log_1.5": 1.5}  # `log` is of the squared norm, as published
 TOLERANCE = 1e-9
-
-
-def _keys() -> dict[str, Key]:
-    keys: dict[str, Key] = {}
-    margin = "the log of the margin's 10 % quantile"
-    for name, norm, over in (
-        ("log", "log of the sum over paths of squared weights", f"that minus twice {margin}"),
-        ("log_1", "log of the l1 path norm", f"log of the l1 path norm minus {margin}"),
-        ("log_1.5", "log of the l1.5 path norm", f"log of the l1.5 path norm minus {margin}"),
-    ):
-        keys[f"path_norm/{name}"] = Key("log", -math.inf, math.inf, norm, FUNCTION)
-        keys[f"path_norm/{name}_over_margin"] = Key("log", -math.inf, math.inf, over, INVARIANT)
-    return keys
-
-
-KEYS = _keys()
+_QUANTILE = "the log of the margin's 10 % quantile"
+KEYS = {
+    "path_norm/log": log_key("log of the sum over paths of squared weights", FUNCTION),
+    "path_norm/log_over_margin": log_key(f"that minus twice {_QUANTILE}", INVARIANT),
+    "path_norm/log_1": log_key("log of the l1 path norm", FUNCTION),
+    "path_norm/log_1_over_margin": log_key(f"log of the l1 path norm minus {_QUANTILE}", INVARIANT),
+    "path_norm/log_1.5": log_key("log of the l1.5 path norm", FUNCTION),
+    "path_norm/log_1.5_over_margin": log_key(f"log of the l1.5 path norm minus {_QUANTILE}", INVARIANT),
+}
 
 
 def path_norm(probe: Probe) -> Values:
@@ -47,11 +40,9 @@ def path_norm(probe: Probe) -> Values:
     over p; `path_norm/log_<p>_over_margin` is that minus the log of the quantile. (The l_2 path norm's are half of the
     first two.)
 
-    Unit: log of weights, squared for the first two; unbounded. No value changes under ReLU rescaling nor, as batch
-    norms are folded, under rescaling in front of one; over the margin also where the last layer is scaled. What is over
-    the margin is absent where the quantile is not positive. A power is absent where the network of powers is not
-    additive on positive inputs, so that it does not sum over paths: with max pooling, attention, layer norm, smooth
-    activations. Cost: three forwards of one batch, in float64.
+    What is over the margin is absent where the quantile is not positive. A power is absent where the network of powers
+    is not additive on positive inputs, so that it does not sum over paths: with max pooling, attention, layer norm,
+    smooth activations. Cost: three forwards of one batch, in float64.
 
     Raises:
         Undefined: a layer cannot be folded, its weights are computed, or the inputs are not floats.
@@ -83,12 +74,8 @@ def path_norm(probe: Probe) -> Values:
     return values
 
 
-def log_path_norm(probe: Probe, power: float = 2.0) -> float:
-    """Log of the sum over paths of weights to the `power`, through batch norms folded.
-
-    Raises:
-        Undefined: it does not exist for this network.
-    """
+def log_path_norm(probe: Probe, power: float) -> float:
+    """Log of the sum over paths of weights to the `power`; undefined where the network of powers has no such sum."""
     inputs = probe.batches[0].inputs
     assert inputs is not None
     network = probe.cached(linear_network)
@@ -110,11 +97,7 @@ def log_path_norm(probe: Probe, power: float = 2.0) -> float:
 
 
 def linear_network(probe: Probe) -> FoldedNetwork:
-    """The network folded, every layer linear with weights of its own; take it through `probe.cached`.
-
-    Raises:
-        Undefined: a layer is not linear, or its weights are computed.
-    """
+    """The network folded, every layer linear with weights of its own; take it through `probe.cached`."""
     for name, layer in probe.cached(checked).layers.items():
         if layer.module._parameters.get("weight") is None:
             raise Undefined(f"the weight of {name!r} is computed from other parameters")

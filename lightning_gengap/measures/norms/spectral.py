@@ -30,12 +30,10 @@ def spectral_norm(layer: WeightLayer, key: str, probe: Probe) -> tuple[float, fl
 
 def operator_norm(operator: Operator, layer: WeightLayer, key: str, probe: Probe) -> tuple[float, float]:
     """The same of any linear map of the layer's inputs, by a power iteration."""
-    start = probe.memory.get(key)
-    warm = start is not None and start.shape == layer.input_shape
-    if start is None or not warm:
-        generator = torch.Generator().manual_seed(probe.seed)
-        start = torch.randn(layer.input_shape, generator=generator)
-    steps = ITERATIONS_WARM if warm else ITERATIONS_COLD
+    start, steps = probe.memory.get(key), ITERATIONS_WARM
+    if start is None or start.shape != layer.input_shape:
+        start = torch.randn(layer.input_shape, generator=torch.Generator().manual_seed(probe.seed))
+        steps = ITERATIONS_COLD
     value, change, vector = power_iteration(operator, start.to(layer.weight), steps)
     probe.memory[key] = vector.cpu()
     return value, change
@@ -70,7 +68,7 @@ def circular_norm(layer: WeightLayer) -> float:
     group. For dense layers and embeddings it is that of the weight. Reference: Sedghi et al. 2019 (arXiv 1805.10408).
     """
     module, sizes = layer.module, layer.input_shape[1:]
-    if isinstance(module, nn.Linear | nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, (nn.Linear, *EMBEDDINGS)):
         return matrix_norm(layer)
     groups, dilation = int(module.groups), tuple(module.dilation)  # type: ignore[arg-type]
     blocks = layer.weight.detach().cpu().double().unflatten(0, (groups, -1)).to(torch.complex128)

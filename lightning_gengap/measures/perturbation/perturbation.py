@@ -32,11 +32,11 @@ KEYS = {
 def perturbation(probe: Probe) -> Values:
     """Accuracy under three kinds of perturbation of image inputs.
 
-    Keys, all fractions: `perturbation/mix_accuracy` on half-half mixes of two samples of one class;
+    Keys: `perturbation/mix_accuracy` on half-half mixes of two samples of one class;
     `perturbation/augment_accuracy` after a random horizontal flip and a zero-padded shift of up to an eighth of the
     side; `perturbation/noise_<s>_accuracy` under Gaussian noise of s times each feature's standard deviation over the
     probe, for s in 0.1, 0.3, 0.6. Pairs, shifts and noise are drawn from the probe's seed, so they are the same at
-    every measurement. Scaling the logits and rescaling around ReLUs change nothing.
+    every measurement.
 
     Cost: five forward passes, one for each key that is wanted. Reference: Natekar and Sharma 2020 (arXiv 2012.02775).
 
@@ -59,11 +59,7 @@ def perturbation(probe: Probe) -> Values:
 
 
 def images_of(probe: Probe, least_side: int = 1) -> Tensor:
-    """All images of the probe; shape (examples, channels, height, width).
-
-    Raises:
-        Undefined: the inputs are not images of one size, or their sides are shorter than `least_side`.
-    """
+    """All images of the probe, shape (examples, channels, height, width), or undefined."""
     images = probe.inputs
     if images is None or images.ndim != 4:
         raise Undefined("the inputs are not images of one size")

@@ -41,13 +41,11 @@ def adaptive_sharpness(probe: Probe) -> Values:
     noise has the standard deviation r |w_i|, r in 0.05, 0.1, 0.2, 0.4; uniform noise lies within +- r |w_i|, r in 0.1,
     0.2, 0.4, 0.8.
 
-    Keys: `adaptive_sharpness/<normal|uniform>_<r>` is the mean rise of the loss in nats, and `..._drop` the mean drop
-    of the accuracy, a fraction. `..._normalized` is the mean rise of the loss of normalized logits, (f - mean f) /
-    |f - mean f| per example, in nats. All can be negative. No KL is paired with these: from zero it is the constant
-    P / (2 r^2).
+    Keys: `adaptive_sharpness/<normal|uniform>_<r>` is the mean rise of the loss, and `..._drop` the mean drop of the
+    accuracy. `..._normalized` is the mean rise of the loss of normalized logits, (f - mean f) / |f - mean f| per
+    example. No KL is paired with these: from zero it is the constant P / (2 r^2).
 
-    No value changes under ReLU rescaling or rescaling in front of a batch norm. Drop and normalized rise also stay
-    where the last layer is scaled; the plain rise does not. Cost: 161 forward passes.
+    Cost: 161 forward passes.
 
     Raises:
         Undefined: a batch norm cannot be folded.

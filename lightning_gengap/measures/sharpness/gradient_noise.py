@@ -45,9 +45,7 @@ KEYS = {
 class Sums:
     """Running sums over samples, in float64 where the device has it.
 
-    Attributes:
-        gradient, square: of the gradients g and of their entries' squares, by parameter.
-        norms: of |g|^2; curvature: of |J^T B u|^2.
+    By parameter, of the gradients g and of the squares of their entries; over all, of |g|^2 and of |J^T B u|^2.
     """
 
     gradient: Parameters
@@ -71,16 +69,14 @@ class Sums:
 def gradient_noise(probe: Probe) -> Values:
     """Variance and signal of the per-sample gradients g_i of the cross-entropy, over all trainable parameters.
 
-    Keys: `gradient_noise/trace` is Tr C = mean |g_i|^2 - |mean g|^2, in squared nats per squared weight.
-    `gradient_noise/signal` is the mean over parameters of (mean g)^2 / variance, without unit.
-    `gradient_noise/curvature` estimates the trace of the Gauss-Newton matrix without bias, in nats per squared weight:
-    (1/n) sum_i |J_i^T B_i u_i|^2 with B B^T = diag(p) - p p^T and seeded random signs u. `gradient_noise/criterion` is
-    Tr C / (n Tr G) in nats, n the number of training samples: a stand-in for the gap of the loss, which vanishes where
-    the samples are interpolated.
+    Keys: `gradient_noise/trace` is Tr C = mean |g_i|^2 - |mean g|^2. `gradient_noise/signal` is the mean of
+    (mean g)^2 / variance over parameters. `gradient_noise/curvature` estimates the trace of the Gauss-Newton matrix
+    without bias: (1/n) sum_i |J_i^T B_i u_i|^2 with B B^T = diag(p) - p p^T and seeded random signs u.
+    `gradient_noise/criterion` is Tr C / (n Tr G), n the number of training samples: a stand-in for the gap of the loss,
+    which vanishes where the samples are interpolated.
 
-    All are non-negative, and none is invariant. They fall with the training loss, next to which they are to be read.
-    The signal is absent where no gradient varies, the criterion without n. Cost: a forward and two full backwards per
-    sample, in time 12 to 22 forwards.
+    All fall with the training loss, next to which they are to be read. The signal is absent where no gradient varies,
+    the criterion without n. Cost: a forward and two full backwards per sample, in time 12 to 22 forwards.
 
     Raises:
         Undefined: per-sample derivatives fail, or no gradient reaches a parameter.
@@ -111,12 +107,7 @@ def _signal(mean: Tensor, variance: Tensor) -> float | Undefined:
 
 
 def summed_gradients(probe: Probe) -> Sums:
-    """The sums over all samples of the probe.
-
-    Raises:
-        RuntimeError: an operation cannot be differentiated sample by sample.
-        Undefined: no parameter is trained, or one is complex.
-    """
+    """The sums over all samples of the probe."""
     weights = trained(probe)
     sums = Sums(zeros_for_sums(weights), zeros_for_sums(weights))
     generator = torch.Generator().manual_seed(probe.seed)

@@ -21,11 +21,7 @@ FEWEST_DRAWS, MOST_DRAWS, LEAST_SPREAD = 3, 10, 0.05
 
 @dataclass(frozen=True)
 class Level:
-    """Where a search ended: the level, and the accuracy drop that it costs.
-
-    Attributes:
-        censored: whether no level that was tried costs the target: the one that does is beyond `value`.
-    """
+    """Where a search ended: the level, the accuracy drop that it costs, and whether the target lies beyond it."""
 
     value: float
     drop: float
@@ -44,14 +40,7 @@ class Level:
 def search(probe: Probe, key: str, accuracy: float, drop: Callable[[float], float]) -> Level:
     """The level at which the accuracy `drop` is the target, from where the last search under `key` ended.
 
-    Args:
-        probe: its memory keeps the level for the next search.
-        key: the level's key.
-        accuracy: that of the network as it is.
-        drop: the accuracy drop at a level.
-
-    Raises:
-        Undefined: with such a drop the accuracy would be below that of guessing the probe's most frequent class.
+    It is undefined where such a drop from `accuracy` would end below that of guessing the most frequent class.
     """
     constant = float(probe.targets.bincount().max()) / len(probe.targets)
     if accuracy <= constant + TARGET_DROP:

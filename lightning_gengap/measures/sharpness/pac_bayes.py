@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import NEARLY, OPEN, WEIGHTS, YES, Invariances, Key
 from lightning_gengap.measures.sharpness.level_search import Level, drop_under_noise, search
-from lightning_gengap.measures.sharpness.weight_noise import FLOOR, Deviation, absolute, fit_at, magnitude_aware
+from lightning_gengap.measures.sharpness.weight_noise import FLOOR, absolute, fit_at, magnitude_aware
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.folding import UNKNOWN_START, FoldedNetwork, folded, folded_initial
 from lightning_gengap.network.probe import Probe
@@ -61,7 +60,7 @@ def pac_bayes(probe: Probe) -> Values:
     with deviation sqrt(sigma'^2 w_i^2 + e^2), e = 0.001. Draws are the same at every level and every measurement, and
     the search starts from the last value.
 
-    Keys: `pac_bayes/sigma` (weight units) and `pac_bayes/magnitude_sigma` (no unit), each with `..._drop`, the drop
+    Keys: `pac_bayes/sigma` and `pac_bayes/magnitude_sigma`, each with `..._drop`, the drop
     that was reached, and `..._censored`, 1 where the whole range costs less, so that the value is a lower limit. The
     following exist where the drop is within the tolerance; r is w or w - w0 over the K weights without biases, and n
     the number of training samples.
@@ -74,9 +73,8 @@ def pac_bayes(probe: Probe) -> Values:
       4 sqrt((KL + log(2n / 0.05)) / n), KL = |w - w0|^2 / (2 sigma^2) over all parameters. It is vacuous as a rule,
       above 1.
 
-    Published tables give sqrt(v / n) of the rows. Up to e, sigma' and row 61 stay where the logits are scaled, under
-    ReLU rescaling and under rescaling in front of a batch norm; the others only under the last. What needs n or the
-    initial weights is absent without. Cost: some 60 forward passes at first (300 at most), 20 from a warm start.
+    Published tables give sqrt(v / n) of the rows. What needs n or the initial weights is absent without. Cost: some 60
+    forward passes at first (300 at most), 20 from a warm start.
 
     Raises:
         Undefined: the accuracy is within the drop of guessing the most frequent class, or a batch norm cannot be
@@ -86,24 +84,24 @@ def pac_bayes(probe: Probe) -> Values:
     """
     network, initial = probe.cached(folded), probe.cached(folded_initial)
     accuracy = fit_at(probe).accuracy
-    values: dict[str, Value] = {}
-    for name, noise in (("sigma", absolute), ("magnitude_sigma", magnitude_aware)):
-        level = search(probe, f"pac_bayes/{name}", accuracy, _drop_at(probe, network, noise, accuracy))
-        values |= level.values(f"pac_bayes/{name}")
-        if name == "sigma":
-            rows = _rows(probe.train_samples, network, initial, level, accuracy)
-        else:
-            rows = _magnitude_rows(probe.train_samples, network, initial, level)
+    sigma = search(
+        probe, "pac_bayes/sigma", accuracy, lambda at: drop_under_noise(probe, network, absolute(at), accuracy)
+    )
+    relative = search(
+        probe,
+        "pac_bayes/magnitude_sigma",
+        accuracy,
+        lambda at: drop_under_noise(probe, network, magnitude_aware(at), accuracy),
+    )
+    values: dict[str, Value] = {**sigma.values("pac_bayes/sigma"), **relative.values("pac_bayes/magnitude_sigma")}
+    for level, rows in (
+        (sigma, _rows(probe.train_samples, network, initial, sigma, accuracy)),
+        (relative, _magnitude_rows(probe.train_samples, network, initial, relative)),
+    ):
         if not level.found:
             rows = dict.fromkeys(rows, Undefined("no noise level in reach costs a drop of 0.1 +- 0.01"))
         values |= {f"pac_bayes/{row}": value for row, value in rows.items()}
     return values
-
-
-def _drop_at(
-    probe: Probe, network: FoldedNetwork, noise: Callable[[float], Deviation], accuracy: float
-) -> Callable[[float], float]:
-    return lambda level: drop_under_noise(probe, network, noise(level), accuracy)
 
 
 def _rows(

@@ -63,10 +63,7 @@ def sharpness(probe: Probe) -> Values:
     0.1, 0.2. No KL is paired with these: from zero it would be the constant P / (2 r^2). More levels, draws and forms
     of them: `adaptive_sharpness`.
 
-    Losses are in nats (slightly negative by noise at times), accuracies are fractions, KL is in nats. No value changes
-    under rescaling in front of a batch norm. The adaptive forms stay under ReLU rescaling too, and their drop of the
-    accuracy also where the logits are scaled. `sharpness/kl_initial_<a>` is absent where the initial weights are
-    unknown. Cost: 31 forward passes.
+    `sharpness/kl_initial_<a>` is absent where the initial weights are unknown. Cost: 31 forward passes.
 
     Raises:
         Undefined: a batch norm cannot be folded.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -25,11 +25,6 @@ class Fit:
 
     loss: float
     accuracy: float
-
-    @classmethod
-    def mean_of(cls, fits: Sequence[Fit]) -> Fit:
-        """The mean of both."""
-        return cls(math.fsum(fit.loss for fit in fits) / len(fits), math.fsum(fit.accuracy for fit in fits) / len(fits))
 
     def rise_to(self, other: Fit, key: str) -> dict[str, float]:
         """How much the loss rises and the accuracy drops from this fit to the other, under `key` and `key_drop`."""
@@ -115,4 +110,5 @@ def fit_at(probe: Probe, state: State | None = None) -> Fit:
 
 def fit_under_noise(probe: Probe, network: FoldedNetwork, deviation: Deviation, seeds: Iterable[int]) -> Fit:
     """Loss and accuracy averaged over noise draws; one forward each."""
-    return Fit.mean_of([fit_at(probe, state) for state in states_under_noise(network, deviation, seeds)])
+    fits = [fit_at(probe, state) for state in states_under_noise(network, deviation, seeds)]
+    return Fit(fmean(fit.loss for fit in fits), fmean(fit.accuracy for fit in fits))

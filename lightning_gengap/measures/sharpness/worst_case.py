@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,14 +11,13 @@ from torch import Tensor
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import OPEN, WEIGHTS, YES, Invariances, Key
 from lightning_gengap.measures.sharpness.level_search import TARGET_DROP, TOLERANCE, search
-from lightning_gengap.measures.sharpness.weight_noise import Fit, fit_at, fit_of, losses
+from lightning_gengap.measures.sharpness.weight_noise import Deviation, Fit, fit_at, fit_of, losses, proportional
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.folding import FoldedNetwork, folded
 from lightning_gengap.network.probe import Probe
 
 EPSILONS = {"sharpness": 1e-3, "sharpness_0.0005": 5e-4}
 ASCENT_STEPS = 20
-Box = Callable[[Tensor], Tensor]
 _ASCENT = Invariances(OPEN, YES, YES)
 
 KEYS = {
@@ -38,16 +37,14 @@ def worst_case(probe: Probe) -> Values:
     over the whole probe. All parameters of the folded network move, on copies. Ascent finds a local maximum: the rise
     is a lower, the box an upper estimate.
 
-    Keys: `worst_case/sharpness` is 100 (max L(w + v) - L(w)) / (1 + L(w)) over |v_i| <= 0.001 (|w_i| + 1), no unit, and
+    Keys: `worst_case/sharpness` is 100 (max L(w + v) - L(w)) / (1 + L(w)) over |v_i| <= 0.001 (|w_i| + 1), and
     `worst_case/sharpness_0.0005` the same in half that box. `worst_case/alpha` is the largest a in (0, 2] with an
     accuracy drop up to 0.1 over |v_i| <= a |w_i|, by bisection to a drop of 0.1 +- 0.01 from the last value.
     `worst_case/alpha_drop` is the drop that was reached, and `worst_case/alpha_censored` is 1 where the whole range
     costs less. `worst_case/flatness` is 1 / a^2; it exists where the drop is within the tolerance.
 
-    Up to the ascent, `alpha` stays under ReLU rescaling and under rescaling in front of a batch norm, Keskar's form
-    only under the latter. `alpha` and what follows it are absent while the accuracy is within the drop of a constant
-    guess. Cost: 20 forwards and backwards for each of the first two; for the third some 60 at first (300 at most) and
-    25 from a warm start.
+    `alpha` and what follows it are absent while the accuracy is within the drop of a constant guess. Cost: 20 forwards
+    and backwards for each of the first two; for the third some 60 at first (300 at most) and 25 from a warm start.
 
     Raises:
         Undefined: a batch norm cannot be folded.
@@ -58,11 +55,11 @@ def worst_case(probe: Probe) -> Values:
     clean = fit_at(probe, network.state)
     values: dict[str, Value] = {}
     for name, epsilon in EPSILONS.items():
-        worst = max((fit.loss for fit in ascent(probe, network, keskar_box(epsilon))), default=clean.loss)
+        worst = max(fit.loss for fit in ascent(probe, network, keskar_box(epsilon)))
         values[f"worst_case/{name}"] = 100 * (max(worst, clean.loss) - clean.loss) / (1 + clean.loss)
 
     def drop(alpha: float) -> float:
-        return largest_drop(probe, network, proportional_box(alpha), clean.accuracy)
+        return largest_drop(probe, network, proportional(alpha), clean.accuracy)
 
     try:
         level = search(probe, "worst_case/alpha", clean.accuracy, drop)
@@ -73,17 +70,12 @@ def worst_case(probe: Probe) -> Values:
     return values | {"worst_case/flatness": level.value**-2 if level.found else not_found}
 
 
-def keskar_box(epsilon: float) -> Box:
+def keskar_box(epsilon: float) -> Deviation:
     """Half sides epsilon (|w| + 1)."""
     return lambda weight: epsilon * (weight.abs() + 1)
 
 
-def proportional_box(alpha: float) -> Box:
-    """Half sides alpha |w|."""
-    return lambda weight: alpha * weight.abs()
-
-
-def largest_drop(probe: Probe, network: FoldedNetwork, box: Box, accuracy: float) -> float:
+def largest_drop(probe: Probe, network: FoldedNetwork, box: Deviation, accuracy: float) -> float:
     """The largest accuracy drop that the ascent meets; it ends early beyond the target."""
     drop = 0.0
     for fit in ascent(probe, network, box):
@@ -93,8 +85,8 @@ def largest_drop(probe: Probe, network: FoldedNetwork, box: Box, accuracy: float
     return drop
 
 
-def ascent(probe: Probe, network: FoldedNetwork, box: Box) -> Iterator[Fit]:
-    """Loss and accuracy along 20 steps of signed gradient ascent in a box, its start included.
+def ascent(probe: Probe, network: FoldedNetwork, box: Deviation) -> Iterator[Fit]:
+    """Loss and accuracy along 20 steps of signed gradient ascent in a box of these half sides, its start included.
 
     Steps shrink from half to a tenth of the half sides; the sign makes the ascent independent of the loss's scale.
     """

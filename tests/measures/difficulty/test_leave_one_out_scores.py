@@ -16,8 +16,9 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     left_out_scores,
     standardised_gram,
 )
+from lightning_gengap.network.probe import copy_state
 from tests import networks, oracles
-from tests.probes import probing
+from tests.probes import measured, probing
 
 CLASSES = 3
 
@@ -110,24 +111,22 @@ def test_the_error_is_that_of_refits_without_each_sample(features: int) -> None:
     generator = torch.Generator().manual_seed(0)
     rows, targets = torch.randn(30, features, generator=generator).double(), torch.arange(30) % 3
     rows[:, 0] += targets
-    gram = standardised_gram(rows)
-    signs = torch.where(targets[:, None] == torch.arange(3), 1.0, -1.0).double()
-    errors = []
-    for ridge in RIDGES:
-        total = 0.0
-        for i in range(30):
-            rest = torch.tensor([j for j in range(30) if j != i])
-            bordered = torch.ones(30, 30).double()
-            bordered[:-1, :-1] = gram[rest][:, rest] + ridge * torch.eye(29).double()
-            bordered[-1, -1] = 0
-            dual = torch.linalg.solve(bordered, torch.cat([signs[rest], torch.zeros(1, 3).double()]))
-            total += float((gram[i, rest] @ dual[:-1] + dual[-1] - signs[i]).square().sum())
-        errors.append(total / 90 / float(signs.var(dim=0, correction=0).mean()))
+    gram, signs = standardised_gram(rows), oracles.signed(targets.numpy())
+    errors = [np.mean((oracles.refits(gram.numpy(), targets.numpy(), ridge) - signs) ** 2) for ridge in RIDGES]
     found = leave_one_out_error(left_out_scores(gram, targets), targets)
-    assert found == pytest.approx(min(errors), rel=1e-9)
+    assert found == pytest.approx(min(errors) / signs.var(axis=0).mean(), rel=1e-9)
 
 
 def test_features_without_information_have_an_error_of_at_least_about_one() -> None:
     noise = torch.randn(200, 100, generator=torch.Generator().manual_seed(0)).double()
     error = leave_one_out_error(left_out_scores(standardised_gram(noise), torch.arange(200) % 4), torch.arange(200) % 4)
     assert 0.95 < error < 1.6
+
+
+@pytest.mark.parametrize("name", ["difficulty", "input_difficulty", "kernel_difficulty", "representation"])
+def test_measures_need_five_samples_per_class_that_is_present(name: str) -> None:
+    model, (images, targets) = networks.made(networks.cnn), networks.pictures(19)
+    initial = copy_state(model)
+    found = measured(name, model, images, targets, initial_state=initial)
+    assert (found.values, list(found.absent.values())) == ({}, ["19 samples of 4 classes are too few"])
+    assert measured(name, model, images[:15], targets[:15] % 3, initial_state=initial).values

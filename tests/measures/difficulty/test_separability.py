@@ -38,10 +38,7 @@ def test_separability_reads_before_an_inplace_activation() -> None:
     assert found[0] == found[1]
 
 
-def test_separability_needs_images_and_classes() -> None:
-    ids, targets = networks.token_ids(20), torch.arange(20) % 4
-    found = measured("separability", networks.made(networks.Tokens), ids, targets)
-    assert (found.values, found.absent) == ({}, {"separability/*": "the inputs are not images of one size"})
+def test_separability_needs_two_classes() -> None:
     model, images, _ = task(networks.cnn)
     found = measured("separability", model, images, torch.zeros(COUNT).long())
     assert found.values == {}

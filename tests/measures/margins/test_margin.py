@@ -15,6 +15,7 @@ from tests.probes import measured, probing
 
 COUNT = 30
 FACTORIES = [
+    networks.linear,
     networks.mlp,
     networks.cnn_with_batch_norm,
     networks.ResNet,
@@ -71,19 +72,6 @@ def test_float32_is_near_float64(factory: Callable[[], nn.Module]) -> None:
         torch.testing.assert_close(single[layer][clear], values[clear], rtol=1e-3, atol=0)
 
 
-def test_margins_are_exact_distances_on_a_linear_model() -> None:
-    model, images, targets = task(networks.linear)
-    weight, bias = model[1].weight.detach().numpy(), model[1].bias.detach().numpy()
-    flat = images.flatten(1).numpy()
-    logits = flat @ weight.T + bias
-    variation = np.sqrt(flat.var(axis=0).sum())
-    margins = signed(model, images, targets)["input"].numpy()
-    for row, y, found in zip(logits, targets.tolist(), margins, strict=True):
-        c = max((k for k in range(networks.CLASSES) if k != y), key=lambda k, row=row: row[k])
-        distance = (row[y] - row[c]) / np.linalg.norm(weight[y] - weight[c])
-        assert found * variation == pytest.approx(distance, rel=1e-9)
-
-
 def test_the_point_moved_by_its_margin_lies_on_the_boundary() -> None:
     model, images, targets = task(networks.linear)
     with probing(model, images, targets) as probe:
@@ -96,34 +84,15 @@ def test_the_point_moved_by_its_margin_lies_on_the_boundary() -> None:
     assert logit_gap(model(moved), targets).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 7.0), (torch.float32, 1e-25), (torch.float32, 1e25)])
-def test_scaling_the_logits_changes_nothing(dtype: torch.dtype, scale: float) -> None:
-    model, images, targets = task(networks.cnn_with_batch_norm, dtype=dtype)
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_scaling_the_logits_to_the_ends_of_float32_changes_nothing(scale: float) -> None:
+    model, images, targets = task(networks.cnn_with_batch_norm, dtype=torch.float32)
     before = signed(model, images, targets)
     with torch.no_grad():
         model[-1].weight *= scale
         model[-1].bias *= scale
     for layer, values in signed(model, images, targets).items():
-        torch.testing.assert_close(values, before[layer], rtol=1e-9 if dtype == torch.float64 else 1e-4, atol=0)
-
-
-def test_rescaling_adjacent_relu_layers_changes_nothing() -> None:
-    model, images, targets = task(networks.cnn)
-    before, variation = signed(model, images, targets), values_of(model, images, targets)["margin/h1/total_variation"]
-    with torch.no_grad():
-        model[0].weight *= 5
-        model[0].bias *= 5
-        model[2].weight /= 5
-    for layer, values in signed(model, images, targets).items():
-        torch.testing.assert_close(values, before[layer], rtol=1e-9, atol=0)
-    assert values_of(model, images, targets)["margin/h1/total_variation"] == pytest.approx(5 * variation, rel=1e-9)
-
-
-@named
-@pytest.mark.parametrize("chunk", [1, 7, 29])
-def test_the_chunking_does_not_matter(factory: Callable[[], nn.Module], chunk: int) -> None:
-    model, images, targets = task(factory)
-    assert values_of(model, images, targets, chunk=chunk) == pytest.approx(values_of(model, images, targets), rel=1e-9)
+        torch.testing.assert_close(values, before[layer], rtol=1e-4, atol=0)
 
 
 def test_an_inplace_network_has_the_values_of_its_twin() -> None:
@@ -198,10 +167,3 @@ def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only()
         "margin/input/*": "the inputs are not floats",
         **{f"margin/h{i}/*": "the network has fewer hidden layers" for i in (1, 2, 3)},
     }
-
-
-def test_parameters_get_no_gradient() -> None:
-    model, images, targets = task(networks.ResNet)
-    values_of(model, images, targets)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert not images.requires_grad

@@ -90,15 +90,11 @@ def test_images_without_a_gradient_are_left_out() -> None:
     assert bool(margins.isfinite().all())
 
 
-def test_what_is_undefined_is_absent_with_a_reason() -> None:
-    targets = torch.arange(20) % 4
-    found = measured("perturbed_margin", networks.made(networks.mlp), networks.images(20).flatten(1), targets)
-    assert found.values == {}
-    assert found.absent == {"perturbed_margin/*": "the inputs are not images of one size"}
+def test_without_gradients_at_the_first_layer_it_is_absent() -> None:
     model = networks.made(networks.mlp)
     with torch.no_grad():
         model[3].weight.zero_()
-    found = measured("perturbed_margin", model, networks.images(20), targets)
+    found = measured("perturbed_margin", model, networks.images(20), torch.arange(20) % 4)
     assert found.values == {}
     reason = "outputs or gradients at 1 vanish"
     assert found.absent == {"perturbed_margin/mix_*": reason, "perturbed_margin/augment_*": reason}

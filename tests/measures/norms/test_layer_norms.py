@@ -23,18 +23,16 @@ def test_every_norm_of_every_layer_against_numpy() -> None:
         layers = probe.cached(layer_norms)
     assert len(layers) == 4
     channels = 3
-    for i, layer in zip((0, 3, 6, 11), layers, strict=True):
-        now, then = folded_kernel(model, i), folded_kernel(start, i)
+    kernels = measure_oracles.folded_kernels(model), measure_oracles.folded_kernels(start)
+    for now, then, layer in zip(*kernels, layers, strict=True):
         assert layer.weights == now.size
-        for kernel, frobenius, spectral in (
-            (now, layer.frobenius, layer.spectral),
-            (now - then, layer.moved_frobenius, layer.moved_spectral),
-        ):
-            assert spectral is not None
-            assert frobenius == pytest.approx(np.sum(kernel**2), rel=1e-9)
+        assert layer.change is not None
+        for kernel, norms in ((now, layer), (now - then, layer.change)):
+            spectral = norms.spectral
+            assert norms.frobenius == pytest.approx(np.sum(kernel**2), rel=1e-9)
             reshaped = np.linalg.norm(kernel.reshape(len(kernel), -1), 2) ** 2
             assert spectral["reshaped"] == pytest.approx(reshaped, rel=1e-9)
-            if i == 11:
+            if kernel.ndim == 2:
                 assert spectral["operator"] == pytest.approx(reshaped, rel=1e-5)
                 assert spectral["fft"] == pytest.approx(reshaped, rel=1e-9)
                 continue
@@ -54,16 +52,6 @@ def operators(weight: Tensor, channels: int) -> tuple[float, float]:
     return float(zeros) ** 2, float(wrapped) ** 2
 
 
-def folded_kernel(model: nn.Module, i: int) -> np.ndarray:
-    """The kernel of layer `i` times the scale of the batch norm behind it."""
-    weight = model[i].weight.detach().numpy()
-    if i == 11:
-        return weight
-    norm = model[i + 1]
-    scale = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + norm.eps)
-    return weight * scale[:, None, None, None]
-
-
 def test_circular_padding_makes_operator_and_fourier_variant_one() -> None:
     def build() -> nn.Module:
         convolution = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
@@ -74,8 +62,7 @@ def test_circular_padding_makes_operator_and_fourier_variant_one() -> None:
     assert layer.spectral["operator"] == pytest.approx(layer.spectral["fft"], rel=0.02)
     assert layer.spectral["operator"] <= layer.spectral["fft"] * (1 + 1e-9)
     assert layer.spectral["reshaped"] < 0.9 * layer.spectral["fft"]  # no operator norm
-    assert layer.moved_frobenius is None
-    assert layer.moved_spectral is None
+    assert layer.change is None
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
@@ -106,5 +93,7 @@ def test_the_initial_network_is_folded_by_its_own_statistics() -> None:
     with probing(model, images, TARGETS, initial_state=copy_state(start)) as probe:
         after = probe.cached(layer_norms)
     for one, two in zip(before, after, strict=True):
-        assert two.moved_frobenius == pytest.approx(one.moved_frobenius, rel=1e-9)
-        assert two.moved_spectral == pytest.approx(one.moved_spectral, rel=1e-6)
+        assert one.change is not None
+        assert two.change is not None
+        assert two.change.frobenius == pytest.approx(one.change.frobenius, rel=1e-9)
+        assert two.change.spectral == pytest.approx(one.change.spectral, rel=1e-6)

@@ -70,35 +70,12 @@ def test_the_values_are_accuracies_on_perturbed_images() -> None:
     assert values_of(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
 
 
-def test_noise_costs_accuracy() -> None:
-    model, images = networks.made(networks.mlp), networks.images(200)
-    targets = networks.mostly_right_targets(model, images)
-    values = values_of(model, images, targets)
-    assert values["perturbation/noise_0.1_accuracy"] > values["perturbation/noise_0.6_accuracy"]
-
-
-def test_the_same_seed_gives_the_same_values_whatever_the_chunks_and_the_global_stream() -> None:
-    model, images = networks.made(networks.mlp), networks.images(60)
-    targets = networks.mostly_right_targets(model, images)
-    torch.manual_seed(1)
-    first = values_of(model, images, targets)
-    torch.manual_seed(2)
-    assert values_of(model, images, targets, chunk=13) == first
-    assert any(values_of(model, images, targets, seed=seed) != first for seed in (1, 2, 3))
-
-
-def test_absent_for_inputs_that_are_no_images() -> None:
+@pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
+def test_absent_for_inputs_that_are_no_images(name: str) -> None:
     targets = torch.arange(20) % 4
     for factory, inputs in ((networks.mlp, networks.images(20).flatten(1)), (networks.Tokens, networks.token_ids(20))):
-        found = measured("perturbation", networks.made(factory), inputs, targets)
-        assert (found.values, found.absent) == ({}, {"perturbation/*": "the inputs are not images of one size"})
-
-
-def test_the_images_themselves_are_untouched() -> None:
-    images = networks.images(20)
-    before = images.clone()
-    values_of(networks.made(networks.cnn), images, torch.arange(20) % 4)
-    assert torch.equal(images, before)
+        found = measured(name, networks.made(factory), inputs, targets)
+        assert (found.values, found.absent) == ({}, {f"{name}/*": "the inputs are not images of one size"})
 
 
 def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measurement():

@@ -26,15 +26,17 @@ FACTORIES = [
     networks.VGG,
     networks.VisionTransformer,
     networks.Reused,
+    networks.Tokens,
 ]
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_against_one_backward_per_sample(factory: Callable[[], nn.Module]) -> None:
-    model, images = networks.made(factory).double().eval(), networks.images(COUNT).double()
-    values, absent, *_ = noise_of(model, images, chunk=7)
+    model = networks.made(factory).double().eval()
+    inputs = networks.token_ids(COUNT) if factory is networks.Tokens else networks.images(COUNT).double()
+    values, absent, *_ = noise_of(model, inputs, chunk=7)
     assert absent == {}
-    gradients = measure_oracles.sample_gradients(model, images, torch.arange(COUNT) % 4)
+    gradients = measure_oracles.sample_gradients(model, inputs, torch.arange(COUNT) % 4)
     assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-9)
     variance = gradients.var(axis=0)
     moving = variance > 1e-25 * variance.max()
@@ -75,13 +77,6 @@ def test_recurrent_layers_give_true_values_or_a_note() -> None:
     if values:
         gradients = measure_oracles.sample_gradients(model, images, torch.arange(COUNT) % 4)
         assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-4)
-
-
-def test_token_ids_are_taken_sample_by_sample() -> None:
-    model, ids = networks.made(networks.Tokens).double().eval(), networks.token_ids(COUNT)
-    values = noise_of(model, ids).values
-    gradients = measure_oracles.sample_gradients(model, ids, torch.arange(COUNT) % 4)
-    assert values["gradient_noise/trace"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-9)
 
 
 def test_identical_samples_have_no_noise() -> None:
