@@ -17,6 +17,7 @@ from lightning_gengap.network.folding_check import FEW, checked
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
 from tests import networks
+from tests.network.pair import Pair
 from tests.probes import probing, taken
 
 TARGETS = torch.arange(20) % networks.CLASSES
@@ -34,18 +35,6 @@ def refusal(model: nn.Module, inputs: Tensor | None = None) -> str | None:
         except Undefined as undefined:
             return undefined.reason
     return None
-
-
-class Pair(nn.Module):
-    """A convolution and a batch norm, registered the other way round, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.norm = nn.Linear(3, networks.CLASSES), nn.BatchNorm2d(3)
-        self.conv = nn.Conv2d(networks.CHANNELS, 3, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(torch.relu(self.norm(self.conv(images))).mean(dim=(2, 3)))
 
 
 def test_the_order_of_registration_does_not_matter() -> None:

@@ -13,24 +13,10 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.network.folding_check import checked
 from lightning_gengap.network.probe import copy_state
 from tests import networks
+from tests.network.pair import Pair
 from tests.probes import probing, taken
 
 TARGETS = torch.arange(20) % networks.CLASSES
-
-
-class Pair(nn.Module):
-    """A convolution and a batch norm, registered the other way round, and a head; subclasses join them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.norm = nn.Linear(3, networks.CLASSES), nn.BatchNorm2d(3)
-        self.conv = nn.Conv2d(networks.CHANNELS, 3, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(torch.relu(self.joined(images)).mean(dim=(2, 3)))
-
-    def joined(self, images: Tensor) -> Tensor:
-        return self.norm(self.conv(images))
 
 
 class PostActivation(Pair):
