@@ -66,7 +66,7 @@ if not TYPE_CHECKING:  # with this function in sight, a type checker would accep
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__"})
 
 
 def _import_callbacks() -> None:
@@ -87,5 +87,5 @@ class _CallbacksForLightningCLI(MetaPathFinder):
 
 if _LIGHTNING_CLI in sys.modules:
     _import_callbacks()
-else:
+elif not any(type(finder).__name__ == _CallbacksForLightningCLI.__name__ for finder in sys.meta_path):
     sys.meta_path.insert(0, _CallbacksForLightningCLI())

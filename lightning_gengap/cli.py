@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,12 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gengap 0.1.0
     0
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="gengap", standalone_mode=False)
     except GapError as error:
         return _refused(str(error))
     except OSError as error:
-        return _refused(f"got {type(error).__name__}: {error}; expected a path that can be used. Choose another.")
+        got = f"{type(error).__name__}: {error}"
+        return _refused(f"got {got}; expected files and folders that can be read and written. Choose others.")
     except typer.Abort:
         return 130
     except UsageError as error:
@@ -119,19 +125,22 @@ def measure(
     checkpoint: Annotated[Path | None, typer.Option(help="A Lightning checkpoint or a state dict.")] = None,
     predictor: Annotated[str, typer.Option(help="A bundled name, or the path of a predictor file.")] = "default",
     train_samples: Annotated[
-        int | None, typer.Option(min=1, help="Size of the training set, where the data are a part of it.")
+        int | None, typer.Option(min=1, max=2**53, help="Size of the training set, where the data are a part of it.")
     ] = None,
 ) -> None:
     """Measure a model on training samples, and predict its gap."""
-    from lightning_gengap.command_inputs import check_model_takes, load_model, read_samples, restore_weights
+    from lightning_gengap.command_inputs import explaining_failures, load_model, read_samples, restore_weights
     from lightning_gengap.predictors.files import load_predictor
     from lightning_gengap.standalone import measure
 
     chosen = load_predictor(predictor)
     samples, module = read_samples(data), load_model(model)
     initial_state = None if checkpoint is None else restore_weights(module, checkpoint)
-    check_model_takes(module, samples)
-    values = measure(module, samples, initial_state=initial_state)
+    with explaining_failures(samples), warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        values = measure(module, samples, initial_state=initial_state)
+    for note in notes:
+        print(f"gengap: {note.message}", file=sys.stderr)
     if train_samples is not None:
         values["train_samples"] = float(train_samples)
     prediction = asdict(chosen.predict(values))

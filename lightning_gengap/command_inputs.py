@@ -9,6 +9,8 @@ import importlib
 import json
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.errors import ConfigurationError, GapError
 
 
 def load_model(reference: str) -> nn.Module:
@@ -28,7 +30,7 @@ def load_model(reference: str) -> nn.Module:
         sys.path.insert(0, folder)
     try:
         model = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise _no_model(reference, _said(error)) from error
     if not isinstance(model, nn.Module):
         raise _no_model(reference, f"an object of type {type(model).__name__}")
@@ -37,22 +39,27 @@ def load_model(reference: str) -> nn.Module:
 
 def read_samples(path: Path) -> TensorDataset:
     """Training samples from an .npz file: `images` or `inputs`, and one label for each of them."""
-    arrays: dict[str, Any] = {}
     try:
         with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
+            names = [name for name in ("images", "inputs") if name in file.files]
+            if not names or "labels" not in file.files:
+                raise _no_samples(path, f"arrays {', '.join(file.files) or '(none)'}")
+            inputs, labels = (_in_native_order(file[name]) for name in (names[0], "labels"))
     except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise _no_samples(path, _said(error)) from None
-    inputs = next((arrays[name] for name in ("images", "inputs") if name in arrays), None)
-    labels = arrays.get("labels")
-    if inputs is None or labels is None:
-        raise _no_samples(path, f"arrays {', '.join(arrays) or '(none)'}")
+        raise error if isinstance(error, ConfigurationError) else _no_samples(path, _said(error)) from None
     if inputs.ndim == 0 or labels.ndim == 0 or len(inputs) != len(labels):
         raise _no_samples(path, f"inputs of shape {inputs.shape} and labels of shape {labels.shape}")
     try:
         return TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels))
     except TypeError:
         raise _no_samples(path, f"inputs of {inputs.dtype} and labels of {labels.dtype}") from None
+
+
+def _in_native_order(array: Any) -> np.ndarray[Any, Any]:
+    """The array in the byte order of this machine, which torch wants; a member that is no array is refused."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError("a member that is no array")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
@@ -62,7 +69,8 @@ def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
         model.load_state_dict(content.get("state_dict", content))
         callbacks = content.get("callbacks", {})
         kept = (state for key, state in callbacks.items() if key.startswith("GapMonitor") and state)
-        return next((state["memory"]["initial_state"] for state in kept), None)
+        initial = next((state["memory"]["initial_state"] for state in kept), None)
+        return None if initial is None else {name: weight.clone() for name, weight in initial.items()}
     except Exception as error:  # a foreign file can make torch raise nearly anything
         raise ConfigurationError(
             f"--checkpoint {path}",
@@ -72,30 +80,38 @@ def restore_weights(model: nn.Module, path: Path) -> dict[str, Tensor] | None:
         ) from None
 
 
-def check_model_takes(model: nn.Module, samples: TensorDataset) -> None:
-    """Refuse samples on which the model cannot compute: of another shape or dtype than it takes."""
-    training = model.training
-    inputs = samples.tensors[0][:2]
+@contextmanager
+def explaining_failures(samples: TensorDataset) -> Iterator[None]:
+    """Refuse a model that fails in the block, on inputs of another shape or dtype than it takes for instance."""
+    inputs = samples.tensors[0]
     try:
-        with torch.no_grad():
-            model.eval()(inputs)
-    except Exception as error:  # the user's code may raise anything
+        yield
+    except GapError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ConfigurationError(
             "--model with --data",
             got=_said(error),
             expected=f"a model that takes inputs of shape {tuple(inputs.shape)} and {inputs.dtype}",
             remedy="Save the arrays as the model's forward takes them.",
         ) from error
-    finally:
-        model.train(training)
 
 
 def read_observed_gaps(path: Path) -> list[tuple[dict[str, float], float]]:
-    """Pairs of measured values and the gap that was observed with them, from a JSON list."""
+    """Pairs of measured values and the gap that was observed with them, from a JSON list.
+
+    What is no number among the values is left out: no predictor needs it.
+    """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-        return [({name: float(value) for name, value in pair["values"].items()}, float(pair["gap"])) for pair in listed]
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        return [
+            (
+                {name: float(value) for name, value in pair["values"].items() if isinstance(value, int | float)},
+                float(pair["gap"]),
+            )
+            for pair in listed
+        ]
+    except (AttributeError, KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ConfigurationError(
             str(path),
             got=_said(error),
@@ -122,5 +138,5 @@ def _no_samples(path: Path, got: str) -> ConfigurationError:
     )
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")

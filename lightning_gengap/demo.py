@@ -74,6 +74,7 @@ class PrintGap(Callback):
 
 def demo(epochs: int, out: Path) -> None:
     """Train the network, print a line per epoch, write TensorBoard events to `out`, and say how to look at them."""
+    out.mkdir(parents=True, exist_ok=True)
     seed_everything(0, verbose=False)
     training, test = _digits("train"), _digits("test")
     print(f"{len(training)} digits, {CORRUPTED:.0%} of their labels redrawn at random; gaps in accuracy points")

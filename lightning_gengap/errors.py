@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
 
@@ -107,6 +108,12 @@ def naming_memory(what: str) -> Iterator[None]:
         raise MeasureError(
             what, got=one_line(error), expected="enough memory to measure", remedy="Use fewer samples."
         ) from error
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is none of the known ones."""
+    matches = get_close_matches(name, list(known), n=1)
+    return f"Did you mean {matches[0]!r}?" if matches else "Check the spelling."
 
 
 def frameless(error: Error) -> Error:

@@ -24,7 +24,8 @@ def _listed(name: str) -> tuple[str, ...]:
     predictor = load_predictor(name)
     facts = predictor.provenance
     alias = predictor.name if predictor.name != name else ""
-    return name, predictor.target, str(len(predictor.features)), str(facts["runs"]), str(facts["tasks"]), alias
+    features = sum(feature.coefficient != 0 for feature in predictor.features)  # the others only bound the support
+    return name, predictor.target, str(features), str(facts["runs"]), str(facts["tasks"]), alias
 
 
 def show_predictor(predictor: Predictor) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from lightning_gengap.errors import MeasureError, Undefined, one_line, out_of_memory
+from lightning_gengap.errors import MeasureError, Undefined, closest, one_line, out_of_memory
 from lightning_gengap.measures import derived
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
@@ -262,6 +262,6 @@ def get_measure(name: str) -> Measure:
     """
     if name not in MEASURES:
         raise MeasureError(
-            "measure", got=repr(name), expected=f"one of {', '.join(MEASURES)}", remedy="Check the spelling."
+            "measure", got=repr(name), expected=f"one of {', '.join(MEASURES)}", remedy=closest(name, MEASURES)
         )
     return MEASURES[name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lightning_gengap.errors import PredictorError
+from lightning_gengap.errors import PredictorError, closest
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.predictors.parts import PREDICTED_GAP, Feature
 from lightning_gengap.predictors.predictor import Predictor
@@ -63,7 +63,7 @@ def load_predictor(name_or_path: str | Path) -> Predictor:
             "predictor",
             got=repr(text),
             expected=f"one of {', '.join(names)}, or the path of a predictor file",
-            remedy="List the bundled ones with `gengap predictors`.",
+            remedy=f"{closest(text, names)} `gengap predictors` lists the bundled ones.",
         )
     try:
         content = path.read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from lightning_gengap.predictors.parts import (
 )
 from lightning_gengap.predictors.specification import Specification
 
-ALWAYS_NEEDED = ("train_accuracy", "classes")
+ALWAYS_NEEDED = {"train_accuracy": 0.0, "classes": 1.0}  # and the least that they can be
 
 
 @dataclass(frozen=True)
@@ -161,12 +161,12 @@ class Predictor:
 
         The columns hold one value a model, NaN where it was not measured. `doubts` is the number of flags.
         """
-        for name in ALWAYS_NEEDED:
-            if name not in values or not np.isfinite(values[name]).all():
+        for name, least in ALWAYS_NEEDED.items():
+            if name not in values or not (np.isfinite(values[name]) & (values[name] >= least)).all():
                 raise PredictorError(
                     f"predictor {self.name}",
-                    got=f"values without {name!r}",
-                    expected="at least train_accuracy and classes",
+                    got=f"values without a finite {name!r} of at least {least:g}",
+                    expected="at least train_accuracy, a fraction, and classes, their number",
                     remedy="Pass the dictionary that measure() returns.",
                 )
         values = {name: np.where(np.isfinite(column), column, math.nan) for name, column in values.items()}

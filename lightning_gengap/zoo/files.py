@@ -21,7 +21,7 @@ def finished(path: Path) -> bool:
     try:
         content = json.loads(path.read_text())
         return bool(content["key"] and content["recipe"] and content["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.errors import ConfigurationError, closest
 from lightning_gengap.predictors.files import dumps, load_predictor
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification
@@ -84,7 +84,7 @@ def _specification(name: str, like: str | None) -> Specification:
             f"--like {like}",
             got="an unknown name",
             expected=f"one of {', '.join(SPECIFICATIONS)}",
-            remedy="Name one of these, or leave it out for the features of default_v3.",
+            remedy=f"{closest(like, SPECIFICATIONS)} Left out, it is default_v3.",
         )
     return SPECIFICATIONS[like]
 

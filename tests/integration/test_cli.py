@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,24 @@ def build_in_vain() -> nn.Module:
     raise RuntimeError("no data\nhere")
 
 
+def build_and_leave() -> nn.Module:
+    raise SystemExit(0)
+
+
+class FailsLater(nn.Module):
+    """Works once, as a first look at it might."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.calls = build(), 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise ZeroDivisionError("again")
+        return self.net(inputs)
+
+
 MODEL = f"{__name__}:build"
 
 
@@ -67,16 +86,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     saved_data(tmp_path / "objects.npz", labels=np.array([None] * 60))
     saved_data(tmp_path / "wide.npz", inputs=np.zeros((60, 13), np.float32))
     saved_data(tmp_path / "double.npz", inputs=np.zeros((60, 12)))
+    saved_data(tmp_path / "big_endian.npz", inputs=np.zeros((60, 12), ">f4"), names=np.array([None]))
+    with zipfile.ZipFile(tmp_path / "no_arrays.npz", "w") as archive:
+        archive.writestr("inputs", "words")
+        archive.writestr("labels", "words")
     np.save(tmp_path / "array.npy", np.zeros(3))
     torch.save(build().state_dict(), tmp_path / "model.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    kept = {"GapMonitor": {"memory": {"initial_state": 3}}}
+    torch.save({"state_dict": build().state_dict(), "callbacks": kept}, tmp_path / "odd.ckpt")
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "empty").touch()
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "cut.json").write_text('{"format": 1,')
     (tmp_path / "no_gap.json").write_text('[{"values": {}}]')
-    (tmp_path / "pairs.json").write_text(json.dumps([{"values": VALUES, "gap": 0.1}] * 3))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "huge.json").write_text(f'[{{"values": {{}}, "gap": 1{"0" * 400}}}]')
+    (tmp_path / "pairs.json").write_text(json.dumps([{"values": VALUES | {"model": "resnet"}, "gap": 0.1}] * 3))
     return tmp_path
 
 
@@ -84,7 +111,7 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors"]) == 0
     titles, *rows = capsys.readouterr().out.splitlines()
     assert titles.split() == ["name", "predicts", "features", "runs", "tasks", "is"]
-    assert rows[0].split() == ["default", "accuracy_gap", "3", "655", "84", "default_v3"]
+    assert rows[0].split() == ["default", "accuracy_gap", "2", "655", "84", "default_v3"]
     assert all(row[titles.index("predicts") :].startswith("accuracy_gap") for row in rows)
 
 
@@ -125,13 +152,20 @@ def test_a_measure_is_described_for_people(capsys: pytest.CaptureFixture[str]):
 
 def test_measure_prints_values_and_prediction_of_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["measure", "--model", MODEL, "--data", "data.npz", "--checkpoint", "model.pt"]
-    with pytest.warns(UserWarning, match="is absent"):  # no images, no initial weights
-        assert main([*arguments, "--train-samples", "600"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    assert main([*arguments, "--train-samples", "600"]) == 0
+    captured = capsys.readouterr()
+    assert all(line.startswith("gengap: ") and "is absent" in line for line in captured.err.splitlines())
+    assert "no initial weights" in captured.err
+    printed = json.loads(captured.out)
     assert printed["values"]["train_samples"] == 600
     assert printed["values"]["classes"] == 3
     assert printed["prediction"]["abstained"]  # no initial weights, so the difficulty is missing
     assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
+
+
+def test_only_the_samples_are_read_whatever_their_byte_order(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["measure", "--model", MODEL, "--data", "big_endian.npz"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"]["probe_samples"] == 60
 
 
 def test_the_initial_weights_that_a_monitor_kept_in_a_checkpoint_are_found(
@@ -172,6 +206,8 @@ REFUSED = {
     "half a predictor": (["predictors", "cut.json"], "got text that is not JSON"),
     "a list as predictor": (["predictors", "list.json"], "got format 'list'"),
     "an unknown measure": (["measures", "margins"], "got 'margins'; expected one of margin"),
+    "nearly a measure": (["measures", "margins"], "Did you mean 'margin'?"),
+    "nearly a predictor": (["predictors", "defualt"], "Did you mean 'default'?"),
     "no file of samples": ([*MEASURE, "nowhere.npz"], "--data nowhere.npz: got FileNotFoundError"),
     "a folder of samples": ([*MEASURE, "."], "--data .: got IsADirectoryError"),
     "binary samples": ([*MEASURE, "binary"], "--data binary: got"),
@@ -182,8 +218,10 @@ REFUSED = {
     "too few labels": ([*MEASURE, "few_labels.npz"], "labels of shape (59,)"),
     "labels of words": ([*MEASURE, "words.npz"], "labels of <U1"),
     "labels of objects": ([*MEASURE, "objects.npz"], "got ValueError: Object arrays cannot be loaded"),
-    "samples of another shape": ([*MEASURE, "wide.npz"], "expected a model that takes inputs of shape (2, 13)"),
+    "samples of another shape": ([*MEASURE, "wide.npz"], "expected a model that takes inputs of shape (60, 13)"),
     "samples of another dtype": ([*MEASURE, "double.npz"], "torch.float64"),
+    "members that are no arrays": ([*MEASURE, "no_arrays.npz"], "a member that is no array"),
+    "too many samples in training": ([*MEASURE, "data.npz", "--train-samples", "9" * 400], "'--train-samples'"),
     "no samples in training": ([*MEASURE, "data.npz", "--train-samples", "0"], "'--train-samples'"),
     "no checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "nowhere.pt"], "got FileNotFoundError"),
     "a folder as checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "."], "got IsADirectoryError"),
@@ -192,6 +230,7 @@ REFUSED = {
         "expected a Lightning checkpoint",
     ),
     "a list as checkpoint": ([*MEASURE, "data.npz", "--checkpoint", "list.pt"], "expected a Lightning checkpoint"),
+    "a checkpoint of another monitor": ([*MEASURE, "data.npz", "--checkpoint", "odd.ckpt"], "AttributeError"),
     "another model's weights": ([*MEASURE, "data.npz", "--checkpoint", "other.pt"], "Missing key(s) in state_dict"),
     "an unknown predictor to measure for": ([*MEASURE, "data.npz", "--predictor", "oracle"], "one of default"),
     "a model that cannot be imported": (
@@ -207,6 +246,14 @@ REFUSED = {
         ["measure", "--model", f"{__name__}:build_in_vain", "--data", "data.npz"],
         "no data here",
     ),
+    "a callable that leaves": (
+        ["measure", "--model", f"{__name__}:build_and_leave", "--data", "data.npz"],
+        "SystemExit",
+    ),
+    "a model that fails later": (
+        ["measure", "--model", f"{__name__}:FailsLater", "--data", "data.npz"],
+        "got ZeroDivisionError: again",
+    ),
     "a callable without a model": (
         ["measure", "--model", f"{__name__}:build_nothing", "--data", "data.npz"],
         "type str",
@@ -216,13 +263,15 @@ REFUSED = {
     "binary pairs": (["recalibrate", "binary", "--out", "new.json"], "got UnicodeDecodeError"),
     "numbers as pairs": (["recalibrate", "list.json", "--out", "new.json"], "expected a JSON list of"),
     "pairs without a gap": (["recalibrate", "no_gap.json", "--out", "new.json"], "KeyError: 'gap'"),
+    "pairs too deep to read": (["recalibrate", "deep.json", "--out", "new.json"], "got RecursionError"),
+    "a gap beyond all numbers": (["recalibrate", "huge.json", "--out", "new.json"], "got OverflowError"),
     "half a list of pairs": (["recalibrate", "cut.json", "--out", "new.json"], "got JSONDecodeError"),
     "an output that exists": ([*RECALIBRATE, "list.json"], "--out list.json: got a file that exists"),
     "an output in no folder": (
         [*RECALIBRATE, "no/new.json"],
         "got no folder no; expected a path in a folder that exists",
     ),
-    "a file as folder of the demo": (["demo", "--epochs", "1", "--out", "empty"], "got NotADirectoryError"),
+    "a file as folder of the demo": (["demo", "--epochs", "1", "--out", "empty"], "got FileExistsError"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import lightning_gengap
 from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 from lightning_gengap.predictors.files import available_predictors, loads
 
@@ -73,18 +74,20 @@ def test_importing_the_package_imports_no_more_than_is_needed(code: str, absent:
 
 
 def test_public_names_are_those_that_resolve():
-    import lightning_gengap
-
     assert set(lightning_gengap._MODULES) == set(lightning_gengap.__all__) <= set(dir(lightning_gengap))
     assert all(getattr(lightning_gengap, name).__name__ == name for name in lightning_gengap.__all__)
     with pytest.raises(AttributeError, match="no attribute 'GapMonitr'"):
         lightning_gengap.GapMonitr  # noqa: B018
 
 
+CORE = [f"lightning_gengap/{path.name}" for path in (ROOT / "lightning_gengap").iterdir() if path.name != "zoo"]
+
+
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
         (["lightning_gengap"], ["wandb", "report", "zoo"]),
+        (CORE, ["wandb"]),
         (["examples"], ["examples"]),
         (["tests", "benchmarks", "studies"], ["dev", "wandb", "report", "zoo"]),
     ],
@@ -95,7 +98,11 @@ def test_every_imported_distribution_is_declared(folders: list[str], extras: lis
     declared = {re.split(r"[\[<>=~!; ]", line)[0].lower() for line in requirements}
     scripts = [path for folder in ("benchmarks", "studies") for path in (ROOT / folder).glob("*.py")]
     own = {path.stem for path in (*ROOT.iterdir(), *scripts)}
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    paths = [
+        path
+        for folder in folders
+        for path in ((ROOT / folder).rglob("*.py") if (ROOT / folder).is_dir() else [ROOT / folder])
+    ]
     imported = {name for path in paths for name in _imports(ast.parse(path.read_text(encoding="utf-8")))}
     foreign = imported - set(sys.stdlib_module_names) - own - PEERS - {"tomli"}
     assert {DISTRIBUTIONS.get(name, name).lower() for name in foreign} <= declared
@@ -107,3 +114,13 @@ def _imports(tree: Any) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield (node.module or "").partition(".")[0]
+
+
+def test_no_module_of_the_package_takes_a_public_name_from_the_package_itself():
+    """Such an import would climb up unseen by the contracts, because the names are resolved when they are used."""
+    for path in (ROOT / "lightning_gengap").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import | ast.ImportFrom) else set()
+            if isinstance(node, ast.ImportFrom) and node.module == "lightning_gengap":
+                assert not names & {*lightning_gengap.__all__, "*"}, f"{path} imports {names}"
+            assert "lightning_gengap" not in names, path

@@ -189,7 +189,7 @@ def test_models_below_the_memoriser_keep_their_order():
 
 
 def test_train_accuracy_and_classes_are_always_needed():
-    with pytest.raises(PredictorError, match="got values without 'classes'"):
+    with pytest.raises(PredictorError, match="got values without a finite 'classes'"):
         predictor().predict({"train_accuracy": 0.9})
 
 
