@@ -73,12 +73,9 @@ def _interval(interval: Interval) -> str:
 
 def _parts(predictor: Predictor) -> Iterator[str]:
     """What a predictor has besides its features."""
-    memoriser, correction = predictor.memoriser, predictor.correction
-    if memoriser is not None:
-        yield (
-            f"Memoriser    where the predicted test accuracy is below {memoriser.name} or the train accuracy, "
-            f"{memoriser.kept:g} of the difference is kept"
-        )
+    correction = predictor.correction
+    for component in predictor.specification.components:
+        yield f"{component.kind.capitalize():12} {component.described()}"
     if predictor.loss_head is not None:
         yield f"Loss gap     predicted too, from {', '.join(f.name for f in predictor.loss_head.features)}"
     if predictor.preferred is not None:

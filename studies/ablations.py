@@ -133,9 +133,9 @@ def _taken(study: Study, chosen: Mapping[str, Group]) -> dict[str, Any]:
 
 
 def _without(main: Specification, left: tuple[Term, ...], taken: tuple[Term, ...]) -> Specification:
-    """With the features that are left, and without the memoriser where that is taken too."""
-    gone = main.memoriser in {term.name for term in taken}
-    return replace(main, features=left, memoriser="" if gone else main.memoriser)
+    """With the features that are left, and without the components that read what is taken."""
+    gone = {term.name for term in taken}
+    return replace(main, features=left, components=tuple(c for c in main.components if not gone.intersection(c.needs)))
 
 
 def groups_section(groups: Mapping[str, Any], main: str) -> str:

@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lightning_gengap.errors import PredictorError, closest
 from lightning_gengap.measures import MEASURED
+from lightning_gengap.predictors.components import COMPONENTS, Component
 from lightning_gengap.predictors.parts import PREDICTED_GAP, Feature
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Term
 
 FORMAT = 2
-_OPTIONAL = ("loss_head", "memoriser", "correction")  # parts that are left out of the file where there are none
+_OPTIONAL = ("loss_head", "correction")  # parts that are left out of the file where there are none
 
 
 def available_predictors() -> list[str]:
@@ -118,6 +119,8 @@ def _read(hint: Any, content: Any, name: str = "") -> Any:
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is UnionType:  # of something and None
         return None if content is None else _read(inner[0], content, name)
+    if kind is Component:
+        kind = hint = COMPONENTS[content["kind"]]
     if kind is tuple:
         return tuple(_read(inner[0], one, name) for one in content)
     if is_dataclass(kind):
@@ -134,21 +137,19 @@ def _read(hint: Any, content: Any, name: str = "") -> Any:
 
 
 def _check(predictor: Predictor) -> None:
-    """Refuse keys and measures that this version does not have, and a memoriser's share outside [0, 1]."""
-    head, specification, memoriser = predictor.loss_head, predictor.specification, predictor.memoriser
+    """Refuse keys and measures that this version does not have."""
+    head, specification = predictor.loss_head, predictor.specification
     of_head = () if head is None else head.features
     named: tuple[Feature | Term, ...] = (*predictor.features, *specification.features, *specification.bounds, *of_head)
     for one in named:
         if one.name not in MEASURED and not (one.name == PREDICTED_GAP and one in of_head):
             raise ValueError(f"feature {one.name!r}, which this version does not measure")
-    for name in filter(None, (memoriser and memoriser.name, specification.memoriser)):
-        if name not in MEASURED:
-            raise ValueError(f"memoriser {name!r}, which this version does not measure")
+    for component in specification.components:
+        if strangers := set(component.needs) - set(MEASURED):
+            raise ValueError(f"{component.kind} {strangers}, which this version does not measure")
     unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
     if unknown:
         raise ValueError(f"measures {sorted(unknown)}, which this version does not have")
-    if memoriser is not None and not 0 <= memoriser.kept <= 1:
-        raise ValueError(f"a memoriser that keeps {memoriser.kept}")
 
 
 def _damaged(origin: str, got: str) -> PredictorError:

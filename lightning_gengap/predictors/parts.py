@@ -87,24 +87,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Memoriser:
-    """A classifier that memorises its data, as the nearest neighbour does; a network seldom does worse in tests.
-
-    Attributes:
-        name: the key of its leave-one-out accuracy. The network's train accuracy bounds this accuracy.
-        kept: the share, in [0, 1], of the predicted test accuracy's distance below that bound which is kept. It is
-            above zero so that models keep their order.
-    """
-
-    name: str
-    kept: float
-
-    def adds(self, gaps: Floats, accuracy: Floats, values: Floats) -> Floats:
-        """What it adds to the gaps: at most zero."""
-        return (1 - self.kept) * np.minimum(accuracy - gaps - np.minimum(values, accuracy), 0.0)
-
-
-@dataclass(frozen=True)
 class Correction:
     """What the user's own observed gaps changed: (gap + offset) is multiplied, and the interval is narrowed.
 

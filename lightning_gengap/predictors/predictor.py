@@ -18,7 +18,6 @@ from lightning_gengap.predictors.parts import (
     Floats,
     Interval,
     LossHead,
-    Memoriser,
     contributions,
 )
 from lightning_gengap.predictors.specification import Specification
@@ -35,7 +34,7 @@ class Prediction:
         in_support: every feature lies within the range of the fitted rows.
         abstained: the gap is only the mean of the fitted rows, and the interval says nothing.
         outside: features that are missing, features beyond the fitted range, and flags.
-        contributions: accuracy fractions by feature, with `intercept`, `memoriser`, `recalibration` and `limits`. They
+        contributions: accuracy fractions by feature, with `intercept`, components, `recalibration` and `limits`. They
             add up to `gap`.
         loss_gap: test minus train loss in nats, with its interval. None without a loss head, or where a feature of it
             is missing. While abstaining, the centre of the fitted rows.
@@ -79,7 +78,6 @@ class Predictor:
         provenance: the table's hash, and how much was fitted.
         scores: those of `gengap zoo fit`, on held-out groups.
         loss_head: predicts the loss gap from the same measures.
-        memoriser: the predicted test accuracy hardly falls below its accuracy.
         correction: from the user's own observed gaps. See `recalibrate`.
         preferred: predicts instead wherever all its features are measured, as `images_v3` does on images. It is not
             written to files.
@@ -96,7 +94,6 @@ class Predictor:
     scores: dict[str, Any]
     target: str = "accuracy_gap"
     loss_head: LossHead | None = None
-    memoriser: Memoriser | None = None
     correction: Correction | None = None
     preferred: Predictor | None = None
 
@@ -109,8 +106,8 @@ class Predictor:
 
     @property
     def _of_gap(self) -> tuple[str, ...]:
-        memoriser = () if self.memoriser is None else (self.memoriser.name,)
-        return (*(feature.name for feature in self.features), *memoriser)
+        components = (name for component in self.specification.components for name in component.needs)
+        return (*(feature.name for feature in self.features), *components)
 
     def predict(self, values: Mapping[str, float], flags: Iterable[str] = ()) -> Prediction:
         """Predict the gap of one model from its measured values. It takes less than a millisecond.
@@ -199,8 +196,8 @@ class Predictor:
     def contributions(self, values: Mapping[str, Floats], accuracy: Floats) -> dict[str, Floats]:
         """What adds up to the gap before it is limited to [0, train accuracy]; a predictor that abstains has it too."""
         parts = {"intercept": np.full(len(accuracy), self.intercept), **contributions(self.features, values)}
-        if self.memoriser is not None:
-            parts["memoriser"] = self.memoriser.adds(_total(parts), accuracy, values[self.memoriser.name])
+        for component in self.specification.components:
+            parts[component.kind] = component.adds(_total(parts), accuracy, values)
         if self.correction is not None:
             parts["recalibration"] = (self.correction.factor - 1) * (_total(parts) + self.interval.offset)
         return parts

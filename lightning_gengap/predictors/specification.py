@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_gengap.predictors.components import Component
+
 Transform = Literal["identity", "log"]
 Scale = Literal["deviation", "log_size", "log_size_above"]
 
@@ -35,7 +37,7 @@ class Specification:
 
     Attributes:
         bounds: terms with a coefficient of zero: only their distance from the fitted range counts.
-        memoriser: the key of a memorising classifier's accuracy, or empty. See `Memoriser`.
+        components: parts of the formula beside the features, in the order in which they add to the gap.
         test_accuracy: fit the test accuracy, so that train accuracy, the first feature, enters the gap with a
             coefficient of one. The order of models within a run and a task is then that of the other features.
         balanced: each task counts the same, and later snapshots count more. See `row_weights`.
@@ -51,7 +53,7 @@ class Specification:
     name: str
     features: tuple[Term, ...]
     bounds: tuple[Term, ...] = ()
-    memoriser: str = ""
+    components: tuple[Component, ...] = ()
     test_accuracy: bool = False
     balanced: bool = False
     symmetric: bool = False
@@ -66,5 +68,5 @@ class Specification:
     @property
     def needs(self) -> tuple[str, ...]:
         """The measured keys that a row must have."""
-        terms = tuple(term.name for term in (*self.features, *self.bounds))
-        return (*terms, self.memoriser) if self.memoriser else terms
+        terms = (term.name for term in (*self.features, *self.bounds))
+        return (*terms, *(name for component in self.components for name in component.needs))

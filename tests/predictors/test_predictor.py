@@ -12,8 +12,9 @@ import pytest
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
+from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.files import dumps, loads
-from lightning_gengap.predictors.parts import Correction, Feature, Interval, LossHead, Memoriser
+from lightning_gengap.predictors.parts import Correction, Feature, Interval, LossHead
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification, Term
 
@@ -47,6 +48,10 @@ NEIGHBOUR = "difficulty/neighbour_1_accuracy"
 VALUES = {"train_accuracy": 0.9, "classes": 10.0, "train_loss": 0.5, "train_samples": 3.0}
 
 
+def bounded(kept: float) -> Specification:
+    return replace(SPECIFICATION, components=(Memoriser(NEIGHBOUR, kept),))
+
+
 def test_the_gap_is_linear_in_transformed_values():
     expected = 0.1 - 0.05 * math.log(0.5) - 0.005 * math.log(3.0)
     assert predictor().predict(VALUES).gap == pytest.approx(expected, rel=1e-12)
@@ -62,7 +67,7 @@ def test_contributions_add_up_to_the_gap(loss: float):
 
 def test_columns_and_rows_are_one_formula():
     head = LossHead(-1.0, (feature("predicted_gap", 0.5), feature("train_loss", -0.1)), -1.0, 1.0)
-    of = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1), correction=Correction(1.3, 0.8, 2), loss_head=head)
+    of = predictor(specification=bounded(0.1), correction=Correction(1.3, 0.8, 2), loss_head=head)
     rng = np.random.default_rng(0)
     columns = {
         "train_accuracy": rng.uniform(0.2, 1, 60),
@@ -168,7 +173,7 @@ def test_the_nearest_accepted_values_are_one_deviation_outside_or_any_larger_tra
 def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(neighbour: float, bound: float | None):
     plain, values = predictor(), VALUES | {NEIGHBOUR: neighbour}
     before = plain.predict(VALUES).gap
-    prediction = replace(plain, memoriser=Memoriser(NEIGHBOUR, 0.2)).predict(values)
+    prediction = replace(plain, specification=bounded(0.2)).predict(values)
     expected = before if bound is None else 0.9 - (bound - 0.2 * (bound - (0.9 - before)))
     assert prediction.gap == pytest.approx(expected, abs=1e-12)
     assert prediction.contributions["memoriser"] == pytest.approx(expected - before, abs=1e-12)
@@ -176,14 +181,14 @@ def test_test_accuracy_hardly_falls_below_the_memorisers_or_the_train_accuracy(n
 
 
 def test_a_memoriser_is_needed_and_without_its_value_the_predictor_abstains():
-    bound = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))
+    bound = predictor(specification=bounded(0.1))
     assert NEIGHBOUR in bound.needs
     assert bound.predict(VALUES).abstained
     assert bound.predict(VALUES).outside == (NEIGHBOUR,)
 
 
 def test_models_below_the_memoriser_keep_their_order():
-    bound = predictor(memoriser=Memoriser(NEIGHBOUR, 0.1))
+    bound = predictor(specification=bounded(0.1))
     gaps = [bound.predict(VALUES | {"train_loss": loss, NEIGHBOUR: 0.85}).gap for loss in (0.8, 0.5, 0.3)]
     assert gaps == sorted(set(gaps))
 
@@ -194,8 +199,14 @@ def test_train_accuracy_and_classes_are_always_needed():
 
 
 def test_round_trip_keeps_every_digit_and_the_specification():
-    fitted = replace(SPECIFICATION, bounds=(Term("train_accuracy"),), memoriser=NEIGHBOUR, grid="mine", offset=0.3)
-    for made in (predictor(), predictor(memoriser=Memoriser(NEIGHBOUR, 0.1), specification=fitted)):
+    fitted = replace(
+        SPECIFICATION,
+        bounds=(Term("train_accuracy"),),
+        components=(Memoriser(NEIGHBOUR, 0.1),),
+        grid="mine",
+        offset=0.3,
+    )
+    for made in (predictor(), predictor(specification=fitted)):
         assert loads(dumps(made), "here") == made
 
 
@@ -236,14 +247,14 @@ def specified(**changes: object) -> str:
         (specified(offset="wide"), "numbers that are not finite"),
         (specified(loss_head="always"), "loss head 'always'"),
         (specified(test_accuracy=True), "whose first feature is not train_accuracy"),
-        (specified(memoriser="horoscope"), "memoriser 'horoscope'"),
+        (specified(components=[{"kind": "oracle"}]), "oracle"),
         (damaged(features=[{**feature().__dict__, "name": "margin/h9/median"}]), "which this version does not measure"),
         (damaged(features=[{**feature().__dict__, "transform": "sqrt"}]), "transform 'sqrt'"),
         (damaged(features=[{**feature().__dict__, "scale": "miles"}]), "scale 'miles'"),
         (damaged(prior_gap="much"), "numbers that are not finite"),
-        (damaged(memoriser={"name": "horoscope", "kept": 0.1}), "memoriser 'horoscope', which this version"),
-        (damaged(memoriser={"name": NEIGHBOUR, "kept": 1.1}), "a memoriser that keeps 1.1"),
-        (damaged(memoriser={"name": NEIGHBOUR}), "fields ['name'] for a Memoriser"),
+        (specified(components=[asdict(Memoriser("horoscope", 0.1))]), "memoriser {'horoscope'}, which this version"),
+        (specified(components=[asdict(Memoriser(NEIGHBOUR, 0.1)) | {"kept": 1.1}]), "a memoriser that keeps 1.1"),
+        (specified(components=[{"kind": "memoriser"}]), "fields ['kind'] for a Memoriser"),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(text: str, message: str):

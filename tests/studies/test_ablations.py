@@ -10,6 +10,7 @@ from learning_curve import curve_section, fitted_stage, learning_curve, stage_se
 from measure_groups import groups_of
 from single_measures import scarce_orders, scarce_section, singles, singles_section
 
+from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.evaluate.comparable import measures_of
 from lightning_gengap.zoo.evaluate.held_out import hold_out
@@ -151,12 +152,12 @@ def test_a_memoriser_is_taken_with_its_group_alone():
     made = scarce_rows(0)
     for row in made:
         row["measure.difficulty/neighbour_1_accuracy"] = row["measure.train_accuracy"] - 0.03
-    with_it = Specification("of test", terms, test_accuracy=True, memoriser=terms[3].name)
+    with_it = Specification("of test", terms, test_accuracy=True, components=(Memoriser(terms[3].name, 0.1),))
     study = study_of(made, with_it)
     study = cut(study, 2)
     added = groups(study)["added"]
     for group, left in (
-        ("difficulty", replace(with_it, features=terms[:2], memoriser="")),
+        ("difficulty", replace(with_it, features=terms[:2], components=())),
         ("train metrics", replace(with_it, features=(terms[0], *terms[2:]))),
     ):
         listed = added[group]["splits"]["leave one family out"]["mae"]["of test - group"][0]

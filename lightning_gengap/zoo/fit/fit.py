@@ -10,7 +10,7 @@ import numpy as np
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.parts import Feature, Interval, Memoriser, contributions
+from lightning_gengap.predictors.parts import Feature, Interval, contributions
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Predictions, Predictor, has_learned
 from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_variance
@@ -23,7 +23,6 @@ from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, check_present
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BALANCED_STRENGTHS = (1e-2, 3e-2, 1e-1)  # weaker ones fail on sources that are left out
 FEWEST_RUNS, FEWEST_TASKS = 20, 5
-KEPT = 0.1  # of what a predicted test accuracy lies below the memoriser's
 
 
 def usable(table: Table, specification: Specification) -> Mask:
@@ -119,7 +118,6 @@ def fitted_at(
                 "ridge_strength": strength,
             },
             scores={},
-            memoriser=Memoriser(specification.memoriser, KEPT) if specification.memoriser else None,
         )
         for strength, line in zip(strengths, regression.lines(strengths), strict=True)
     ]

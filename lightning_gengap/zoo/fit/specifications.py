@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.specification import Specification, Term
 
 TRAIN_ACCURACY = Term("train_accuracy")
@@ -25,12 +26,13 @@ BASELINES = (CONSTANT, TRIVIAL, JIANG)
 
 # What a closed-form classifier makes of the probe, extrapolated to the train size. Train size itself only bounds the
 # support. A network that fits its labels does at least as well in tests as the nearest neighbour, which fits all of
+NEAREST_NEIGHBOUR = Memoriser("difficulty/neighbour_1_accuracy", kept=0.1)
 # them. Errors grow little with the predicted gap, hence the offset.
 DEFAULT_3 = Specification(
     "default_v3",
     (TRAIN_ACCURACY, Term("difficulty/ridge_extrapolated")),
     bounds=(TRAIN_SAMPLES,),
-    memoriser="difficulty/neighbour_1_accuracy",
+    components=(NEAREST_NEIGHBOUR,),
     balanced=True,
     symmetric=True,
     offset=0.3,
@@ -48,7 +50,7 @@ IMAGES_3 = Specification(
         Term("perturbation/excess_by_size", scale="log_size", never_raises=True),
     ),
     bounds=(TRAIN_SAMPLES,),
-    memoriser="difficulty/neighbour_1_accuracy",
+    components=(NEAREST_NEIGHBOUR,),
     test_accuracy=True,
     balanced=True,
     symmetric=True,

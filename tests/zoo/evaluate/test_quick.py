@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.zoo.evaluate.comparable import term_of
 from lightning_gengap.zoo.evaluate.held_out import hold_out
 from lightning_gengap.zoo.evaluate.quick import hold_out_points, predicted_points
@@ -11,11 +12,11 @@ from tests.zoo.conftest import PLANTED
 from tests.zoo.tables import rows, table, table_of
 
 
-@pytest.mark.parametrize("memoriser", ["", "train_accuracy"])
+@pytest.mark.parametrize("components", [(), (Memoriser("train_accuracy", 0.1),)])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_fast_ridge_equals_the_shipped_fit_inside_the_support(balanced: bool, memoriser: str):
+def test_fast_ridge_equals_the_shipped_fit_inside_the_support(balanced: bool, components: tuple[Memoriser, ...]):
     made = table(noise=0.1)
-    split, planted = list(by_task(made)), replace(PLANTED, balanced=balanced, memoriser=memoriser)
+    split, planted = list(by_task(made)), replace(PLANTED, balanced=balanced, components=components)
     among = np.ones(len(made), bool)
     exact, (rows, fast) = hold_out(made, planted, split, among), hold_out_points(made, planted, split, among)
     assert (exact.rows == rows).all()
