@@ -4,7 +4,7 @@
 #   make test TORCH="torch==2.13.0" the same with a torch requirement of your choice
 #   make lint                       style, format and the layers of the package
 #   make types                      type hints
-#   make costs                      docs/costs.md from docs/costs.csv and the registry of measures
+#   make docs                       docs/measures.md and docs/costs.md from the registry of measures and docs/costs.csv
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
 #   make studies                    the studies of studies/README.md; they take minutes to hours
@@ -13,7 +13,7 @@ TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check costs predictor benchmarks studies clean
+.PHONY: demo test lint types check docs predictor benchmarks studies clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -32,7 +32,9 @@ types: $(VENV)/ready
 
 check: test lint types
 
-costs: $(VENV)/ready
+# The two generated pages.
+docs: $(VENV)/ready
+	$(RUN) -m lightning_gengap measures > docs/measures.md
 	$(RUN) benchmarks/cost_page.py
 
 # These take hours. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table holds 50 small, 18 wide
