@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_gengap.predictors.feature import Feature
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap import GapError, GapMonitor
 from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
 from lightning_gengap.measures import BY_DEFAULT, MEASURED
+from lightning_gengap.predictors.parts import Feature
 from tests.lightning_models import (
     Iterated,
     MemoryLogger,
