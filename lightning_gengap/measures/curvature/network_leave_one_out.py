@@ -36,7 +36,8 @@ def network_leave_one_out(probe: Probe) -> Values:
     `loo/network/samples`, n.
 
     Cost: classes backwards over those samples, half of (n x classes)^2 x parameters multiplications, and a solve. For
-    1,024 samples that is up to a minute on one core, the most at 50 thousand parameters.
+    1,024 samples that is up to a minute on one core, the most at 50 thousand parameters. Reference: Nickl et al. 2023
+    (arXiv 2310.19273), with the leverage correction.
 
     Raises:
         Undefined: fewer than 20 samples fit into memory (with ten classes, above 1.3 million parameters), or the model

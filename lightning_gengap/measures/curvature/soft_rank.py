@@ -126,7 +126,8 @@ def full_soft_rank(probe: Probe) -> Values:
     to `..._1e-1`, `curvature/full/trace`, `curvature/full/samples`, `curvature/full/parameters` and
     `curvature/full/products`.
 
-    Cost: as for `soft_rank`, with products over all samples of the probe.
+    Cost: as for `soft_rank`, with products over all samples of the probe. Reference: Shoham et al. 2025 (arXiv
+    2506.17809).
 
     Raises:
         Undefined: as for `soft_rank`.

@@ -40,6 +40,7 @@ def difficulty(probe: Probe) -> Values:
     `..._extrapolated` to the train size, see `learning_curve`.
 
     Taken once per training. Cost: one forward pass, and an eigendecomposition of an (examples x examples) matrix.
+    Reference: none.
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. Ridge is absent without initial weights

@@ -42,7 +42,7 @@ def input_difficulty(probe: Probe) -> Values:
     that of `difficulty/ridge_accuracy`. No weights of the network are used; scaling the inputs changes nothing.
 
     Taken once per training, and only those keys that are wanted. Cost: no forward; two convolutions, three
-    eigendecompositions of an (examples x examples) matrix, and four of one of half that size.
+    eigendecompositions of an (examples x examples) matrix, and four of one of half that size. Reference: none.
 
     Raises:
         Undefined: the inputs are integers or differ in shape, or there are fewer than five samples per class that is

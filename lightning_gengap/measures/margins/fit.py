@@ -22,6 +22,7 @@ def fit(probe: Probe) -> Values:
     """Accuracy, mean cross-entropy and mean confidence on the probe, with the labels as trained.
 
     Keys `train_accuracy`, `train_loss` and `train_confidence`. Cost: none, the margins' forward is shared.
+    Reference: none.
     """
     logits = probe.cached(margin_signature).logits
     return {

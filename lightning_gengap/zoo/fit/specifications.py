@@ -24,10 +24,11 @@ JIANG = Specification(
 )
 BASELINES = (CONSTANT, TRIVIAL, JIANG)
 
-# What a closed-form classifier makes of the probe, extrapolated to the train size. Train size itself only bounds the
-# support. A network that fits its labels does at least as well in tests as the nearest neighbour, which fits all of
+# A network that fits its labels does at least as well in tests as the nearest neighbour, which fits all of them.
 NEAREST_NEIGHBOUR = Memoriser("difficulty/neighbour_1_accuracy", kept=0.1)
-# them. Errors grow little with the predicted gap, hence the offset.
+
+# What a closed-form classifier makes of the probe, extrapolated to the train size. Train size itself only bounds the
+# support. Errors grow little with the predicted gap, hence the offset.
 DEFAULT_3 = Specification(
     "default_v3",
     (TRAIN_ACCURACY, Term("difficulty/ridge_extrapolated")),
