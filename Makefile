@@ -7,7 +7,7 @@
 #   make docs                       docs/measures.md and docs/costs.md from the registry of measures and docs/costs.csv
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
-#   make studies                    the studies of studies/README.md; they take minutes to hours
+#   make studies                    the studies of studies/README.md; random labels take hours, the others seconds
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
