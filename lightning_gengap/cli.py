@@ -140,7 +140,7 @@ def measure(
         warnings.simplefilter("always")
         values = measure(module, samples, initial_state=initial_state)
     for note in notes:
-        print(f"gengap: {note.message}", file=sys.stderr)
+        print(f"gengap: {' '.join(str(note.message).split())}", file=sys.stderr)
     if train_samples is not None:
         values["train_samples"] = float(train_samples)
     prediction = asdict(chosen.predict(values))

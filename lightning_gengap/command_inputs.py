@@ -100,7 +100,7 @@ def explaining_failures(samples: TensorDataset) -> Iterator[None]:
 def read_observed_gaps(path: Path) -> list[tuple[dict[str, float], float]]:
     """Pairs of measured values and the gap that was observed with them, from a JSON list.
 
-    What is no number among the values is left out: no predictor needs it.
+    Values that are not numbers are left out. No predictor needs them.
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
