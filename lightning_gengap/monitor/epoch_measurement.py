@@ -8,12 +8,19 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
 from lightning_gengap.measurement import Measurement
-from lightning_gengap.monitor.notices import say_failure, say_no_actual_gap, say_notes, say_optional_failures
+from lightning_gengap.monitor.notices import (
+    say_failure,
+    say_no_actual_gap,
+    say_notes,
+    say_optional_failures,
+    say_reading,
+)
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.start_up import StartUp
-from lightning_gengap.monitor.trainer_facts import find_validation_accuracy, planned_share, seconds_until_idle
+from lightning_gengap.monitor.trainer_facts import planned_share, seconds_until_idle
+from lightning_gengap.monitor.validation_accuracy import Refusal
 
 
 def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, ...] | None:
@@ -62,17 +69,18 @@ def measure(
 def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> float | None:
     """Recalibrate by the actual gap of this epoch, and return it; None without a validation or its accuracy.
 
-    `name` is the logged key of the accuracy, as in `find_validation_accuracy`.
+    `name` is the logged key of the accuracy, as in `Validation.accuracy`.
     """
     agree = trainer.strategy.reduce_boolean_decision
     if not (state.validated and agree("train_accuracy" in state.readout.shown, all=True)):
         return None
     actual_gap = None
-    accuracy, notice = find_validation_accuracy(trainer.callback_metrics, name)
-    if accuracy is None:
-        say_no_actual_gap(state, str(notice))
+    accuracy = state.validation.accuracy(trainer, name)
+    if isinstance(accuracy, Refusal):
+        say_no_actual_gap(state, accuracy)
     else:
-        actual_gap = state.readout.shown["train_accuracy"] - accuracy
+        say_reading(state, accuracy)
+        actual_gap = state.readout.shown["train_accuracy"] - accuracy.value
     # Metrics and predictions may differ between ranks: rank 0 speaks for all.
     state.learn(trainer.strategy.broadcast(state.residual(actual_gap)))
     return actual_gap

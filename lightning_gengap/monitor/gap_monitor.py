@@ -49,7 +49,9 @@ class GapMonitor(Callback):
             `age/<measure>` says for how many epochs.
         probe_data: an un-augmented view of the training set: a dataset, a DataLoader or batches.
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
-        validation_accuracy: the logged key that `actual_gap` compares with. By default the one like `val_acc`.
+        validation_accuracy: the logged key that `actual_gap` compares with; its value is taken as it is in [0, 1]. By
+            default the one like `val_acc`, if it is a number of right samples divided by that of the validation, or
+            such a number in percent, or a torchmetrics accuracy of single labels with any average. Others are refused.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
         on_error: `warn` keeps training when a measurement fails, and holds the last values of all keys. Where a measure
             fails that the predictor does not need, only its own keys are held. `raise` is for debugging.
@@ -184,6 +186,29 @@ class GapMonitor(Callback):
         """Remember that this epoch has a validation accuracy."""
         if self._state is not None and not trainer.sanity_checking:
             self._state.validated = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count its samples from here on."""
+        if self._state is not None and not trainer.sanity_checking:
+            self._state.validation.begin()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the samples of the batch."""
+        if self._state is not None and not trainer.sanity_checking:
+            self._state.validation.count(lambda: self._start_up.reader.batch(batch).targets, dataloader_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what was logged, before Lightning forgets it."""
+        if self._state is not None and not trainer.sanity_checking:
+            self._state.validation.end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan, measure, compare, log and draw."""

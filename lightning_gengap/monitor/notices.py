@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_gengap.measurement import Measurement, Measurer
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
+from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, ValidationAccuracy
 
 
 def say_watched(measurer: Measurer) -> None:
@@ -40,10 +41,16 @@ def say_notes(state: RunState) -> None:
             rank_zero_warn(f"GapMonitor: {note}.")
 
 
-def say_no_actual_gap(state: RunState, reason: str) -> None:
-    """Say why there is no actual gap although there was a validation."""
-    if state.says_first("actual_gap"):
-        rank_zero_info(reason)
+def say_no_actual_gap(state: RunState, refusal: Refusal) -> None:
+    """Say why there is no actual gap although there was a validation, once for each kind of reason."""
+    if state.says_first(refusal.kind):
+        (rank_zero_info if refusal.kind == NO_KEY else rank_zero_warn)(f"GapMonitor: {refusal}")
+
+
+def say_reading(state: RunState, accuracy: ValidationAccuracy) -> None:
+    """Say how a validation accuracy was read, where that is not as it is logged."""
+    if accuracy.remark is not None and state.says_first(accuracy.remark):
+        rank_zero_info(f"GapMonitor: {accuracy.remark}")
 
 
 def say_failure(state: RunState, error: Exception, when: str) -> None:

@@ -14,6 +14,7 @@ from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.monitor.readout import Readout, Status
 from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
+from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import ProbeBatch
@@ -33,6 +34,7 @@ class RunState:
         residual_age: measurements since the latest of them.
         measured: whether a measurement has succeeded since training began.
         validated: whether the present epoch had a validation.
+        validation: what the last one had and logged.
         failures: failed measurements in a row.
         warned: whether the user knows of them.
         said: what the user was told once.
@@ -57,6 +59,7 @@ class RunState:
     prediction: Prediction | None = None
     measured: bool = False
     validated: bool = False
+    validation: Validation = field(default_factory=Validation)
     failures: int = 0
     warned: bool = False
     said: set[str] = field(default_factory=set)

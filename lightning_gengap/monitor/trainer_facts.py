@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +17,6 @@ from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.logged_keys import PREFIX
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
-_VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
 
 
 def check_strategy(trainer: Trainer) -> None:
@@ -86,22 +83,6 @@ def ends_without_values(trainer: Trainer) -> bool:
     readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
     always = ("/status", "/overhead")
     return any(str(key).startswith(PREFIX) and not str(key).endswith(always) for key in readers)
-
-
-def find_validation_accuracy(metrics: Mapping[str, Any], name: str | None) -> tuple[float | None, str | None]:
-    """The validation accuracy among the logged metrics, and why there is none.
-
-    It stands under `name`, or else under the one key that matches (val|valid|validation)(_|/)(acc|accuracy).
-    """
-    found = [key for key in metrics if (key == name if name else _VALIDATION_ACCURACY.fullmatch(key))]
-    if len(found) == 1:
-        value = float(metrics[found[0]])
-        if math.isfinite(value):
-            return value, None
-        return None, f"{PREFIX}actual_gap is absent: the logged {found[0]} is {value}."
-    wanted = repr(name) if name else "a key like val_acc or val/accuracy"
-    reason = f"{len(found)} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
-    return None, f"{PREFIX}actual_gap is absent: {reason}. Pass GapMonitor(validation_accuracy='<the key you log>')."
 
 
 def scalar_step(trainer: Trainer) -> int:

@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
-from tests.lightning_models import EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
+from tests.lightning_models import CLASSES, EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
 from tests.tiny_predictors import tiny_monitor
 
 RANK = int(os.environ["LOCAL_RANK"])
@@ -49,6 +50,30 @@ def subset() -> dict[str, Any]:
     data = DataLoader(blobs(), batch_size=8, sampler=SubsetRandomSampler(range(32)))
     outcome = trained(monitor, data=data)
     return outcome | {"train_samples": monitor.values["train_samples"], "probe": monitor.values["probe_samples"]}
+
+
+class MacroModel(TinyModel):
+    """Logs an object whose counts are spread over the ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macro = MulticlassAccuracy(CLASSES)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.macro.update(self(batch[0]), batch[1])
+        self.log("val_acc", self.macro)
+
+
+def validation() -> dict[str, Any]:
+    """The validation accuracy that is compared, and the true one of all samples of both ranks."""
+    monitor, model, held_out = tiny_monitor(), MacroModel(), blobs(50, seed=1)
+    quiet_trainer(monitor, strategy="ddp", devices=2, max_epochs=1).fit(model, loader(), DataLoader(held_out, 16))
+    model.eval()
+    with torch.no_grad():
+        right = (model(held_out.tensors[0]).argmax(1) == held_out.tensors[1]).double().mean()
+    assert monitor._state is not None
+    samples, figure = monitor._state.validation.samples, (monitor._state.validation.figures or {})["val_acc"]
+    return {"right": float(right), "samples": samples, "figure": [figure.right, figure.total]}
 
 
 def failing_on(rank: int, values: dict[str, float] | None = None) -> Measure:
@@ -96,6 +121,7 @@ SETTINGS = {
     "stream": lambda: trained(tiny_monitor(verbosity="full"), data=stream(8)),
     "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
     "subset": subset,
+    "validation": validation,
     "budget": lambda: trained(tiny_monitor(budget=0.01), SlowRank(), max_epochs=4),
     "expensive": lambda: trained(tiny_monitor(budget=0.5, measures=["gradient_noise"]), SlowRank(), max_epochs=4),
     "optional": failing_optional,

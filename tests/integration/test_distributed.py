@@ -97,6 +97,15 @@ def statuses(rank: dict[str, Any], setting: str) -> list[float]:
     return [row["gengap/status"] for row in rank[setting]["rows"]]
 
 
+def test_a_validation_counts_the_samples_of_both_ranks(ranks: list[dict[str, Any]]):
+    first, second = (rank["validation"] for rank in ranks)
+    assert first == second
+    assert first["samples"] == {"0": 50}
+    right, total = first["figure"]
+    assert total == 50
+    assert right / total == pytest.approx(first["right"])
+
+
 def test_rank_zero_decides_on_the_budget(ranks: list[dict[str, Any]]):
     assert statuses(ranks[0], "budget") == statuses(ranks[1], "budget") == [0, 1, 1, 1]
 

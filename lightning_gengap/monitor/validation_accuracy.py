@@ -1,0 +1,266 @@
+"""The accuracy of a validation among what a module logs: whether a figure can be one, and how it is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torchmetrics import Metric
+from torchmetrics.aggregation import BaseAggregator, MaxMetric, MinMetric
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
+from torchmetrics.metric import CompositionalMetric
+
+from lightning_gengap.monitor.logged_keys import PREFIX
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+_USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
+_ROUNDING = 2.0**-21  # of a float32 that was summed over batches and divided
+_TELLING = 0.2  # with more rounding than this, in samples, every number looks like a count
+NO_KEY = "no key"  # the kind of the refusal that many trainings meet, as they log no accuracy
+_PLAIN = "the share of validation samples that are classified right"
+
+
+@dataclass(frozen=True)
+class ValidationAccuracy:
+    """The accuracy of one validation.
+
+    Attributes:
+        value: the share of samples that are classified right, in [0, 1].
+        samples: how many samples the validation had, over all ranks; None if unknown.
+        key: under which it is logged.
+        remark: how it was read, where that is not as it is logged.
+    """
+
+    value: float
+    samples: int | None
+    key: str
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why there is no validation accuracy. One of each `kind` is said in a training."""
+
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{PREFIX}actual_gap is absent: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands behind a logged number.
+
+    Attributes:
+        right: predictions that an accuracy object counted as right, on this rank.
+        total: all that it counted; 0 where the number alone is known.
+        average: of the classes, as its object has it.
+        objection: what it is instead of an accuracy, where its object or its reduction says so.
+    """
+
+    right: int = 0
+    total: int = 0
+    average: str | None = None
+    objection: str | None = None
+
+
+@dataclass
+class Validation:
+    """What the last validation of a training had and logged.
+
+    Attributes:
+        samples: its samples by data loader; None where the targets of a batch cannot be found.
+        figures: what stands behind each logged key; None where Lightning does not say.
+        percent: keys that were above 1 once, and exact shares in percent then.
+    """
+
+    samples: dict[int, int] | None = field(default_factory=dict)
+    figures: dict[str, Figure] | None = field(default_factory=dict)
+    percent: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """A validation begins."""
+        self.samples, self.figures = {}, {}
+
+    def count(self, targets: Callable[[], Any], loader: int = 0) -> None:
+        """Count the samples of a batch. Nothing is known of a validation of which one batch is not understood."""
+        if self.samples is None:
+            return
+        try:
+            self.samples[loader] = self.samples.get(loader, 0) + len(targets())
+        except Exception:  # validation batches may be of any form, and nothing else is asked of them
+            self.samples = None
+
+    def end(self, trainer: Trainer) -> None:
+        """Read what was logged, before Lightning forgets it; counts are those of all ranks from now on."""
+        self.figures = _logged(trainer)
+        if trainer.world_size > 1:
+            self._sum_over_ranks(trainer)
+
+    def accuracy(self, trainer: Trainer, name: str | None) -> ValidationAccuracy | Refusal:
+        """The accuracy logged under `name`, or else under the one key like val_acc; or why there is none.
+
+        A figure is of this epoch, or it is refused. One without `name` must be a number of right samples divided by
+        that of the validation, as far as its rounding can tell. One with `name` is taken as it is in [0, 1].
+        """
+        key = find_key(trainer.callback_metrics, name)
+        if isinstance(key, Refusal):
+            return key
+        figure = Figure() if self.figures is None else self.figures.get(key)
+        if figure is None:
+            figure = (_logged(trainer) or {}).get(key)  # in a hook of training, in this epoch
+        if figure is None:
+            return Refusal(f"stale {key}", f"{key} was not logged in this epoch. Log it in every validation.")
+        value, samples = float(trainer.callback_metrics[key]), self._samples_of(key)
+        found = read(key, value, figure, samples, named=name is not None, percent=key in self.percent)
+        if isinstance(found, ValidationAccuracy) and value > 1 + _ROUNDING and not figure.total:
+            self.percent.add(key)
+        return found
+
+    def _samples_of(self, key: str) -> int | None:
+        if self.samples is None:
+            return None
+        _, _, loader = key.partition("/dataloader_idx_")
+        return (self.samples.get(int(loader)) if loader.isdigit() else sum(self.samples.values())) or None
+
+    def _sum_over_ranks(self, trainer: Trainer) -> None:
+        """Every rank comes here with the same keys and loaders, or says that it knows nothing of them."""
+        loaders: list[int] = trainer.strategy.broadcast(sorted(self.samples or {}))
+        keys: list[str] = trainer.strategy.broadcast(sorted(self.figures or {}))
+        own, figures = self.samples or {}, self.figures or {}
+        counts = [[int(loader not in own), own.get(loader, 0)] for loader in loaders]
+        counts += [[figures.get(key, Figure()).right, figures.get(key, Figure()).total] for key in keys]
+        table = torch.tensor([[0, 0], *counts], device=trainer.strategy.root_device)
+        summed: Any = trainer.strategy.reduce(table, reduce_op="sum")
+        rows = summed.tolist()[1:]
+        seen, counted = rows[: len(loaders)], rows[len(loaders) :]
+        unknown = not loaders or any(missing for missing, _ in seen)
+        self.samples = None if unknown else {loader: size for loader, (_, size) in zip(loaders, seen, strict=True)}
+        for key, (right, total) in zip(keys, counted, strict=True):
+            if self.figures is not None and key in self.figures:
+                known = self.figures[key]
+                self.figures[key] = Figure(int(right), int(total), known.average, known.objection)
+
+
+def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:
+    """The key of the validation accuracy: `name`, or the one like (val|valid|validation)(_|/)(acc|accuracy)."""
+    found = [key for key in metrics if (key == name if name else _USUAL.fullmatch(key))]
+    if len(found) == 1:
+        return found[0]
+    wanted = repr(name) if name else "a key like val_acc or val/accuracy"
+    reason = f"{len(found)} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
+    return Refusal(NO_KEY, f"{reason}. Pass GapMonitor(validation_accuracy='<the key you log>').")
+
+
+def read(
+    key: str, value: float, figure: Figure, samples: int | None, *, named: bool = False, percent: bool = False
+) -> ValidationAccuracy | Refusal:
+    """A logged figure as a validation accuracy, or why it is none.
+
+    Args:
+        key: under which it is logged.
+        value: as it is logged.
+        figure: what stands behind it.
+        samples: of the validation; None if unknown.
+        named: whether the user named the key, which settles what cannot be told.
+        percent: whether it was a percentage before.
+    """
+    settle = f"Log {_PLAIN}, or pass GapMonitor(validation_accuracy={key!r}) to take it as it is."
+
+    def refused(kind: str, what: str, remedy: str = settle) -> Refusal:
+        return Refusal(f"{kind} {key}", f"the logged {key} is {what}. {remedy}")
+
+    if not math.isfinite(value):
+        return refused("not finite", f"{value}", "It is compared again once it is finite.")
+    if figure.total:
+        if samples is not None and figure.total != samples and not named:
+            counted = f"an accuracy of {figure.total} predictions, where this validation had {samples} samples"
+            return refused("counts", counted)
+        remark = None
+        if figure.average in ("macro", "none"):
+            remark = f"{key} is logged with average={figure.average!r}; its counts give {_PLAIN}, which is used."
+        return ValidationAccuracy(figure.right / figure.total, figure.total, key, remark)
+    if figure.objection and not named:
+        return refused("object", figure.objection)
+    if percent or value > 1 + _ROUNDING:
+        if not 0 <= value <= 100 * (1 + _ROUNDING) or not (percent or _is_count(value / 100, samples, sure=True)):
+            return refused("scale", f"{value:.6g}, no fraction in [0, 1]", "Log a fraction, not a percentage.")
+        return ValidationAccuracy(min(value / 100, 1.0), samples, key, f"{key} is read as a percentage.")
+    if value < 0:
+        return refused("scale", f"{value:.6g}, no fraction in [0, 1]", f"Log {_PLAIN}.")
+    if not named and not _is_count(value, samples):
+        what = f"{value:.6g}, no number of right samples divided by the {samples} of this validation"
+        return refused("no count", f"{what}, as macro averages and unweighted means of batches are none", settle)
+    return ValidationAccuracy(min(value, 1.0), samples, key)
+
+
+def _is_count(value: float, samples: int | None, sure: bool = False) -> bool:
+    """Whether the value may be k / samples, or surely is: too many samples for its rounding tell nothing."""
+    if samples is None:
+        return not sure
+    right = value * samples
+    rounding = _ROUNDING * max(right, 1.0)
+    if rounding > _TELLING:
+        return not sure
+    return abs(right - round(right)) <= rounding
+
+
+def _logged(trainer: Trainer) -> dict[str, Figure] | None:
+    """What stands behind each key that the running loop has logged. The only reader of Lightning's results.
+
+    Lightning forgets them after `on_validation_end` or `on_train_epoch_end`. None where it keeps them otherwise.
+    """
+    found: dict[str, Figure] = {}
+    try:
+        for entry in trainer._results.values():  # type: ignore[union-attr]
+            meta = entry.meta
+            if entry.has_reset or not meta.on_epoch:
+                continue
+            several = meta.add_dataloader_idx and meta.dataloader_idx is not None
+            figure = _of_reduction(meta.reduce_fx) if entry.is_tensor else _of_metric(entry.value)
+            for name in (meta.name, meta.forked_name(on_step=False)):
+                found[f"{name}/dataloader_idx_{meta.dataloader_idx}" if several else name] = figure
+    except (AttributeError, TypeError):  # private names of another version
+        return None
+    return found
+
+
+def _of_reduction(reduction: Any) -> Figure:
+    name = getattr(reduction, "__name__", "")
+    return Figure(objection=f"the {name} over batches") if name in ("max", "min") else Figure()
+
+
+def _counted(metric: Metric, right: Sequence[str], wrong: Sequence[str], average: str | None = None) -> Figure:
+    hits, misses = (sum(int(getattr(metric, state).sum()) for state in states) for states in (right, wrong))
+    return Figure(hits, hits + misses, average)
+
+
+def _of_metric(metric: Metric) -> Figure:
+    """What a logged object says of itself. Where it is an accuracy, its counts are exact whatever it averages."""
+    name = type(metric).__name__
+    if isinstance(metric, MultilabelAccuracy):
+        return Figure(objection=f"a {name}, of several labels a sample")
+    if isinstance(metric, BinaryAccuracy | MulticlassAccuracy):
+        if metric.multidim_average != "global":
+            return Figure(objection=f"a {name} with multidim_average={metric.multidim_average!r}")
+        if isinstance(metric, BinaryAccuracy):
+            if metric.threshold != 0.5:
+                return Figure(objection=f"a {name} with threshold={metric.threshold}")
+            return _counted(metric, ("tp", "tn"), ("fp", "fn"))
+        if metric.top_k > 1:
+            return Figure(objection=f"a {name} with top_k={metric.top_k}")
+        return _counted(metric, ("tp",), ("fn",), metric.average or "none")
+    if isinstance(metric, MaxMetric | MinMetric):
+        return Figure(objection=f"a {name} over batches")
+    if isinstance(metric, BaseAggregator | CompositionalMetric):
+        return Figure()
+    own = [base for base in type(metric).__mro__ if issubclass(base, Metric) and base is not Metric]
+    foreign = any(base.__module__.startswith("torchmetrics.") for base in own)
+    return Figure(objection=f"a {name}, which is no accuracy") if foreign else Figure()
