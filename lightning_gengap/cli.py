@@ -127,24 +127,26 @@ def measure(
     train_samples: Annotated[
         int | None, typer.Option(min=1, max=2**53, help="Size of the training set, where the data are a part of it.")
     ] = None,
+    number: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Measure so many of the samples, drawn as a monitor does.")
+    ] = None,
 ) -> None:
     """Measure a model on training samples, and predict its gap."""
     from lightning_gengap.command_inputs import explaining_failures, load_model, read_samples, restore_weights
     from lightning_gengap.predictors.files import load_predictor
-    from lightning_gengap.standalone import measure
+    from lightning_gengap.standalone import default_measures, measured
 
     chosen = load_predictor(predictor)
     samples, module = read_samples(data), load_model(model)
     initial_state = None if checkpoint is None else restore_weights(module, checkpoint)
-    with explaining_failures(samples), warnings.catch_warnings(record=True) as notes:
+    with explaining_failures(samples), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        values = measure(module, samples, initial_state=initial_state)
-    for note in notes:
-        print(f"gengap: {' '.join(str(note.message).split())}", file=sys.stderr)
-    if train_samples is not None:
-        values["train_samples"] = float(train_samples)
-    prediction = asdict(chosen.predict(values))
-    print(json.dumps({"values": values, "predictor": chosen.name, "prediction": prediction}, indent=1))
+        names = default_measures(chosen)
+        found = measured(module, samples, names, initial_state, samples=number, train_samples=train_samples)
+    for note in (*found.notes, *(str(warning.message) for warning in caught)):
+        print(f"gengap: {' '.join(note.split())}", file=sys.stderr)
+    prediction = asdict(chosen.predict(found.values, found.flags))
+    print(json.dumps({"values": found.values, "predictor": chosen.name, "prediction": prediction}, indent=1))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,12 @@ class Measurer:
                     return None
                 correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
         return correct / len(self.samples)
+
+    def doubts_initial_weights(self, accuracy: float | None) -> bool:
+        """Whether weights of this initial accuracy know the task, or may: None where it is unknown."""
+        chance = self.chance()
+        noise = 2 * math.sqrt(chance * (1 - chance) / len(self.samples))  # the first batch alone may be small
+        return accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise
 
     def chance(self) -> float:
         """The largest class's share of the samples."""

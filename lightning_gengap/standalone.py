@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Real
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,17 @@ from lightning_gengap.errors import ConfigurationError, MeasureError, naming_mem
 from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
+from lightning_gengap.predictors.files import load_predictor
+from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.samples.batches import Forward, Target
+from lightning_gengap.samples.drawn_order import in_drawn_order, loader_in_drawn_order
 from lightning_gengap.samples.nested import map_tensors
-from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples
+from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches
+from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
 LEAST_DECAY = 1e-12
+_ALL = 2**62  # more samples than there are
 
 
 def measure(
@@ -38,15 +43,23 @@ def measure(
     target: Target | None = None,
     seed: int = 0,
     weight_decay: float | Optimizer | None = None,
+    samples: int | None = None,
+    train_samples: int | None = None,
 ) -> dict[str, float]:
     """Measure a model on training samples, in eval mode. Neither model nor data nor random streams are changed.
 
-    The cost is that of the measures (docs/measures.md): with the default ones some ten forward passes over the samples.
+    With the weights, the samples and the seed of a monitor, the values are the monitor's, and so is what
+    `load_predictor("default").predict` makes of them. Its interval is wider where the monitor has reasons for doubt;
+    pass them to `predict` as `flags`. The cost is that of the measures (docs/measures.md): with the default ones some
+    twelve forward passes over the samples.
 
     Args:
         model: any classifier that returns logits of shape (batch, classes).
-        data: a dataset, a DataLoader or an iterable of batches of training samples. All of them are measured.
-        measures: names of measures. By default those that a monitor with `verbosity="full"` takes.
+        data: a dataset, a DataLoader or an iterable of batches of training samples. Of a loader over a dataset, the
+            distinct samples that it can draw are measured. They are put into a seeded order, which decides what
+            perturbations each of them meets; batches that cannot be joined keep theirs.
+        measures: names of measures. By default those that a monitor with `verbosity="full"` takes: what the default
+            predictor needs, on images too, and the cheap ones.
         initial_state: parameters and buffers before the first step. The difficulty on untrained features needs them.
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         forward: maps (model, batch) to logits, for unusual batches.
@@ -56,11 +69,13 @@ def measure(
             penalty that is added to the gradient of the mean loss, or the optimizer itself. Pass the optimizer for
             AdamW, whose decay is of another kind. Where it is 0 or None, 1e-3 is assumed. Otherwise it is at least
             1e-12, because the rounding of the curvature hides anything smaller.
+        samples: how many of the samples to measure, drawn as a monitor with this number and `seed` draws them. None
+            measures all.
+        train_samples: how many distinct samples the model was trained on. None counts those given.
 
     Returns:
         Numbers by key, as they are logged, without the prefix `gengap/`. Units and ranges are in docs/measures.md. An
-        undefined value is absent, and one warning says why. The number of samples given counts as that of the
-        training samples.
+        undefined value is absent, and one warning says why.
 
     Raises:
         GapError: data, targets, outputs, names or a weight decay that cannot be used. The message says what to do.
@@ -77,21 +92,76 @@ def measure(
         >>> values["train_accuracy"], round(values["train_loss"], 3), values["classes"]
         (1.0, 0.139, 4.0)
     """
+    found = measured(
+        model,
+        data,
+        measures,
+        initial_state,
+        layers=layers,
+        forward=forward,
+        target=target,
+        seed=seed,
+        weight_decay=weight_decay,
+        samples=samples,
+        train_samples=train_samples,
+    )
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return found.values
+
+
+class Measured(NamedTuple):
+    """What `measure` found.
+
+    Attributes:
+        values: as `measure` returns them.
+        notes: what it warns of.
+        flags: the monitor's reasons for doubt, for `Predictor.predict`.
+    """
+
+    values: dict[str, float]
+    notes: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def measured(
+    model: nn.Module,
+    data: Any,
+    measures: Iterable[str] | None = None,
+    initial_state: State | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    forward: Forward | None = None,
+    target: Target | None = None,
+    seed: int = 0,
+    weight_decay: float | Optimizer | None = None,
+    samples: int | None = None,
+    train_samples: int | None = None,
+) -> Measured:
+    """What `measure` returns, warns of and leaves out. The arguments are its own."""
     optimizers, ridge = _decay(weight_decay)
     names = None if measures is None else _names(measures)
+    _check_size("samples", samples)
+    _check_size("train_samples", train_samples)
     memory = TrainingMemory(None if initial_state is None else _fitting(initial_state, model))
-    samples = _read_all(data, model, SampleReader(2**62, seed, target, forward))
-    measurer = Measurer.of(model, samples, memory, forward, layers, seed=seed, weight_decay=ridge)
-    measurement = measurer.measure(model, BY_DEFAULT if names is None else names, optimizers=optimizers)
+    reader = SampleReader(_ALL if samples is None else samples, seed, target, forward)
+    drawn = _read(data, model, reader, train_samples)
+    measurer = Measurer.of(model, drawn, memory, forward, layers, seed=seed, weight_decay=ridge)
+    measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
-    for note in measurement.notes:
-        warnings.warn(note, stacklevel=2)
-    return measurement.values
+    doubtful = measurer.doubts_initial_weights(measurer.initial_accuracy(model))
+    return Measured(measurement.values, measurement.notes, ("initial_weights",) if doubtful else ())
 
 
-def _read_all(data: Any, model: nn.Module, reader: SampleReader) -> Samples:
-    """All samples, on the device of the model."""
+def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:
+    """The measures that `measure` takes by default: what the predictor needs, and the cheap ones."""
+    predictor = load_predictor("default") if predictor is None else predictor
+    return tuple(dict.fromkeys((*predictor.measures, *BY_DEFAULT)))
+
+
+def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int | None) -> Samples:
+    """The drawn samples, on the device of the model."""
     device = next((parameter.device for parameter in model.parameters()), "cpu")
 
     def moved(tensor: Tensor) -> Tensor:
@@ -103,8 +173,24 @@ def _read_all(data: Any, model: nn.Module, reader: SampleReader) -> Samples:
     reader = replace(reader, place=lambda batch: map_tensors(batch, moved))
     reading = naming_memory("reading the samples")
     with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
-        batches = reader.take(data)
-    return Samples(batches, sum(len(batch.targets) for batch in batches), augmented=False)
+        own_way = type(data).__iter__ is not DataLoader.__iter__ if isinstance(data, DataLoader) else True
+        indices = None if own_way else trainable_indices(data)
+        if indices is not None:
+            size = len(indices)
+            batches = reader.take(loader_in_drawn_order(data, indices, reader))
+        else:
+            given = replace(reader, samples=_ALL).take(data)
+            size = sum(len(batch.targets) for batch in given)
+            batches = in_drawn_order(given, reader)
+    return Samples(checked_batches(batches), size if train_samples is None else train_samples, augmented=False)
+
+
+def _check_size(name: str, size: Any) -> None:
+    valid = isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
+    if size is not None and not valid:
+        raise ConfigurationError(
+            name, got=repr(size), expected="a whole number of at least 1, or None", remedy="See the docs of measure."
+        )
 
 
 def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:

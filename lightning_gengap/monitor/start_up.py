@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -164,9 +163,7 @@ def tolerate_start_failures(state: RunState, trainer: Trainer) -> Iterator[None]
 
 def _doubt_initial_weights(state: RunState, measurer: Measurer, accuracy: float | None) -> None:
     """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
-    chance = measurer.chance()
-    noise = 2 * math.sqrt(chance * (1 - chance) / len(measurer.samples))  # the first batch alone may be small
-    if accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise:
+    if measurer.doubts_initial_weights(accuracy):
         state.doubt("initial_weights")
 
 
