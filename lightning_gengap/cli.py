@@ -143,9 +143,10 @@ def measure(
         warnings.simplefilter("always")
         names = default_measures(chosen)
         found = measured(module, samples, names, initial_state, samples=number, train_samples=train_samples)
+        flags = found.flags(module)
     for note in (*found.notes, *(str(warning.message) for warning in caught)):
         print(f"gengap: {' '.join(note.split())}", file=sys.stderr)
-    prediction = asdict(chosen.predict(found.values, found.flags))
+    prediction = asdict(chosen.predict(found.values, flags))
     print(json.dumps({"values": found.values, "predictor": chosen.name, "prediction": prediction}, indent=1))
 
 

@@ -26,6 +26,11 @@ class GapError(ValueError):
         self.subject = subject
         self._parts = {"got": got, "expected": expected, "remedy": remedy}
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """What was got, what was expected, and the remedy, by these names."""
+        return dict(self._parts)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Say how to copy it: an error that a worker process raises is pickled on its way to the user."""
         return partial(type(self), **self._parts), (self.subject,)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
-from lightning_gengap.measures.derived import derived
+from lightning_gengap.measures.derived import INGREDIENTS, derived
 from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
@@ -31,6 +32,19 @@ class Absence(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key} is absent: {self.reason}"
+
+
+def said(absences: Iterable[Absence]) -> list[str]:
+    """One sentence for each reason, with all keys that are absent for it."""
+    keys: dict[str, list[str]] = {}
+    for key, reason in dict.fromkeys(absences):
+        keys.setdefault(reason, []).append(key)
+    return [
+        str(Absence(of_reason[0], reason))
+        if len(of_reason) == 1
+        else f"each of {', '.join(of_reason)} is absent: {reason}"
+        for reason, of_reason in keys.items()
+    ]
 
 
 @dataclass
@@ -57,7 +71,7 @@ class Measurement:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told, one sentence each."""
-        return tuple(dict.fromkeys((*map(str, self.absences), *self.remarks)))
+        return tuple(dict.fromkeys((*said(self.absences), *self.remarks)))
 
     def add(self, computed: Computed) -> None:
         """Take over the figures of some measures and the reasons for what is absent."""
@@ -191,6 +205,8 @@ class Measurer:
         for name, found in measurement.optional.items():
             measurement.optional[name] = found | _own_derived(name, values | found)
         measurement.values = values | derived(values)
+        taken = {*names, *measurement.optional}
+        measurement.absences += _derived_absences(taken, measurement)
         measurement.remarks = tuple(dict.fromkeys(probe.notes))
         return measurement
 
@@ -252,6 +268,19 @@ def _count_classes(probe: Probe) -> int:
                 raise
             classes = logits.shape[1]
     return classes
+
+
+def _derived_absences(taken: Collection[str], measurement: Measurement) -> Iterator[Absence]:
+    """What the measures just taken cannot derive, for the reason of the ingredient that is missing."""
+    reasons = [*measurement.absences, Absence("train_samples", "the number of training samples is unknown")]
+    known = {*measurement.values, *(key for found in measurement.optional.values() for key in found)}
+    for key, ingredients in INGREDIENTS.items():
+        if MEASURED[key].measure in taken and key not in known:
+            missing = (name for name in ingredients if name not in known)
+            why = (absence.reason for name in missing for absence in reasons if fnmatchcase(name, absence.key))
+            reason = next(why, None)
+            if reason is not None and not any(fnmatchcase(key, absence.key) for absence in measurement.absences):
+                yield Absence(key, reason)
 
 
 def _own_derived(name: str, values: dict[str, float]) -> dict[str, float]:

@@ -116,12 +116,17 @@ class Measured(NamedTuple):
     Attributes:
         values: as `measure` returns them.
         notes: what it warns of.
-        flags: the monitor's reasons for doubt, for `Predictor.predict`.
+        measurer: of the samples.
     """
 
     values: dict[str, float]
     notes: tuple[str, ...]
-    flags: tuple[str, ...]
+    measurer: Measurer
+
+    def flags(self, model: nn.Module) -> tuple[str, ...]:
+        """The monitor's reasons to doubt a prediction for this model, for `Predictor.predict`; one forward."""
+        doubtful = self.measurer.doubts_initial_weights(self.measurer.initial_accuracy(model))
+        return ("initial_weights",) if doubtful else ()
 
 
 def measured(
@@ -138,7 +143,7 @@ def measured(
     samples: int | None = None,
     train_samples: int | None = None,
 ) -> Measured:
-    """What `measure` returns, warns of and leaves out. The arguments are its own."""
+    """What `measure` returns and warns of, and what it measured with. The arguments are its own."""
     optimizers, ridge = _decay(weight_decay)
     names = None if measures is None else _names(measures)
     _check_size("samples", samples)
@@ -150,8 +155,7 @@ def measured(
     measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
-    doubtful = measurer.doubts_initial_weights(measurer.initial_accuracy(model))
-    return Measured(measurement.values, measurement.notes, ("initial_weights",) if doubtful else ())
+    return Measured(measurement.values, measurement.notes, measurer)
 
 
 def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:

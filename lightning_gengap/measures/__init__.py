@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from lightning_gengap.errors import MeasureError, Undefined, closest, one_line, out_of_memory
+from lightning_gengap.errors import GapError, MeasureError, Undefined, closest, one_line, out_of_memory
 from lightning_gengap.measures import derived
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
@@ -249,6 +249,8 @@ def _every_key(row: Measure) -> str:
 
 
 def _failed(name: str, error: Exception) -> MeasureError:
+    if isinstance(error, GapError):  # it says itself what to do
+        return MeasureError(f"measure {name!r}, {error.subject}", **error.parts)
     report = "Please report it if it should be defined for this model; the other measures can be taken without it."
     remedy = "Use fewer samples." if out_of_memory(error) else report
     return MeasureError(f"measure {name!r}", got=one_line(error), expected="its values", remedy=remedy)

@@ -6,18 +6,21 @@ from collections.abc import Collection
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_gengap.measurement import Measurement, Measurer
+from lightning_gengap.measurement import Absence, Measurement, Measurer, said
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, ValidationAccuracy
 
 
-def say_watched(measurer: Measurer) -> None:
-    """Say which layers are watched on how many samples, and whether these are augmented."""
+def say_watched(state: RunState, measurer: Measurer) -> None:
+    """Say which layers are watched on how many samples, why others are not, and whether the samples are augmented."""
     samples = measurer.samples
     taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
     size = "an unknown number of" if samples.train_samples is None else samples.train_samples
     rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {size} training samples.")
+    if "margin" in state.selection.measures:
+        for sentence in said(Absence(f"margin/{layer}*", why) for layer, why in measurer.layout.missing.items()):
+            rank_zero_info(f"GapMonitor: {sentence}.")
     if samples.augmented:
         rank_zero_warn(
             "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "

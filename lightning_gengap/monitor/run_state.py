@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lightning_gengap.errors import LogitsError
-from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
+from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory, said
 from lightning_gengap.monitor.readout import Readout, Status
 from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
@@ -87,7 +87,9 @@ class RunState:
     ) -> Measurement:
         """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed."""
         measurement = measurer.measure(model, names, optional, optimizers)
-        self.notes += [str(absence) for absence in measurement.absences if self.selection.explains(absence.key)]
+        known = measurer.layout.missing.values()  # said when watching began
+        absences = (absence for absence in measurement.absences if absence.reason not in known)
+        self.notes += said(absence for absence in absences if self.selection.explains(absence.key))
         self.notes += measurement.remarks
         if "train_loss" not in measurement.values:
             error = LogitsError(

@@ -90,7 +90,7 @@ class StartUp:
     def _start(self, samples: Samples, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Watch the samples, and measure once what describes the task."""
         measurer = self._watch(samples, module, state)
-        say_watched(measurer)
+        say_watched(state, measurer)
         needed, optional = state.selection.once(state.memory.taken)
         if not (needed or optional):
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -64,10 +64,12 @@ class Layout:
     Attributes:
         taps: the representations to watch.
         called: the modules that the forward calls, in order of their first calls.
+        missing: why there is no tap for a layer, by its name.
     """
 
     taps: tuple[Tap, ...]
     called: tuple[CalledModule, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, batch: ProbeBatch, forward: Forward, layers: Sequence[str] | None = None) -> Layout:
@@ -83,23 +85,31 @@ class Layout:
             return logits_of(forward(model, content), len(batch.targets))
 
         trace = trace_forward(model, batch.inputs, run)
-        taps = _chosen_taps(model, trace) if layers is None else _named_taps(trace, layers)
-        return cls(taps, _called_modules(trace))
+        if layers is None:
+            taps, missing = _chosen_taps(model, trace)
+        else:
+            taps = _named_taps(trace, layers)
+            missing = dict.fromkeys(LAYERS[1 + len(taps) :], f"layers= names {len(taps)} of the three")
+        return cls(taps, _called_modules(trace), missing)
 
 
-def _chosen_taps(model: nn.Module, trace: Trace) -> tuple[Tap, ...]:
+def _chosen_taps(model: nn.Module, trace: Trace) -> tuple[tuple[Tap, ...], dict[str, str]]:
     """Choose the hidden representations h1, h2 and h3.
 
     Depth counts the calls of modules with parameters. h3 is the input of the last linear or convolutional layer. h1
     and h2 are the tensors nearest to 1/3 and 2/3 of the depth, before h3, that every path from the inputs to the
     logits passes through: the output of a residual block qualifies, the inside of one does not. Only tensors with the
-    examples on their first axis are chosen. A network with fewer layers has only some of them, or none.
+    examples on their first axis are chosen. A network with fewer layers has only some of them, or none; the reasons
+    are given by layer.
     """
     modules = {clean_name(name): module for name, module in model.named_modules()}
     entered = (visit for visit in reversed(trace.visits) if visit.side == "input")
     last = next((visit for visit in entered if isinstance(modules[visit.module], _LAST_LAYERS)), None)
-    if last is None or last.depth == 0:
-        return ()
+    if last is None:
+        reason = "the forward calls no linear or convolutional module; layers=[...] can name others to watch"
+        return (), dict.fromkeys(LAYERS[1:], reason)
+    if last.depth == 0:
+        return (), dict.fromkeys(LAYERS[1:], f"no layer with weights stands before {last.module}, the last one")
     stages = [stage for stage in _stage_ends(trace, below=last.depth) if stage.edge != last.edge]
     chosen = {"h3": _named_after(trace, last)} if _examples_first(trace, last) else {}
     if stages:
@@ -107,7 +117,23 @@ def _chosen_taps(model: nn.Module, trace: Trace) -> tuple[Tap, ...]:
         later = [v for v in stages if v.depth > chosen["h1"].depth]
         if later:
             chosen["h2"] = min(later, key=lambda v: abs(v.depth - 2 * trace.depth / 3))
-    return tuple(_tap(trace, layer, chosen[layer]) for layer in sorted(chosen))
+    missing = {} if "h3" in chosen else {"h3": f"the samples are not on the first axis of the input of {last.module}"}
+    absent = [layer for layer in ("h1", "h2") if layer not in chosen]
+    missing |= dict.fromkeys(absent, _why_no_stage(trace, last, len(stages)) if absent else "")
+    return tuple(_tap(trace, layer, chosen[layer]) for layer in sorted(chosen)), missing
+
+
+def _why_no_stage(trace: Trace, last: Visit, found: int) -> str:
+    """Why fewer than two tensors before the input of the last layer can be watched."""
+    between = [v for v in trace.visits if 0 < v.depth < last.depth and v.edge != last.edge]
+    where = f"{'no' if found == 0 else 'only one'} tensor before the input of {last.module}, the last layer,"
+    through = trace.bottlenecks()
+    if len({v.depth for v in between}) <= found:
+        layers = "layer with weights stands" if last.depth == 1 else "layers with weights stand"
+        return f"only {last.depth} {layers} before {last.module}, the last linear or convolutional one"
+    if any(v.edge in through and not _examples_first(trace, v) for v in between):
+        return f"{where} is on every path of gradients to the logits and has the samples on its first axis"
+    return f"{where} is on every path of gradients to the logits"
 
 
 def _stage_ends(trace: Trace, below: int) -> list[Visit]:

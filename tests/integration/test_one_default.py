@@ -159,7 +159,7 @@ def test_the_train_size_counts_where_values_are_extrapolated(run: Run):
 
 def test_weights_that_know_the_task_widen_the_interval(run: Run):
     flags = [
-        measured(run.model, run.data, initial_state=initial).flags
+        measured(run.model, run.data, [], initial).flags(run.model)
         for initial in (run.initial, run.model.state_dict(), None)
     ]
     assert flags == [(), ("initial_weights",), ("initial_weights",)]

@@ -152,7 +152,8 @@ def test_what_is_absent_is_said_once():
             return super().forward(images.detach() * 1.0)
 
     _, said = watched(tiny_monitor(), model=Frozen(), max_epochs=3)  # its histogram cannot be drawn
-    assert said == ["GapMonitor: margin/input* is absent: no gradient of the logits reaches this layer."]
+    reason = "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
+    assert said == [f"GapMonitor: margin/input* is absent: {reason}."]
 
 
 def test_measures_asked_for_by_name_give_all_their_keys_and_needed_ones_the_predictors_alone():

@@ -82,11 +82,8 @@ def margin(probe: Probe) -> Values:
         values |= {f"margin/{layer}/{name}": float(value) for name, value in found.items()}
         values[f"margin/{layer}"] = Histogram(metric.margins().cpu())
         if not STATISTICS.keys() <= found.keys():
-            values[f"margin/{layer}/*"] = Undefined(
-                f"fewer than {FEWEST_CORRECT} samples are classified correctly; the total variation is given"
-            )
-    for layer, reason in signature.absent.items():  # the histogram is missed only where there is such a layer
-        values[f"margin/{layer}{'*' if _is_there(probe, layer) else '/*'}"] = Undefined(reason)
+            values[f"margin/{layer}/*"] = Undefined(_why_no_statistics(signature, probe))
+    values |= {f"margin/{layer}*": Undefined(reason) for layer, reason in signature.absent.items()}
     output = OutputMargin(sync_on_compute=False)
     output.update(signature.logits, probe.targets)
     values |= {f"margin/output/{name}": float(value) for name, value in output.compute().items()}
@@ -122,10 +119,17 @@ def margin_signature(probe: Probe) -> Signature:
     return Signature(layers, torch.cat(all_logits), absent)
 
 
+def _why_no_statistics(signature: Signature, probe: Probe) -> str:
+    correct = int((logit_gap(signature.logits, probe.targets) > 0).sum())
+    if correct < FEWEST_CORRECT:
+        return f"fewer than {FEWEST_CORRECT} samples are classified correctly; the total variation is given"
+    return f"fewer than {FEWEST_CORRECT} samples have a gradient of the logits there; the total variation is given"
+
+
 def _why_absent(probe: Probe, layer: str) -> str:
     if _is_there(probe, layer):
-        return "no gradient of the logits reaches this layer"
-    return "the inputs are not floats" if layer == "input" else "the network has fewer hidden layers"
+        return "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
+    return "the inputs are not floats" if layer == "input" else probe.layout.missing[layer]
 
 
 def _is_there(probe: Probe, layer: str) -> bool:

@@ -128,8 +128,9 @@ def test_a_layer_that_the_logits_ignore_is_absent_with_a_note() -> None:
     model, images = networks.made(Detached), networks.images(20)
     found = measured("margin", model, images, networks.mostly_right_targets(model, images))
     assert list(found.figures) == ["margin/h3"]
-    ignored, fewer = "no gradient of the logits reaches this layer", "the network has fewer hidden layers"
-    assert found.absent == {"margin/input*": ignored, "margin/h1/*": fewer, "margin/h2/*": fewer}
+    ignored = "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
+    apart = "no tensor before the input of head, the last layer, is on every path of gradients to the logits"
+    assert found.absent == {"margin/input*": ignored, "margin/h1*": apart, "margin/h2*": apart}
 
 
 def test_with_few_correct_samples_the_total_variation_alone_is_given() -> None:
@@ -163,7 +164,19 @@ def test_a_model_without_float_inputs_or_hidden_layers_has_output_margins_only()
     values, absent, figures, _ = measured("margin", networks.made(Bag), ids, torch.arange(20) % 4)
     assert {key.split("/")[1] for key in values} == {"output", "correct_fraction"}
     assert figures == {}
-    assert absent == {
-        "margin/input/*": "the inputs are not floats",
-        **{f"margin/h{i}/*": "the network has fewer hidden layers" for i in (1, 2, 3)},
-    }
+    none = "the forward calls no linear or convolutional module; layers=[...] can name others to watch"
+    assert absent == {"margin/input*": "the inputs are not floats", **{f"margin/h{i}*": none for i in (1, 2, 3)}}
+
+
+def test_gradients_that_vanish_are_no_mistakes() -> None:
+    class Signs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = networks.cnn()[:2], nn.Linear(networks.cnn()[0].out_channels * 64, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.body(images).sign().flatten(1))
+
+    model, images = networks.made(Signs), networks.images(20)
+    absent = measured("margin", model, images, networks.mostly_right_targets(model, images)).absent
+    assert absent["margin/input/*"].startswith("fewer than 10 samples have a gradient of the logits there")
