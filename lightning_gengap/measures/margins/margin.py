@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, NO, OPEN, YES, Invariances, Key
 from lightning_gengap.measures.margins.margin_metrics import (
     FEWEST_CORRECT,
@@ -98,6 +98,7 @@ def margin_signature(probe: Probe) -> Signature:
     mode, so the gradient of the summed gaps holds every example's own.
     """
     metrics: dict[str, NormalizedMargin] = {}
+    undifferentiable = None
     all_logits = []
     for batch in probe.batches:
         inputs = None if batch.inputs is None else batch.inputs.detach().requires_grad_()
@@ -106,7 +107,12 @@ def margin_signature(probe: Probe) -> Signature:
             logits = probe.logits_on(content, len(batch.targets))
         tensors = ({} if inputs is None else {"input": inputs}) | dict(caught)
         gap = logit_gap(logits, batch.targets.to(logits.device))
-        gradients = _gradients(gap.sum(), tensors.values())
+        try:
+            gradients = _gradients(gap.sum(), tensors.values())
+        except RuntimeError as error:  # of an operation that cannot be differentiated so, as reentrant checkpoints
+            if out_of_memory(error):
+                raise
+            gradients, undifferentiable = (None,) * len(tensors), f"the logits have no derivatives ({one_line(error)})"
         all_logits.append(logits.detach().double().cpu())
         gap = gap.detach().double()
         for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
@@ -115,7 +121,7 @@ def margin_signature(probe: Probe) -> Signature:
                 metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
                 metric.update(gap / norm, tensor.detach())
     layers = {layer: metrics[layer] for layer in LAYERS if layer in metrics}
-    absent = {layer: _why_absent(probe, layer) for layer in LAYERS if layer not in metrics}
+    absent = {layer: undifferentiable or _why_absent(probe, layer) for layer in LAYERS if layer not in metrics}
     return Signature(layers, torch.cat(all_logits), absent)
 
 
