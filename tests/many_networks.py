@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
 from tests import networks
-from tests.odd_networks import MODELS
 
 PIXELS = 3 * 8 * 8
 
@@ -67,12 +66,10 @@ class Bare(nn.Module):
 
 
 def tied() -> nn.Module:
-    first, second = nn.Linear(PIXELS, 16), nn.Linear(16, PIXELS)
-    second.weight = nn.Parameter(first.weight.detach().T.contiguous())
-    first.weight = second.weight.T if False else first.weight
+    """An autoencoder whose decoder has the encoder's weights."""
     return Made(
         lambda self, x: self.head(torch.tanh(F.linear(torch.tanh(self.first(x.flatten(1))), self.first.weight.T))),
-        first=first,
+        first=nn.Linear(PIXELS, 16),
         head=nn.Linear(PIXELS, 4),
     )
 
@@ -88,7 +85,6 @@ def encoder(batch_first: bool = True) -> nn.TransformerEncoder:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"zoo {name}": zoo(name) for name in ARCHITECTURES},
-    **{f"odd {name}": build for name, build in MODELS.items() if "memory" not in name},
     "linear": networks.linear,
     "one hidden layer": lambda: networks.mlp((16,)),
     "two hidden layers": lambda: networks.mlp((16, 16)),

@@ -225,10 +225,13 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}
-        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not absent:
-            asked_for = {_every_key(row): "its values are not finite"}
+            absent = {_every_key(row): "its values are not finite"}
+        else:
+            numbers = (key for key, value in found.items() if isinstance(value, float) and key not in values)
+            absent |= dict.fromkeys(numbers, "its value is not finite")
+        asked_for = {key: reason for key, reason in absent.items() if _is_asked_for(key, row, probe)}
         computed.values |= values
         computed.figures |= {key: value for key, value in found.items() if isinstance(value, Histogram | Spectrum)}
         if asked_for:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import MeasureError, Undefined
+from lightning_gengap.errors import LogitsError, MeasureError, Undefined
 from lightning_gengap.measures import MEASURES, Measure, compute, derived, get_measure
 from lightning_gengap.network.probe import Probe
 from tests import networks
@@ -31,12 +31,12 @@ def row(values: Any, *names: str) -> Measure:
     return Measure(give, dict.fromkeys(names, derived.KEYS["difficulty/excess_accuracy"]), forwards=0)
 
 
-def test_compute_drops_what_is_not_finite_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compute_says_what_is_not_finite_and_joins_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MEASURES, "odd", row({"odd/a": math.nan, "odd/b": math.inf, "odd/c": 1.0}))
     with probing(*task()) as probe:
         computed = compute(probe, ["odd", "fit"])
     assert set(computed.values) == {"odd/c", "train_accuracy", "train_loss", "train_confidence"}
-    assert computed.absent == {}
+    assert computed.absent == {"odd": dict.fromkeys(("odd/a", "odd/b"), "its value is not finite")}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,14 @@ def test_the_absence_of_what_nobody_asked_for_is_not_said(monkeypatch: pytest.Mo
     monkeypatch.setitem(MEASURES, "odd", row({"odd/a*": reason, "odd/b": reason, "odd/c": 1.0}, "odd/a1", "odd/b"))
     with probing(*task(), wanted=frozenset({"odd/a1", "odd/c"})) as probe:
         assert compute(probe, ["odd"]).absent == {"odd": {"odd/a*": "too few"}}
+
+
+def test_a_refusal_inside_a_measure_keeps_its_own_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    remedy = "Return one logit per class (two for a binary task)."
+    monkeypatch.setitem(MEASURES, "odd", row(LogitsError("model output", got="one", expected="two", remedy=remedy)))
+    with probing(*task()) as probe, pytest.raises(MeasureError) as raised:
+        compute(probe, ["odd"])
+    assert str(raised.value) == f"measure 'odd', model output: got one; expected two. {remedy}"
 
 
 def test_an_unknown_measure_lists_the_known() -> None:

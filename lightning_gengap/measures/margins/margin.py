@@ -121,7 +121,7 @@ def margin_signature(probe: Probe) -> Signature:
                 metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
                 metric.update(gap / norm, tensor.detach())
     layers = {layer: metrics[layer] for layer in LAYERS if layer in metrics}
-    absent = {layer: undifferentiable or _why_absent(probe, layer) for layer in LAYERS if layer not in metrics}
+    absent = {layer: _why_absent(probe, layer, undifferentiable) for layer in LAYERS if layer not in metrics}
     return Signature(layers, torch.cat(all_logits), absent)
 
 
@@ -132,9 +132,10 @@ def _why_no_statistics(signature: Signature, probe: Probe) -> str:
     return f"fewer than {FEWEST_CORRECT} samples have a gradient of the logits there; the total variation is given"
 
 
-def _why_absent(probe: Probe, layer: str) -> str:
+def _why_absent(probe: Probe, layer: str, undifferentiable: str | None) -> str:
     if _is_there(probe, layer):
-        return "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
+        none = "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
+        return undifferentiable or none
     return "the inputs are not floats" if layer == "input" else probe.layout.missing[layer]
 
 
