@@ -39,11 +39,13 @@ def separability(probe: Probe) -> Values:
     over subsets.
 
     Raises:
-        Undefined: the inputs are not images, no linear or convolutional layer is called, its output is not finite,
-            there is one class only, or no class has two samples.
+        Undefined: the inputs are not images, no linear or convolutional layer is called, its output is not finite or
+            has no samples on its first axis, there is one class only, or no class has two samples.
     """
     images, first = images_of(probe), first_weight_layer(probe)
     features = activations_at(probe, [first], _pooled)[first.layer]
+    if len(features) != len(probe.targets):
+        raise Undefined(f"the samples are not on the first axis of the output of {first.module}")
     present = len(probe.targets.unique())
     if not 2 <= present < len(probe.targets) or not bool(features.isfinite().all()):
         raise Undefined("it needs finite features, two classes and two samples of one")

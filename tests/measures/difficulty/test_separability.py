@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import networks
+from tests.many_networks import NETWORKS
 from tests.oracles import measures as measure_oracles
 from tests.probes import measured, probing, taken
 
@@ -43,3 +44,9 @@ def test_separability_needs_two_classes() -> None:
     found = measured("separability", model, images, torch.zeros(COUNT).long())
     assert found.values == {}
     assert found.absent == {"separability/*": "it needs finite features, two classes and two samples of one"}
+
+
+def test_separability_needs_the_samples_on_the_first_axis() -> None:
+    model, images = networks.made(NETWORKS["sequence first throughout"]), networks.images(COUNT)
+    found = measured("separability", model, images, torch.arange(COUNT) % networks.CLASSES)
+    assert found.absent == {"separability/*": "the samples are not on the first axis of the output of embed"}
