@@ -75,7 +75,8 @@ def measure(
 
     Returns:
         Numbers by key, as they are logged, without the prefix `gengap/`. Units and ranges are in docs/measures.md. An
-        undefined value is absent, and one warning says why.
+        undefined value is absent, and one warning says why. `progress` and `speed/...` are facts of a training, and
+        never there.
 
     Raises:
         GapError: data, targets, outputs, names or a weight decay that cannot be used. The message says what to do.
@@ -161,7 +162,8 @@ def measured(
 def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:
     """The measures that `measure` takes by default: what the predictor needs, and the cheap ones."""
     predictor = load_predictor("default") if predictor is None else predictor
-    return tuple(dict.fromkeys((*predictor.measures, *BY_DEFAULT)))
+    preferred = () if predictor.preferred is None else predictor.preferred.measures
+    return tuple(dict.fromkeys((*predictor.measures, *preferred, *BY_DEFAULT)))
 
 
 def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int | None) -> Samples:
