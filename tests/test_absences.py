@@ -14,9 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor, measure
-from lightning_gengap.measurement import Absence, said
+from lightning_gengap.measurement import Absence, Measurement, Measurer, said
 from lightning_gengap.measures import MEASURED, MEASURES
-from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.probe import copy_state
 from tests import networks
@@ -104,7 +103,14 @@ def test_a_monitor_logs_each_key_or_says_why_not(
 ) -> None:
     drawn: set[str] = set()
     monitor = GapMonitor(budget=None, verbosity=verbosity, samples=COUNT)
-    monkeypatch.setattr(Display, "draw", lambda self, *others: drawn.update(others[-1].figures))
+    own = Measurer.measure
+
+    def measured(self: Measurer, *arguments: Any, **more: Any) -> Measurement:
+        measurement = own(self, *arguments, **more)
+        drawn.update(measurement.figures)
+        return measurement
+
+    monkeypatch.setattr(Measurer, "measure", measured)
     model = Classifier(networks.made(NETWORKS[name]))
     images, targets = labelled(model)
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.INFO):
