@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.readers import check_readers
 from lightning_gengap.monitor.trainer_facts import (
-    check_readers,
     check_strategy,
     find_validation_accuracy,
     planned_share,
