@@ -69,10 +69,10 @@ def reads_now(readers: Iterable[Reader], moment: Moment, trainer: Trainer, waiti
 
 
 def modes(readers: Iterable[Reader]) -> dict[str, str]:
-    """The mode of each key that is read, without those on which two readers differ."""
+    """The mode of each key by which somebody decides, without those on which two readers differ."""
     found: dict[str, set[str]] = {}
     for reader in readers:
-        if reader.mode in ("min", "max"):
+        if reader.mode in ("min", "max") and not reader.waits:
             found.setdefault(reader.key, set()).add(reader.mode)
     return {key: one for key, (one, *others) in found.items() if not others}
 

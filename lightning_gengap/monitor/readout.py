@@ -67,7 +67,8 @@ class Readout:
     def for_callbacks(self, keys: Iterable[str], modes: Mapping[str, str]) -> dict[str, float]:
         """A finite value for each key: that of now, or one that wins nothing.
 
-        `modes` are those of the callbacks that read a key, `min` or `max`. A key that nobody reads, and that has no
+        `modes` are those of the callbacks that decide by a key, `min` or `max`. They find the end of its range, so that
+        no later value loses to it either. Others find the worst value so far. A key that nobody reads, and that has no
         better direction, keeps its last value; it is absent where there is none.
         """
         self.remember(self.fresh)
@@ -75,14 +76,14 @@ class Readout:
         return {key: value for key, value in found.items() if value is not None}
 
     def _stand_in(self, key: str, mode: str | None) -> float | None:
-        """The worst value so far, in the direction of the key or of the callback that reads it."""
+        """The worst that can be for who decides by the key, and the worst so far for others."""
         declared = (PREDICTED | AGES).get(key) or MEASURED[key]
         if key == "in_support":
             return 0.0
         better = {"min": "lower", "max": "higher"}.get(mode or "", declared.better)
         if better is None:
             return self.last.get(key)
-        if key in self.extremes:
+        if mode is None and key in self.extremes:
             return self.extremes[key][better == "lower"]
         if mode is None and key in GAPS and "train_accuracy" in self.last:
             return self.last["train_accuracy"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from lightning_gengap.monitor.logged_keys import PREDICTED
@@ -63,12 +61,12 @@ def test_an_abstention_shows_what_was_measured_and_no_prediction():
     assert found["in_support"] == 0.0
 
 
-@pytest.mark.parametrize(("mode", "worst"), [("min", 3.0), ("max", 1.0)])
-def test_a_measured_key_follows_the_mode_of_whoever_reads_it(mode: str, worst: float):
+@pytest.mark.parametrize(("mode", "worst"), [("min", LARGE), ("max", -LARGE)])
+def test_a_measured_key_follows_the_mode_of_whoever_decides_by_it(mode: str, worst: float):
     key = "norm/log_product_spectral"
     readout = Readout()
     assert readout.for_callbacks([key], {}) == {}
-    assert readout.for_callbacks([key], {key: mode}) == {key: math.copysign(LARGE, worst - 2)}
+    assert readout.for_callbacks([key], {key: mode}) == {key: worst}
     for value in (1.0, 3.0, 2.0):
         readout.show({key: value}, Status.FRESH)
         assert readout.for_callbacks([key], {key: mode}) == {key: value}
@@ -77,11 +75,12 @@ def test_a_measured_key_follows_the_mode_of_whoever_reads_it(mode: str, worst: f
     assert readout.for_callbacks([key], {}) == {key: 2.0}  # nobody decides by it
 
 
-def test_the_mode_of_a_reader_comes_before_the_direction_of_the_key():
+def test_who_decides_by_a_key_finds_the_end_of_its_range_so_that_later_values_win_too():
     readout = after(FRESH, FRESH | {"predicted_gap": 0.4})
     readout.hold(Status.HELD)
-    assert shown(readout, predicted_gap="max")["predicted_gap"] == 0.2
-    assert shown(readout, predicted_gap="min")["predicted_gap"] == 0.4
+    assert shown(readout)["predicted_gap"] == 0.4
+    assert shown(readout, predicted_gap="min")["predicted_gap"] == 1.0
+    assert shown(readout, predicted_gap="max")["predicted_gap"] == 0.0
 
 
 @pytest.mark.parametrize("status", [Status.ABSTAINING, Status.NEVER])
