@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +20,11 @@ from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, default_forward
+from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
+
+FEWEST = 256  # samples of which an accuracy is still worth predicting from
 
 
 class Absence(NamedTuple):
@@ -57,6 +60,8 @@ class Measurement:
         failures: the error of each optional measure that failed.
         seconds: the time that each optional measure took.
         figures: histograms and spectra by key.
+        samples: how many were measured, but for optional measures and those taken once.
+        seconds_of_needed: the time that the measures took that must succeed, but for those taken once.
         remarks: what the user should know about the values, beside the absences.
     """
 
@@ -67,6 +72,8 @@ class Measurement:
     figures: dict[str, Figure] = field(default_factory=dict)
     absences: list[Absence] = field(default_factory=list)
     remarks: tuple[str, ...] = ()
+    samples: int = 0
+    seconds_of_needed: float = 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -176,7 +183,12 @@ class Measurer:
         return facts if size is None else facts | {"train_samples": float(size)}
 
     def measure(
-        self, model: nn.Module, names: Iterable[str], optional: Iterable[str] = (), optimizers: Sequence[Any] = ()
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        optional: Iterable[str] = (),
+        optimizers: Sequence[Any] = (),
+        samples: float = math.inf,
     ) -> Measurement:
         """Measure the model now. Measures of the task itself are taken at the first request only.
 
@@ -186,22 +198,34 @@ class Measurer:
             optional: measures that may fail, also for want of memory. None is tried where the model's outputs are no
                 longer finite.
             optimizers: read for the weight decay, and never changed.
+            samples: at most so many are measured where that can be had, see `sizes`. Optional measures, and those
+                taken once, see all of them.
         """
+        started = time.perf_counter()
         names = self._missing(names)
         once = [name for name in names if get_measure(name).per_training]
         optional = self._missing(optional)
         measurement = Measurement()
         with undisturbed(model):
             probe = self._probe(model, optimizers)
-            computed = compute(probe, [name for name in names if name not in once])
+            thinned = self._thinned(samples)
+            some = probe if len(thinned) == len(probe.batches) else replace(probe, batches=thinned)
+            computed = compute(some, [name for name in names if name not in once])
             measurement.add(computed)
+            began_once = time.perf_counter()
             computed_once = compute(probe, once)
+            apart = time.perf_counter() - began_once
             measurement.add(computed_once)
             self._keep(once, computed_once.values)
             diverged = "fit" in names and "train_loss" not in computed.values
             for name in () if diverged else optional:
                 self._try(probe, name, measurement)
-        values = computed.values | self.memory.per_training | self.task()
+        apart += sum(measurement.seconds.values())
+        measurement.seconds_of_needed = time.perf_counter() - started - apart
+        measurement.samples = sum(len(batch.targets) for batch in thinned)
+        values = (
+            computed.values | self.memory.per_training | self.task() | {"probe_samples": float(measurement.samples)}
+        )
         for name, found in measurement.optional.items():
             measurement.optional[name] = found | _own_derived(name, values | found)
         measurement.values = values | derived(values)
@@ -209,6 +233,22 @@ class Measurer:
         measurement.absences += _derived_absences(taken, measurement)
         measurement.remarks = tuple(dict.fromkeys(probe.notes))
         return measurement
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples can be measured, the most first: all, every second batch, every fourth, and so on.
+
+        They are drawn in random order, and chunks stay whole, so that no sample's value depends on the size.
+        """
+        counts = [len(batch.targets) for batch in self.samples.batches]
+        steps = takewhile(lambda step: sum(counts[::step]) >= min(FEWEST, sum(counts)), (1, 2, 4, 8, 16))
+        return tuple(dict.fromkeys(sum(counts[::step]) for step in steps))
+
+    def _thinned(self, most: float) -> tuple[ProbeBatch, ...]:
+        """The batches of the largest size that is no more than `most`, or of the smallest size."""
+        sizes = self.sizes
+        step = 2 ** next((place for place, size in enumerate(sizes) if size <= most), len(sizes) - 1)
+        return self.samples.batches[::step]
 
     def _missing(self, names: Iterable[str]) -> list[str]:
         """The measures that have to be taken."""

@@ -41,7 +41,13 @@ def tiny_predictor(**changes: Any) -> Predictor:
 
 
 def abstaining_predictor(**changes: Any) -> Predictor:
-    """One feature is never measured, so that every prediction is an abstention."""
+    """One feature is too far beyond its range, so that every prediction is an abstention, for all that is known."""
+    far = wide_feature("train_loss", "identity", 1.0, low=1e3)
+    return tiny_predictor(name="far_v1", measures=(), features=(far,), **changes)
+
+
+def hopeless_predictor(**changes: Any) -> Predictor:
+    """One feature is never measured, so that every prediction is an abstention for good."""
     missing = wide_feature("perturbation/mix_accuracy", "identity", 1.0)
     return tiny_predictor(name="absent_v1", measures=(), features=(missing,), **changes)
 

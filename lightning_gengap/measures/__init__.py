@@ -52,7 +52,7 @@ class Measure:
         forwards: what a first measurement costs, in forward passes over a probe of 1,024 samples. A backward pass
             through the activations alone counts as one, a full one as two. The tests count the multiplications of the
             network's layers, and allow 30 % of difference. Where `besides` names what else takes time, the cost
-            contains a guess of it (docs/costs.md has timings). The margins, which are always taken, count only for
+            contains a guess of it (docs/costs.md has timings). The forward of `fit` and the margins count only for
             themselves.
         by_default: whether `measure`, and a monitor that shows everything, take it. Others are taken by name only.
         per_training: whether it describes the task and the initial weights, so that it is taken once per training.
@@ -93,7 +93,7 @@ def scalar_keys(measures: Mapping[str, Measure]) -> dict[str, Key]:
 
 MEASURES: dict[str, Measure] = {
     "margin": Measure(margin.margin, margin.KEYS, by_default=True, forwards=2.0),
-    "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=0.0),
+    "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=1.0),
     "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
     "perturbation": Measure(
         perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True

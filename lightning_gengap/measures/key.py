@@ -50,6 +50,7 @@ class Key:
         meaning: in words, without the unit.
         invariances: what leaves the value as it is; the tests verify it. None for facts of the training.
         kind: how it is shown. Only scalars are logged as numbers and can be features of a predictor.
+        better: which values callbacks should take for the better ones; None where neither are.
         measure: the measure that yields it, as the registry fills in; empty for facts of the training.
     """
 
@@ -60,3 +61,4 @@ class Key:
     invariances: Invariances | None = None
     kind: Literal["scalar", "histogram", "spectrum"] = "scalar"
     measure: str = ""
+    better: Literal["lower", "higher"] | None = None

@@ -42,6 +42,8 @@ class GapEarlyStopping(EarlyStopping):
         Pass them as `Trainer(callbacks=callbacks)`.
     """
 
+    reads_fresh_values_alone = True
+
     def __init__(
         self,
         monitor: str = "gengap/predicted_test_accuracy",
@@ -88,8 +90,10 @@ class GapEarlyStopping(EarlyStopping):
         status = trainer.callback_metrics.get(f"{prefix}status")
         if status is None or int(status) != Status.FRESH:
             return
-        if self.monitor.startswith(prefix) and self.monitor not in trainer.callback_metrics:
-            return  # its measure has failed so far
+        if self.monitor.startswith(prefix) and not any(
+            monitor.is_fresh(self.monitor) for monitor in monitors_of(trainer)
+        ):
+            return  # its measure was not taken now
         stopping = trainer.should_stop
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.should_stop and not stopping:

@@ -1,13 +1,13 @@
-"""The measurement at the end of an epoch, on which all ranks agree."""
+"""One measurement in training, on which all ranks agree."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
-from lightning_gengap.measurement import Measurement
 from lightning_gengap.monitor.notices import (
     say_failure,
     say_no_actual_gap,
@@ -23,64 +23,113 @@ from lightning_gengap.monitor.trainer_facts import planned_share, seconds_until_
 from lightning_gengap.monitor.validation_accuracy import Refusal
 
 
-def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, ...] | None:
-    """The optional measures of this epoch; None where nothing is measured, and the last values are held."""
+@dataclass(frozen=True)
+class Plan:
+    """What is measured now.
+
+    Attributes:
+        samples: at most so many samples are measured, if that many can be had.
+        riders: optional measures that the allowance of the prediction pays for.
+        others: optional measures that the rest of the budget pays for.
+    """
+
+    samples: float
+    riders: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+def plan(
+    trainer: Trainer, state: RunState, due: bool, read: bool, last: bool, retries: bool, share: float
+) -> Plan | None:
+    """What is measured now; None where nothing is, and nothing is then of now.
+
+    A measurement that is `due` waits until it is paid for. One that a callback has `read`, the first and the `last`
+    are taken always. So is the next one after an abstention or a failure, where `retries` says so. `share` is that of
+    the epoch that has been trained.
+    """
     if state.failures >= MOST_FAILURES:
-        state.readout.hold(Status.OFF)
+        state.hold(Status.OFF)
         return None
-    epochs, planned = trainer.current_epoch + 1, None
-    if not state.measured or epochs % every_n_epochs == 0:
-        last = planned_share(trainer, epochs) == 1.0
-        planned = state.schedule.plan(state.budget, first=not state.measured, last=last)
+    planned = None
+    again = retries and state.readout.status in (Status.ABSTAINING, Status.FAILED)
+    if due or read or again or last or not state.measured:
+        must = read or again or last or not state.measured
+        planned = _afford(state, must, last, share)
         planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
     if planned is None:
-        state.readout.hold(Status.HELD)
+        state.hold(Status.HELD)
     return planned
 
 
+def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | None:
+    """What the budget pays for; None where that is nothing, and nothing `must` be measured."""
+    budget, schedule = state.budget, state.schedule
+    sizes = (0,) if state.measurer is None else state.measurer.sizes
+    allowance = max(budget.allowance(share), budget.left if last else 0.0)
+    samples, usual = math.inf, budget.price * sizes[0]
+    if usual > allowance:
+        samples = allowance / budget.price
+        if samples < sizes[-1] and not must:
+            return None
+    riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
+    first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
+    return Plan(samples, riders, () if first else schedule.others(budget, riders, usual, last))
+
+
 def measure(
-    trainer: Trainer, module: LightningModule, state: RunState, start_up: StartUp, optional: Sequence[str]
-) -> Measurement | None:
-    """Finish the start if need be, measure, and take the result over; None where any rank failed."""
-    epoch, agree = trainer.current_epoch, trainer.strategy.reduce_boolean_decision
-    state.budget.trained += seconds_until_idle(module.device)
+    trainer: Trainer, module: LightningModule, state: RunState, start_up: StartUp, planned: Plan, epochs: float
+) -> bool:
+    """Finish the start if need be, measure, and take the result over; False where any rank failed.
+
+    `epochs` is how many have been trained.
+    """
+    epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
+    state.tried_step = trainer.global_step
+    state.budget.train(seconds_until_idle(module.device))
     measurement, failure = None, None
+    optional = (*planned.riders, *planned.others)
+    needed = state.selection.needed
     try:
         measurer = start_up.finish(trainer, module, state)
-        with state.budget.measuring():
-            measurement = state.measure(measurer, module, state.selection.needed, optional, trainer.optimizers)
+        measurement = state.measure(measurer, module, needed, optional, trainer.optimizers, planned.samples)
     except Exception as error:
         failure = error if state.raises else frameless(error)
     # Ranks agree on failure before anything else, so that all show, hold and switch off together.
     all_measured = agree(measurement is not None, all=True)
     if measurement is None or not all_measured:
         state.failures += 1
-        state.readout.hold(Status.FAILED)
+        state.hold(Status.FAILED)
         say_failure(state, failure or RuntimeError("another rank failed."), f"in epoch {epoch}")
-        return None
+        return False
     failed = [name for name in optional if not agree(name not in measurement.failures, all=True)]
     say_optional_failures(state, measurement, failed, epoch)
-    state.take(measurement, planned_share(trainer, epoch + 1), epoch, failed)
+    riding = sum(measurement.seconds.get(name, 0.0) for name in planned.riders)
+    state.budget.pay(measurement.seconds_of_needed, measurement.samples, riding)
+    progress = planned_share(trainer, epochs)
+    state.take(measurement, progress, epoch, failed, planned.riders)
     state.measured, state.failures, state.warned = True, 0, False
+    state.fresh_step, state.pending = trainer.global_step, measurement
     say_notes(state)
-    return measurement
+    return True
 
 
-def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> float | None:
-    """Recalibrate by the actual gap of this epoch, and return it; None without a validation or its accuracy.
+def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> None:
+    """Show the actual gap of this epoch, and recalibrate by it, where there is a validation and its accuracy.
 
     `name` is the logged key of the accuracy, as in `Validation.accuracy`.
     """
     agree = trainer.strategy.reduce_boolean_decision
-    if not (state.validated and agree("train_accuracy" in state.readout.shown, all=True)):
-        return None
+    if not (state.validated and agree("train_accuracy" in state.readout.fresh, all=True)):
+        return
     actual_gap = None
     accuracy = state.validation.accuracy(trainer, name)
     if isinstance(accuracy, Refusal):
         say_no_actual_gap(state, accuracy)
     else:
         say_reading(state, accuracy)
-        actual_gap = state.readout.shown["train_accuracy"] - accuracy.value
+        actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
+        state.readout.add("actual_gap", actual_gap)
+        state.compared = True
     # Metrics and predictions may differ between ranks: rank 0 speaks for all.
     state.learn(trainer.strategy.broadcast(state.residual(actual_gap)))
-    return actual_gap
+    state.validated = False

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
+from lightning_gengap.monitor.moments import Moments
 from lightning_gengap.monitor.notices import say_unpaid
+from lightning_gengap.monitor.readers import check_readers, readers_of, warn_readers
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp, begin
-from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, minimised_loss
+from lightning_gengap.monitor.trainer_facts import check_strategy, minimised_loss
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -34,27 +37,34 @@ class GapMonitor(Callback):
     there too; it never alters the prediction. Gaps and accuracies are fractions, losses are in nats. All units and
     ranges are in docs/measures.md.
 
+    Loggers get values of the present weights only. Callbacks find a finite value under every key from the first step
+    on; one that is not of now is no better than the worst value so far. A prediction is always made at the last epoch,
+    in the epoch after an abstention, and wherever a callback or a scheduler reads a key.
+
     Training is bit-identical with and without the monitor. The weights measured are the raw ones, also where another
     callback averages them. A second monitor in one Trainer, with another predictor, logs under
-    `gengap/<name of its predictor>/`. Measuring takes 5 % of the training time at most, unless `budget` says otherwise.
+    `gengap/<name of its predictor>/`. The prediction costs at most 5 % of the training time, or half a second an epoch.
+    Where it would cost more, fewer samples are measured, at least 256, and the interval is wider; beyond that, fewer
+    epochs are.
 
     Args:
         predictor: name of a bundled predictor, path of a predictor file, a `Predictor`, or None to only measure.
             `default` takes the image predictor wherever the inputs are images.
         every_n_epochs: measure at the end of the first and of every n-th epoch.
+        every_n_train_steps: measure after every n-th optimizer step instead, for trainings of few long epochs. All
+            measurements of an epoch share its allowance. Step-wise checkpoints with a multiple of it read fresh values.
         samples: how many training samples to monitor, at least 20.
-        budget: the largest share of the training time that measuring may take, in (0, 1]. None measures everything
-            whenever it is due. With a budget, expensive measures that the predictor does not need are taken more
-            rarely, whenever the rest of the budget has paid for them. Their keys hold the last value, and
-            `age/<measure>` says for how many epochs.
+        budget: the largest share of the training time that all measuring may take, in (0, 1]. The prediction takes
+            5 % at most, or half a second an epoch. Measures that the predictor does not need share the rest, start-up
+            deducted: they are taken when it has paid for them. None measures everything whenever it is due.
         probe_data: an un-augmented view of the training set: a dataset, a DataLoader or batches.
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with; its value is taken as it is in [0, 1]. By
             default the one like `val_acc`, if it is a number of right samples divided by that of the validation, or
             such a number in percent, or a torchmetrics accuracy of single labels with any average. Others are refused.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training when a measurement fails, and holds the last values of all keys. Where a measure
-            fails that the predictor does not need, only its own keys are held. `raise` is for debugging.
+        on_error: `warn` keeps training when a measurement fails, and nothing is then shown as fresh. Where a
+            measure fails that the predictor does not need, only its own keys are missing. `raise` is for debugging.
         measures: names of measures to take and log, whether or not the predictor needs them.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -106,23 +116,29 @@ class GapMonitor(Callback):
         forward: Forward | None = None,
         target: Target | None = None,
         seed: int = 0,
+        every_n_train_steps: int | None = None,
     ) -> None:
         super().__init__()
         kinds = str | Path | Predictor | None
         _require("predictor", predictor, isinstance(predictor, kinds), "a name, a path, a Predictor or None")
         _require("every_n_epochs", every_n_epochs, every_n_epochs >= 1, "at least 1")
+        steps = every_n_train_steps
+        _require("every_n_train_steps", steps, steps is None or steps >= 1, "at least 1, or None")
+        alone = steps is None or every_n_epochs == 1
+        _require("every_n_train_steps", steps, alone, f"None beside every_n_epochs={every_n_epochs}")
         _require("samples", samples, samples >= 20, "at least 20")
         _require("budget", budget, budget is None or 0 < budget <= 1, "a share in (0, 1], or None")
         _require("verbosity", verbosity, verbosity in ("quiet", "normal", "full"), "'quiet', 'normal' or 'full'")
         _require("on_error", on_error, on_error in ("warn", "raise"), "'warn' or 'raise'")
         _require("measures", measures, not isinstance(measures, str), "a sequence of names")
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
-        self.every_n_epochs, self.budget, self.validation_accuracy = every_n_epochs, budget, validation_accuracy
-        self.on_error = on_error
-        self._selection = Selection.of(self.predictor, measures, everything=verbosity == "full")
+        self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
+        self.budget, self.validation_accuracy, self.on_error = budget, validation_accuracy, on_error
+        everything, drawn = verbosity == "full", verbosity != "quiet"
+        self._selection = Selection.of(self.predictor, measures, everything, drawn)
         self.measures = self._selection.measures
         self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
-        self._display = Display(self._selection, verbosity, budgeted=budget is not None)
+        self._display = Display(self._selection, verbosity)
         self._state: RunState | None = None
         self._restored: dict[str, Any] = {}
 
@@ -136,10 +152,15 @@ class GapMonitor(Callback):
         """The last prediction, with its contributions; None before training or without a predictor."""
         return None if self._state is None else self._state.prediction
 
+    def is_fresh(self, key: str) -> bool:
+        """Whether the value under this full key, with its prefix, is of the present weights."""
+        state = self._state
+        return state is not None and key.removeprefix(state.prefix) in (*state.readout.fresh, "status", "overhead")
+
     # Before the first step: everything that cannot work is raised while the user is still at the keyboard.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse sharded strategies and callbacks that would read a value before it exists."""
+        """Refuse sharded strategies, and callbacks that would read a key that is never there."""
         if stage != "fit" or trainer.barebones:
             return
         check_strategy(trainer)
@@ -159,7 +180,11 @@ class GapMonitor(Callback):
         raises = self.on_error == "raise"
         self._state = state = begin(trainer, pl_module, self._selection, self.budget, raises, saved)
         self._start_up.run(trainer, pl_module, state)
-        self._display.lay_out(trainer, self._prefix(trainer), state)
+        state.prefix = prefix = self._prefix(trainer)
+        own = [reader for reader in readers_of(trainer) if self._logs(reader.key, trainer)]
+        warn_readers(own, self.every_n_train_steps, trainer.enable_validation)
+        state.readers = [replace(reader, key=reader.key.removeprefix(prefix)) for reader in own]
+        self._moments(trainer).start(trainer, pl_module, state)
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started
 
@@ -177,20 +202,19 @@ class GapMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the step's loss to the running means."""
-        if self._state is not None:
-            loss = minimised_loss(trainer, pl_module, outputs)
-            self._state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember that this epoch has a validation accuracy."""
-        if self._state is not None and not trainer.sanity_checking:
-            self._state.validated = True
+        """Add the step's loss to the running means; measure where a number of steps makes it due."""
+        state = self._state
+        if state is None:
+            return
+        loss = minimised_loss(trainer, pl_module, outputs)
+        state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
+        self._moments(trainer).step(trainer, pl_module, state)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count its samples from here on."""
-        if self._state is not None and not trainer.sanity_checking:
+        """Measure where somebody reads our keys right after this validation."""
+        if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.begin()
+            self._moments(trainer).validation_start(trainer, pl_module, self._state)
 
     def on_validation_batch_end(
         self,
@@ -202,37 +226,29 @@ class GapMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the samples of the batch."""
-        if self._state is not None and not trainer.sanity_checking:
+        if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.count(lambda: self._start_up.reader.batch(batch).targets, dataloader_idx)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that this epoch has a validation accuracy."""
+        if self._state is not None and _validates_in_fit(trainer):
+            self._state.validated = True
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read what was logged, before Lightning forgets it."""
-        if self._state is not None and not trainer.sanity_checking:
+        """Compare a prediction of these weights with the validation."""
+        if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.end(trainer)
+            self._moments(trainer).validation_end(trainer, pl_module, self._state)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan, measure, compare, log and draw."""
-        state = self._state
-        if state is None:
-            return
-        state.budget.trained += time.perf_counter() - state.clock
-        optional = plan(trainer, state, self.every_n_epochs)
-        measurement = None if optional is None else measure(trainer, pl_module, state, self._start_up, optional)
-        actual_gap = compare_with_validation(trainer, state, self.validation_accuracy)
-        # Copied batches and the training loss differ between ranks, and so may the keys: rank 0 speaks for all.
-        shown = trainer.strategy.broadcast(self._display.scalars(state, actual_gap, trainer.current_epoch))
-        prefix = self._prefix(trainer)
-        logged = {f"{prefix}{key}": value for key, value in shown.items()}
-        pl_module.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-        if measurement is not None:
-            started = time.perf_counter()
-            self._display.draw(trainer, prefix, state, measurement)
-            state.budget.spent += time.perf_counter() - started
-        state.validated, state.clock = False, time.perf_counter()
+        if self._state is not None:
+            self._moments(trainer).epoch_end(trainer, pl_module, self._state)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say which measures were asked for and never paid for."""
+        """Measure the final weights if that is not done, and say which measures were asked for and never paid for."""
         if self._state is not None:
+            self._moments(trainer).end(trainer, pl_module, self._state)
             say_unpaid(self._state)
 
     # State: tensors and primitives; nothing stays registered between measurements.
@@ -270,8 +286,18 @@ class GapMonitor(Callback):
             return PREFIX
         return f"{PREFIX}{'measures' if self.predictor is None else self.predictor.name}/"
 
+    def _moments(self, trainer: Trainer) -> Moments:
+        return Moments(
+            self._display,
+            self._start_up,
+            self.every_n_epochs,
+            self.every_n_train_steps,
+            self.validation_accuracy,
+            self._prefix(trainer),
+        )
+
     def _logs(self, key: str, trainer: Trainer) -> bool:
-        """Whether this full key will be logged in every epoch."""
+        """Whether callbacks will find this full key."""
         prefix = self._prefix(trainer)
         return key.startswith(prefix) and self._display.logs(key.removeprefix(prefix), trainer)
 
@@ -279,6 +305,10 @@ class GapMonitor(Callback):
 def monitors_of(trainer: Trainer) -> list[GapMonitor]:
     """The monitors of a Trainer, in the order of its callbacks."""
     return [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]  # type: ignore[attr-defined]
+
+
+def _validates_in_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _require(argument: str, value: object, holds: bool, expected: str) -> None:

@@ -9,27 +9,41 @@ from lightning_gengap.measures.key import Key
 
 PREFIX = "gengap/"
 
-# Logged for expensive measures alone. All other values are as old as the prediction.
+# For callbacks, and for expensive measures alone. Loggers get no value that is not of now.
 AGES: dict[str, Key] = {
     f"age/{measure}": Key(
-        "epochs", 0, math.inf, f"epochs since {measure} was measured; its keys hold since", measure=measure
+        "epochs", 0, math.inf, f"epochs since {measure} was measured; callbacks find its last values", measure=measure
     )
     for measure in dict.fromkeys(key.measure for key in MEASURED.values() if key.measure)
 }
 
 PREDICTED: dict[str, Key] = {
-    "predicted_gap": Key("fraction", 0, 1, "predicted train minus test accuracy"),
-    "predicted_gap_lower": Key("fraction", -1, 1, "lower end of its interval"),
-    "predicted_gap_upper": Key("fraction", 0, 1, "upper end of its interval"),
-    "predicted_test_accuracy": Key("fraction", 0, 1, "train accuracy minus predicted gap"),
+    "predicted_gap": Key("fraction", 0, 1, "predicted train minus test accuracy", better="lower"),
+    "predicted_gap_lower": Key("fraction", -1, 1, "lower end of its interval", better="lower"),
+    "predicted_gap_upper": Key("fraction", 0, 1, "upper end of its interval", better="lower"),
+    "predicted_test_accuracy": Key("fraction", 0, 1, "train accuracy minus predicted gap", better="higher"),
     "predicted_loss_gap": Key(
-        "nats", 0, math.inf, "predicted test minus train loss, where the predictor has a loss head"
+        "nats",
+        0,
+        math.inf,
+        "predicted test minus train loss, where the predictor has a loss head",
+        better="lower",
     ),
     "recalibrated_gap": Key(
-        "fraction", 0, 1, "predicted gap, moved towards the gaps observed in this run's validations"
+        "fraction",
+        0,
+        1,
+        "predicted gap, moved towards the gaps observed in this run's validations",
+        better="lower",
     ),
-    "in_support": Key("0 or 1", 0, 1, "1: the predictor was fitted on models like this one"),
-    "status": Key("0 to 4", 0, 4, "0 fresh, 1 held by schedule or budget, 2 held after a failure, 3 abstaining, 4 off"),
-    "actual_gap": Key("fraction", -1, 1, "train accuracy minus validation accuracy, in epochs with validation"),
-    "overhead": Key("share", 0, math.inf, "time spent measuring over time spent training, so far"),
+    "in_support": Key("0 or 1", 0, 1, "1: the predictor was fitted on models like this one", better="higher"),
+    "status": Key(
+        "0 to 5",
+        0,
+        5,
+        "0 fresh, 1 held by schedule or budget, 2 held after a failure, 3 abstaining for now, 4 off, "
+        "5 abstaining for good",
+    ),
+    "actual_gap": Key("fraction", -1, 1, "train accuracy minus validation accuracy of the same epoch", better="lower"),
+    "overhead": Key("share", 0, math.inf, "time spent measuring, start-up included, over time spent training, so far"),
 }

@@ -2,77 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
 from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
-from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.run_state import FIT, RunState
 from lightning_gengap.monitor.schedule import Selection
-from lightning_gengap.monitor.trainer_facts import scalar_step
+
+NOW = ("status", "overhead")
+OF_VALIDATION = ("actual_gap", "recalibrated_gap")
 
 
 @dataclass(frozen=True)
 class Display:
-    """Chooses keys, without their prefix, and talks to loggers.
-
-    With a budget, expensive measures are not taken in the first epoch.
-    """
+    """Chooses keys, without their prefix, and talks to loggers."""
 
     selection: Selection
     verbosity: str
-    budgeted: bool
 
     def logs(self, key: str, trainer: Trainer) -> bool:
-        """Whether this key will be logged in every epoch."""
+        """Whether callbacks will find a value under this key from the first step on."""
         predictor = self.selection.predictor
         if key == "actual_gap":
-            return trainer.enable_validation and trainer.check_val_every_n_epoch == 1
+            return trainer.enable_validation
+        if key == "recalibrated_gap":
+            return trainer.enable_validation and predictor is not None
         if key == "predicted_loss_gap":
             return predictor is not None and predictor.loss_head is not None
-        if key == "recalibrated_gap" or key in AGES:
-            return False  # not before a validation was compared with a prediction, or the measure was paid for
         if key in PREDICTED:
-            return predictor is not None or key in ("status", "overhead")
-        if key in MEASURED and self.budgeted and MEASURED[key].measure in self.selection.schedule().expensive:
-            return False
-        return key in ("train_accuracy", "train_loss") or self._shows(key)
+            return predictor is not None or key in NOW
+        return key in FIT or (key not in AGES and self._shows(key))
 
-    def scalars(self, state: RunState, actual_gap: float | None, epoch: int) -> dict[str, float]:
-        """The values of an epoch by key, all finite."""
-        shown = state.readout.shown | {"overhead": state.budget.overhead}
-        if actual_gap is not None:
-            shown["actual_gap"] = actual_gap
-        measured = {key: value for key, value in state.values.items() if self._shows(key)}
+    def for_callbacks(self, state: RunState, modes: Mapping[str, str], epoch: int) -> dict[str, float]:
+        """What every callback finds, by key, all finite: `modes` has those that some callback reads."""
+        predicted = () if self.selection.predictor is None else (*PREDICTED,)
+        known = (*FIT, *predicted, *state.readout.last, *state.readout.fresh)
+        keys = dict.fromkeys((*(key for key in known if self._offers(key, state)), *modes))
         ages = {f"age/{measure}": age for measure, age in state.schedule.ages(epoch).items()}
-        return measured | shown | ages
+        return state.readout.for_callbacks(keys, modes) | self._now(state) | ages
+
+    def for_loggers(self, state: RunState) -> dict[str, float]:
+        """What is of now. No value is drawn twice."""
+        new = state.readout.fresh if state.pending is not None else {}
+        new = {key: value for key, value in new.items() if key in (*FIT, *PREDICTED) or self._shows(key)}
+        if "actual_gap" in state.readout.fresh and state.compared:
+            new |= {key: state.readout.fresh[key] for key in OF_VALIDATION if key in state.readout.fresh}
+        return new | self._now(state)
+
+    def _now(self, state: RunState) -> dict[str, float]:
+        return {"status": float(state.readout.status), "overhead": state.budget.overhead}
+
+    def _offers(self, key: str, state: RunState) -> bool:
+        """Whether callbacks find this key although nobody is known to read it."""
+        if key in OF_VALIDATION:
+            return key in state.readout.last or key in state.readout.fresh
+        if key == "predicted_loss_gap":
+            return self.selection.predictor is not None and self.selection.predictor.loss_head is not None
+        return key not in NOW and (key in (*FIT, *PREDICTED) or self._shows(key))
+
+    def log(self, trainer: Trainer, prefix: str, state: RunState, step: int, epoch: int) -> None:
+        """Hand the values and figures of now to every logger."""
+        values = {f"{prefix}{key}": value for key, value in self.for_loggers(state).items()}
+
+        def send(logger: Logger) -> None:
+            logger.log_metrics({**values, "epoch": float(epoch)}, step)
+            logger.save()
+
+        self._tell(trainer, send, state.raises)
+        if state.pending is not None and self.verbosity != "quiet":
+            contributions = {} if state.prediction is None else state.prediction.contributions
+            panels = Panels(state.pending.figures, contributions, step, prefix)
+            self._tell(trainer, lambda logger: draw(logger, panels), state.raises)
+        state.pending, state.compared = None, False
 
     def lay_out(self, trainer: Trainer, prefix: str, state: RunState) -> None:
         """Prepare the loggers' charts, once."""
-        self._decorate(trainer, lambda logger: lay_out(logger, prefix), state.raises)
-
-    def draw(self, trainer: Trainer, prefix: str, state: RunState, measurement: Measurement) -> None:
-        """Histograms and contributions, on the step axis of this epoch's scalars."""
-        contributions = {} if state.prediction is None else state.prediction.contributions
-        panels = Panels(measurement.figures, contributions, scalar_step(trainer), prefix)
-        self._decorate(trainer, lambda logger: draw(logger, panels), state.raises)
+        if self.verbosity != "quiet":
+            self._tell(trainer, lambda logger: lay_out(logger, prefix), state.raises)
 
     def _shows(self, key: str) -> bool:
         if key not in MEASURED:
             return False
         return self.verbosity == "full" or MEASURED[key].measure in self.selection.named
 
-    def _decorate(self, trainer: Trainer, decorate: Callable[[Logger], None], raises: bool) -> None:
-        """Decorate every logger. A failure is only said, because the scalars reach every logger without it."""
-        for logger in trainer.loggers if self.verbosity != "quiet" and trainer.is_global_zero else ():
+    def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], raises: bool) -> None:
+        """Tell every logger. A failure is only said, so that no logger ends the run for our sake."""
+        for logger in trainer.loggers if trainer.is_global_zero else ():
             try:
-                decorate(logger)
+                tell(logger)
             except Exception as error:
                 if raises:
                     raise

@@ -82,7 +82,8 @@ def say_optional_failures(state: RunState, measurement: Measurement, failed: Col
 
 def say_unpaid(state: RunState) -> None:
     """Say which measures were asked for and never paid for; training has ended."""
-    share, unpaid = state.budget.share, state.schedule.unpaid()
+    share = state.budget.share
+    unpaid = [name for name in state.schedule.untried() if name in state.selection.asked]
     if share is not None and unpaid:
         rank_zero_warn(
             f"GapMonitor never measured {', '.join(unpaid)}: {share:.2g} of the time of this training did "

@@ -1,12 +1,18 @@
-"""What is shown: the prediction's keys, held between measurements and kept safe while abstaining. No torch."""
+"""What is shown: the values of now, and what callbacks find where there is none. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
-from lightning_gengap.predictors.predictor import Prediction
+from lightning_gengap.measures import MEASURED
+from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
+
+GAPS = ("predicted_gap", "predicted_gap_lower", "predicted_gap_upper")
+LARGE = 1e9  # worse than any value without bound
 
 
 class Status(IntEnum):
@@ -17,74 +23,87 @@ class Status(IntEnum):
     FAILED = 2
     ABSTAINING = 3
     OFF = 4
+    NEVER = 5
 
 
 @dataclass
 class Readout:
-    """The values that are shown, by key without the prefix, and the last ones that were no abstention.
+    """The values of the present weights, by key without the prefix, and what is remembered of earlier ones.
 
-    What is shown is never NaN, and complete after the first `show`.
+    Attributes:
+        status: what the values are.
+        of_last: what they were when they were last measured.
+        fresh: the values of the present weights; empty where these were not measured.
+        extremes: the smallest and the largest value of each key so far.
+        last: the last value of each key.
     """
 
-    shown: dict[str, float] = field(default_factory=dict)
-    last_gap: float = 0.0
-    last_test_accuracy: float = 1.0
-    last_loss_gap: float = 0.0
-    last_recalibrated_gap: float = 0.0
-    abstaining: bool = False
+    status: Status = Status.ABSTAINING
+    of_last: Status = Status.ABSTAINING
+    fresh: dict[str, float] = field(default_factory=dict)
+    extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
 
-    def show(
-        self, values: Mapping[str, float], prediction: Prediction | None, prior_loss_gap: float | None = None
-    ) -> None:
-        """Take over the values of a fresh measurement, and its prediction where there is a predictor.
+    def show(self, values: Mapping[str, float], status: Status) -> None:
+        """Take over the values of a measurement. Those of a prediction are among them where it is no abstention."""
+        self.fresh, self.status, self.of_last = dict(values), status, status
 
-        An abstention must not look better than the last prediction, because a checkpoint would be kept by mistake. So
-        the gap is then the larger of the prior and the last predicted one, and the predicted test accuracy does not
-        rise above the last predicted one. The loss gap is the larger of its prior and the last predicted one, also
-        where it alone could not be predicted. The prior is None where the predictor has no loss head.
-        """
-        accuracy = values["train_accuracy"]
-        self.shown = {"train_accuracy": accuracy, "train_loss": values["train_loss"], "status": float(Status.FRESH)}
-        self.abstaining = prediction is not None and prediction.abstained
-        if prediction is None:
-            return
-        gap, test_accuracy = prediction.gap, accuracy - prediction.gap
-        if prediction.abstained:
-            gap = min(max(gap, self.last_gap), accuracy)
-            test_accuracy = min(accuracy - gap, self.last_test_accuracy)
-            self.shown["status"] = float(Status.ABSTAINING)
-        else:
-            self.last_gap, self.last_test_accuracy = gap, test_accuracy
-        self.shown |= {
-            "predicted_gap": gap,
-            "predicted_gap_lower": prediction.lower,
-            "predicted_gap_upper": prediction.upper,
-            "predicted_test_accuracy": test_accuracy,
-            "in_support": float(prediction.in_support),
-        }
-        self._show_loss_gap(prediction, prior_loss_gap)
-
-    def _show_loss_gap(self, prediction: Prediction, prior: float | None) -> None:
-        if prediction.loss_gap is not None and not prediction.abstained:
-            self.last_loss_gap = self.shown["predicted_loss_gap"] = prediction.loss_gap[0]
-            return
-        gap = prior if prediction.loss_gap is None else prediction.loss_gap[0]
-        if gap is not None:
-            self.shown["predicted_loss_gap"] = max(gap, self.last_loss_gap)
-
-    def show_recalibrated(self, gap: float | None) -> None:
-        """Add the recalibrated gap to the prediction just shown; None while abstaining.
-
-        Then it is the shown gap, and at least the last recalibrated one: what was observed to be too small once is not
-        shown smaller because nothing is known now.
-        """
-        if gap is None:
-            gap = max(self.shown["predicted_gap"], self.last_recalibrated_gap)
-            gap = min(gap, self.shown["train_accuracy"])
-        else:
-            self.last_recalibrated_gap = gap
-        self.shown["recalibrated_gap"] = gap
+    def add(self, key: str, value: float) -> None:
+        """One more value of the present weights."""
+        self.fresh[key] = value
 
     def hold(self, status: Status) -> None:
-        """Keep the last values, and say why. An abstention that is held by the schedule stays an abstention."""
-        self.shown["status"] = float(Status.ABSTAINING if self.abstaining and status == Status.HELD else status)
+        """Say why nothing is of now. An abstention that is held by the schedule stays an abstention."""
+        self.fresh = {}
+        self.status = self.of_last if status == Status.HELD and self.of_last != Status.FRESH else status
+
+    def remember(self, values: Mapping[str, float]) -> None:
+        """Count these values among those that were measured."""
+        for key, value in values.items():
+            low, high = self.extremes.get(key, (value, value))
+            self.extremes[key] = min(low, value), max(high, value)
+        self.last |= values
+
+    def for_callbacks(self, keys: Iterable[str], modes: Mapping[str, str]) -> dict[str, float]:
+        """A finite value for each key: that of now, or one that wins nothing.
+
+        `modes` are those of the callbacks that decide by a key, `min` or `max`. They find the end of its range, so that
+        no later value loses to it either. Others find the worst value so far. A key that nobody reads, and that has no
+        better direction, keeps its last value; it is absent where there is none.
+        """
+        self.remember(self.fresh)
+        found = {key: self.fresh.get(key, self._stand_in(key, modes.get(key))) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _stand_in(self, key: str, mode: str | None) -> float | None:
+        """The worst that can be for who decides by the key, and the worst so far for others."""
+        declared = (PREDICTED | AGES).get(key) or MEASURED[key]
+        if key == "in_support":
+            return 0.0
+        better = {"min": "lower", "max": "higher"}.get(mode or "", declared.better)
+        if better is None:
+            return self.last.get(key)
+        if mode is None and key in self.extremes:
+            return self.extremes[key][better == "lower"]
+        if mode is None and key in GAPS and "train_accuracy" in self.last:
+            return self.last["train_accuracy"]
+        bound = declared.high if better == "lower" else declared.low
+        return bound if math.isfinite(bound) else math.copysign(LARGE, bound)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: nothing is of now when training goes on."""
+        return {
+            "status": int(self.status),
+            "of_last": int(self.of_last),
+            "extremes": {key: list(ends) for key, ends in self.extremes.items()},
+            "last": dict(self.last),
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Readout:
+        """Go on from `state()`."""
+        extremes = {key: (low, high) for key, (low, high) in state["extremes"].items()}
+        readout = cls(Status(state["status"]), Status(state["of_last"]), {}, extremes, dict(state["last"]))
+        if readout.status == Status.FRESH:
+            readout.hold(Status.HELD)
+        return readout

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lightning_gengap.errors import LogitsError
-from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory, said
+from lightning_gengap.measurement import Absence, Measurement, Measurer, TrainingMemory, said
+from lightning_gengap.monitor.abstention import obstacles
+from lightning_gengap.monitor.allowance import Budget
+from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.readout import Readout, Status
-from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
+from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
-from lightning_gengap.predictors.predictor import Prediction
+from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import ProbeBatch
+
+if TYPE_CHECKING:
+    from lightning_gengap.monitor.readers import Reader
+
+_NEVER = "the prediction always abstains, because {}"
+FIT = ("train_accuracy", "train_loss")
 
 
 @dataclass
@@ -32,12 +45,23 @@ class RunState:
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
         residuals: scaled residuals of the predictions that could be compared with a validation.
         residual_age: measurements since the latest of them.
+        absences: why keys, or patterns of keys, have no value.
         measured: whether a measurement has succeeded since training began.
+        missed_start: whether nothing could be measured before the first step.
+        preferred_serves: whether the preferred predictor predicts in this training; None before the first measurement.
+        prefix: of all its keys.
+        readers: who reads its keys, these without their prefix.
+        fresh_step: the optimizer steps taken when the shown values were measured; None where they are not of now.
+        tried_step: the same at the last try.
+        due_steps: how many times a number of steps has made a measurement due.
+        pending: the measurement that loggers are yet to get.
+        compared: whether they are yet to get an actual gap.
         validated: whether the present epoch had a validation.
         validation: what the last one had and logged.
         failures: failed measurements in a row.
         warned: whether the user knows of them.
         said: what the user was told once.
+        never_because: why the prediction abstains for good; empty while it may yet be made.
         notes: what the user is yet to be told.
         clock: when training last went on, in seconds.
     """
@@ -57,19 +81,63 @@ class RunState:
     residual_age: int = 0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
+    absences: dict[str, str] = field(default_factory=dict)
     measured: bool = False
+    missed_start: bool = False
+    preferred_serves: bool | None = None
+    prefix: str = PREFIX
+    readers: list[Reader] = field(default_factory=list)
+    fresh_step: int | None = None
+    tried_step: int | None = None
+    due_steps: int = 0
+    pending: Measurement | None = None
+    compared: bool = False
     validated: bool = False
     validation: Validation = field(default_factory=Validation)
     failures: int = 0
     warned: bool = False
     said: set[str] = field(default_factory=set)
+    never_because: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     clock: float = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock of training. The time that the block takes is spent, but for what belongs to the start."""
+        now, budget = time.perf_counter(), self.budget
+        budget.train(now - self.clock)
+        start_up, trained = budget.start_up, budget.trained
+        try:
+            yield
+        finally:
+            self.clock = time.perf_counter()
+            budget.spent += self.clock - now - (budget.start_up - start_up) - (budget.trained - trained)
+
+    def hold(self, status: Status) -> None:
+        """Nothing is of now, for this reason."""
+        self.readout.hold(status)
+        self.fresh_step = None
+
+    @property
+    def read_by_step(self) -> bool:
+        """Whether somebody may look after any step."""
+        return any(reader.moment == "step" for reader in self.readers)
 
     def doubt(self, flag: str) -> None:
         """Widen the intervals from now on."""
         if flag not in self.flags:
             self.flags.append(flag)
+
+    def never(self, reason: str) -> None:
+        """Abstain from the prediction from now on, because it can never be right. The user is told the reason once.
+
+        `reason` is a sentence without its full stop, and says what to do.
+        """
+        if reason not in self.never_because:
+            self.never_because.append(reason)
+            self.readout.of_last = Status.NEVER
+            if self.selection.predictor is not None:
+                self.notes.append(_NEVER.format(reason))
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""
@@ -84,9 +152,11 @@ class RunState:
         names: Iterable[str],
         optional: Iterable[str] = (),
         optimizers: Sequence[Any] = (),
+        samples: float = math.inf,
     ) -> Measurement:
         """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed."""
-        measurement = measurer.measure(model, names, optional, optimizers)
+        measurement = measurer.measure(model, names, optional, optimizers, samples)
+        self.absences |= dict(measurement.absences)
         known = measurer.layout.missing.values()  # said when watching began
         absences = (absence for absence in measurement.absences if absence.reason not in known)
         self.notes += said(absence for absence in absences if self.selection.explains(absence.key))
@@ -102,38 +172,81 @@ class RunState:
             raise error
         return measurement
 
+    def start(self, measurement: Measurement) -> None:
+        """Remember what was measured before the first step. It is shown to nobody."""
+        self.readout.remember({key: measurement.values[key] for key in FIT})
+        self.budget.first_price = measurement.seconds_of_needed / measurement.samples * self.schedule.needed
+
     def take(
-        self, measurement: Measurement, progress: float | None = None, epoch: int = 0, failed: Collection[str] = ()
+        self,
+        measurement: Measurement,
+        progress: float | None = None,
+        epoch: int = 0,
+        failed: Collection[str] = (),
+        riders: Collection[str] = (),
+        predicts: bool = True,
     ) -> None:
         """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
 
         `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
         """
         for name, seconds in measurement.seconds.items():
-            self.schedule.record(name, epoch, seconds, succeeded=name not in failed)
-        expensive = (seconds for name, seconds in measurement.seconds.items() if self.schedule.is_expensive(name))
-        self.budget.set_apart(sum(expensive))
+            self.schedule.record(name, epoch, seconds, succeeded=name not in failed, rode=name in riders)
         fresh = {name: values for name, values in measurement.optional.items() if name not in failed}
         self.optional |= fresh
         values = {**measurement.values, **_flat(fresh), **self.training_loss.values()}
         if progress is not None:
             values["progress"] = progress
         self.values = _flat(self.optional) | values
-        self._predict(values)
+        if predicts:
+            self._predict(values)
 
     def _predict(self, values: Mapping[str, float]) -> None:
-        """Predict from values of now alone, and show it."""
-        predictor = self.selection.predictor
-        self.prediction = None if predictor is None else predictor.predict(values, self.flags)
-        head = None if predictor is None else predictor.loss_head
-        self.readout.show(values, self.prediction, None if head is None else head.prior[0])
+        """Predict from values of now and of the whole training alone, and show it."""
+        predictor = self._serving(values)
+        status, predicted = Status.FRESH, dict[str, float]()
+        self.prediction = None
+        if predictor is not None:
+            known = values if not self.never_because else {key: values[key] for key in ALWAYS_NEEDED}
+            self.prediction = prediction = predictor.predict(known, self.flags)
+            if prediction.abstained:
+                reasons = () if self.never_because else obstacles(prediction, self.absences)
+                self._say_never(prediction, reasons)
+                status = Status.NEVER if reasons or self.never_because else Status.ABSTAINING
+            else:
+                predicted = _shown(prediction, values["train_accuracy"])
+        self.readout.show({**values, **predicted}, status)
         self.residual_age += 1
         self._recalibrate()
 
+    def _say_never(self, prediction: Prediction, reasons: Iterable[str]) -> None:
+        """Say why it abstains for good, instead of what is absent for the same reason."""
+        same = {
+            str(Absence(pattern, why))
+            for pattern, why in self.absences.items()
+            if any(fnmatchcase(name, pattern) for name in prediction.missing)
+        }
+        said = [_NEVER.format(reason) for reason in reasons]
+        self.said |= same if said else set()
+        self.notes = [*(note for note in self.notes if not said or note not in same), *said]
+
+    def _serving(self, values: Mapping[str, float]) -> Predictor | None:
+        """The predictor of this training: the preferred one or the other, as the first measurement decided."""
+        predictor = self.selection.predictor
+        if predictor is None or predictor.preferred is None:
+            return predictor
+        if self.preferred_serves is None:
+            self.preferred_serves = all(math.isfinite(values.get(name, math.nan)) for name in predictor.preferred.needs)
+        if self.preferred_serves:
+            return replace(predictor.preferred, correction=predictor.correction)
+        return replace(predictor, preferred=None)
+
     def residual(self, actual_gap: float | None) -> float | None:
-        """The scaled error of the shown prediction; None where that is held or an abstention."""
-        predictor, fresh = self.selection.predictor, self.readout.shown.get("status") == Status.FRESH
-        if predictor is None or self.prediction is None or actual_gap is None or not fresh:
+        """The scaled error of the shown prediction; None where that is not of now."""
+        if self.prediction is None or actual_gap is None or self.readout.status != Status.FRESH:
+            return None
+        predictor = self._serving(self.values)
+        if predictor is None:
             return None
         return scaled_residual(predictor, self.prediction, actual_gap)
 
@@ -145,14 +258,14 @@ class RunState:
             self._recalibrate()
 
     def _recalibrate(self) -> None:
-        predictor = self.selection.predictor
-        if predictor is None or self.prediction is None or not self.residuals:
+        if self.prediction is None or self.prediction.abstained or not self.residuals:
             return
-        gap = None
-        if not self.prediction.abstained:
-            correction = live_correction(self.residuals, self.residual_age)
-            gap = recalibrated(predictor, self.prediction, correction, self.values["train_accuracy"])
-        self.readout.show_recalibrated(gap)
+        predictor = self._serving(self.values)
+        if predictor is None:
+            return
+        correction = live_correction(self.residuals, self.residual_age)
+        gap = recalibrated(predictor, self.prediction, correction, self.values["train_accuracy"])
+        self.readout.add("recalibrated_gap", gap)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, in tensors and primitives."""
@@ -161,12 +274,15 @@ class RunState:
             "training_loss": self.training_loss.state(),
             "budget": self.budget.state(),
             "schedule": self.schedule.state(),
-            "readout": asdict(self.readout),
+            "readout": self.readout.state(),
             "optional": {name: dict(values) for name, values in self.optional.items()},
             "flags": list(self.flags),
             "residuals": list(self.residuals),
             "residual_age": self.residual_age,
             "measured": self.measured,
+            "missed_start": self.missed_start,
+            "preferred_serves": self.preferred_serves,
+            "never_because": list(self.never_because),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -175,10 +291,25 @@ class RunState:
         self.training_loss = TrainingLoss.restored(state["training_loss"])
         self.budget = replace(self.budget, **state["budget"])
         self.schedule = replace(self.schedule, **state["schedule"])
-        self.readout = Readout(**state["readout"])
+        self.readout = Readout.restored(state["readout"])
         self.optional, self.flags, self.residuals = state["optional"], state["flags"], state["residuals"]
         self.residual_age, self.measured = state["residual_age"], state["measured"]
+        self.missed_start, self.preferred_serves = state["missed_start"], state["preferred_serves"]
+        for reason in state["never_because"]:
+            self.never(reason)
         self.values = _flat(self.optional)
+
+
+def _shown(prediction: Prediction, accuracy: float) -> dict[str, float]:
+    """What is shown of a prediction that is no abstention."""
+    loss = {} if prediction.loss_gap is None else {"predicted_loss_gap": prediction.loss_gap[0]}
+    return loss | {
+        "predicted_gap": prediction.gap,
+        "predicted_gap_lower": prediction.lower,
+        "predicted_gap_upper": prediction.upper,
+        "predicted_test_accuracy": accuracy - prediction.gap,
+        "in_support": float(prediction.in_support),
+    }
 
 
 def _flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -1,10 +1,8 @@
-"""What is measured when, and for how much: the measures of a monitor, their schedule, and the budget that pays."""
+"""Which measures a monitor takes, and which optional ones in a measurement."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import median
@@ -12,12 +10,11 @@ from typing import Any
 
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.measures.derived import with_ingredients
+from lightning_gengap.monitor.allowance import RECENT, Budget
 from lightning_gengap.predictors.predictor import Predictor
 
 EXPENSIVE = 5.0  # forward passes; a measure that declares more is expensive
-RESERVED = 0.2  # the share of the budget that is kept for expensive measures, even if the others could use all of it
 MOST_FAILURES = 3  # in a row
-RECENT = 5  # costs of which the median is expected next
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,16 @@ class Selection:
     explained: frozenset[str] | None
 
     @classmethod
-    def of(cls, predictor: Predictor | None, named: Sequence[str], everything: bool) -> Selection:
-        """Choose what a predictor needs, the named measures with all their keys, and everything taken by default."""
-        needed = tuple(dict.fromkeys(("margin", "fit", *(() if predictor is None else predictor.measures))))
-        measures = tuple(dict.fromkeys((*needed, *named, *(BY_DEFAULT if everything else ()))))
+    def of(
+        cls, predictor: Predictor | None, named: Sequence[str], everything: bool = False, drawn: bool = False
+    ) -> Selection:
+        """Choose what a predictor needs, the named measures with all their keys, and everything taken by default.
+
+        The margins are among them where their histograms are `drawn`.
+        """
+        needed = tuple(dict.fromkeys(("fit", *(() if predictor is None else predictor.measures))))
+        by_default = BY_DEFAULT if everything else ("margin",) if drawn else ()
+        measures = tuple(dict.fromkeys((*needed, *named, *by_default)))
         for name in measures:
             get_measure(name)
         if everything:
@@ -61,11 +64,16 @@ class Selection:
         """Whether the user is told why the keys of this pattern are absent."""
         return self.explained is None or any(fnmatchcase(key, pattern) for key in self.explained)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The measures that the user asked for, by name or as everything."""
+        return self.measures if self.explained is None else self.named
+
     def schedule(self) -> Schedule:
-        """A new schedule. What is measured once per training belongs to the start, which the budget does not count."""
+        """A new schedule. What is measured once per training belongs to the start."""
         costs = {name: 0.0 if get_measure(name).per_training else get_measure(name).forwards for name in self.measures}
         optional = {name: cost for name, cost in costs.items() if name not in self.needed}
-        return Schedule(optional, sum(cost for name, cost in costs.items() if optional.get(name, 0.0) <= EXPENSIVE))
+        return Schedule(optional, sum(costs[name] for name in self.needed))
 
     def once(self, taken: Sequence[str]) -> tuple[list[str], list[str]]:
         """Measures that are taken once per training and are not among `taken`: the needed and the optional ones."""
@@ -74,141 +82,71 @@ class Selection:
 
 
 @dataclass
-class Budget:
-    """Bounds the recurring cost of measuring over a run. It knows seconds only.
-
-    Attributes:
-        share: the largest share of the training time that may be spent; None for no bound.
-        start_up: seconds of the measurement before the first step, which do not count.
-        spent: seconds of all later measurements.
-        trained: seconds of training outside the monitor.
-        recent: seconds of the last measurements, without their expensive measures.
-    """
-
-    share: float | None
-    start_up: float = 0.0
-    spent: float = 0.0
-    trained: float = 0.0
-    recent: list[float] = field(default_factory=list)
-
-    def allows(self, reserved: float = 0.0) -> bool:
-        """Whether one more measurement, at the cost of the recent ones, keeps the share and leaves `reserved` seconds.
-
-        The first is always allowed: its cost is unknown, and monitored keys need a value. Where it takes more than the
-        share, `overhead` shows it until training has gone on for long enough.
-        """
-        if self.share is None or not self.recent:
-            return True
-        return self.spent + median(self.recent) + reserved <= self.share * self.trained
-
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Record the time that the block takes, also if it fails."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.record(time.perf_counter() - started)
-
-    def record(self, seconds: float) -> None:
-        """Add a measurement."""
-        self.spent += seconds
-        self.recent = [*self.recent, seconds][-RECENT:]
-
-    def set_apart(self, seconds: float) -> None:
-        """Do not expect these seconds of the last measurement again. They stay spent."""
-        if seconds:
-            self.recent[-1] -= seconds
-
-    @property
-    def overhead(self) -> float:
-        """Seconds spent measuring over seconds of training without it; 0 before any training."""
-        return self.spent / self.trained if self.trained > 0 else 0.0
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: all but the share."""
-        return {name: value for name, value in asdict(self).items() if name != "share"}
-
-
-@dataclass
 class Schedule:
-    """Chooses the optional measures of one epoch. It knows seconds and epochs only.
+    """Chooses the optional measures of one measurement. It knows seconds and epochs only.
 
-    Cheap measures are part of every measurement. The expensive ones share equally what the others leave of the budget.
-    Each is due once its own share has paid for it, so that the most expensive is the rarest and none keeps another
-    waiting. The expected cost of an expensive measure is the median of its last costs. Before its first time it follows
-    from the forward passes that it declares, at the price of those of the other measures.
+    Cheap measures ride along where the allowance of the prediction pays for them too. All others share equally what is
+    left of the whole budget. Each is due once its own share has paid for it, so that the most expensive is the rarest
+    and none keeps another waiting. The expected cost of a measure is the median of its last costs. Before its first
+    time it follows from the forward passes that it declares, at the price of the needed ones.
 
     Attributes:
         forwards: the declared cost of every optional measure, in forward passes.
-        others: the declared cost of a measurement without expensive measures, in forward passes.
-        costs: seconds that an expensive measure took in its last successes.
-        spent: seconds spent on each expensive measure, failures included.
+        needed: the declared cost of the needed measures, in forward passes.
+        costs: seconds that a measure took in its last successes.
+        spent: seconds spent on each measure that did not ride along, failures included.
         taken: the epoch in which a measure last gave its values.
         failures: failures in a row. A measure with `MOST_FAILURES` is switched off.
     """
 
     forwards: dict[str, float] = field(default_factory=dict)
-    others: float = 1.0
+    needed: float = 1.0
     costs: dict[str, list[float]] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def expensive(self) -> list[str]:
-        """The expensive measures that are not switched off. The one that has waited longest comes first."""
-        waiting = [name for name in self._active() if self.is_expensive(name)]
-        return sorted(waiting, key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
-
     def is_expensive(self, name: str) -> bool:
-        """Whether this optional measure has an account of its own."""
+        """Whether this optional measure never rides along."""
         return self.forwards.get(name, 0.0) > EXPENSIVE
 
-    def plan(self, budget: Budget, first: bool, last: bool) -> tuple[str, ...] | None:
-        """The optional measures of this epoch; None if the budget does not allow a measurement.
+    def riders(self, seconds: float, usual: float) -> tuple[str, ...]:
+        """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
+        chosen = []
+        for name in self._active():
+            cost = self._cost(name, usual)
+            if not self.is_expensive(name) and cost <= seconds:
+                chosen.append(name)
+                seconds -= cost
+        return tuple(chosen)
 
-        The first measurement takes cheap measures only, because no cost is known. The last epoch of a training takes
-        all that the whole rest of the budget pays for.
+    def others(self, budget: Budget, riders: Sequence[str], usual: float, last: bool) -> tuple[str, ...]:
+        """The measures that the whole budget pays for, beside a measurement of `usual` seconds with these riders.
+
+        The one that has waited longest comes first. The last epoch of a training takes all that the rest pays for.
         """
-        return self.choose(budget, first, last) if budget.allows(0.0 if last else self.reserved(budget)) else None
-
-    def reserved(self, budget: Budget) -> float:
-        """Seconds that the other measures must leave to the expensive ones."""
-        if budget.share is None or not self.expensive:
-            return 0.0
-        return max(0.0, RESERVED * budget.share * budget.trained - sum(self.spent.values()))
-
-    def choose(self, budget: Budget, first: bool, last: bool) -> tuple[str, ...]:
-        """The optional measures of a measurement that the budget has allowed; see `plan`."""
-        expensive = self.expensive
-        cheap = tuple(name for name in self._active() if name not in expensive)
-        if budget.share is None:
-            return (*cheap, *expensive)
-        if first or not expensive:
-            return cheap
-        usual, total = median(budget.recent), budget.share * budget.trained
-        left = total - budget.spent - usual
-        others = min(budget.spent - sum(self.spent.values()) + usual, (1 - RESERVED) * total)
-        gone = sum(seconds for name, seconds in self.spent.items() if name not in expensive)
-        share_of_each = (total - others - gone) / len(expensive)
+        waiting = [name for name in self._active() if name not in riders]
+        waiting.sort(key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
+        if budget.share is None or not waiting:
+            return tuple(waiting)
+        left = budget.left - usual - sum(self._cost(name, usual) for name in riders)
+        share_of_each = (left + sum(self.spent.get(name, 0.0) for name in waiting)) / len(waiting)
         chosen: list[str] = []
-        for name in expensive:
+        for name in waiting:
             cost = self._cost(name, usual)
             # A second one in the same epoch must have saved twice: they alternate unless there is plenty.
             due = self.spent.get(name, 0.0) + (1 + len(chosen)) * cost <= share_of_each
             if (due or last) and cost <= left:
                 chosen.append(name)
                 left -= cost
-        return (*cheap, *chosen)
+        return tuple(chosen)
 
-    def record(self, name: str, epoch: int, seconds: float, succeeded: bool) -> None:
+    def record(self, name: str, epoch: int, seconds: float, succeeded: bool, rode: bool = False) -> None:
         """Keep what an optional measure cost, and whether it gave its values."""
-        if self.is_expensive(name):
+        if not rode:
             self.spent[name] = self.spent.get(name, 0.0) + seconds
-            if succeeded:
-                self.costs[name] = [*self.costs.get(name, []), seconds][-RECENT:]
         if succeeded:
+            self.costs[name] = [*self.costs.get(name, []), seconds][-RECENT:]
             self.taken[name] = epoch
         self.failures[name] = 0 if succeeded else self.failures.get(name, 0) + 1
 
@@ -216,9 +154,9 @@ class Schedule:
         """Epochs since each expensive measure gave its values. Those that never did are absent."""
         return {name: float(epoch - taken) for name, taken in self.taken.items() if self.is_expensive(name)}
 
-    def unpaid(self) -> list[str]:
-        """Expensive measures that were never tried."""
-        return [name for name in self.expensive if name not in self.spent]
+    def untried(self) -> list[str]:
+        """Measures that were never tried."""
+        return [name for name in self._active() if not (name in self.taken or name in self.failures)]
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -228,5 +166,5 @@ class Schedule:
         return [name for name in self.forwards if self.failures.get(name, 0) < MOST_FAILURES]
 
     def _cost(self, name: str, usual: float) -> float:
-        """Seconds that an expensive measure is expected to take, where the others usually take `usual`."""
-        return median(self.costs[name]) if name in self.costs else usual * self.forwards[name] / self.others
+        """Seconds that a measure is expected to take, where the needed ones usually take `usual`."""
+        return median(self.costs[name]) if self.costs.get(name) else usual * self.forwards[name] / self.needed

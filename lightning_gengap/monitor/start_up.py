@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
 from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.notices import say_failure, say_no_initial_weights, say_optional_failures, say_watched
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.monitor.schedule import Budget, Selection
+from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.trainer_facts import (
     current_hook_kept,
-    ends_without_values,
     place_in_training,
     planned_share,
 )
@@ -98,7 +98,7 @@ class StartUp:
         try:
             measurement = state.measure(measurer, module, ["fit", *needed], optional)
             say_optional_failures(state, measurement, measurement.failures, epoch)
-            state.take(measurement, planned_share(trainer, epoch), epoch, measurement.failures)
+            state.take(measurement, planned_share(trainer, epoch), epoch, measurement.failures, predicts=False)
         except Exception as error:
             say_failure(state, error, "the difficulty of the task")
 
@@ -116,12 +116,13 @@ class StartUp:
         )
         if samples.augmented:
             state.doubt("augmented_probe")
-        if not state.readout.shown:
+        if state.missed_start:
+            _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
+            state.missed_start = False
+        elif not state.readout.last:
             measurement = state.measure(measurer, module, ["fit"])
             _doubt_initial_weights(state, measurer, measurement.values["train_accuracy"])
-            state.take(measurement)
-        elif "train_accuracy" not in state.readout.shown:  # it could not be watched before the first step
-            _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
+            state.start(measurement)
         state.measurer = measurer
         return measurer
 
@@ -149,15 +150,15 @@ def begin(
 def tolerate_start_failures(state: RunState, trainer: Trainer) -> Iterator[None]:
     """Say once what fails before the first step and may pass. It is tried again at the next measurement.
 
-    A mistake of the user's is raised. So is any failure where failures are errors, or where another callback or a
-    scheduler would end the run later because the values are missing.
+    A mistake of the user's is raised, and so is any failure where failures are errors.
     """
     try:
         yield
     except GapError as error:
-        if state.raises or not error.may_pass or ends_without_values(trainer):
+        if state.raises or not error.may_pass:
             raise
-        state.readout.hold(Status.FAILED)
+        state.missed_start = True
+        state.hold(Status.FAILED)
         say_failure(state, frameless(error), "before the first step")
 
 

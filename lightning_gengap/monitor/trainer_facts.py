@@ -1,7 +1,8 @@
-"""The only reader of Lightning's internals: what cannot work, who reads our keys when, and where training stands."""
+"""Reads Lightning's internals: what cannot work, and where training stands. `readers` tells who reads our keys."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
@@ -31,63 +30,28 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
-    """Warn whoever monitors one of our keys and would not read the value of the epoch that just ended.
+def scalar_step(trainer: Trainer, after_batches: bool = True) -> int:
+    """Where scalars belong on the step axis.
 
-    A callback that would end the run, because its key is never logged or not yet, is refused. `is_logged` tells whether
-    a key will be logged in every epoch.
+    `log` puts those of a whole epoch at its last batch, and the counter is then one ahead: `after_batches`. In the
+    hooks of a batch, and of a validation within the epoch, the counter has not moved on yet.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and monitor.startswith(PREFIX):
-            _check_reader(callback, monitor, trainer, is_logged(monitor))
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - int(after_batches)
 
 
-def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bool) -> None:
-    subject = f"{type(callback).__name__} on {monitor}"
-    if not logged:
-        raise ConfigurationError(
-            subject,
-            got="a key that GapMonitor does not log with these arguments",
-            expected=f"for example {PREFIX}predicted_test_accuracy, {PREFIX}predicted_gap or {PREFIX}train_accuracy",
-            remedy="Check the spelling; predictions need a predictor, single measures need measures=[...], and those "
-            "of more than five forward passes budget=None, to be there from the first epoch on; recalibrated_gap only "
-            "begins once a validation could be compared with a prediction.",
-        )
-    if _reads_at_train_epoch_end(callback, trainer):
-        return
-    arguments = "check_on_train_epoch_end=True"
-    if isinstance(callback, ModelCheckpoint):
-        arguments = f"{'every_n_epochs=1, ' if _saves_by_step(callback) else ''}save_on_train_epoch_end=True"
-    fix = f"Use {type(callback).__name__}(monitor={monitor!r}, ..., {arguments})."
-    if trainer.val_check_interval != 1.0:
-        raise ConfigurationError(
-            subject,
-            got=f"val_check_interval={trainer.val_check_interval}: it looks before the first epoch has ended",
-            expected="to read the key at the end of the training epoch, when it is logged",
-            remedy=fix,
-        )
-    when = "during training" if _saves_by_step(callback) else "right after validation"
-    reads = "would read the previous epoch's value" if trainer.enable_validation else "would read no value in time"
-    every = trainer.check_val_every_n_epoch
-    rank_zero_warn(f"{subject} {reads}, because it looks {when} (check_val_every_n_epoch={every}). {fix}")
+def share_of_epoch(trainer: Trainer) -> float:
+    """The share of this epoch's batches that have been taken; a guess below 1 where their number is unknown."""
+    loop = trainer.fit_loop.epoch_loop
+    if loop.batch_progress.is_last_batch:
+        return 1.0
+    ready = loop.batch_progress.current.ready
+    return ready / (ready + 1 if math.isinf(trainer.num_training_batches) else max(trainer.num_training_batches, 1))
 
 
-def ends_without_values(trainer: Trainer) -> bool:
-    """Whether a callback or scheduler ends the run where one of our values is missing; status is always there."""
-    readers: list[Any] = []
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        stops = isinstance(callback, EarlyStopping) and callback.strict
-        if stops or (isinstance(callback, ModelCheckpoint) and trainer.enable_validation):
-            readers.append(callback.monitor)
-    readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
-    always = ("/status", "/overhead")
-    return any(str(key).startswith(PREFIX) and not str(key).endswith(always) for key in readers)
-
-
-def scalar_step(trainer: Trainer) -> int:
-    """Where `log` puts scalars at the end of a training epoch."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - 1
+def is_last(trainer: Trainer, epochs: float) -> bool:
+    """Whether training ends now, after so many epochs: as planned, or because somebody has decided so."""
+    stops = trainer.should_stop and getattr(trainer.fit_loop, "_can_stop_early", True)
+    return planned_share(trainer, epochs) == 1.0 or bool(stops)
 
 
 def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> Tensor | None:
@@ -98,7 +62,7 @@ def minimised_loss(trainer: Trainer, module: LightningModule, outputs: Any) -> T
     return None
 
 
-def planned_share(trainer: Trainer, epochs: int) -> float | None:
+def planned_share(trainer: Trainer, epochs: float) -> float | None:
     """The share of the planned training that is done after `epochs` epochs; None without a plan."""
     shares = []
     if trainer.max_steps > 0:
@@ -135,25 +99,3 @@ def seconds_until_idle(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
-
-
-def _reads_at_train_epoch_end(callback: Callback, trainer: Trainer) -> bool:
-    """Whether the callback looks then, by the rule of `EarlyStopping.setup` and `ModelCheckpoint`."""
-    once_per_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-    if isinstance(callback, ModelCheckpoint):
-        chosen = callback._save_on_train_epoch_end
-        if _saves_by_step(callback):
-            return False
-        if chosen is None and trainer.check_val_every_n_epoch == 1 and not trainer.enable_validation:
-            return True
-    elif isinstance(callback, EarlyStopping):
-        chosen = callback._check_on_train_epoch_end
-    else:
-        return True
-    return once_per_epoch if chosen is None else bool(chosen)
-
-
-def _saves_by_step(callback: Callback) -> bool:
-    if not isinstance(callback, ModelCheckpoint):
-        return False
-    return callback._every_n_train_steps > 0 or callback._train_time_interval is not None

@@ -14,6 +14,8 @@ from lightning_gengap.predictors.specification import Scale, Transform
 Floats = NDArray[np.float64]
 FARTHEST_TRAIN_SAMPLES = 20.0  # times the largest training set of the fit
 PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor itself says
+FITTED_SAMPLES = 1024  # on which the models of the zoo were measured, or on all where there were fewer
+_NORMAL_QUANTILE = 1.6448536269514722  # of 90 %, two-sided
 _REACH = math.log(FARTHEST_TRAIN_SAMPLES)
 _LARGEST_LOG = 5.0
 
@@ -84,6 +86,23 @@ class Interval:
     offset: float
     below: float
     above: float
+
+
+def sampling_error(accuracy: Floats, measured: Floats, train_samples: Floats) -> Floats:
+    """Half the width that the interval lacks where fewer samples were measured than in the fit.
+
+    An accuracy p on n of N samples differs from that on all N with variance p (1 - p) (1/n - 1/N), and the gap moves
+    with it. The half-width of 90 % is added to the interval's own as independent errors are, in quadrature.
+
+    Args:
+        accuracy: p, on the measured samples.
+        measured: n; zero is returned where it is unknown or not below N.
+        train_samples: N is at most this, and at most `FITTED_SAMPLES`.
+    """
+    of_fit = np.fmin(train_samples, FITTED_SAMPLES)
+    with np.errstate(invalid="ignore"):
+        variance = np.maximum(accuracy * (1 - accuracy), 0.0) * np.maximum(1 / measured - 1 / of_fit, 0.0)
+    return np.asarray(_NORMAL_QUANTILE * np.sqrt(np.nan_to_num(variance)))
 
 
 @dataclass(frozen=True)

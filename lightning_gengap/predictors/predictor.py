@@ -19,10 +19,12 @@ from lightning_gengap.predictors.parts import (
     Interval,
     LossHead,
     contributions,
+    sampling_error,
 )
 from lightning_gengap.predictors.specification import Specification
 
 ALWAYS_NEEDED = {"train_accuracy": 0.0, "classes": 1.0}  # and the least that they can be
+_SIZES = ("probe_samples", "train_samples")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Prediction:
         in_support: every feature lies within the range of the fitted rows.
         abstained: the gap is only the mean of the fitted rows, and the interval says nothing.
         outside: features that are missing, features beyond the fitted range, and flags.
+        missing, too_far: why it abstains: features that are not measured, and those too far beyond the fitted range.
+            Neither where `learned` alone is the reason.
+        learned: whether the train accuracy is far enough above chance.
         contributions: accuracy fractions by feature, with `intercept`, components, `recalibration` and `limits`. They
             add up to `gap`.
         loss_gap: test minus train loss in nats, with its interval. None without a loss head, or where a feature of it
@@ -48,6 +53,9 @@ class Prediction:
     outside: tuple[str, ...]
     contributions: dict[str, float]
     loss_gap: tuple[float, float, float] | None = None
+    missing: tuple[str, ...] = ()
+    too_far: tuple[str, ...] = ()
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,9 @@ class Predictor:
 
         Args:
             values: by key, without the `gengap/` prefix, as `measure` returns them. `train_accuracy` and `classes` are
-                always needed. Where a feature is missing, the predictor abstains.
+                always needed. Where a feature is missing, the predictor abstains. With `probe_samples` and
+                `train_samples` the interval is wider where fewer samples were measured than in the fit; see
+                `sampling_error`.
             flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`). Each of them widens
                 the interval by its width.
 
@@ -135,11 +145,12 @@ class Predictor:
         if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
             return replace(self.preferred, correction=self.correction).predict(values, flags)
         doubts = tuple(flags)
-        columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *self.needs)}
+        columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *_SIZES, *self.needs)}
         of = self.predict_columns(columns, len(doubts))
         missing = [name for name in self._of_gap if not _is_measured(values, name)]
         beyond = [name for name, distance in of.distances.items() if distance[0] > 0 and name not in missing]
         outside, abstained = (*missing, *beyond, *doubts), bool(of.abstained[0])
+        too_far = [name for name, distance in of.distances.items() if distance[0] > 1 and name not in missing]
         kept = ("intercept", "limits") if abstained else of.contributions
         loss = () if of.loss_gap is None else tuple(float(end[0]) for end in of.loss_gap)
         return Prediction(
@@ -151,6 +162,9 @@ class Predictor:
             outside=outside,
             contributions={name: float(of.contributions[name][0]) for name in kept},
             loss_gap=(loss[0], loss[1], loss[2]) if loss and math.isfinite(loss[0]) else None,
+            missing=tuple(missing),
+            too_far=tuple(too_far),
+            learned=bool(has_learned(columns["train_accuracy"], columns["classes"])[0]),
         )
 
     def predict_columns(self, values: Mapping[str, Floats], doubts: int = 0) -> Predictions:
@@ -178,8 +192,10 @@ class Predictor:
         parts["limits"] = gap - _total(parts)
         width = (1 + np.where(abstained, 0.0, farthest) + doubts) * (gap + self.interval.offset)
         width *= 1.0 if self.correction is None else self.correction.width
-        lower = np.minimum(gap + self.interval.below * width, gap)
-        upper = np.maximum(np.minimum(gap + self.interval.above * width, accuracy), gap)
+        error = sampling_error(accuracy, *(values.get(name, np.full(len(gap), math.nan)) for name in _SIZES))
+        lower = gap - np.hypot(np.minimum(self.interval.below * width, 0.0), error)
+        upper = gap + np.hypot(np.maximum(self.interval.above * width, 0.0), error)
+        upper = np.maximum(np.minimum(upper, accuracy), gap)
         loss = None
         if self.loss_head is not None:
             loss = self.loss_head.predict_columns({**values, PREDICTED_GAP: gap}, abstained)

@@ -22,8 +22,9 @@ from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 from tests.lightning_models import CLASSES, EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
-from tests.tiny_predictors import tiny_monitor
+from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
+NEEDING_NORM = tiny_predictor(measures=("difficulty", "norm"))
 RANK = int(os.environ["LOCAL_RANK"])
 
 
@@ -111,7 +112,15 @@ class SlowRank(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *others: Any) -> None:
         (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
-        monitor._state.budget.trained += 1e4 * RANK
+        monitor._state.budget.train(1e4 * RANK)
+
+
+class DearOnRankZero(Callback):
+    """A measurement is expected to take longer than the budget allows on rank 0, and nothing on the other."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *others: Any) -> None:
+        (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
+        monitor._state.budget.prices = [1e6 if RANK == 0 else 1e-9]
 
 
 SETTINGS = {
@@ -122,11 +131,11 @@ SETTINGS = {
     "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
     "subset": subset,
     "validation": validation,
-    "budget": lambda: trained(tiny_monitor(budget=0.01), SlowRank(), max_epochs=4),
+    "budget": lambda: trained(tiny_monitor(budget=0.01), DearOnRankZero(), max_epochs=4),
     "expensive": lambda: trained(tiny_monitor(budget=0.5, measures=["gradient_noise"]), SlowRank(), max_epochs=4),
     "optional": failing_optional,
-    "fails on rank 0": lambda: failing(tiny_monitor(), margin=failing_on(0)),
-    "fails on rank 1": lambda: failing(tiny_monitor(), margin=failing_on(1)),
+    "fails on rank 0": lambda: failing(tiny_monitor(predictor=NEEDING_NORM), norm=failing_on(0)),
+    "fails on rank 1": lambda: failing(tiny_monitor(predictor=NEEDING_NORM), norm=failing_on(1)),
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.predictors.predictor import LossHead
-from tests.lightning_models import TinyModel, ValidatedModel, careless, fitted, put_measure
-from tests.tiny_predictors import abstaining_predictor, tiny_monitor, tiny_predictor, wide_feature
+from tests.lightning_models import MemoryLogger, TinyModel, ValidatedModel, careless, fitted, put_measure
+from tests.tiny_predictors import abstaining_predictor, hopeless_predictor, tiny_monitor, tiny_predictor, wide_feature
 
 LOSS_GAP, RECALIBRATED = "gengap/predicted_loss_gap", "gengap/recalibrated_gap"
 KEYS = ("gengap/predicted_test_accuracy", "gengap/predicted_gap")
@@ -42,57 +43,67 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+LATE = ("validation every second epoch", "validation in mid-epoch")  # Lightning looks after validation there
+
+
 @pytest.mark.parametrize("monitored", KEYS)
 @pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("at_epoch_end", [True, None], ids=["at epoch end", "by default"])
 @pytest.mark.parametrize("first", [True, False], ids=["listed first", "listed last"])
-def test_early_stopping_reads_this_epochs_value(monitored: str, setting: str, first: bool):
-    fix = {} if setting in ("no validation", "validation") else {"check_on_train_epoch_end": True}
-    reader = Reader(monitored, **fix)
-    callbacks: list[Callback] = [reader, tiny_monitor()] if first else [tiny_monitor(), reader]
+def test_early_stopping_reads_a_value_of_now(monitored: str, setting: str, at_epoch_end: bool | None, first: bool):
+    reader = Reader(monitored, check_on_train_epoch_end=at_epoch_end)
+    monitor = tiny_monitor(every_n_epochs=3, budget=0.05)  # it is measured because it is read
+    callbacks: list[Callback] = [reader, monitor] if first else [monitor, reader]
     logged = fitted(*callbacks, max_epochs=3, **SETTINGS[setting])
-    assert [reader.read[epoch] for epoch in range(3)] == logged(monitored)
+    epochs = [1] if setting == LATE[0] and not at_epoch_end else [0, 1, 2]
+    assert reader.read == {epoch: logged(monitored)[epoch] for epoch in epochs}
+    assert all(logged("gengap/status")[epoch] == 0 for epoch in epochs)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_model_checkpoint_names_this_epochs_value(tmp_path: Path, setting: str):
-    fix = {} if setting in ("no validation", "validation") else {"save_on_train_epoch_end": True}
-    name = "{epoch}-{gengap/predicted_gap:.6f}"
+@pytest.mark.parametrize("at_epoch_end", [True, None], ids=["at epoch end", "by default"])
+def test_model_checkpoint_names_a_value_of_now(tmp_path: Path, setting: str, at_epoch_end: bool | None):
+    name = "{epoch}-{step}-{gengap/predicted_gap:.6f}"
     checkpoint = ModelCheckpoint(
-        tmp_path, name, "gengap/predicted_gap", save_top_k=-1, auto_insert_metric_name=False, **fix
+        tmp_path,
+        name,
+        "gengap/predicted_gap",
+        save_top_k=-1,
+        auto_insert_metric_name=False,
+        save_on_train_epoch_end=at_epoch_end,
     )
-    arguments = {"enable_checkpointing": True, **SETTINGS[setting]}
-    logged = fitted(checkpoint, tiny_monitor(), max_epochs=3, **arguments)
-    expected = {f"{epoch}-{gap:.6f}" for epoch, gap in enumerate(logged("gengap/predicted_gap"))}
+    logger = MemoryLogger()
+    fitted(checkpoint, tiny_monitor(), max_epochs=3, logger=logger, enable_checkpointing=True, **SETTINGS[setting])
+    steps = {LATE[0]: (4,), LATE[1]: (2, 4)}.get(setting, (4,)) if not at_epoch_end else (4,)
+    epochs = [1] if setting == LATE[0] and not at_epoch_end else [0, 1, 2]
+    fresh = dict(logger.series("gengap/predicted_gap"))
+    expected = {f"{e}-{4 * e + step}-{fresh[4 * e + step - 1]:.6f}" for e in epochs for step in steps}
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == expected
 
 
 @pytest.mark.parametrize(
-    ("reader", "argument"),
-    [
-        (EarlyStopping, "EarlyStopping(monitor={!r}, ..., check_on_train_epoch_end=True)"),
-        (ModelCheckpoint, "ModelCheckpoint(monitor={!r}, ..., save_on_train_epoch_end=True)"),
-    ],
+    ("reader", "argument"), [(EarlyStopping, "check_on_train_epoch_end"), (ModelCheckpoint, "save_on_train_epoch_end")]
 )
-def test_setup_says_how_to_read_the_value(tmp_path: Path, reader: Any, argument: str):
-    fix = re.escape(argument.format("gengap/predicted_gap"))
-    arguments = {"validate": True, "enable_checkpointing": reader is ModelCheckpoint, "default_root_dir": tmp_path}
-    for interval in (0.5, 2):
-        with pytest.raises(ConfigurationError, match=rf"val_check_interval={interval}: it looks before .* Use {fix}"):
-            fitted(tiny_monitor(), reader(monitor=KEYS[1]), val_check_interval=interval, **arguments)
-    with pytest.warns(UserWarning, match=rf"previous epoch's value.*\(check_val_every_n_epoch=2\). Use {fix}"):
-        fitted(tiny_monitor(), reader(monitor=KEYS[1]), check_val_every_n_epoch=2, **arguments)
+def test_who_would_never_look_is_named(tmp_path: Path, reader: Any, argument: str):
+    arguments = {"enable_checkpointing": reader is ModelCheckpoint, "default_root_dir": tmp_path}
+    fix = re.escape(f"Use {reader.__name__}(monitor={KEYS[0]!r}, ..., {argument}=True).")
+    with pytest.warns(UserWarning, match=f"looks after validation, and there is none. {fix}"):
+        fitted(tiny_monitor(), reader(monitor=KEYS[0]), check_val_every_n_epoch=2, **arguments)
 
 
-def test_early_stopping_that_would_never_look_is_named():
-    with pytest.warns(UserWarning, match=r"would read no value in time.*check_on_train_epoch_end=True"):
-        fitted(tiny_monitor(), EarlyStopping(KEYS[0]), check_val_every_n_epoch=2)
+BY_STEP = {
+    "steps": ({"every_n_train_steps": 2}, {}, r"Use .*every_n_epochs=1, .*, or GapMonitor\(every_n_train_steps=2\)."),
+    "other steps": ({"every_n_train_steps": 2}, {"every_n_train_steps": 3}, r"Use .*every_n_train_steps=3\) or a mult"),
+    "time": ({"train_time_interval": timedelta(seconds=9)}, {}, r"every_n_epochs=1, save_on_train_epoch_end=True\).$"),
+}
 
 
-def test_a_checkpoint_by_steps_is_named(tmp_path: Path):
-    stale = ModelCheckpoint(tmp_path, monitor=KEYS[1], every_n_train_steps=2)
-    fix = r"looks during training.*every_n_epochs=1, save_on_train_epoch_end=True"
-    with pytest.warns(UserWarning, match=fix):
-        fitted(tiny_monitor(), stale, enable_checkpointing=True)
+@pytest.mark.parametrize("kind", BY_STEP)
+def test_a_checkpoint_that_looks_between_measurements_is_named(tmp_path: Path, kind: str):
+    arguments, own, fix = BY_STEP[kind]
+    checkpoint = ModelCheckpoint(tmp_path, monitor=KEYS[1], **arguments)
+    with pytest.warns(UserWarning, match=rf"ModelCheckpoint on {KEYS[1]} looks during training.*{fix}"):
+        fitted(tiny_monitor(**own), checkpoint, enable_checkpointing=True)
 
 
 def test_the_actual_gap_can_be_monitored_with_a_validation_every_epoch():
@@ -117,7 +128,7 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
             lambda key=key: [tiny_monitor(), EarlyStopping(key)],
             f"EarlyStopping on {key}: got a key that GapMonitor does",
         )
-        for key in ("gengap/predicted_gab", "gengap/margin/h1/median", "gengap/actual_gap", RECALIBRATED)
+        for key in ("gengap/predicted_gab", "gengap/norm/log_product_spectral", "gengap/actual_gap", RECALIBRATED)
     ),
     (lambda: [only_measuring(), GapEarlyStopping()], "GapEarlyStopping on gengap/predicted_test_accuracy: got a key"),
     (
@@ -128,18 +139,11 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
     (lambda: [tiny_monitor(), GapEarlyStopping(LOSS_GAP, mode="min")], "does not log with these arguments"),
     (
         lambda: [tiny_monitor(), GapEarlyStopping(RECALIBRATED, mode="min")],
-        "recalibrated_gap only begins once a validation",
+        "actual_gap and recalibrated_gap need a validation",
     ),
     *(
         (lambda gap=gap: [GapEarlyStopping(max_gap=gap)], "max_gap: got .* expected an accuracy fraction")
         for gap in (0, -0.1, 1.5)
-    ),
-    *(
-        (
-            lambda key=key: [tiny_monitor(budget=0.05, measures=["tic"]), EarlyStopping(key)],
-            "those of more than five forward passes budget=None",
-        )
-        for key in ("gengap/curvature/tic", "gengap/age/tic")
     ),
 ]
 
@@ -186,17 +190,20 @@ def test_a_key_of_the_users_own_must_be_logged():
 
 
 NORM = "gengap/norm/log_product_spectral"
+NEEDING_NORM = tiny_predictor(measures=("difficulty", "norm"))
 IGNORED: dict[str, tuple[dict[str, Any], dict[str, Any], str | None, list[int]]] = {
     # arguments of the monitor and of the early stopping; the measure that fails; status by epoch
     "held": ({"every_n_epochs": 3}, {"monitor": "gengap/train_loss", "min_delta": 10.0}, None, [0, 1, 0]),
     "abstaining": ({"predictor": abstaining_predictor()}, {"mode": "max", "max_gap": 0.01}, None, [3] * 4),
-    "failed": ({}, {"mode": "max", "max_gap": 0.01}, "margin", [2, 2, 2, 4, 4]),
+    "hopeless": ({"predictor": hopeless_predictor()}, {"mode": "max", "max_gap": 0.01}, None, [5] * 4),
+    "failed": ({"predictor": NEEDING_NORM}, {"mode": "max", "max_gap": 0.01}, "norm", [2, 2, 2, 4, 4]),
     "without the key": ({"measures": ["norm"], "verbosity": "full"}, {"monitor": NORM}, "norm", [0] * 4),
 }
 
 
 @pytest.mark.parametrize("kind", IGNORED)
 @pytest.mark.filterwarnings("ignore:GapMonitor could not measure")
+@pytest.mark.filterwarnings("ignore:GapMonitor. the prediction always abstains")
 def test_gap_early_stopping_ignores_epochs_without_a_fresh_value(monkeypatch: pytest.MonkeyPatch, kind: str):
     monitor, stopping, failing, statuses = IGNORED[kind]
     if failing is not None:

@@ -62,18 +62,23 @@ def test_resuming_keeps_initial_weights_difficulty_and_speed(tmp_path: Path, mon
         assert torch.equal(after["memory"]["initial_state"][name], tensor)
 
 
-def test_a_held_value_survives_a_resume(tmp_path: Path):
-    path = saved(tmp_path, tiny_monitor(every_n_epochs=3), epochs=1)
-    values = resumed(path, tiny_monitor(every_n_epochs=3), epochs=2)
-    assert values("gengap/status") == [1]
-    assert values("gengap/predicted_gap") == [pytest.approx(monitor_state(path)["readout"]["shown"]["predicted_gap"])]
+def test_the_worst_values_so_far_survive_a_resume(tmp_path: Path):
+    path = saved(tmp_path, tiny_monitor(every_n_epochs=5), epochs=2)
+    values = resumed(path, tiny_monitor(every_n_epochs=5), epochs=4)
+    assert values("gengap/status") == [1, 0]
+    extremes = monitor_state(path)["readout"]["extremes"]
+    assert values("gengap/predicted_gap")[0] == pytest.approx(max(extremes["predicted_gap"]))
+    assert values("gengap/predicted_test_accuracy")[0] == pytest.approx(min(extremes["predicted_test_accuracy"]))
 
 
 def test_resuming_without_the_monitors_state_warns_and_abstains(tmp_path: Path):
     path = saved(tmp_path, epochs=1)
-    with pytest.warns(UserWarning, match="GapMonitor has no initial weights"):
+    with (
+        pytest.warns(UserWarning, match="GapMonitor has no initial weights"),
+        pytest.warns(UserWarning, match="GapMonitor: the prediction always abstains, because it needs difficulty/"),
+    ):
         values = resumed(path, tiny_monitor(), epochs=2)
-    assert values("gengap/status") == [3]
+    assert values("gengap/status") == [5]
     assert all(math.isfinite(value) for value in values.rows[0].values())
     assert values.rows[0].keys() >= ALWAYS
 

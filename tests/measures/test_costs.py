@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_gengap.derivatives import gauss_newton
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.curvature import hessian, lanczos_runs
+from lightning_gengap.measures.margins.fit import clean_logits
 from lightning_gengap.measures.margins.margin import margin_signature
 from lightning_gengap.measures.sharpness import level_search, worst_case
 from lightning_gengap.network.probe import Probe, copy_state
@@ -83,6 +84,8 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
     with probing(model, images, targets, chunk=CHUNK, initial_state=initial, train_samples=SAMPLES) as probe:
         with Multiplications() as one:
             forward(probe)
+        if name != "fit":
+            probe.cached(clean_logits)
         if name != "margin":
             probe.cached(margin_signature)
         with Multiplications() as counted:
@@ -118,6 +121,7 @@ def test_a_search_that_never_ends_early_costs_the_declared_bound(name: str, monk
     with probing(model, images, targets, chunk=8, initial_state=initial, train_samples=SAMPLES, ridge=ridge) as probe:
         with Multiplications() as one:
             forward(probe)
+        probe.cached(clean_logits)
         probe.cached(margin_signature)
         with Multiplications() as counted:
             MEASURES[name].function(probe)

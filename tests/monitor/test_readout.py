@@ -1,121 +1,103 @@
-from __future__ import annotations
+"""What callbacks find: values of now, or ones that win nothing."""
 
-from dataclasses import asdict
-from typing import Any
+from __future__ import annotations
 
 import pytest
 
-from lightning_gengap.monitor.readout import Readout, Status
-from lightning_gengap.predictors.predictor import Prediction
+from lightning_gengap.monitor.logged_keys import PREDICTED
+from lightning_gengap.monitor.readout import GAPS, LARGE, Readout, Status
+
+FRESH = {"train_accuracy": 0.9, "train_loss": 0.3, "predicted_gap": 0.2, "predicted_test_accuracy": 0.7}
+KEYS = ("train_accuracy", "train_loss", *(key for key in PREDICTED if key not in ("status", "overhead")))
 
 
-def prediction(gap: float, abstained: bool = False, loss_gap: float | None = None) -> Prediction:
-    loss = None if loss_gap is None else (loss_gap, 0.0, 2 * loss_gap)
-    return Prediction(gap, gap - 0.05, gap + 0.05, not abstained, abstained, (), {"intercept": gap}, loss)
+def shown(readout: Readout, **modes: str) -> dict[str, float]:
+    return readout.for_callbacks((*KEYS, *modes), modes)
 
 
-def values(accuracy: float) -> dict[str, float]:
-    return {"train_accuracy": accuracy, "train_loss": 0.3, "margin/h1/median": 1.0}
+def after(*values: dict[str, float], status: Status = Status.FRESH) -> Readout:
+    readout = Readout()
+    for each in values:
+        readout.show(each, status)
+        shown(readout)
+    return readout
 
 
-def show(readout: Readout, *arguments: Any, **named: Any) -> dict[str, float]:
-    """What is shown after a measurement."""
-    readout.show(*arguments, **named)
-    return dict(readout.shown)
-
-
-def hold(readout: Readout, status: Status) -> dict[str, float]:
-    readout.hold(status)
-    return dict(readout.shown)
-
-
-PREDICTED = {"predicted_gap", "predicted_gap_lower", "predicted_gap_upper", "predicted_test_accuracy", "in_support"}
-
-
-def test_a_fresh_prediction_is_shown_whole():
-    shown = show(Readout(), values(0.9), prediction(0.2))
-    assert set(shown) == PREDICTED | {"train_accuracy", "train_loss", "status"}
-    assert shown["predicted_test_accuracy"] == pytest.approx(0.7)
-    assert (shown["predicted_gap_lower"], shown["predicted_gap_upper"]) == (pytest.approx(0.15), pytest.approx(0.25))
-    assert (shown["in_support"], shown["status"]) == (1.0, Status.FRESH)
-
-
-def test_without_a_predictor_only_the_fit_is_shown():
-    assert show(Readout(), values(0.9), None) == {"train_accuracy": 0.9, "train_loss": 0.3, "status": 0.0}
+def test_values_of_now_are_shown_as_they_are():
+    found = shown(after(FRESH))
+    assert {key: found[key] for key in FRESH} == FRESH
 
 
 @pytest.mark.parametrize("status", [Status.HELD, Status.FAILED, Status.OFF])
-def test_held_values_stay_with_the_reason(status: Status):
+def test_what_is_not_of_now_is_the_worst_so_far_in_the_direction_of_its_key(status: Status):
+    better = {"train_accuracy": 0.95, "train_loss": 0.1, "predicted_gap": 0.1, "predicted_test_accuracy": 0.85}
+    for readout in (after(FRESH, better), after(better, FRESH)):
+        readout.hold(status)
+        assert readout.fresh == {}
+        assert readout.status == status
+        found = shown(readout)
+        assert {key: found[key] for key in FRESH} == FRESH
+
+
+def test_before_the_first_values_everything_is_finite_and_as_bad_as_can_be():
+    found = shown(Readout())
+    assert all(found[key] == 1.0 for key in (*GAPS, "recalibrated_gap", "actual_gap"))
+    assert found["predicted_test_accuracy"] == found["train_accuracy"] == found["in_support"] == 0.0
+    assert found["train_loss"] == found["predicted_loss_gap"] == LARGE
+    assert set(found) == set(KEYS)
+
+
+def test_before_the_first_prediction_the_gap_is_the_train_accuracy_unless_somebody_reads_it():
+    readout = after({"train_accuracy": 0.4, "train_loss": 1.0}, status=Status.ABSTAINING)
+    assert [shown(readout)[key] for key in GAPS] == [0.4, 0.4, 0.4]
+    assert shown(readout, predicted_gap="min")["predicted_gap"] == 1.0
+
+
+def test_an_abstention_shows_what_was_measured_and_no_prediction():
+    readout = after(FRESH)
+    readout.show({"train_accuracy": 0.99, "train_loss": 0.1}, Status.ABSTAINING)
+    found = shown(readout)
+    assert (found["train_accuracy"], found["predicted_gap"], found["predicted_test_accuracy"]) == (0.99, 0.2, 0.7)
+    assert found["in_support"] == 0.0
+
+
+@pytest.mark.parametrize(("mode", "worst"), [("min", LARGE), ("max", -LARGE)])
+def test_a_measured_key_follows_the_mode_of_whoever_decides_by_it(mode: str, worst: float):
+    key = "norm/log_product_spectral"
     readout = Readout()
-    shown = show(readout, values(0.9), prediction(0.2))
-    assert hold(readout, status) == shown | {"status": float(status)}
+    assert readout.for_callbacks([key], {}) == {}
+    assert readout.for_callbacks([key], {key: mode}) == {key: worst}
+    for value in (1.0, 3.0, 2.0):
+        readout.show({key: value}, Status.FRESH)
+        assert readout.for_callbacks([key], {key: mode}) == {key: value}
+    readout.hold(Status.HELD)
+    assert readout.for_callbacks([key], {key: mode}) == {key: worst}
+    assert readout.for_callbacks([key], {}) == {key: 2.0}  # nobody decides by it
 
 
-def test_an_abstention_shows_the_larger_of_prior_and_last_gap():
-    readout = Readout()
-    assert show(readout, values(0.9), prediction(0.2, abstained=True))["predicted_gap"] == 0.2
-    readout.show(values(0.9), prediction(0.4))
-    assert show(readout, values(0.95), prediction(0.2, abstained=True))["predicted_gap"] == 0.4
-    assert show(readout, values(0.3), prediction(0.2, abstained=True))["predicted_gap"] == pytest.approx(0.3)
+def test_who_decides_by_a_key_finds_the_end_of_its_range_so_that_later_values_win_too():
+    readout = after(FRESH, FRESH | {"predicted_gap": 0.4})
+    readout.hold(Status.HELD)
+    assert shown(readout)["predicted_gap"] == 0.4
+    assert shown(readout, predicted_gap="min")["predicted_gap"] == 1.0
+    assert shown(readout, predicted_gap="max")["predicted_gap"] == 0.0
 
 
-def test_test_accuracy_never_rises_while_abstaining():
-    readout = Readout()
-    readout.show(values(0.6), prediction(0.1))
-    for accuracy in (0.7, 0.9, 1.0, 0.4):
-        shown = show(readout, values(accuracy), prediction(0.05, abstained=True))
-        assert shown["status"] == Status.ABSTAINING
-        assert 0 <= shown["predicted_test_accuracy"] <= 0.5 + 1e-12
-    assert show(readout, values(1.0), prediction(0.1))["predicted_test_accuracy"] == pytest.approx(0.9)
+@pytest.mark.parametrize("status", [Status.ABSTAINING, Status.NEVER])
+def test_holding_does_not_hide_an_abstention(status: Status):
+    readout = after({"train_accuracy": 0.9, "train_loss": 0.3}, status=status)
+    for hold, expected in ((Status.HELD, status), (Status.FAILED, Status.FAILED), (Status.HELD, status)):
+        readout.hold(hold)
+        assert readout.status == expected
+    readout.show(FRESH, Status.FRESH)
+    readout.hold(Status.HELD)
+    assert readout.status == Status.HELD
 
 
-def test_holding_does_not_hide_an_abstention():
-    readout = Readout()
-    readout.show(values(0.9), prediction(0.2, abstained=True))
-    assert hold(readout, Status.HELD)["status"] == Status.ABSTAINING
-    assert hold(readout, Status.FAILED)["status"] == Status.FAILED
-    assert hold(readout, Status.HELD)["status"] == Status.ABSTAINING
-    readout.show(values(0.9), prediction(0.2))
-    assert hold(readout, Status.HELD)["status"] == Status.HELD
-
-
-def test_state_rebuilds_the_readout():
-    readout = Readout()
-    readout.show(values(0.9), prediction(0.2))
-    readout.show_recalibrated(0.3)
-    readout.show(values(0.9), prediction(0.2, abstained=True, loss_gap=0.5))
-    readout.show_recalibrated(None)
-    assert Readout(**asdict(readout)) == readout
-
-
-def test_the_loss_gap_is_shown_and_held():
-    readout = Readout()
-    assert show(readout, values(0.9), prediction(0.2, loss_gap=0.7))["predicted_loss_gap"] == 0.7
-    assert hold(readout, Status.HELD)["predicted_loss_gap"] == 0.7
-    assert show(readout, values(0.9), prediction(0.2, loss_gap=0.4))["predicted_loss_gap"] == 0.4
-    assert "predicted_loss_gap" not in show(readout, values(0.9), prediction(0.2))
-
-
-def test_the_loss_gap_does_not_fall_while_abstaining():
-    readout = Readout()
-    assert show(readout, values(0.9), prediction(0.2, True, loss_gap=0.5))["predicted_loss_gap"] == 0.5
-    readout.show(values(0.9), prediction(0.2, loss_gap=0.7))
-    assert show(readout, values(0.9), prediction(0.2, True, loss_gap=0.5))["predicted_loss_gap"] == 0.7
-    assert show(readout, values(0.9), prediction(0.2), prior_loss_gap=0.5)["predicted_loss_gap"] == 0.7
-    assert show(readout, values(0.9), prediction(0.2), prior_loss_gap=0.8)["predicted_loss_gap"] == 0.8
-    assert show(readout, values(0.9), prediction(0.2, loss_gap=0.1), prior_loss_gap=0.8)["predicted_loss_gap"] == 0.1
-
-
-def test_the_recalibrated_gap_is_held_and_does_not_fall_while_abstaining():
-    readout = Readout()
-    readout.show(values(0.9), prediction(0.2))
-    readout.show_recalibrated(0.4)
-    assert hold(readout, Status.HELD)["recalibrated_gap"] == 0.4
-    assert readout.shown["predicted_gap"] == 0.2
-    for gap, accuracy, expected in ((0.1, 0.9, 0.4), (0.5, 0.9, 0.5), (0.1, 0.3, 0.3)):
-        show(readout, values(accuracy), prediction(gap, abstained=True))
-        readout.show_recalibrated(None)
-        assert readout.shown["recalibrated_gap"] == pytest.approx(expected)
-    readout.show(values(0.9), prediction(0.2))
-    readout.show_recalibrated(0.1)
-    assert readout.shown["recalibrated_gap"] == 0.1
+def test_what_goes_on_from_a_checkpoint_is_of_now_no_longer():
+    readout = after(FRESH)
+    again = Readout.restored(readout.state())
+    assert (again.status, again.fresh) == (Status.HELD, {})
+    readout.hold(Status.HELD)
+    assert again == readout
+    assert type(readout.state()["status"]) is int  # a checkpoint holds primitives alone

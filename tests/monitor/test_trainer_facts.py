@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.readers import check_readers
 from lightning_gengap.monitor.trainer_facts import (
-    check_readers,
     check_strategy,
     planned_share,
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_gengap.measures.key import FUNCTION, Key
-from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.fit import clean_logits
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
@@ -29,9 +29,9 @@ def calibration(probe: Probe) -> Values:
     that are interpolated are calibrated whatever the gap is: these describe the state of training, and estimate
     nothing.
 
-    Cost: none, the margins' forward is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
+    Cost: none, the forward of `fit` is shared. Reference: Guo et al. 2017 (arXiv 1706.04599).
     """
-    logits = probe.cached(margin_signature).logits
+    logits = probe.cached(clean_logits)
     return {
         f"calibration/error_{BINS}": expected_calibration_error(logits, probe.targets),
         "calibration/entropy": mean_entropy(logits),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
-from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.fit import clean_logits
 from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.spectral import operator_norm, spectral_norm
 from lightning_gengap.measures.values import Histogram, Value, Values
@@ -66,7 +66,7 @@ def bartlett(probe: Probe) -> Values:
 
     Rescaling around a ReLU leaves a quantile as it is only where no shortcut leads around the layers.
 
-    Cost: a few forwards of one example, and three of eight; the margins' forward is shared. Reference: Bartlett et al.
+    Cost: a few forwards of one example, and three of eight; the forward of `fit` is shared. Reference: Bartlett et al.
     2017 (arXiv 1706.08498).
 
     Raises:
@@ -79,7 +79,7 @@ def bartlett(probe: Probe) -> Values:
     layers, blocks = probe.cached(checked).layers, probe.cached(checked).blocks
     terms = {name: _term(layer, probe) for name, layer in layers.items()}
     size = _log_size(probe.inputs, probe.train_samples)
-    gaps = logit_gap(probe.cached(margin_signature).logits, probe.targets)
+    gaps = logit_gap(probe.cached(clean_logits), probe.targets)
     values = _normalized(gaps, _log_complexity(terms.values()) + size)
     if isinstance(blocks, Undefined):
         names = ("bartlett/identity_*", "bartlett/log_complexity_identity", "margin/bartlett_identity")

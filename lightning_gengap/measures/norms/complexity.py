@@ -94,7 +94,7 @@ def complexity(probe: Probe) -> Values:
     have no keys.
 
     Rows with g are absent unless g > 0, rows with W0 where it is unknown. Cost: a few forwards of one example, three of
-    eight, and the singular values of every kernel and of its Fourier transform; the margins' forward is shared.
+    eight, and the singular values of every kernel and of its Fourier transform; the forward of `fit` is shared.
 
     Raises:
         Undefined: `norm` is undefined.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import Invariances, Key
-from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.margins.fit import clean_logits
 from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.norms.spectral import circular_norm, matrix_norm, spectral_norm
 from lightning_gengap.network.folding_check import checked, initial_layers
@@ -57,7 +57,7 @@ def nonzero_layers(probe: Probe) -> dict[str, WeightLayer]:
 
 def log_margin(probe: Probe) -> float | Undefined:
     """Log of the 10 % quantile of the output margin; undefined unless that is positive."""
-    margin = float(logit_gap(probe.cached(margin_signature).logits, probe.targets).quantile(MARGIN_QUANTILE))
+    margin = float(logit_gap(probe.cached(clean_logits), probe.targets).quantile(MARGIN_QUANTILE))
     return math.log(margin) if margin > 0 else Undefined("the 10 % quantile of the margin is not positive")
 
 

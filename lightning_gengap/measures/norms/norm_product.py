@@ -65,7 +65,7 @@ def norm_product(probe: Probe) -> Values:
       and h_i the layer's output units.
 
     What has g is absent unless g > 0; bounds are absent without n, the first three without float inputs, the last two
-    without initial weights. Cost: the singular values of every kernel; the margins' forward is shared.
+    without initial weights. Cost: the singular values of every kernel; the forward of `fit` is shared.
 
     Raises:
         Undefined: a layer cannot be folded, or is zero.

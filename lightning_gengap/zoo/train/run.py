@@ -22,7 +22,7 @@ from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import TaskData, prepare
 
-TAKEN_IN_TRAINING = ("norm", "perturbation", "difficulty")  # beside margin and fit, which every monitor takes
+TAKEN_IN_TRAINING = ("margin", "norm", "perturbation", "difficulty")  # beside fit, which every monitor takes
 MONITORED = 1024  # samples, as by default
 
 
@@ -90,8 +90,9 @@ class Snapshots(Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row after each fresh measurement."""
-        if int(trainer.callback_metrics["gengap/status"]) != 0:
+        """Add a row after each measurement of the schedule. The last epoch, when not among these, has none."""
+        epochs, every = trainer.current_epoch + 1, self.monitor.every_n_epochs
+        if epochs > 1 and epochs % every:
             return
         with undisturbed(pl_module), torch.no_grad():
             gaps = observed_gap(pl_module, self.data, self.noise)

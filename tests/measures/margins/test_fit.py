@@ -39,10 +39,12 @@ def test_huge_logits_stay_finite() -> None:
     assert len(measured("fit", model, images, torch.arange(30) % 4).values) == 3
 
 
-def test_the_forward_is_shared_with_the_margins() -> None:
+def test_its_forward_is_shared_and_its_values_are_the_same_whatever_else_is_taken() -> None:
     model, images, calls = networks.made(networks.mlp), networks.images(30), []
+    alone = measured("fit", model, images, torch.arange(30) % 4).values
     with probing(model, images, torch.arange(30) % 4) as probe:
-        model.register_forward_hook(lambda *_: calls.append(1))
         taken("margin", probe)
-        taken("fit", probe)
+        model.register_forward_hook(lambda *_: calls.append(1))
+        assert taken("fit", probe).values == alone
+        taken("calibration", probe)
     assert len(calls) == 1

@@ -1,0 +1,49 @@
+"""Whether an abstention may pass: why a prediction can never be made, in words. No torch, no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from lightning_gengap.measures import MEASURED, MEASURES
+from lightning_gengap.predictors.predictor import Prediction
+
+_SIZES = ("classes", "classes_present", "train_samples")
+
+
+def obstacles(prediction: Prediction, absences: Mapping[str, str]) -> tuple[str, ...]:
+    """Why this abstention lasts; empty where more training may end it.
+
+    What describes the data and the start stays as it is. Other features may come nearer with training; one that is
+    missing may be defined once something was learned.
+
+    Args:
+        prediction: an abstention.
+        absences: why keys, or patterns of keys that end in `*`, have no value.
+    """
+    missing = [name for name in prediction.missing if prediction.learned or _stays(name)]
+    too_far = [name for name in prediction.too_far if _stays(name)]
+    return (*(_why_missing(name, absences) for name in missing), *(_why_too_far(name) for name in too_far))
+
+
+def _stays(name: str) -> bool:
+    """Whether the value of this key is the same in all of a training."""
+    measure = MEASURED[name].measure if name in MEASURED else ""
+    return MEASURES[measure].per_training if measure in MEASURES else name in _SIZES
+
+
+def _why_missing(name: str, absences: Mapping[str, str]) -> str:
+    if name == "train_samples":
+        return (
+            "the number of training samples is unknown. Give the training data a length, or pass predictor=None to "
+            "only measure"
+        )
+    reason = next((why for pattern, why in absences.items() if fnmatchcase(name, pattern)), "it was not measured")
+    return f"it needs {name}, which is absent: {reason}. Pass a predictor without it, or predictor=None to only measure"
+
+
+def _why_too_far(name: str) -> str:
+    return (
+        f"{name} lies too far beyond what the predictor was fitted on. Fit one on tasks like this with "
+        "`gengap zoo fit`, or pass predictor=None to only measure"
+    )

@@ -1,0 +1,82 @@
+"""What measuring may cost: the account of one training, and what an epoch allows. It knows seconds only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+SHARE = 0.05  # of the training time of an epoch, that the prediction may take at most ...
+FLOOR = 0.5  # ... unless this many seconds are more
+RECENT = 5  # prices of which the median is expected next
+
+
+@dataclass
+class Budget:
+    """Bounds the recurring cost of measuring over a run.
+
+    Attributes:
+        share: the largest share of the training time that may be spent on all; None for no bound.
+        start_up: seconds of what is done once per training.
+        spent: seconds of everything else.
+        trained: seconds of training outside the monitor.
+        first_price: seconds per sample that the first measurement is expected to take; None if unknown.
+        prices: seconds per sample of the last measurements, without optional measures.
+        saved: what earlier epochs allowed, and nobody took since the last measurement.
+        epoch_trained, epoch_spent: seconds of the present epoch: of training, and of what its allowance has paid for.
+    """
+
+    share: float | None
+    start_up: float = 0.0
+    spent: float = 0.0
+    trained: float = 0.0
+    first_price: float | None = None
+    prices: list[float] = field(default_factory=list)
+    saved: float = 0.0
+    epoch_trained: float = 0.0
+    epoch_spent: float = 0.0
+
+    def train(self, seconds: float) -> None:
+        """Training went on for so long."""
+        self.trained += seconds
+        self.epoch_trained += seconds
+
+    def allowance(self, share_of_epoch: float = 1.0) -> float:
+        """Seconds that the prediction may take now: 5 % of this epoch or half a second, whichever is more.
+
+        Half a second belongs to a whole epoch. What earlier epochs left adds up until it pays for a measurement.
+        """
+        if self.share is None:
+            return math.inf
+        of_epoch = max(min(self.share, SHARE) * self.epoch_trained, FLOOR * share_of_epoch)
+        return self.saved + of_epoch - self.epoch_spent
+
+    @property
+    def left(self) -> float:
+        """Seconds of the whole budget that nobody has spent."""
+        return math.inf if self.share is None else self.share * self.trained - self.spent - self.start_up
+
+    @property
+    def price(self) -> float:
+        """Seconds per sample that a measurement is expected to take; 0 if nothing is known."""
+        return median(self.prices) if self.prices else self.first_price or 0.0
+
+    def pay(self, seconds: float, samples: int, riding: float = 0.0) -> None:
+        """Book a measurement of so many samples, and the measures that rode along, on this epoch's allowance."""
+        self.epoch_spent += seconds + riding
+        self.prices = [*self.prices, seconds / samples][-RECENT:]
+
+    def end_epoch(self) -> None:
+        """Begin the next epoch. The allowance goes on only where nothing was measured."""
+        self.saved = 0.0 if self.epoch_spent or self.share is None else self.allowance()
+        self.epoch_trained = self.epoch_spent = 0.0
+
+    @property
+    def overhead(self) -> float:
+        """Seconds spent on measuring, start-up included, over seconds of training; 0 before any training."""
+        return (self.spent + self.start_up) / self.trained if self.trained > 0 else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: all but the share."""
+        return {name: value for name, value in asdict(self).items() if name != "share"}

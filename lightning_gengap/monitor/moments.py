@@ -1,0 +1,120 @@
+"""What happens at each moment of a training: plan, measure, compare, publish to callbacks, log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
+from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.loggers import Display
+from lightning_gengap.monitor.readers import Moment, modes, reads_now
+from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.start_up import StartUp
+from lightning_gengap.monitor.trainer_facts import is_last, scalar_step, share_of_epoch
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of one training. The fields but `prefix`, that of its keys, are arguments or parts of the monitor."""
+
+    display: Display
+    start_up: StartUp
+    every_n_epochs: int = 1
+    every_n_train_steps: int | None = None
+    validation_accuracy: str | None = None
+    prefix: str = PREFIX
+
+    def start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Let callbacks find a value of every key before the first step. Call it once the readers are known."""
+        state.due_steps = trainer.global_step // (self.every_n_train_steps or 1)
+        self.display.lay_out(trainer, self.prefix, state)
+        self._publish(trainer, module, state)
+
+    def step(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """After a batch: measure where an optimizer step has made it due; otherwise nothing is of now any longer."""
+        due_steps = trainer.global_step // (self.every_n_train_steps or 1)
+        if self.every_n_train_steps is not None and due_steps > state.due_steps:
+            state.due_steps = due_steps
+            with state.paused():
+                self._take(trainer, module, state, "step", share_of_epoch(trainer), due=True)
+                self._publish(trainer, module, state)
+                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
+        elif state.fresh_step not in (None, trainer.global_step) and state.read_by_step:
+            state.hold(Status.HELD)
+            self._publish(trainer, module, state)
+
+    def validation_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Measure where somebody reads our keys at the end of the validation that begins."""
+        if not reads_now(state.readers, "validation", trainer):
+            return
+        with state.paused():
+            share = share_of_epoch(trainer)
+            self._take(trainer, module, state, "validation", share)
+            self._publish(trainer, module, state)
+            if share < 1.0:
+                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
+
+    def validation_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Compare the prediction of these weights, if there is one, with the validation."""
+        if state.fresh_step != trainer.global_step:
+            return
+        with state.paused():
+            compare_with_validation(trainer, state, self.validation_accuracy)
+            self._publish(trainer, module, state)
+            if share_of_epoch(trainer) < 1.0:
+                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
+
+    def epoch_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Measure if it is due, and log what is of now."""
+        by_epoch = self.every_n_train_steps is None
+        due = by_epoch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        with state.paused():
+            self._take(trainer, module, state, "epoch", 1.0, due)
+            compare_with_validation(trainer, state, self.validation_accuracy)
+            self._publish(trainer, module, state)
+            self.display.log(trainer, self.prefix, state, scalar_step(trainer), trainer.current_epoch)
+        state.validated = False
+        state.budget.end_epoch()
+
+    def end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Measure the final weights, where training has ended after an epoch without a measurement."""
+        if state.tried_step == trainer.global_step or trainer.global_step == 0:
+            return
+        with state.paused():
+            self._take(trainer, module, state, None, 0.0, last=True)
+            self._publish(trainer, module, state)
+            if state.pending is not None:
+                self.display.log(trainer, self.prefix, state, scalar_step(trainer), trainer.current_epoch - 1)
+
+    def _take(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        state: RunState,
+        moment: Moment | None,
+        share: float,
+        due: bool = False,
+        last: bool = False,
+    ) -> None:
+        """Measure if something is to be measured, and these weights were not tried before."""
+        if state.tried_step == trainer.global_step:
+            return
+        by_epoch = self.every_n_train_steps is None
+        read = moment is not None and reads_now(state.readers, moment, trainer, waiting=not by_epoch)
+        last = last or is_last(trainer, trainer.current_epoch + share)
+        planned = plan(trainer, state, due, read, last, retries=by_epoch and moment == "epoch", share=share)
+        if planned is not None:
+            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share)
+
+    def _publish(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Let callbacks find the values. Copied batches may differ between ranks: rank 0 speaks for all."""
+        read = modes(state.readers)
+        found = self.display.for_callbacks(state, read, trainer.current_epoch)
+        found = trainer.strategy.broadcast(found)
+        trainer.callback_metrics.update(
+            {f"{self.prefix}{key}": torch.tensor(value, device=module.device) for key, value in found.items()}
+        )

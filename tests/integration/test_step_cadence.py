@@ -1,0 +1,89 @@
+"""Measurements by optimizer steps: at the right step, for checkpoints that look there, and after a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_gengap import GapEarlyStopping
+from tests.integration.scripted_gaps import scripted_monitor
+from tests.integration.test_bit_identity import assert_identical
+from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted, resumed, saved
+from tests.tiny_predictors import tiny_monitor
+
+GAP, STATUS = "gengap/predicted_gap", "gengap/status"
+
+STEPS: dict[str, tuple[dict[str, Any], int, list[int]]] = {
+    # arguments, every so many steps, where loggers have the values
+    "every": ({}, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+    "third": ({}, 3, [2, 5, 7]),  # the last weights are measured too
+    "end of epochs": ({}, 4, [3, 7]),
+    "accumulated": ({"accumulate_grad_batches": 2}, 1, [0, 1, 2, 3]),
+    "accumulated, second": ({"accumulate_grad_batches": 2}, 2, [1, 3]),
+    "manual, two optimizers": ({"model": ManualModel}, 4, [1, 3, 5, 7]),  # which count two steps a batch
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_values_are_logged_at_the_steps_that_are_due(case: str):
+    arguments, every, steps = STEPS[case]
+    logger = MemoryLogger()
+    model = arguments.get("model", TinyModel)()
+    values = fitted(tiny_monitor(every_n_train_steps=every), logger=logger, **(arguments | {"model": model}))
+    series = logger.series(GAP)
+    assert [step for step, _ in series] == steps
+    assert len({value for _, value in series}) == len(steps)
+    assert values(STATUS)[-1] == 0
+
+
+def test_a_step_wise_checkpoint_reads_the_value_of_its_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    keeper = ModelCheckpoint(tmp_path, "{step}", GAP, mode="min", every_n_train_steps=2, auto_insert_metric_name=False)
+    monitor = scripted_monitor(monkeypatch, [0.4, 0.1, 0.3, 0.2], every_n_train_steps=2)
+    fitted(keeper, monitor, enable_checkpointing=True)
+    assert [path.stem for path in tmp_path.glob("*.ckpt")] == ["4"]
+    assert float(keeper.best_model_score) == pytest.approx(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint on gengap.* looks during training")
+def test_whoever_looks_between_measurements_finds_nothing_that_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *others: Any) -> None:
+            seen.append((float(trainer.callback_metrics[GAP]), float(trainer.callback_metrics[STATUS])))
+
+    seen: list[tuple[float, float]] = []
+    keeper = ModelCheckpoint(tmp_path, monitor=GAP, mode="min", every_n_train_steps=1)
+    monitor = scripted_monitor(monkeypatch, [0.4, 0.1, 0.3, 0.2], every_n_train_steps=2)
+    fitted(monitor, Look(), keeper, enable_checkpointing=True)
+    assert [status for _, status in seen] == [3, 0, 1, 0, 1, 0, 1, 0]
+    assert [gap for gap, _ in seen[2::2]] == [1.0] * 3
+    assert float(keeper.best_model_score) == pytest.approx(0.1)
+
+
+def test_it_goes_on_after_a_resume(tmp_path: Path):
+    path = saved(tmp_path, tiny_monitor(every_n_train_steps=3), epochs=2)
+    logger = MemoryLogger()
+    resumed(path, tiny_monitor(every_n_train_steps=3), epochs=4, logger=logger)
+    assert [step for step, _ in logger.series(GAP)] == [8, 11, 14, 15]
+
+
+def test_a_validation_at_the_same_step_is_compared():
+    logger = MemoryLogger()
+    fitted(tiny_monitor(every_n_train_steps=2), validate=True, val_check_interval=0.5, logger=logger)
+    assert [step for step, _ in logger.series("gengap/actual_gap")] == [1, 3, 5, 7]
+    logger = MemoryLogger()
+    fitted(tiny_monitor(every_n_train_steps=3), validate=True, logger=logger, max_epochs=3)
+    assert [step for step, _ in logger.series("gengap/actual_gap")] == [11]
+
+
+def test_gap_early_stopping_has_a_value_at_the_end_of_every_epoch():
+    stopping = GapEarlyStopping("gengap/train_loss", mode="min", patience=2, min_delta=10.0)
+    values = fitted(tiny_monitor(every_n_train_steps=3), stopping, max_epochs=6)
+    assert values(STATUS) == [0, 0, 0]
+
+
+def test_training_is_bit_identical():
+    assert_identical(tiny_monitor(every_n_train_steps=2, verbosity="full"), accumulate_grad_batches=2)

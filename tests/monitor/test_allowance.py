@@ -1,0 +1,87 @@
+"""What a measurement may cost, on a clock of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lightning_gengap.monitor.allowance import FLOOR, RECENT, SHARE, Budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "share_of_epoch", "allowed"),
+    [
+        (Budget(None, epoch_spent=1e6), 1.0, math.inf),
+        (Budget(0.05), 1.0, 0.5),
+        (Budget(0.001, epoch_trained=9.0), 1.0, 0.5),  # half a second whatever the share is
+        (Budget(0.05, epoch_trained=40.0), 1.0, 2.0),
+        (Budget(0.02, epoch_trained=40.0), 1.0, 0.8),
+        (Budget(0.5, epoch_trained=40.0), 1.0, 2.0),  # the rest of a large budget is for optional measures
+        (Budget(0.05, epoch_trained=40.0, saved=3.0), 1.0, 5.0),
+        (Budget(0.05, epoch_trained=1.0), 0.25, 0.125),  # half a second is for all measurements of an epoch
+        (Budget(0.05, epoch_trained=1.0, epoch_spent=0.1), 0.25, 0.025),
+        (Budget(0.05, start_up=50.0, spent=9.0), 1.0, 0.5),
+    ],
+)
+def test_an_epoch_allows_five_percent_or_half_a_second(budget: Budget, share_of_epoch: float, allowed: float):
+    assert budget.allowance(share_of_epoch) == pytest.approx(allowed)
+
+
+def test_what_nobody_took_adds_up_until_the_next_measurement():
+    budget = Budget(0.05)
+    for _ in range(3):
+        budget.train(20.0)
+        budget.end_epoch()
+    assert budget.saved == pytest.approx(3.0)
+    budget.train(20.0)
+    assert budget.allowance() == pytest.approx(4.0)
+    budget.pay(0.1, 1000)
+    budget.end_epoch()
+    assert budget.saved == 0.0
+    assert budget.trained == 80.0
+
+
+def test_the_next_price_is_the_median_of_the_last_ones_and_the_first_guess_counts_until_there_is_one():
+    budget = Budget(0.05)
+    assert budget.price == 0.0
+    budget.first_price = 0.3
+    assert budget.price == 0.3
+    for seconds in (400.0, *RECENT * (1.0,)):
+        budget.pay(seconds, 10)
+    assert budget.price == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("epoch_seconds", [0.2, 5.0, 40.0])
+@pytest.mark.parametrize("full", [0.01, 0.4, 1.5, 30.0])
+def test_the_cost_stays_within_the_allowance_over_a_long_run(epoch_seconds: float, full: float):
+    budget, allowed = Budget(0.05), 0.0
+    for epoch in range(300):
+        budget.train(epoch_seconds)
+        allowed += max(FLOOR, SHARE * epoch_seconds)
+        if full <= budget.allowance():
+            seconds = full * (0.9 + 0.2 * (epoch % 2))
+            budget.spent += seconds
+            budget.pay(seconds, 1024)
+        budget.end_epoch()
+    assert 0 < budget.spent <= 1.1 * allowed
+    assert budget.spent > 0.4 * min(allowed, 300 * full)
+
+
+def test_the_overhead_counts_the_start():
+    assert Budget(0.05, spent=1.0).overhead == 0.0  # before any training
+    assert Budget(0.05, start_up=3.0, spent=1.0, trained=20.0).overhead == 0.2
+
+
+def test_the_start_and_the_prediction_leave_less_to_optional_measures():
+    assert Budget(0.05, start_up=3.0, spent=1.0, trained=200.0).left == pytest.approx(6.0)
+    assert Budget(None, start_up=3.0).left == math.inf
+
+
+def test_state_continues_the_account():
+    budget = Budget(0.05, start_up=2.0, trained=30.0, saved=1.0, epoch_trained=3.0)
+    budget.pay(1.0, 100)
+    again = Budget(0.05, **budget.state())
+    assert again == budget
+    again.pay(1.0, 100)
+    assert len(budget.prices) == 1
