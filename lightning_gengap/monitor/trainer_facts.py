@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.monitor.logged_keys import PREFIX
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
