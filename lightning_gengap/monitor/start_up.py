@@ -28,6 +28,7 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Budget, Selection
 from lightning_gengap.monitor.trainer_facts import (
     current_hook_kept,
+    move_in_training,
     place_in_training,
     planned_share,
 )
@@ -127,7 +128,7 @@ class StartUp:
 
     def _read(self, trainer: Trainer, module: LightningModule, state: RunState) -> Samples | None:
         """The samples; None where only batches of training can be copied, also because reading by index failed."""
-        reader = replace(self.reader, place=place_in_training(trainer))
+        reader = replace(self.reader, place=place_in_training(trainer), move=move_in_training(trainer))
         loader = trainer.train_dataloader
         try:
             with naming_memory("reading the training samples"), undisturbed(module), current_hook_kept(module):

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from lightning_gengap.errors import BatchError, out_of_memory
+from lightning_gengap.errors import BatchError, GapError, out_of_memory
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.dataset_copy import private_copy
-from lightning_gengap.samples.nested import copied, flat_tensors
+from lightning_gengap.samples.mixing import EXAMPLES, Collate, examples_in, mixes, plain_collate
+from lightning_gengap.samples.nested import copied, flat_tensors, rows_of
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches, no_samples
 from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
-_READ_TWICE = 8  # samples; also how many tell whether a function mixes them
-
-Collate = Callable[[Any], Any]
+_READ_TWICE = 8
+_COLLATE_MIXES = (
+    "the collate_fn of the training loader mixes samples, so probe_data are stacked by torch's default_collate; pass "
+    "probe_data=DataLoader(<data set>, collate_fn=...) to collate them otherwise"
+)
+_HOOKS_MIX = (
+    "the batch transfer hooks mix samples, so probe_data are moved to the device without them; if the hooks also "
+    "normalise, let them mix only `if self.trainer.training`"
+)
 
 
 def draw_samples(
@@ -60,6 +68,8 @@ class _Source:
         whole: whether the data set is handed the whole list, as a loader does that does not batch.
         loader: whose workers can be imitated; None for none.
         keep: objects that are not copied.
+        plain: whether torch's own collate function is taken where this one mixes samples.
+        notes: what the user should know about the reading; filled by it.
     """
 
     dataset: Any
@@ -67,13 +77,16 @@ class _Source:
     whole: bool = False
     loader: DataLoader[Any] | None = None
     keep: tuple[Any, ...] = ()
+    plain: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, loader: DataLoader[Any], keep: tuple[Any, ...]) -> _Source:
+        """What the loader reads, as it reads it."""
         return cls(loader.dataset, loader.collate_fn, loader.batch_sampler is None, loader, keep)
 
-    def batches(self, requests: Sequence[list[int]]) -> Generator[tuple[Any, tuple[str, ...]], None, None]:
-        """The batch of each list of indices, and the kinds of the objects that were read without a copy.
+    def batches(self, requests: Sequence[list[int]]) -> Generator[Any, None, None]:
+        """The batch of each list of indices, read through private copies.
 
         Where reading fails in this process, and the loader has workers, it is read in one worker of our own: its
         `worker_init_fn` may be what opens the data.
@@ -81,53 +94,72 @@ class _Source:
         first, *others = requests
         with private_copy((self.dataset, self.collate), self.keep) as ((dataset, collate), shared):
             try:
-                batch = self._read(dataset, collate, first)
+                samples = self._fetch(dataset, first)
+                if self.plain:
+                    collate = self._plain(collate, samples)
+                batch = collate(samples)
             except Exception as error:
-                if out_of_memory(error) or self.loader is None or self.loader.num_workers == 0:
+                workers = self.loader is not None and self.loader.num_workers > 0
+                if isinstance(error, GapError) or out_of_memory(error) or not workers:
                     raise
                 failure = error
             else:
-                yield batch, shared
+                self._tell(shared)
+                yield batch
                 for request in others:
-                    yield self._read(dataset, collate, request), shared
+                    yield collate(self._fetch(dataset, request))
                 return
         with private_copy((self.dataset, self.collate), self.keep) as ((dataset, collate), shared):
-            batches = iter(self._worker(self.loader, dataset, collate, requests))
+            batches = iter(self._worker(dataset, _as_fetched if self.plain else collate, requests))
             try:
                 batch = next(batches)
             except Exception as error:  # a worker cannot read them either
                 raise failure from error
-            yield batch, shared
-            for batch in batches:
-                yield batch, shared
+            self._tell(shared)
+            if self.plain:
+                collate = self._plain(collate, batch)
+            for read in chain([batch], batches):
+                yield collate(read) if self.plain else read
 
-    def _read(self, dataset: Any, collate: Collate, indices: list[int]) -> Any:
+    def _fetch(self, dataset: Any, indices: list[int]) -> Any:
+        """The samples at these indices, as torch fetches them."""
         if self.whole:
-            return collate(dataset[indices])
-        return collate(fetched(dataset, indices))
+            return dataset[indices]
+        fetch = getattr(dataset, "__getitems__", None)
+        return [dataset[i] for i in indices] if fetch is None else fetch(indices)
 
-    def _worker(
-        self, loader: DataLoader[Any], dataset: Any, collate: Collate, requests: Sequence[list[int]]
-    ) -> DataLoader[Any]:
+    def _worker(self, dataset: Any, collate: Collate, requests: Sequence[list[int]]) -> DataLoader[Any]:
         """Reads the requests in one worker that is started as the loader's are. It draws no global random number."""
+        assert self.loader is not None
         how: dict[str, Any] = {"sampler": requests, "batch_size": None} if self.whole else {"batch_sampler": requests}
         return DataLoader(
             dataset,
             collate_fn=collate,
             num_workers=1,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            timeout=loader.timeout,
+            worker_init_fn=self.loader.worker_init_fn,
+            multiprocessing_context=self.loader.multiprocessing_context,
+            timeout=self.loader.timeout,
             prefetch_factor=1,
             generator=torch.Generator(),
             **how,
         )
 
+    def _plain(self, collate: Collate, samples: Any) -> Collate:
+        chosen = plain_collate(collate, samples)
+        if chosen is not collate:
+            self.notes.append(_COLLATE_MIXES)
+        return chosen
 
-def fetched(dataset: Any, indices: list[int]) -> Any:
-    """The samples at these indices, as torch fetches them."""
-    fetch = getattr(dataset, "__getitems__", None)
-    return [dataset[i] for i in indices] if fetch is None else fetch(indices)
+    def _tell(self, shared: Sequence[str]) -> None:
+        if shared:
+            self.notes.append(
+                f"samples are read through a copy of the data set, but its {', '.join(shared)} cannot be copied: what "
+                "reading changes in there stays changed"
+            )
+
+
+def _as_fetched(samples: Any) -> Any:
+    return samples
 
 
 def _from_probe_data(
@@ -143,9 +175,10 @@ def _from_probe_data(
         if isinstance(data, DataLoader):
             source = _Source.of(data, keep)
         else:
-            collates = isinstance(loader, DataLoader) and loader.batch_sampler is not None
-            source = _Source(data, loader.collate_fn if collates else default_collate, keep=keep)
-        return _read_indices(source, own, reader, train_samples)
+            own_loader = loader if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
+            collate = default_collate if own_loader is None else own_loader.collate_fn
+            source = _Source(data, collate, loader=own_loader, keep=keep, plain=True)
+        return _read_indices(source, own, reader, train_samples, plain=True)
     if not isinstance(data, Iterable):
         raise BatchError(
             "probe_data",
@@ -153,7 +186,33 @@ def _from_probe_data(
             expected="a dataset, a DataLoader or an iterable of batches",
             remedy="Pass an un-augmented view of the training set.",
         )
-    return Samples(reader.take(map(copied, data)), train_samples, augmented=False)
+    notes: list[str] = []
+    return Samples(_taken(data, reader, notes), train_samples, augmented=False, notes=tuple(notes))
+
+
+def _taken(data: Iterable[Any], reader: SampleReader, notes: list[str]) -> tuple[ProbeBatch, ...]:
+    """The first batches of probe data, whose hooks may mix."""
+    batches = map(copied, data)
+    first = next(iter(batches), None)
+    if first is None:
+        return checked_batches([])
+    reader = _without_mixing(reader, first, notes)
+    return reader.take(chain([first], batches))
+
+
+def _without_mixing(reader: SampleReader, batch: Any, notes: list[str]) -> SampleReader:
+    """The reader, without the transfer hooks where they mix the samples of this batch."""
+    examples = examples_in(batch)
+    some = rows_of(batch, torch.arange(min(EXAMPLES, examples)), examples)
+    count = examples_in(some)
+
+    def apply(positions: list[int]) -> Any:
+        return reader.place(copied(rows_of(some, torch.tensor(positions), count)))
+
+    if reader.move is None or count < 2 or not mixes(apply, count, some):
+        return reader
+    notes.append(_HOOKS_MIX)
+    return replace(reader, place=reader.move)
 
 
 def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
@@ -165,30 +224,33 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
     return None, data
 
 
-def _read_indices(source: _Source, indices: Sequence[int], reader: SampleReader, train_samples: int | None) -> Samples:
+def _read_indices(
+    source: _Source, indices: Sequence[int], reader: SampleReader, train_samples: int | None, plain: bool = False
+) -> Samples:
     drawn = reader.draw(indices)
     chunks = [drawn[i : i + CHUNK] for i in range(0, len(drawn), CHUNK)]
     again = drawn[:_READ_TWICE]
-    kinds: tuple[str, ...] = ()
     batches: list[ProbeBatch] = []
     twice: list[Any] = []
     with closing(source.batches([*chunks, again, again])) as read:
-        for batch, shared in read:
-            kinds = shared
+        for batch in read:
+            if plain and not batches:
+                reader = _without_mixing(reader, batch, source.notes)
             if len(batches) < len(chunks):
-                batches.append(reader.batch(batch))
+                batches.append(_read_batch(reader, batch, unmixed=bool(source.notes) and plain))
             else:
                 twice.append(reader.place(batch))
-    return Samples(checked_batches(batches), train_samples, _differ(*twice), _notes(kinds))
+    return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes))
 
 
-def _notes(kinds: Sequence[str]) -> tuple[str, ...]:
-    if not kinds:
-        return ()
-    return (
-        f"samples are read through a copy of the data set, but its {', '.join(kinds)} cannot be copied: what "
-        "reading changes in there stays changed",
-    )
+def _read_batch(reader: SampleReader, batch: Any, unmixed: bool) -> ProbeBatch:
+    """The batch; where it was kept from mixing, a `target` that is made for mixed labels may not fit it."""
+    try:
+        return reader.batch(batch)
+    except Exception:
+        if not unmixed or reader.target is None:
+            raise
+        return replace(reader, target=None).batch(batch)
 
 
 def _differ(one: Any, other: Any) -> bool:

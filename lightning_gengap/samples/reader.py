@@ -50,6 +50,7 @@ class SampleReader:
         target: from a batch to its class indices; None for the usual places.
         forward: from model and batch to logits; None for a call on the inputs.
         place: moves a collated batch onto the device, as training does.
+        move: does so without the hooks that training has around it; None for nothing else than `place`.
     """
 
     samples: int
@@ -57,6 +58,7 @@ class SampleReader:
     target: Target | None = None
     forward: Forward | None = None
     place: Place = _as_is
+    move: Place | None = None
 
     def batch(self, collated: Any) -> ProbeBatch:
         """A batch on the device, with its targets and inputs found."""
