@@ -26,9 +26,10 @@ def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, .
     epochs, planned = trainer.current_epoch + 1, None
     if not state.measured or epochs % every_n_epochs == 0:
         last = planned_share(trainer, epochs) == 1.0
-        planned = state.schedule.plan(state.budget, first=not state.measured, last=last)
+        with contained(state, "planning"):
+            planned = state.schedule.plan(state.budget, first=not state.measured, last=last)
         planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
-    if planned is None:
+    if planned is None and state.off is None:
         state.readout.hold(Status.HELD)
     return planned
 
@@ -38,9 +39,9 @@ def measure(
 ) -> Measurement | None:
     """Finish the start if need be, measure, and take the result over; None where any rank failed."""
     epoch, agree = trainer.current_epoch, trainer.strategy.reduce_boolean_decision
-    state.budget.trained += seconds_until_idle(module.device)
     measurement, failure = None, None
     try:
+        state.budget.trained += seconds_until_idle(module.device)
         measurer = start_up.finish(trainer, module, state)
         with state.budget.measuring():
             measurement = state.measure(measurer, module, state.selection.needed, optional, trainer.optimizers)

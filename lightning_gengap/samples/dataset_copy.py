@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import copyreg
 import io
-import os
-import random
 import sqlite3
 import sys
 import threading
@@ -24,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gengap.samples.rewinding import GENERATORS, opened_again, rewinding
+
 LARGE = 2**20  # bytes, from which on an array is shared
 MOST_BYTES = 8 * LARGE  # that all copied arrays may take together
 MOST_ENTRIES = 10_000  # of a container whose entries are copied as well
 MOST_OBJECTS = 300_000  # that are looked at; then containers are copied without their entries
 
 _HARMLESS = ("lock", "Lock", "RLock", "SemLock", "Semaphore", "BoundedSemaphore")  # left as they were found
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 @contextmanager
@@ -142,27 +141,13 @@ class _Copier:
         return made
 
     def _file(self, x: Any) -> Any:
-        """The file opened once more: an offset that is shared would move under the user's own reads."""
-        offset = x.tell()
-        raw = x.buffer if isinstance(x, io.TextIOWrapper) else x
-        raw = raw.raw if isinstance(raw, io.BufferedReader) else raw
-        if isinstance(raw, io.FileIO) and raw.mode == "rb" and (made := self._opened_again(raw)) is not None:
-            made = made if x is raw else io.BufferedReader(made)
-            if isinstance(x, io.TextIOWrapper):
-                made = io.TextIOWrapper(made, x.encoding, x.errors)
-            made.seek(offset)
-            return made
-        self.rewind.append(lambda: x.seek(offset))
-        return x
-
-    def _opened_again(self, raw: io.FileIO) -> Any:
-        """The same file with an offset of its own; None where its name no longer leads to it."""
-        try:
-            made = io.FileIO(raw.name, "rb")
-            self.opened.append(made)
-            return made if os.path.samestat(os.fstat(made.fileno()), os.fstat(raw.fileno())) else None
-        except (OSError, TypeError):
-            return None
+        again = opened_again(x)
+        if again is None:
+            self.rewind.append(partial(x.seek, x.tell()))
+            return x
+        made, handle = again
+        self.opened.append(handle)
+        return made
 
     def _container(self, x: Any) -> Any:
         """A list, set, dict or deque; its entries are shared where there are very many."""
@@ -214,9 +199,9 @@ class _Copier:
         """Put generators back that stand in the module of a function: they are global, so that no copy is read."""
         for name in function.__code__.co_names:
             stream = function.__globals__.get(name)
-            if isinstance(stream, _GENERATORS) and id(stream) not in self.memo:
+            if isinstance(stream, GENERATORS) and id(stream) not in self.memo:
                 self.memo[id(stream)] = stream
-                self.rewind.append(_rewinding(stream))
+                self.rewind.append(rewinding(stream))
 
     def _local(self, x: Any) -> Any:
         made = type(x)()
@@ -268,7 +253,7 @@ class _Copier:
             for name, value in list(vars(kind).items()):
                 if isinstance(value, types.FunctionType):
                     self._watch(value)
-                elif (type(value) in _CONTAINERS or isinstance(value, (*_GENERATORS, Tensor, np.ndarray))) and not (
+                elif (type(value) in _CONTAINERS or isinstance(value, (*GENERATORS, Tensor, np.ndarray))) and not (
                     name.startswith("__") or name in attributes
                 ):
                     attributes[name] = self(value)
@@ -282,15 +267,6 @@ def _copy_generator(copier: _Copier, x: torch.Generator) -> torch.Generator:
     made = torch.Generator(device=x.device)
     made.set_state(x.get_state())
     return made
-
-
-def _rewinding(stream: Any) -> Callable[[], Any]:
-    """What brings a generator back to where it stands now."""
-    if isinstance(stream, random.Random):
-        return partial(stream.setstate, stream.getstate())
-    if isinstance(stream, np.random.Generator):
-        return partial(setattr, stream.bit_generator, "state", stream.bit_generator.state)
-    return partial(stream.set_state, stream.get_state())
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from lightning_gengap.errors import BatchError, GapError, out_of_memory
+from lightning_gengap.errors import BatchError
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.dataset_copy import private_copy
-from lightning_gengap.samples.mixing import EXAMPLES, Collate, examples_in, mixes, plain_collate
+from lightning_gengap.samples.mixing import EXAMPLES, examples_in, mixes
 from lightning_gengap.samples.nested import copied, flat_tensors, rows_of
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches, no_samples
+from lightning_gengap.samples.source import COLLATE_MIXES, Source
 from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
 _READ_TWICE = 8
-_COLLATE_MIXES = (
-    "the collate_fn of the training loader mixes samples, so probe_data are stacked by torch's default_collate; pass "
-    "probe_data=DataLoader(<data set>, collate_fn=...) to collate them otherwise"
-)
 _HOOKS_MIX = (
     "the batch transfer hooks mix samples, so probe_data are moved to the device without them; if the hooks also "
     "normalise, let them mix only `if self.trainer.training`"
 )
+_MIXES = {_HOOKS_MIX, COLLATE_MIXES}
 
 
 def draw_samples(
@@ -56,110 +54,7 @@ def draw_samples(
             return _from_probe_data(probe_data, loader, indices, reader, tuple(keep))
         if indices is None:
             return None
-        return _read_indices(_Source.of(loader, tuple(keep)), indices, reader, len(indices))
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where lists of indices are read.
-
-    Attributes:
-        collate: from what is fetched to a batch.
-        whole: whether the data set is handed the whole list, as a loader does that does not batch.
-        loader: whose workers can be imitated; None for none.
-        keep: objects that are not copied.
-        plain: whether torch's own collate function is taken where this one mixes samples.
-        notes: what the user should know about the reading; filled by it.
-    """
-
-    dataset: Any
-    collate: Collate
-    whole: bool = False
-    loader: DataLoader[Any] | None = None
-    keep: tuple[Any, ...] = ()
-    plain: bool = False
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, loader: DataLoader[Any], keep: tuple[Any, ...]) -> _Source:
-        """What the loader reads, as it reads it."""
-        return cls(loader.dataset, loader.collate_fn, loader.batch_sampler is None, loader, keep)
-
-    def batches(self, requests: Sequence[list[int]]) -> Generator[Any, None, None]:
-        """The batch of each list of indices, read through private copies.
-
-        Where reading fails in this process, and the loader has workers, it is read in one worker of our own: its
-        `worker_init_fn` may be what opens the data.
-        """
-        first, *others = requests
-        with private_copy((self.dataset, self.collate), self.keep) as ((dataset, collate), shared):
-            try:
-                samples = self._fetch(dataset, first)
-                if self.plain:
-                    collate = self._plain(collate, samples)
-                batch = collate(samples)
-            except Exception as error:
-                workers = self.loader is not None and self.loader.num_workers > 0
-                if isinstance(error, GapError) or out_of_memory(error) or not workers:
-                    raise
-                failure = error
-            else:
-                self._tell(shared)
-                yield batch
-                for request in others:
-                    yield collate(self._fetch(dataset, request))
-                return
-        with private_copy((self.dataset, self.collate), self.keep) as ((dataset, collate), shared):
-            batches = iter(self._worker(dataset, _as_fetched if self.plain else collate, requests))
-            try:
-                batch = next(batches)
-            except Exception as error:  # a worker cannot read them either
-                raise failure from error
-            self._tell(shared)
-            if self.plain:
-                collate = self._plain(collate, batch)
-            for read in chain([batch], batches):
-                yield collate(read) if self.plain else read
-
-    def _fetch(self, dataset: Any, indices: list[int]) -> Any:
-        """The samples at these indices, as torch fetches them."""
-        if self.whole:
-            return dataset[indices]
-        fetch = getattr(dataset, "__getitems__", None)
-        return [dataset[i] for i in indices] if fetch is None else fetch(indices)
-
-    def _worker(self, dataset: Any, collate: Collate, requests: Sequence[list[int]]) -> DataLoader[Any]:
-        """Reads the requests in one worker that is started as the loader's are. It draws no global random number."""
-        assert self.loader is not None
-        how: dict[str, Any] = {"sampler": requests, "batch_size": None} if self.whole else {"batch_sampler": requests}
-        return DataLoader(
-            dataset,
-            collate_fn=collate,
-            num_workers=1,
-            worker_init_fn=self.loader.worker_init_fn,
-            multiprocessing_context=self.loader.multiprocessing_context,
-            timeout=self.loader.timeout,
-            prefetch_factor=1,
-            generator=torch.Generator(),
-            **how,
-        )
-
-    def _plain(self, collate: Collate, samples: Any) -> Collate:
-        chosen = plain_collate(collate, samples)
-        if chosen is not collate:
-            self.notes.append(_COLLATE_MIXES)
-        return chosen
-
-    def _tell(self, shared: Sequence[str]) -> None:
-        if shared:
-            self.notes.append(
-                f"samples are read through a copy of the data set, but its {', '.join(shared)} cannot be copied: what "
-                "reading changes in there stays changed"
-            )
-
-
-def _as_fetched(samples: Any) -> Any:
-    return samples
+        return _read_indices(Source.of(loader, tuple(keep)), indices, reader, len(indices))
 
 
 def _from_probe_data(
@@ -173,11 +68,11 @@ def _from_probe_data(
         if indices is not None and len(dataset) == len(loader.dataset):
             own = indices
         if isinstance(data, DataLoader):
-            source = _Source.of(data, keep)
+            source = Source.of(data, keep)
         else:
             own_loader = loader if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
             collate = default_collate if own_loader is None else own_loader.collate_fn
-            source = _Source(data, collate, loader=own_loader, keep=keep, plain=True)
+            source = Source(data, collate, loader=own_loader, keep=keep, plain=True)
         return _read_indices(source, own, reader, train_samples, plain=True)
     if not isinstance(data, Iterable):
         raise BatchError(
@@ -187,7 +82,9 @@ def _from_probe_data(
             remedy="Pass an un-augmented view of the training set.",
         )
     notes: list[str] = []
-    return Samples(_taken(data, reader, notes), train_samples, augmented=False, notes=tuple(notes))
+    with private_copy(data, keep) as (copied_data, _):
+        taken = _taken(copied_data, reader, notes)
+    return Samples(taken, train_samples, augmented=False, notes=tuple(notes))
 
 
 def _taken(data: Iterable[Any], reader: SampleReader, notes: list[str]) -> tuple[ProbeBatch, ...]:
@@ -225,7 +122,7 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
 
 
 def _read_indices(
-    source: _Source, indices: Sequence[int], reader: SampleReader, train_samples: int | None, plain: bool = False
+    source: Source, indices: Sequence[int], reader: SampleReader, train_samples: int | None, plain: bool = False
 ) -> Samples:
     drawn = reader.draw(indices)
     chunks = [drawn[i : i + CHUNK] for i in range(0, len(drawn), CHUNK)]
@@ -237,7 +134,7 @@ def _read_indices(
             if plain and not batches:
                 reader = _without_mixing(reader, batch, source.notes)
             if len(batches) < len(chunks):
-                batches.append(_read_batch(reader, batch, unmixed=bool(source.notes) and plain))
+                batches.append(_read_batch(reader, batch, unmixed=not _MIXES.isdisjoint(source.notes)))
             else:
                 twice.append(reader.place(batch))
     return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes))

@@ -29,18 +29,18 @@ def mixes(apply: Callable[[list[int]], Any], examples: int, plain: Any = None) -
         examples: how many positions there are.
         plain: the batch before `apply`, where there is one.
     """
-    wholes = [apply(list(range(examples))) for _ in range(_TIMES)]
-    if plain is not None and any(_has_shares(whole, plain, examples) for whole in wholes):
-        return True
-    for position in range(examples):
-        try:
+    try:
+        wholes = [apply(list(range(examples))) for _ in range(_TIMES)]
+        if plain is not None and any(_has_shares(whole, plain, examples) for whole in wholes):
+            return True
+        for position in range(examples):
             alone, again = apply([position]), apply([position])
-        except Exception:  # not made for a single sample: nothing can be told
-            return False
-        if _close(alone, again):
-            row = torch.tensor([position])
-            if not all(_close(rows_of(whole, row, examples), alone) for whole in wholes):
-                return True
+            if _close(alone, again):
+                row = torch.tensor([position])
+                if not all(_close(rows_of(whole, row, examples), alone) for whole in wholes):
+                    return True
+    except Exception:  # not made for so few samples: nothing can be told
+        return False
     return False
 
 
