@@ -27,7 +27,7 @@ from lightning_gengap.samples.rewinding import GENERATORS, opened_again, rewindi
 LARGE = 2**20  # bytes, from which on an array is shared
 MOST_BYTES = 8 * LARGE  # that all copied arrays may take together
 MOST_ENTRIES = 10_000  # of a container whose entries are copied as well
-MOST_OBJECTS = 300_000  # that are looked at; then containers are copied without their entries
+MOST_OBJECTS = 100_000  # that are looked at; then containers are copied without their entries
 
 _HARMLESS = ("lock", "Lock", "RLock", "SemLock", "Semaphore", "BoundedSemaphore")  # left as they were found
 
@@ -69,6 +69,7 @@ class _Copier:
         shared: the types of the objects that could not be copied.
         opened: files that were opened once more.
         rewind: what puts shared files and generators back to where they stood.
+        of_class: what each class holds that may change.
         alive: the originals, some of which exist for the copy alone: their identities must not be given away.
     """
 
@@ -78,6 +79,7 @@ class _Copier:
     opened: list[Any] = field(default_factory=list)
     rewind: list[Callable[[], Any]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
+    of_class: dict[type, list[tuple[str, Any]]] = field(default_factory=dict)
     looked_at: int = 0
 
     def __call__(self, x: Any) -> Any:
@@ -110,14 +112,14 @@ class _Copier:
                 handle.close()
 
     def _copy(self, x: Any) -> Any:
+        if type(x) in _CONTAINERS:
+            return self._container(x)
         if isinstance(x, Tensor):
             return self._sized(x, x.numel() * x.element_size(), _copy_tensor)
         if isinstance(x, np.ndarray):
             return self._array(x)
         if isinstance(x, io.IOBase) and not isinstance(x, io.BytesIO | io.StringIO):
             return self._file(x)
-        if type(x) in _CONTAINERS:
-            return self._container(x)
         for kind, how in _HOW:
             if isinstance(x, kind):
                 return how(self, x)
@@ -153,7 +155,7 @@ class _Copier:
         """A list, set, dict or deque; its entries are shared where there are very many."""
         if self._has_many(x):
             return copy.copy(x)
-        made = copy.copy(x)
+        made: Any = [] if type(x) is list else {} if type(x) is dict else copy.copy(x)
         made.clear()
         self.memo[id(x)] = made
         if isinstance(x, dict):
@@ -249,14 +251,23 @@ class _Copier:
     def _add_class_attributes(self, made: Any) -> None:
         """Give the copy caches and generators of its own where its class holds them; watch those of its methods."""
         attributes: Any = getattr(made, "__dict__", None)
-        for kind in type(made).__mro__ if isinstance(attributes, dict) else ():
-            for name, value in list(vars(kind).items()):
+        if not isinstance(attributes, dict):
+            return
+        kind = type(made)
+        if kind not in self.of_class:
+            held = [(name, value) for each in kind.__mro__ for name, value in list(vars(each).items())]
+            for _, value in held:
                 if isinstance(value, types.FunctionType):
                     self._watch(value)
-                elif (type(value) in _CONTAINERS or isinstance(value, (*GENERATORS, Tensor, np.ndarray))) and not (
-                    name.startswith("__") or name in attributes
-                ):
-                    attributes[name] = self(value)
+            self.of_class[kind] = [(name, value) for name, value in held if _may_change(name, value)]
+        for name, value in self.of_class[kind]:
+            if name not in attributes:
+                attributes[name] = self(value)
+
+
+def _may_change(name: str, value: Any) -> bool:
+    kinds = (*GENERATORS, Tensor, np.ndarray)
+    return not name.startswith("__") and (type(value) in _CONTAINERS or isinstance(value, kinds))
 
 
 def _copy_tensor(x: Tensor) -> Any:
