@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
+from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
 from lightning_gengap.monitor.notices import (
     say_failure,
     say_no_actual_gap,
@@ -47,16 +48,18 @@ def plan(
     are taken always. So is the next one after an abstention or a failure, where `retries` says so. `share` is that of
     the epoch that has been trained.
     """
-    if state.failures >= MOST_FAILURES:
-        state.hold(Status.OFF)
+    if state.failures >= MOST_FAILURES and state.off is None:
+        state.switch_off("it failed too often.")
+    if not all_are_on(trainer, state):
         return None
     planned = None
     again = retries and state.readout.status in (Status.ABSTAINING, Status.FAILED)
     if due or read or again or last or not state.measured:
         must = read or again or last or not state.measured
-        planned = _afford(state, must, last, share)
+        with contained(state, "planning"):
+            planned = _afford(state, must, last, share)
         planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
-    if planned is None:
+    if planned is None and state.off is None:
         state.hold(Status.HELD)
     return planned
 
@@ -78,18 +81,18 @@ def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | Non
 
 def measure(
     trainer: Trainer, module: LightningModule, state: RunState, start_up: StartUp, planned: Plan, epochs: float
-) -> bool:
-    """Finish the start if need be, measure, and take the result over; False where any rank failed.
+) -> None:
+    """Finish the start if need be, measure, and take the result over, unless any rank failed.
 
     `epochs` is how many have been trained.
     """
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
     state.tried_step = trainer.global_step
-    state.budget.train(seconds_until_idle(module.device))
     measurement, failure = None, None
     optional = (*planned.riders, *planned.others)
     needed = state.selection.needed
     try:
+        state.budget.train(seconds_until_idle(module.device))
         measurer = start_up.finish(trainer, module, state)
         measurement = state.measure(measurer, module, needed, optional, trainer.optimizers, planned.samples)
     except Exception as error:
@@ -99,18 +102,18 @@ def measure(
     if measurement is None or not all_measured:
         state.failures += 1
         state.hold(Status.FAILED)
-        say_failure(state, failure or RuntimeError("another rank failed."), f"in epoch {epoch}")
-        return False
+        elsewhere = of_another_rank(None if failure is None else f"{type(failure).__name__}: {failure}")
+        say_failure(state, failure or elsewhere, f"in epoch {epoch}")
+        return
     failed = [name for name in optional if not agree(name not in measurement.failures, all=True)]
-    say_optional_failures(state, measurement, failed, epoch)
-    riding = sum(measurement.seconds.get(name, 0.0) for name in planned.riders)
-    state.budget.pay(measurement.seconds_of_needed, measurement.samples, riding)
-    progress = planned_share(trainer, epochs)
-    state.take(measurement, progress, epoch, failed, planned.riders)
-    state.measured, state.failures, state.warned = True, 0, False
-    state.fresh_step, state.pending = trainer.global_step, measurement
-    say_notes(state)
-    return True
+    with contained(state, "taking over the measurement"):
+        say_optional_failures(state, measurement, failed, epoch)
+        riding = sum(measurement.seconds.get(name, 0.0) for name in planned.riders)
+        state.budget.pay(measurement.seconds_of_needed, measurement.samples, riding)
+        state.take(measurement, planned_share(trainer, epochs), epoch, failed, planned.riders)
+        state.measured, state.failures, state.warned = True, 0, False
+        state.fresh_step, state.pending = trainer.global_step, measurement
+        say_notes(state)
 
 
 def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> None:
@@ -121,15 +124,19 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None)
     agree = trainer.strategy.reduce_boolean_decision
     if not (state.validated and agree("train_accuracy" in state.readout.fresh, all=True)):
         return
-    actual_gap = None
-    accuracy = state.validation.accuracy(trainer, name)
-    if isinstance(accuracy, Refusal):
-        say_no_actual_gap(state, accuracy)
-    else:
-        say_reading(state, accuracy)
-        actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
-        state.readout.add("actual_gap", actual_gap)
-        state.compared = True
+    residual = None
+    with contained(state, "reading the validation accuracy"):
+        accuracy = state.validation.accuracy(trainer, name)
+        if isinstance(accuracy, Refusal):
+            say_no_actual_gap(state, accuracy)
+        else:
+            say_reading(state, accuracy)
+            actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
+            state.readout.add("actual_gap", actual_gap)
+            state.compared = True
+            residual = state.residual(actual_gap)
     # Metrics and predictions may differ between ranks: rank 0 speaks for all.
-    state.learn(trainer.strategy.broadcast(state.residual(actual_gap)))
+    residual = trainer.strategy.broadcast(residual)
+    with contained(state, "the recalibration"):
+        state.learn(residual)
     state.validated = False

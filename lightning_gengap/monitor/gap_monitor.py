@@ -11,8 +11,10 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
@@ -63,8 +65,9 @@ class GapMonitor(Callback):
             default the one like `val_acc`, if it is a number of right samples divided by that of the validation, or
             such a number in percent, or a torchmetrics accuracy of single labels with any average. Others are refused.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training when a measurement fails, and nothing is then shown as fresh. Where a
-            measure fails that the predictor does not need, only its own keys are missing. `raise` is for debugging.
+        on_error: `warn` keeps training when anything fails, also before the first step, and nothing is then shown as
+            fresh. Where a measure fails that the predictor does not need, only its own keys are missing. `raise` is
+            for debugging.
         measures: names of measures to take and log, whether or not the predictor needs them.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -72,7 +75,8 @@ class GapMonitor(Callback):
 
     Raises:
         PredictorError, MeasureError, ConfigurationError: an argument that cannot work.
-        GapError: before the first step, a task, data or Trainer that cannot be watched.
+        ConfigurationError: in `setup`, a Trainer that cannot be watched. Nothing is raised later: a task or data that
+            cannot be watched, and whatever else fails, are one warning, and training goes on unchanged.
 
     Example:
         >>> import torch
@@ -157,7 +161,7 @@ class GapMonitor(Callback):
         state = self._state
         return state is not None and key.removeprefix(state.prefix) in (*state.readout.fresh, "status", "overhead")
 
-    # Before the first step: everything that cannot work is raised while the user is still at the keyboard.
+    # In `setup`, arguments that cannot work are raised while the user is still at the keyboard.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse sharded strategies, and callbacks that would read a key that is never there."""
@@ -168,6 +172,9 @@ class GapMonitor(Callback):
         if self is monitors[0]:
             check_readers(trainer, lambda key: any(monitor._logs(key, trainer) for monitor in monitors))
 
+    # From here on nothing raises: whatever fails is said once, and training goes on unchanged.
+
+    @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
@@ -188,17 +195,23 @@ class GapMonitor(Callback):
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started
 
-    # During training: nothing raises, whatever fails is said once.
+    @harmless
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Copy initial weights that a lazy module made in its first forward."""
+        if self._state is not None:
+            self._start_up.add_lazy_weights(pl_module, self._state)
 
+    @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the first batches where the data cannot be indexed; watch the step's logits where they are needed."""
         state = self._state
-        if state is None:
+        if state is None or state.off is not None:
             return
         self._start_up.copy(batch, pl_module, state)
         if state.measurer is not None:
             state.training_loss.begin_step(pl_module, state.measurer.classes, trainer.current_epoch, batch_idx)
 
+    @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -208,14 +221,17 @@ class GapMonitor(Callback):
             return
         loss = minimised_loss(trainer, pl_module, outputs)
         state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
+        self._start_up.try_again(trainer, pl_module, state)
         self._moments(trainer).step(trainer, pl_module, state)
 
+    @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure where somebody reads our keys right after this validation."""
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.begin()
             self._moments(trainer).validation_start(trainer, pl_module, self._state)
 
+    @harmless
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -229,22 +245,26 @@ class GapMonitor(Callback):
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.count(lambda: self._start_up.reader.batch(batch).targets, dataloader_idx)
 
+    @harmless
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember that this epoch has a validation accuracy."""
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validated = True
 
+    @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare a prediction of these weights with the validation."""
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.end(trainer)
             self._moments(trainer).validation_end(trainer, pl_module, self._state)
 
+    @harmless
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan, measure, compare, log and draw."""
         if self._state is not None:
             self._moments(trainer).epoch_end(trainer, pl_module, self._state)
 
+    @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final weights if that is not done, and say which measures were asked for and never paid for."""
         if self._state is not None:
@@ -260,16 +280,22 @@ class GapMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Initial weights, difficulty, training loss, budget and the values last shown."""
-        return {} if self._state is None else self._state.state()
+        kept: dict[str, Any] = {}
+        if self._state is not None:
+            with contained(self._state, "saving its state"):
+                kept = self._state.state()
+        return kept
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until training resumes."""
         self._restored = state_dict
 
+    @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""
         self._let_go()
 
+    @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the samples."""
         self._let_go()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
 from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
 from lightning_gengap.monitor.run_state import FIT, RunState
 from lightning_gengap.monitor.schedule import Selection
+from lightning_gengap.monitor.warning import rank_zero_warn
 
 NOW = ("status", "overhead")
 OF_VALIDATION = ("actual_gap", "recalibrated_gap")

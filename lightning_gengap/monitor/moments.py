@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
@@ -112,8 +113,9 @@ class Moments:
 
     def _publish(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Let callbacks find the values. Copied batches may differ between ranks: rank 0 speaks for all."""
-        read = modes(state.readers)
-        found = self.display.for_callbacks(state, read, trainer.current_epoch)
+        found = {"status": float(Status.OFF)}
+        with contained(state, "choosing what callbacks find"):
+            found = self.display.for_callbacks(state, modes(state.readers), trainer.current_epoch)
         found = trainer.strategy.broadcast(found)
         trainer.callback_metrics.update(
             {f"{self.prefix}{key}": torch.tensor(value, device=module.device) for key, value in found.items()}

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.warning import rank_zero_warn
 
 ALWAYS_OF_NOW = ("/status", "/overhead")
 Moment = Literal["epoch", "validation", "step"]

@@ -59,6 +59,9 @@ class RunState:
         validated: whether the present epoch had a validation.
         validation: what the last one had and logged.
         failures: failed measurements in a row.
+        off: why the monitor is switched off for the rest of the training; None while it is on.
+        untold: a failure before the first step, which is tried again after it and only then told.
+        trained_on: the number of samples, where the first batches are copied because reading by index failed.
         warned: whether the user knows of them.
         said: what the user was told once.
         never_because: why the prediction abstains for good; empty while it may yet be made.
@@ -95,6 +98,9 @@ class RunState:
     validated: bool = False
     validation: Validation = field(default_factory=Validation)
     failures: int = 0
+    off: str | None = None
+    untold: Exception | None = None
+    trained_on: int | None = None
     warned: bool = False
     said: set[str] = field(default_factory=set)
     never_because: list[str] = field(default_factory=list)
@@ -138,6 +144,13 @@ class RunState:
             self.readout.of_last = Status.NEVER
             if self.selection.predictor is not None:
                 self.notes.append(_NEVER.format(reason))
+
+    def switch_off(self, cause: str) -> None:
+        """Measure no more in this training. The last values are held."""
+        self.off = self.off or cause
+        self.hold(Status.OFF)
+        self.training_loss.close()
+        self.measurer = self.first_batches = self.untold = None
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""

@@ -72,14 +72,31 @@ def planned_share(trainer: Trainer, epochs: float) -> float | None:
 
 
 def place_in_training(trainer: Trainer) -> Callable[[Any], Any]:
-    """What brings a training batch to the device: the precision, then the module's or data module's transfer hooks."""
+    """What brings a training batch to the device: the precision, then the module's or data module's transfer hooks.
+
+    The hooks run as in validation: many mix or augment `if self.trainer.training`, which no measured sample should be.
+    """
 
     def place(batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        stage, trainer.validating = trainer.state.stage, True
+        try:
+            batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        finally:
+            trainer.state.stage = stage
 
     return place
+
+
+def move_in_training(trainer: Trainer) -> Callable[[Any], Any]:
+    """What brings a batch to the device without the hooks before and after the transfer, which may mix samples."""
+
+    def move(batch: Any) -> Any:
+        batch, device = trainer.precision_plugin.convert_input(batch), trainer.strategy.root_device
+        return trainer.lightning_module._call_batch_hook("transfer_batch_to_device", batch, device, 0)
+
+    return move
 
 
 @contextmanager

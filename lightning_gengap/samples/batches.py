@@ -78,7 +78,8 @@ def _checked_targets(targets: Any) -> Tensor:
             "targets",
             got=f"{targets.dtype} of shape {tuple(targets.shape)}, a regression target or soft labels",
             expected="integer class indices of shape (batch,)",
-            remedy="GapMonitor watches classifiers; for one-hot labels pass target=lambda batch: batch[1].argmax(1).",
+            remedy="GapMonitor watches classifiers; for one-hot labels pass target=lambda batch: batch[1].argmax(1), "
+            "for labels that training mixes pass probe_data=<the plain training set>.",
         )
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]

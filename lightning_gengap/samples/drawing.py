@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_gengap.errors import BatchError
-from lightning_gengap.samples.nested import flat_tensors
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.dataset_copy import private_copy
+from lightning_gengap.samples.mixing import EXAMPLES, examples_in, mixes
+from lightning_gengap.samples.nested import copied, flat_tensors, rows_of
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches, no_samples
+from lightning_gengap.samples.source import COLLATE_MIXES, Source
 from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
 _READ_TWICE = 8
-
-Read = Callable[[Sequence[int]], Any]
+_HOOKS_MIX = (
+    "the batch transfer hooks mix samples, so probe_data are moved to the device without them; if the hooks also "
+    "normalise, let them mix only `if self.trainer.training`"
+)
+_MIXES = {_HOOKS_MIX, COLLATE_MIXES}
 
 
 def draw_samples(
-    loader: Any, reader: SampleReader, probe_data: Any = None, batches_per_epoch: float = float("inf")
+    loader: Any,
+    reader: SampleReader,
+    probe_data: Any = None,
+    batches_per_epoch: float = float("inf"),
+    keep: Iterable[Any] = (),
 ) -> Samples | None:
     """Read the monitored samples now, or return None where only the batches of training itself can be copied.
+
+    They are read through private copies of the data set and the collate function, so that the user's own keep no trace.
 
     Args:
         loader: the training loader, whatever the user gave.
@@ -30,28 +46,34 @@ def draw_samples(
         probe_data: a view of the training data without augmentation: a data set, a loader or batches. A data set of
             the training set's length is read at the indices that training draws from.
         batches_per_epoch: see `trainable_indices`.
+        keep: objects that are never copied, see `private_copy`.
     """
     indices = trainable_indices(loader, batches_per_epoch)
     with random_streams_kept():
         if probe_data is not None:
-            return _from_probe_data(probe_data, loader, indices, reader)
+            return _from_probe_data(probe_data, loader, indices, reader, tuple(keep))
         if indices is None:
             return None
-        return _read_indices(_read_as(loader), indices, reader, len(indices))
+        return _read_indices(Source.of(loader, tuple(keep)), indices, reader, len(indices))
 
 
-def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, reader: SampleReader) -> Samples:
+def _from_probe_data(
+    data: Any, loader: Any, indices: Sequence[int] | None, reader: SampleReader, keep: tuple[Any, ...]
+) -> Samples:
     train_samples = None if indices is None else len(indices)
     own, dataset = _indexed(data)
     if own is not None:
         if len(own) == 0:
             raise no_samples("probe_data of length 0")
-        collates = isinstance(loader, DataLoader) and loader.batch_sampler is not None
-        collate = loader.collate_fn if collates else default_collate
-        read = _read_as(data) if isinstance(data, DataLoader) else _read_each(data, collate)
         if indices is not None and len(dataset) == len(loader.dataset):
             own = indices
-        return _read_indices(read, own, reader, train_samples)
+        if isinstance(data, DataLoader):
+            source = Source.of(data, keep)
+        else:
+            own_loader = loader if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
+            collate = default_collate if own_loader is None else own_loader.collate_fn
+            source = Source(data, collate, loader=own_loader, keep=keep, plain=True)
+        return _read_indices(source, own, reader, train_samples, plain=True)
     if not isinstance(data, Iterable):
         raise BatchError(
             "probe_data",
@@ -59,7 +81,35 @@ def _from_probe_data(data: Any, loader: Any, indices: Sequence[int] | None, read
             expected="a dataset, a DataLoader or an iterable of batches",
             remedy="Pass an un-augmented view of the training set.",
         )
-    return Samples(reader.take(data), train_samples, augmented=False)
+    notes: list[str] = []
+    with private_copy(data, keep) as (copied_data, _):
+        taken = _taken(copied_data, reader, notes)
+    return Samples(taken, train_samples, augmented=False, notes=tuple(notes))
+
+
+def _taken(data: Iterable[Any], reader: SampleReader, notes: list[str]) -> tuple[ProbeBatch, ...]:
+    """The first batches of probe data, whose hooks may mix."""
+    batches = map(copied, data)
+    first = next(iter(batches), None)
+    if first is None:
+        return checked_batches([])
+    reader = _without_mixing(reader, first, notes)
+    return reader.take(chain([first], batches))
+
+
+def _without_mixing(reader: SampleReader, batch: Any, notes: list[str]) -> SampleReader:
+    """The reader, without the transfer hooks where they mix the samples of this batch."""
+    examples = examples_in(batch)
+    some = rows_of(batch, torch.arange(min(EXAMPLES, examples)), examples)
+    count = examples_in(some)
+
+    def apply(positions: list[int]) -> Any:
+        return reader.place(copied(rows_of(some, torch.tensor(positions), count)))
+
+    if reader.move is None or count < 2 or not mixes(apply, count, some):
+        return reader
+    notes.append(_HOOKS_MIX)
+    return replace(reader, place=reader.move)
 
 
 def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
@@ -71,25 +121,36 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
     return None, data
 
 
-def _read_indices(read: Read, indices: Sequence[int], reader: SampleReader, train_samples: int | None) -> Samples:
+def _read_indices(
+    source: Source, indices: Sequence[int], reader: SampleReader, train_samples: int | None, plain: bool = False
+) -> Samples:
     drawn = reader.draw(indices)
-    batches = checked_batches(reader.batch(read(drawn[i : i + CHUNK])) for i in range(0, len(drawn), CHUNK))
-    augmented = _differs(lambda chosen: reader.place(read(chosen)), drawn[:_READ_TWICE])
-    return Samples(batches, train_samples, augmented)
+    chunks = [drawn[i : i + CHUNK] for i in range(0, len(drawn), CHUNK)]
+    again = drawn[:_READ_TWICE]
+    batches: list[ProbeBatch] = []
+    twice: list[Any] = []
+    with closing(source.batches([*chunks, again, again])) as read:
+        for batch in read:
+            if plain and not batches:
+                reader = _without_mixing(reader, batch, source.notes)
+            if len(batches) < len(chunks):
+                batches.append(_read_batch(reader, batch, unmixed=not _MIXES.isdisjoint(source.notes)))
+            else:
+                twice.append(reader.place(batch))
+    return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes))
 
 
-def _read_as(loader: Any) -> Read:
-    """Reads a list of indices as the loader would; a loader that does not batch hands its data set the whole list."""
-    if loader.batch_sampler is None:
-        return lambda indices: loader.collate_fn(loader.dataset[list(indices)])
-    return _read_each(loader.dataset, loader.collate_fn)
+def _read_batch(reader: SampleReader, batch: Any, unmixed: bool) -> ProbeBatch:
+    """The batch; where it was kept from mixing, a `target` that is made for mixed labels may not fit it."""
+    try:
+        return reader.batch(batch)
+    except Exception:
+        if not unmixed or reader.target is None:
+            raise
+        return replace(reader, target=None).batch(batch)
 
 
-def _read_each(dataset: Any, collate: Callable[[Any], Any]) -> Read:
-    return lambda indices: collate([dataset[i] for i in indices])
-
-
-def _differs(read: Read, indices: Sequence[int]) -> bool:
-    """Whether two reads of the same indices differ."""
-    first, second = flat_tensors(read(indices)), flat_tensors(read(indices))
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two batches hold different tensors."""
+    first, second = flat_tensors(one), flat_tensors(other)
     return len(first) != len(second) or any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -24,11 +24,13 @@ class Samples:
         batches: in chunks, on the device of the model.
         train_samples: the number of distinct samples that training draws from; None if unknown.
         augmented: whether two reads of one index differ, so that the samples are not the clean ones.
+        notes: what the user should know about the reading.
     """
 
     batches: tuple[ProbeBatch, ...]
     train_samples: int | None
     augmented: bool
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(batch.targets) for batch in self.batches)
@@ -48,6 +50,7 @@ class SampleReader:
         target: from a batch to its class indices; None for the usual places.
         forward: from model and batch to logits; None for a call on the inputs.
         place: moves a collated batch onto the device, as training does.
+        move: does so without the hooks that training has around it; None for nothing else than `place`.
     """
 
     samples: int
@@ -55,6 +58,7 @@ class SampleReader:
     target: Target | None = None
     forward: Forward | None = None
     place: Place = _as_is
+    move: Place | None = None
 
     def batch(self, collated: Any) -> ProbeBatch:
         """A batch on the device, with its targets and inputs found."""
