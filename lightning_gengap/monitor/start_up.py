@@ -28,6 +28,7 @@ from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
+from lightning_gengap.undisturbed import state_kept
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class StartUp:
 
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         reader = replace(self.reader, place=place_in_training(trainer))
-        with naming_memory("reading the training samples"), current_hook_kept(module):
+        data_module = getattr(trainer, "datamodule", None)  # its transfer hooks may have a state too
+        # The modes stay those of training: a transfer hook must give what it gives in training.
+        with naming_memory("reading the training samples"), state_kept(module, data_module), current_hook_kept(module):
             samples = draw_samples(trainer.train_dataloader, reader, self.probe_data, trainer.num_training_batches)
         if samples is None:
             state.first_batches = []
