@@ -15,6 +15,7 @@ from lightning_gengap.errors import GapError, frameless, naming_memory
 from lightning_gengap.measurement import Measurer, TrainingMemory
 from lightning_gengap.monitor.notices import say_failure, say_no_initial_weights, say_optional_failures, say_watched
 from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.rehearsal import rehearse
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Budget, Selection
 from lightning_gengap.monitor.trainer_facts import (
@@ -108,6 +109,7 @@ class StartUp:
 
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
         """Watch these samples from now on. The first time, show the values before any step."""
+        rehearse(module, samples, self.reader.forward, self.layers, state)
         measurer = Measurer.of(
             module,
             samples,

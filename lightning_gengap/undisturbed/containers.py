@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import io
 import random
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -78,6 +79,17 @@ def _parts_of_array(saved: np.ndarray[Any, Any]) -> Sequence[Any]:
     return saved.ravel().tolist() if saved.dtype == object and saved.size <= MOST_ITEMS else ()
 
 
+def _save_position(file: io.IOBase) -> int:
+    if not file.seekable() or file.writable():
+        raise NotKept("reading a file is all that can be undone")
+    return file.tell()
+
+
+def _restore_position(file: io.IOBase, saved: int) -> None:
+    if file.tell() != saved:
+        file.seek(saved)
+
+
 def _restore_generator(generator: torch.Generator, saved: torch.Tensor) -> None:
     if not torch.equal(generator.get_state(), saved):
         generator.set_state(saved)
@@ -99,6 +111,7 @@ CONTAINERS: tuple[tuple[type | tuple[type, ...], Kind], ...] = (
     ((tuple, frozenset), Kind(tuple, nothing_to_restore, _few)),
     (np.ndarray, Kind(_save_array, _restore_array, _parts_of_array)),
     ((bytearray, array.array), Kind(lambda held: held[:], _restore_slices, no_parts)),
+    (io.IOBase, Kind(_save_position, _restore_position, no_parts)),
     (torch.Generator, Kind(torch.Generator.get_state, _restore_generator, no_parts)),
     (random.Random, Kind(lambda own: own.getstate(), lambda own, saved: own.setstate(saved), no_parts)),
     (np.random.Generator, Kind(lambda own: own.bit_generator.state, _restore_numpy_generator, no_parts)),

@@ -11,6 +11,9 @@ Saved = Any
 _LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "lightning_gengap"}
 _PLAIN = frozenset({"builtins", "abc", "typing", "typing_extensions", "collections"})
 _FOREIGN = (frozenset(_LIGHTNING | {"torch", "numpy"}) | sys.stdlib_module_names) - _PLAIN - {"__main__"}
+_OF_TRAINERS = ("torch.optim", "torch.utils.data", "torch.distributed")
+_OF_THREADS = frozenset({"_thread", "threading", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"})
+_OF_FILES = frozenset({"_io", "io", "tempfile"})
 _NAMESPACES = ("SimpleNamespace", "Namespace")  # of `types` and `argparse`
 
 
@@ -29,7 +32,11 @@ class Kind(NamedTuple):
 
 
 class NotKept(Exception):  # noqa: N818
-    """An object that is too large, or not the model's."""
+    """An object that is too large, or cannot change by itself."""
+
+
+class Shared(Exception):  # noqa: N818
+    """An object that other threads may change meanwhile."""
 
 
 def nothing_to_restore(thing: Any, saved: Saved) -> None:
@@ -59,6 +66,19 @@ def is_foreign(package: str | None) -> bool:
 def is_users(cls: type) -> bool:
     """Whether a class was defined by the user, or by a library that builds models."""
     return package_of(cls) not in _FOREIGN | _PLAIN
+
+
+def is_of_threads(cls: type) -> bool:
+    """Whether a class serves threads or processes."""
+    return package_of(cls) in _OF_THREADS
+
+
+def belongs_to_others(cls: type) -> bool:
+    """Whether objects of this class belong to a Trainer, an optimizer, a loader, a thread or a file."""
+    return any(
+        package_of(base) in _LIGHTNING | _OF_THREADS | _OF_FILES or base.__module__.startswith(_OF_TRAINERS)
+        for base in cls.__mro__
+    )
 
 
 def is_looked_into(cls: type) -> bool:

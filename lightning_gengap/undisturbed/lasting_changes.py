@@ -45,7 +45,8 @@ def find_lasting_changes(model: nn.Module, run: Run) -> list[str]:
         ['calls']
     """
     reached = Snapshot(model, copies=False)
-    if sum(memory_of(tensor) for tensor in reached.tensors) > MOST_COPIED:
+    arrays = (thing.nbytes for thing in reached.objects if isinstance(thing, np.ndarray))
+    if sum(map(memory_of, reached.tensors)) + sum(arrays) > MOST_COPIED:
         return []
     with random_streams_kept():
         try:
@@ -69,7 +70,8 @@ def digests(model: nn.Module) -> dict[str, Any]:
 
 def _shared(reached: Snapshot) -> dict[int, Any]:
     """What a copy shares with the model (the Trainer, say), and what has to be copied in a way of its own."""
-    memo: dict[int, Any] = {id(thing): thing for thing in reached.foreign if not hasattr(type(thing), "__next__")}
+    modules = set(map(id, reached.modules))
+    memo: dict[int, Any] = {id(thing): thing for thing in reached.of_others if id(thing) not in modules}
     for thing in reached.objects:
         if isinstance(thing, torch.Generator):
             memo[id(thing)] = torch.Generator(thing.device).set_state(thing.get_state())

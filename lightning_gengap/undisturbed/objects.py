@@ -14,13 +14,13 @@ from lightning_gengap.undisturbed.containers import restore_dict
 from lightning_gengap.undisturbed.kind import (
     Kind,
     NotKept,
+    Shared,
     is_foreign,
+    is_of_threads,
     is_users,
     nothing_to_restore,
     saved_parts,
 )
-
-_OF_THREADS = frozenset({"_thread", "threading", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"})
 
 
 class _Attributes(NamedTuple):
@@ -46,13 +46,11 @@ def object_kind(cls: type) -> Kind:
 def _save_object(names: Sequence[str], thing: Any) -> _Attributes:
     held = dict(getattr(thing, "__dict__", ()))
     slots = {name: getattr(thing, name) for name in names if hasattr(thing, name)}
-    if not isinstance(thing, nn.Module) and any(map(_is_of_threads, (*held.values(), *slots.values()))):
-        raise NotKept("other threads may change it")
+    if not isinstance(thing, nn.Module) and any(
+        is_of_threads(type(part)) for part in (*held.values(), *slots.values())
+    ):
+        raise Shared
     return _Attributes(type(thing), held, slots)
-
-
-def _is_of_threads(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in _OF_THREADS
 
 
 def _restore_object(names: Sequence[str], thing: Any, saved: _Attributes) -> None:

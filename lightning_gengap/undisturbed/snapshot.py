@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gengap.undisturbed.kind import Kind
+from lightning_gengap.undisturbed.kind import Kind, Shared, belongs_to_others
 from lightning_gengap.undisturbed.kinds import kinds_of
 from lightning_gengap.undisturbed.objects import CLASS, has_attributes, object_kind, user_classes
 from lightning_gengap.undisturbed.tensors import MOST_COPIED, KeptTensors, memory_of
@@ -29,6 +29,7 @@ class Snapshot:
         """Save all that the roots reach; without `copies` of tensors it cannot be restored."""
         self._seen: dict[int, Any] = {}  # the objects themselves, so that none is freed and its id given away
         self._records: list[tuple[Any, Kind, Any]] = []
+        self._shared: set[int] = set()
         self._empty: list[Any] = []  # containers without an item, as most registries of modules are
         self._tensors: dict[int, Tensor] = {}
         self._kinds: dict[type, tuple[Kind, ...]] = {}
@@ -73,10 +74,13 @@ class Snapshot:
         return list(self._tensors.values())
 
     @property
-    def foreign(self) -> list[Any]:
-        """What is reached and not looked into."""
-        known = self._by_object.keys() | self._tensors.keys() | set(map(id, self._empty))
-        return [thing for key, thing in self._seen.items() if key not in known]
+    def of_others(self) -> list[Any]:
+        """What is reached and not the model's: a Trainer, an optimizer, a data set, a file, or what threads share."""
+        return [
+            thing
+            for key, thing in self._seen.items()
+            if key not in self._tensors and (belongs_to_others(type(thing)) or key in self._shared)
+        ]
 
     def reaches(self, thing: Any) -> bool:
         """Whether this object was reached, and is no number or string."""
@@ -128,6 +132,9 @@ class Snapshot:
         try:
             saved = kind.save(thing)
             parts = kind.parts(saved)
+        except Shared:
+            self._shared.add(id(thing))
+            return ()
         except Exception:  # it is not kept, or raises errors of its own
             return ()
         self._records.append((thing, kind, saved))

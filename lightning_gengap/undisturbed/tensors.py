@@ -258,7 +258,8 @@ def _describe(tensor: Any) -> str:
 
 def bytes_of(tensor: Tensor) -> bytes:
     """The values of a tensor, and nothing of the storage around it."""
-    flat = [part.detach().contiguous().cpu() for part in _parts(tensor)]
+    # Copied first: `numpy` would take from the storage that it can be resized.
+    flat = [part.detach().to("cpu", copy=True).contiguous() for part in _parts(tensor)]
     return b"".join(part.flatten().view(torch.uint8).numpy().tobytes() for part in flat if part.numel())
 
 
