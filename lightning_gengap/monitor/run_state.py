@@ -34,6 +34,9 @@ class RunState:
         measured: whether a measurement has succeeded since training began.
         validated: whether the present epoch had a validation.
         failures: failed measurements in a row.
+        off: why the monitor is switched off for the rest of the training; None while it is on.
+        untold: a failure before the first step, which is tried again after it and only then told.
+        trained_on: the number of samples, where the first batches are copied because reading by index failed.
         warned: whether the user knows of them.
         said: what the user was told once.
         notes: what the user is yet to be told.
@@ -58,6 +61,9 @@ class RunState:
     measured: bool = False
     validated: bool = False
     failures: int = 0
+    off: str | None = None
+    untold: Exception | None = None
+    trained_on: int | None = None
     warned: bool = False
     said: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -67,6 +73,13 @@ class RunState:
         """Widen the intervals from now on."""
         if flag not in self.flags:
             self.flags.append(flag)
+
+    def switch_off(self, cause: str) -> None:
+        """Measure no more in this training. The last values are held."""
+        self.off = self.off or cause
+        self.readout.hold(Status.OFF)
+        self.training_loss.close()
+        self.measurer = self.first_batches = self.untold = None
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""

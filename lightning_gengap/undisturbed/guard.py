@@ -16,13 +16,13 @@ from lightning_gengap.undisturbed.snapshot import Snapshot
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, *others: Any) -> Iterator[None]:
     """Run a block on `model` in eval mode, and restore everything that the block may have changed.
 
     Inside, every submodule is in eval mode, gradients are enabled, inference mode and autocast are off, float32
     matrix products have full precision, compiled modules run eagerly, and transformers take no fast path.
 
-    On exit, also after an exception, everything is as before that `state_kept` keeps.
+    On exit, also after an exception, everything is as before that `state_kept` keeps, in `others` too.
 
     Example:
         >>> import torch
@@ -34,7 +34,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         (True, 0)
     """
     with ExitStack() as stack:
-        stack.enter_context(state_kept(model))
+        stack.enter_context(state_kept(model, *others))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device_type in {"cpu", *(parameter.device.type for parameter in model.parameters())} - {"meta"}:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -178,47 +176,3 @@ def test_a_fit_goes_on_after_one_that_could_not_be_measured():
     trainer.fit(model, loader())
     assert monitor.prediction.outside == ()
     assert trainer.callback_metrics["gengap/status"] == 0
-
-
-READERS: dict[str, tuple[Callable[[], Any], bool]] = {
-    "strict": (lambda: EarlyStopping("gengap/predicted_gap", patience=9), True),
-    "lenient": (lambda: EarlyStopping("gengap/predicted_gap", patience=9, strict=False), False),
-    "status": (lambda: EarlyStopping("gengap/status", patience=9), False),
-    "own": (lambda: EarlyStopping("user_loss", patience=9), False),
-    "ours": (lambda: GapEarlyStopping(patience=9), False),
-}
-
-
-@pytest.mark.parametrize("kind", READERS)
-def test_a_start_that_fails_is_refused_where_lightning_would_end_the_run_for_want_of_a_value(kind: str):
-    make, refused = READERS[kind]
-    trainer = quiet_trainer(make(), tiny_monitor())
-    if refused:
-        with pytest.raises(MeasureError, match="out of memory"):
-            trainer.fit(Starts(10**9, no_memory), loader())
-        assert trainer.global_step == 0
-    else:
-        with pytest.warns(UserWarning, match="could not measure before the first step"):
-            trainer.fit(Starts(10**9, no_memory), loader())
-        assert trainer.global_step == 8
-
-
-def test_a_scheduler_or_a_checkpoint_after_validation_waits_for_values_too(tmp_path: Path):
-    class Scheduled(Starts):
-        def configure_optimizers(self) -> Any:
-            optimizer = super().configure_optimizers()
-            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "gengap/train_loss"}}
-
-    with pytest.raises(MeasureError, match="out of memory"):
-        fitted(tiny_monitor(), model=Scheduled(10**9, no_memory))
-    for validate in (True, False):
-        checkpoint = ModelCheckpoint(tmp_path, monitor="gengap/predicted_gap", save_on_train_epoch_end=True)
-        arguments = {"model": Validated(10**9, no_memory), "validate": validate, "enable_checkpointing": True}
-        if validate:
-            with pytest.raises(MeasureError, match="out of memory"):
-                fitted(checkpoint, tiny_monitor(), **arguments)
-        else:
-            values, said = watched(checkpoint, tiny_monitor(), **arguments)
-            assert values("gengap/status") == [2, 2]
-            assert "GapMonitor could not measure before the first step" in said[0]
