@@ -76,8 +76,9 @@ def _shared(reached: Snapshot) -> dict[int, Any]:
         if isinstance(thing, torch.Generator):
             memo[id(thing)] = torch.Generator(thing.device).set_state(thing.get_state())
     for tensor in reached.tensors:
-        if not tensor.is_leaf:  # torch refuses to copy it
-            memo[id(tensor)] = tensor.detach().clone()
+        if not tensor.is_leaf or tensor.layout not in (torch.strided, torch.sparse_coo):  # torch refuses to copy it
+            twin = tensor.detach().clone()
+            memo[id(tensor)] = nn.Parameter(twin) if isinstance(tensor, nn.Parameter) else twin
     return memo
 
 
@@ -107,6 +108,8 @@ def _named(snapshot: Snapshot, root: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, _of_tensor(thing)
             continue
         parts = [item for held in snapshot.held_by(thing) for item in held.items()]
+        if name.endswith("_hooks"):  # their keys count the hooks of the whole process
+            parts = [(number, hook) for number, (_, hook) in enumerate(parts)]
         if not parts:
             yield name, _of_opaque(thing)
         for key, part in parts:

@@ -80,11 +80,13 @@ def _save_script(module: Any) -> dict[str, Any]:
     names = {"training", *(name for name, _ in module.named_buffers(recurse=False))}
     concrete = getattr(module, "_concrete_type", None)
     names.update(() if concrete is None else concrete.get_attributes())
-    return {name: getattr(module, name) for name in names if module._c.hasattr(name)}
+    return {name: getattr(module, name) for name in names if module._c.hasattr(name)} | dict(module.named_children())
 
 
 def _restore_script(module: Any, saved: dict[str, Any]) -> None:
     for name, value in saved.items():
+        if isinstance(value, nn.Module):
+            continue
         now = getattr(module, name)
         changed = now is not value if isinstance(value, torch.Tensor) else repr(now) != repr(value)
         if changed:

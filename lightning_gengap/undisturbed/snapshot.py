@@ -155,6 +155,11 @@ class Snapshot:
                 copied = size <= room
                 room -= size if copied else 0
             self._keep(tensor, copied)
+        for gradient in (tensor.grad for tensor in parameters if tensor.is_leaf):
+            if gradient is not None and id(gradient) not in self._tensors:
+                size = memory_of(gradient)
+                self._keep(gradient, copied=size <= room)
+                room -= size if size <= room else 0
         self._kept.copy()
 
     def _keep(self, tensor: Tensor, copied: bool) -> None:
