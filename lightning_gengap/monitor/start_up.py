@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import GapError, MeasureError, frameless, naming_memory, one_line
@@ -136,7 +137,8 @@ class StartUp:
                 undisturbed(module, data_module),
                 current_hook_kept(module),
             ):
-                return draw_samples(loader, reader, self.probe_data, trainer.num_training_batches)
+                keep = (trainer, module)
+                return draw_samples(loader, reader, self.probe_data, trainer.num_training_batches, keep)
         except GapError:
             raise
         except Exception as error:  # the user's data set, collate function or transfer hook
@@ -161,6 +163,9 @@ class StartUp:
         """Watch the samples, and measure once what describes the task."""
         measurer = self._watch(samples, module, state)
         say_watched(measurer)
+        for note in samples.notes:
+            if state.says_first(note):
+                rank_zero_info(f"GapMonitor: {note}.")
         needed, optional = state.selection.once(state.memory.taken)
         if not (needed or optional):
             return

@@ -24,11 +24,13 @@ class Samples:
         batches: in chunks, on the device of the model.
         train_samples: the number of distinct samples that training draws from; None if unknown.
         augmented: whether two reads of one index differ, so that the samples are not the clean ones.
+        notes: what the user should know about the reading.
     """
 
     batches: tuple[ProbeBatch, ...]
     train_samples: int | None
     augmented: bool
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(batch.targets) for batch in self.batches)

@@ -1,0 +1,334 @@
+"""A copy of a data set to read from, so that the user's own keeps no trace of our reads. It shares the large arrays."""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import io
+import os
+import random
+import sqlite3
+import sys
+import threading
+import types
+import warnings
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGE = 2**20  # bytes, from which on an array is shared
+MOST_BYTES = 8 * LARGE  # that all copied arrays may take together
+MOST_ENTRIES = 10_000  # of a container whose entries are copied as well
+MOST_OBJECTS = 300_000  # that are looked at; then containers are copied without their entries
+
+_HARMLESS = ("lock", "Lock", "RLock", "SemLock", "Semaphore", "BoundedSemaphore")  # left as they were found
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+@contextmanager
+def private_copy(content: Any, keep: Iterable[Any] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """A copy of `content` for a block, and the kinds of the objects in it that are the user's own after all.
+
+    Objects are copied as `copy.deepcopy` does it, with these differences. Tensors and arrays of 1 MiB or more are
+    shared, and any once 8 MiB are copied. So are the entries of containers with more than 10,000. What cannot be
+    copied is shared alone: the rest is copied. A file that is open for reading is opened once more, at the same
+    offset; where that fails, its offset is restored after the block.
+
+    Args:
+        content: a data set, with whatever else reads it.
+        keep: objects that are not copied wherever they are found.
+    """
+    copier = _Copier({id(each): each for each in keep})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            copied = copier(content)
+        except RecursionError:  # chains of objects that are longer than Python's stack
+            copied, copier.shared = content, [type(content)]
+    try:
+        kinds = dict.fromkeys(kind.__qualname__ for kind in copier.shared if kind.__name__ not in _HARMLESS)
+        yield copied, tuple(kinds)
+    finally:
+        copier.let_go()
+
+
+@dataclass
+class _Copier:
+    """Copies objects once each.
+
+    Attributes:
+        memo: the copies by the identity of their originals, in the form of `copy.deepcopy`.
+        left: bytes that may still be copied.
+        shared: the types of the objects that could not be copied.
+        opened: files that were opened once more.
+        rewind: what puts shared files and generators back to where they stood.
+        alive: the originals, some of which exist for the copy alone: their identities must not be given away.
+    """
+
+    memo: dict[int, Any]
+    left: int = MOST_BYTES
+    shared: list[type] = field(default_factory=list)
+    opened: list[Any] = field(default_factory=list)
+    rewind: list[Callable[[], Any]] = field(default_factory=list)
+    alive: list[Any] = field(default_factory=list)
+    looked_at: int = 0
+
+    def __call__(self, x: Any) -> Any:
+        known = self.memo.get(id(x), self)
+        if known is not self:
+            return known
+        if x is None or type(x) in _ATOMS or isinstance(x, _AS_IS):
+            return x
+        self.looked_at += 1
+        try:
+            made = self._copy(x)
+        except RecursionError:
+            raise
+        except Exception:  # whatever says that it cannot be copied
+            self.shared.append(type(x))
+            made = x
+        self.memo[id(x)] = made
+        self.alive.append(x)
+        return made
+
+    def let_go(self) -> None:
+        """Put back what is shared, and close what was opened, also what the copy has opened while it was read."""
+        for rewind in self.rewind:
+            rewind()
+        known = {id(each) for each in (*self.alive, *self.memo.values())} - {id(file) for file in self.opened}
+        copies = [made for original, made in self.memo.items() if original != id(made)]
+        found = [part for made in copies for part in _parts(made) if isinstance(part, _CLOSED)]
+        for handle in (*self.opened, *found):
+            if id(handle) not in known:
+                handle.close()
+
+    def _copy(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return self._sized(x, x.numel() * x.element_size(), _copy_tensor)
+        if isinstance(x, np.ndarray):
+            return self._array(x)
+        if isinstance(x, io.IOBase) and not isinstance(x, io.BytesIO | io.StringIO):
+            return self._file(x)
+        if type(x) in _CONTAINERS:
+            return self._container(x)
+        for kind, how in _HOW:
+            if isinstance(x, kind):
+                return how(self, x)
+        return self._object(x)
+
+    def _sized(self, x: Any, size: int, how: Callable[[Any], Any]) -> Any:
+        """A copy of what is small; what is large is shared, and so is everything once enough is copied."""
+        if size >= LARGE or size > self.left:
+            return x
+        self.left -= size
+        return how(x)
+
+    def _array(self, x: Any) -> Any:
+        if isinstance(x, np.memmap):
+            return x
+        made = self._sized(x, x.nbytes, lambda array: array.copy())
+        if made is not x and x.dtype == object and x.size <= MOST_ENTRIES:
+            self.memo[id(x)] = made
+            for place, entry in enumerate(x.flat):
+                made.flat[place] = self(entry)
+        return made
+
+    def _file(self, x: Any) -> Any:
+        """The file opened once more: an offset that is shared would move under the user's own reads."""
+        offset = x.tell()
+        raw = x.buffer if isinstance(x, io.TextIOWrapper) else x
+        raw = raw.raw if isinstance(raw, io.BufferedReader) else raw
+        if isinstance(raw, io.FileIO) and raw.mode == "rb" and (made := self._opened_again(raw)) is not None:
+            made = made if x is raw else io.BufferedReader(made)
+            if isinstance(x, io.TextIOWrapper):
+                made = io.TextIOWrapper(made, x.encoding, x.errors)
+            made.seek(offset)
+            return made
+        self.rewind.append(lambda: x.seek(offset))
+        return x
+
+    def _opened_again(self, raw: io.FileIO) -> Any:
+        """The same file with an offset of its own; None where its name no longer leads to it."""
+        try:
+            made = io.FileIO(raw.name, "rb")
+            self.opened.append(made)
+            return made if os.path.samestat(os.fstat(made.fileno()), os.fstat(raw.fileno())) else None
+        except (OSError, TypeError):
+            return None
+
+    def _container(self, x: Any) -> Any:
+        """A list, set, dict or deque; its entries are shared where there are very many."""
+        if self._has_many(x):
+            return copy.copy(x)
+        made = copy.copy(x)
+        made.clear()
+        self.memo[id(x)] = made
+        if isinstance(x, dict):
+            made.update((self(key), self(value)) for key, value in list(x.items()))
+        elif isinstance(x, set):
+            made.update(self(entry) for entry in list(x))
+        else:
+            made.extend(self(entry) for entry in list(x))
+        return made
+
+    def _has_many(self, x: Any) -> bool:
+        return len(x) > MOST_ENTRIES or self.looked_at > MOST_OBJECTS
+
+    def _tuple(self, x: tuple[Any, ...]) -> Any:
+        if self._has_many(x):
+            return x
+        entries = [self(entry) for entry in x]
+        if all(new is old for new, old in zip(entries, x, strict=True)):
+            return x
+        return type(x)(*entries) if hasattr(x, "_fields") else type(x)(entries)
+
+    def _method(self, x: types.MethodType) -> Any:
+        return types.MethodType(x.__func__, self(x.__self__))
+
+    def _function(self, x: types.FunctionType) -> Any:
+        """The function itself, or where it holds something that was copied, one that holds the copy."""
+        self._watch(x)
+        if not x.__closure__ and not x.__defaults__:
+            return x
+        cells = [self.memo.setdefault(id(cell), types.CellType()) for cell in x.__closure__ or ()]
+        made = types.FunctionType(x.__code__, x.__globals__, x.__name__, None, tuple(cells) or None)
+        self.memo[id(x)] = made
+        made.__defaults__, made.__kwdefaults__ = self(x.__defaults__), x.__kwdefaults__
+        made.__dict__.update(x.__dict__)
+        changed = made.__defaults__ is not x.__defaults__
+        for cell, new in zip(x.__closure__ or (), cells, strict=True):
+            if _is_filled(cell):
+                new.cell_contents = self(cell.cell_contents)
+                changed = changed or not any(new.cell_contents is same for same in (cell.cell_contents, made))
+        return made if changed else x
+
+    def _watch(self, function: types.FunctionType) -> None:
+        """Put generators back that stand in the module of a function: they are global, so that no copy is read."""
+        for name in function.__code__.co_names:
+            stream = function.__globals__.get(name)
+            if isinstance(stream, _GENERATORS) and id(stream) not in self.memo:
+                self.memo[id(stream)] = stream
+                self.rewind.append(_rewinding(stream))
+
+    def _local(self, x: Any) -> Any:
+        made = type(x)()
+        self.memo[id(x)] = made
+        made.__dict__.update({name: self(value) for name, value in x.__dict__.items()})
+        return made
+
+    def _object(self, x: Any) -> Any:
+        kind = type(x)
+        if kind.__module__.partition(".")[0] in ("PIL", "pyarrow"):  # contents that are only read
+            return x
+        size = sys.getsizeof(x)
+        if size >= LARGE:
+            return x
+        if hasattr(kind, "__deepcopy__"):
+            for part in getattr(x, "__dict__", {}).values():
+                if isinstance(part, Tensor | np.ndarray) and part.nbytes >= LARGE:
+                    self.memo[id(part)] = part
+            return self._sized(x, size, lambda each: copy.deepcopy(each, self.memo))
+        reduce = copyreg.dispatch_table.get(kind)
+        reduced = x.__reduce_ex__(4) if reduce is None else reduce(x)
+        return x if isinstance(reduced, str) else self._rebuilt(x, *reduced)
+
+    def _rebuilt(
+        self, x: Any, function: Any, arguments: Any, state: Any = None, items: Any = None, pairs: Any = None, *_: Any
+    ) -> Any:
+        """An object from what `__reduce_ex__` tells of it."""
+        if function is not copyreg.__newobj__:  # type: ignore[attr-defined]  # contents of C types are parts of their own
+            size = sum(sys.getsizeof(part) for part in arguments)
+            if size > self.left:
+                return x
+            self.left -= size
+        made = function(*(self(argument) for argument in arguments))
+        self.memo[id(x)] = made
+        if state is not None:
+            _set_state(made, self(state))
+        self._add_class_attributes(made)
+        few = (items is None and pairs is None) or not self._has_many(x)
+        for item in items or ():
+            made.append(self(item) if few else item)
+        for key, value in pairs or ():
+            made[self(key) if few else key] = self(value) if few else value
+        return made
+
+    def _add_class_attributes(self, made: Any) -> None:
+        """Give the copy caches and generators of its own where its class holds them; watch those of its methods."""
+        attributes: Any = getattr(made, "__dict__", None)
+        for kind in type(made).__mro__ if isinstance(attributes, dict) else ():
+            for name, value in list(vars(kind).items()):
+                if isinstance(value, types.FunctionType):
+                    self._watch(value)
+                elif (type(value) in _CONTAINERS or isinstance(value, (*_GENERATORS, Tensor, np.ndarray))) and not (
+                    name.startswith("__") or name in attributes
+                ):
+                    attributes[name] = self(value)
+
+
+def _copy_tensor(x: Tensor) -> Any:
+    return copy.deepcopy(x) if x.is_leaf else x.detach().clone()
+
+
+def _copy_generator(copier: _Copier, x: torch.Generator) -> torch.Generator:
+    made = torch.Generator(device=x.device)
+    made.set_state(x.get_state())
+    return made
+
+
+def _rewinding(stream: Any) -> Callable[[], Any]:
+    """What brings a generator back to where it stands now."""
+    if isinstance(stream, random.Random):
+        return partial(stream.setstate, stream.getstate())
+    if isinstance(stream, np.random.Generator):
+        return partial(setattr, stream.bit_generator, "state", stream.bit_generator.state)
+    return partial(stream.set_state, stream.get_state())
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _parts(made: Any) -> list[Any]:
+    """What stands directly in an object or container."""
+    if type(made) in _CONTAINERS:
+        return list(made.values() if isinstance(made, dict) else made) if len(made) <= MOST_ENTRIES else []
+    held = getattr(made, "__dict__", None)
+    return list(held.values()) if isinstance(held, dict) else []
+
+
+def _set_state(made: Any, state: Any) -> None:
+    if hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes:
+        made.__dict__.update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
+
+
+_ATOMS = {bool, int, float, complex, str, bytes, frozenset, range, slice, type(Ellipsis), type(NotImplemented)}
+_ATOMS |= {torch.dtype, torch.device, torch.Size, torch.layout, property, weakref.ref}
+_AS_IS = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, np.generic, np.dtype)
+_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
+_CLOSED = (io.IOBase, sqlite3.Connection)
+_HOW: tuple[tuple[Any, Callable[[_Copier, Any], Any]], ...] = (
+    (tuple, _Copier._tuple),
+    (torch.Generator, _copy_generator),
+    (types.MethodType, _Copier._method),
+    (types.FunctionType, _Copier._function),
+    (threading.local, _Copier._local),
+    (bytearray, lambda copier, x: copier._sized(x, len(x), bytearray)),
+)
