@@ -78,13 +78,15 @@ class _Pieces:
 
     @classmethod
     def of(cls, memories: list[_Memory]) -> _Pieces:
-        views = [memory.view() for memory in memories]
-        return cls(memories, torch.cat(views) if len(views) > 1 else views[0].clone())
+        return cls(memories, _joined(memories, copied=True))
+
+    def now(self) -> Tensor:
+        """The bytes as they are now, one piece after the other."""
+        return _joined(self.memories, copied=False)
 
     def differ(self) -> Tensor | bool:
         """Whether any byte has changed; on an accelerator the answer stays there."""
-        views = [memory.view() for memory in self.memories]
-        now, before = _as_words(torch.cat(views) if len(views) > 1 else views[0]), _as_words(self.copy)
+        now, before = _as_words(self.now()), _as_words(self.copy)
         return not torch.equal(now, before) if now.device.type == "cpu" else (now != before).any()
 
     def write(self) -> None:
@@ -94,6 +96,13 @@ class _Pieces:
             view = memory.view()
             if not torch.equal(view, copy):
                 view.copy_(copy)
+
+
+def _joined(memories: list[_Memory], copied: bool) -> Tensor:
+    views = [memory.view() for memory in memories]
+    if len(views) > 1:
+        return torch.cat(views)
+    return views[0].clone() if copied else views[0]
 
 
 class KeptTensors:
@@ -108,7 +117,7 @@ class KeptTensors:
         """Keep a tensor: with its bytes, or only watched."""
         kind, lazy = type(tensor), nn.parameter.is_lazy(tensor)
         alias = tensor.data if lazy else tensor.detach()
-        plain = kind in _PLAIN and alias.layout == torch.strided and alias.dtype in _AS_BYTES
+        plain = kind in _PLAIN and _is_plain(alias)
         parts = (alias,) if plain else tuple(part.detach() for part in _parts(alias))
         gradient = tensor.grad if tensor.is_leaf else None
         version = None if copied or tensor.is_inference() else tensor._version
@@ -122,7 +131,7 @@ class KeptTensors:
         if part.device.type == "meta":
             return
         size = storage.nbytes()
-        if part.dtype in _AS_BYTES and part.is_contiguous() and part.nbytes == size:
+        if _is_plain(part) and part.is_contiguous() and part.nbytes == size:
             self._memories[storage._cdata] = _Memory(storage, size, 0, size, part)
             return
         start, end = _extent(part)
@@ -221,6 +230,12 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor lies on its storage as its type and strides say."""
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return strided and tensor.dtype in _AS_BYTES and not tensor.is_meta
+
+
 def _place(tensor: Tensor) -> Place:
     """Where a tensor lies and how it is laid out; equal for equal places."""
     if nn.parameter.is_lazy(tensor):
@@ -229,6 +244,8 @@ def _place(tensor: Tensor) -> Place:
         (part.untyped_storage()._cdata, part.storage_offset(), part.shape, part.stride(), part.dtype)
         for part in _parts(tensor)
     ]
+    if tensor.is_nested:
+        return tuple(places)
     if tensor.layout == torch.sparse_coo:
         return (*places, tensor.shape, tensor.is_coalesced())
     return (*places, tensor.shape)
@@ -265,7 +282,7 @@ def bytes_of(tensor: Tensor) -> bytes:
 
 def memory_of(tensor: Tensor) -> int:
     """The bytes that a copy of a tensor would take."""
-    if type(tensor) in _PLAIN and tensor.layout == torch.strided and tensor.is_contiguous():
+    if type(tensor) in _PLAIN and _is_plain(tensor) and tensor.is_contiguous():
         return tensor.nbytes
     try:
         return sum(end - start for start, end in map(_extent, _parts(tensor)))
