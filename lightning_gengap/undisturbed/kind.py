@@ -14,7 +14,7 @@ _FOREIGN = (frozenset(_LIGHTNING | {"torch", "numpy"}) | sys.stdlib_module_names
 _OF_TRAINERS = ("torch.optim", "torch.utils.data", "torch.distributed")
 _OF_THREADS = frozenset({"_thread", "threading", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"})
 _OF_FILES = frozenset({"_io", "io", "tempfile"})
-_NAMESPACES = ("SimpleNamespace", "Namespace")  # of `types` and `argparse`
+_EXTENDED = ("SimpleNamespace", "Namespace", "Callback")  # foreign classes whose objects may keep a forward's state
 
 
 class Kind(NamedTuple):
@@ -84,7 +84,8 @@ def belongs_to_others(cls: type) -> bool:
 def is_looked_into(cls: type) -> bool:
     """Whether objects of this class are looked into, unless they are modules, containers or functions.
 
-    What belongs to a Trainer, an optimizer, a logger, a data set, a thread or a file is not the model's.
+    What belongs to a Trainer, an optimizer, a logger, a data set, a thread or a file is not the model's. A callback of
+    the user's is reached through the forward hooks that it has registered.
     """
-    bases = (base for base in cls.__mro__ if base is not object and base.__name__ not in _NAMESPACES)
+    bases = (base for base in cls.__mro__ if base is not object and base.__name__ not in _EXTENDED)
     return not any(is_foreign(package_of(base)) or package_of(base) == "builtins" for base in bases)

@@ -120,6 +120,8 @@ class Snapshot:
                 stack += self._save(thing, kind)
             if not kinds and isinstance(thing, Tensor):
                 self._tensors[id(thing)] = thing
+                if thing.__dict__:  # what the user has noted on it
+                    stack.append(thing.__dict__)
             elif kinds and cls not in classes:
                 classes.add(cls)
                 for own in user_classes(cls):

@@ -158,6 +158,15 @@ def test_attributes_made_replaced_and_deleted_are_as_before():
     assert not model._forward_hooks
 
 
+def test_notes_on_a_parameter_are_restored():
+    model = nn.Linear(1, 1)
+    model.weight.seen = [1]
+    with state_kept(model):
+        model.weight.seen.append(2)
+        model.weight.late = 1
+    assert vars(model.weight) == {"seen": [1]}
+
+
 def test_data_of_a_class_are_restored():
     class Counts(nn.Module):
         calls, bank = 0, []

@@ -270,6 +270,22 @@ class Careful(Callback):
         module.log("drawn", module.drawn + random.random() + float(np.random.rand()))
 
 
+class Remembers(Callback):
+    """Keeps activations by a forward hook, and logs what it has kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+
+    def on_train_start(self, trainer: Any, module: LightningModule) -> None:
+        module.net[0].register_forward_hook(self.keep)
+
+    def keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.kept.append(output.detach().mean())
+
+    def on_train_epoch_end(self, trainer: Any, module: LightningModule) -> None:
+        module.log("kept", torch.stack(self.kept).sum())
+
+
 class Resets(Callback):
     """Draws new weights for the head after the first epoch."""
 
@@ -376,6 +392,7 @@ LOOPS: dict[str, Condition] = {
     ),
     "callback that draws": noisy(callbacks=lambda: [Careful()]),
     "callback that resets": noisy(callbacks=lambda: [Resets()]),
+    "callback with a forward hook": noisy(callbacks=lambda: [Remembers()]),
     "callback that prunes": Condition(callbacks=lambda: [Pruning()]),
     "batch norm on transfer": Condition(NormsTransferred),
     "counts on transfer": Condition(CountsTransfers),

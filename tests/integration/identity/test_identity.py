@@ -14,6 +14,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 CONDITIONS: dict[str, Condition] = LAYERS | STATE | LOOPS
 
 
+def test_there_are_as_many_conditions_as_the_readme_says():
+    assert len(CONDITIONS) > 160
+
+
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_training_is_identical(name: str):
     condition = CONDITIONS[name]
