@@ -24,6 +24,7 @@ from lightning_gengap.monitor.notices import (
     say_watched,
 )
 from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.rehearsal import rehearse
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.trainer_facts import (
@@ -130,8 +131,13 @@ class StartUp:
         """The samples; None where only batches of training can be copied, also because reading by index failed."""
         reader = replace(self.reader, place=place_in_training(trainer), move=move_in_training(trainer))
         loader = trainer.train_dataloader
+        data_module = getattr(trainer, "datamodule", None)  # its transfer hooks may have a state too
         try:
-            with naming_memory("reading the training samples"), undisturbed(module), current_hook_kept(module):
+            with (
+                naming_memory("reading the training samples"),
+                undisturbed(module, data_module),
+                current_hook_kept(module),
+            ):
                 keep = (trainer, module)
                 return draw_samples(loader, reader, self.probe_data, trainer.num_training_batches, keep)
         except GapError:
@@ -174,6 +180,7 @@ class StartUp:
 
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
         """Watch these samples from now on. The first time, show the values before any step."""
+        rehearse(module, samples, self.reader.forward, self.layers, state)
         measurer = Measurer.of(
             module,
             samples,

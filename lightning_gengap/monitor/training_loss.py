@@ -150,6 +150,7 @@ class TrainingLoss:
         self._handles = [
             module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
             for name, module in modules.items()
+            if not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
         ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:

@@ -190,9 +190,9 @@ def test_arguments_that_fail_are_said_once(kind: str):
 
 OWN: dict[str, tuple[Any, str]] = {
     "what is shown": (Readout, "show"),
-    "the budget": (Budget, "allows"),
+    "the budget": (Budget, "allowance"),
     "the prediction": (Predictor, "predict"),
-    "the display": (Display, "scalars"),
+    "the display": (Display, "for_callbacks"),
     "the prefix": (Monitor, "_prefix"),
     "the state": (RunState, "state"),
 }
@@ -222,7 +222,7 @@ HOOKS = ("on_train_start", "on_train_batch_start", "on_before_backward", "on_tra
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_hook_that_fails_anywhere_switches_it_off(monkeypatch: pytest.MonkeyPatch, hook: str, after: int):
-    from lightning_gengap.monitor import gap_monitor, start_up
+    from lightning_gengap.monitor import moments, start_up
     from lightning_gengap.monitor.training_loss import TrainingLoss
 
     owner, name = {
@@ -230,7 +230,7 @@ def test_a_hook_that_fails_anywhere_switches_it_off(monkeypatch: pytest.MonkeyPa
         "on_train_batch_start": (start_up.StartUp, "copy"),
         "on_before_backward": (start_up.StartUp, "add_lazy_weights"),
         "on_train_batch_end": (TrainingLoss, "step"),
-        "on_train_epoch_end": (gap_monitor, "compare_with_validation"),
+        "on_train_epoch_end": (moments, "compare_with_validation"),
     }[hook]
     after = {"on_train_start": 0, "on_train_epoch_end": min(after, 1)}.get(hook, after)
     monkeypatch.setattr(owner, name, in_first(after, getattr(owner, name)))

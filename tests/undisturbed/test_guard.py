@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -191,6 +194,42 @@ def test_tf32_convolutions_are_switched_off_on_cuda(model: nn.Module, monkeypatc
     with undisturbed(model):
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_settings_that_a_forward_changes_are_restored(model: nn.Module, interrupted: bool, tmp_path: Path) -> None:
+    before = settings()
+
+    def change() -> None:
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.autograd.set_detect_anomaly(True)
+        warnings.simplefilter("ignore")
+        os.chdir(tmp_path)
+
+    guarded(model, change, interrupted)
+    assert settings() == before
+
+
+def settings() -> list[Any]:
+    return [
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_num_threads(),
+        torch.is_anomaly_enabled(),
+        list(warnings.filters),
+        os.getcwd(),
+    ]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "mha"), reason="the switch came with torch 2.3")
+def test_transformers_take_no_fast_path_inside(model: nn.Module, interrupted: bool) -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+    seen: list[bool] = []
+    guarded(model, lambda: seen.append(torch.backends.mha.get_fastpath_enabled()), interrupted)
+    assert seen == [False]
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="stances came with torch 2.6")
