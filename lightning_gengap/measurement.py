@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +14,11 @@ from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.measures.values import Figure
+from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, default_forward
+from lightning_gengap.samples.batches import Forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -86,6 +87,7 @@ class Measurer:
     """Measures one model on fixed samples.
 
     Attributes:
+        first: how the model is called, and whether its samples can be computed apart.
         classes: the number of logits.
         seed: draws the perturbations.
         weight_decay: of the training, where it is stated. None reads it from the optimizers.
@@ -95,7 +97,7 @@ class Measurer:
 
     samples: Samples
     layout: Layout
-    forward: Forward
+    first: FirstForwards
     classes: int
     memory: TrainingMemory
     seed: int = 0
@@ -121,12 +123,13 @@ class Measurer:
 
         The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
         """
-        forward = forward or default_forward
         with naming_memory("the first forward in eval mode"), undisturbed(model):
-            layout = Layout.of(model, samples.batches[0], forward, layers)
-            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=forward))
+            first = FirstForwards.of(model, samples.batches, forward)
+            samples = replace(samples, batches=first.batches)
+            layout = Layout.of(model, samples.batches[0], first.forward, layers)
+            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=first.forward))
         memory = TrainingMemory() if memory is None else memory
-        return cls(samples, layout, forward, classes, memory, seed, weight_decay, wanted, raises)
+        return cls(samples, layout, first, classes, memory, seed, weight_decay, wanted, raises)
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
@@ -184,8 +187,14 @@ class Measurer:
         for name, found in measurement.optional.items():
             measurement.optional[name] = found | _own_derived(name, values | found)
         measurement.values = values | derived(values)
-        measurement.remarks = tuple(dict.fromkeys(probe.notes))
+        measurement.remarks = tuple(dict.fromkeys((*self._remarks(), *probe.notes)))
         return measurement
+
+    def _remarks(self) -> Iterator[str]:
+        """What holds of all values of this measurer."""
+        if self.first.interaction is not None:
+            size = len(self.samples.batches[0].targets)
+            yield f"{self.first.interaction}, so all values depend on the chunks, of {size} samples, that are measured"
 
     def _missing(self, names: Iterable[str]) -> list[str]:
         """The measures that have to be taken."""
@@ -219,7 +228,9 @@ class Measurer:
             model=model,
             batches=self.samples.batches,
             layout=self.layout,
-            forward=self.forward,
+            forward=self.first.forward,
+            interaction=self.first.interaction,
+            inseparable=self.first.inseparable,
             train_samples=self.samples.train_samples,
             initial_state=self.memory.initial_state,
             memory=self.memory.warm_starts,

@@ -20,7 +20,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run a block on `model` in eval mode, and restore everything that the block may have changed.
 
     Inside, every submodule is in eval mode, gradients are enabled, inference mode and autocast are off, float32
-    matrix products have full precision, and compiled modules run eagerly.
+    matrix products have full precision, compiled modules run eagerly, and encoders take the path that they train on.
 
     On exit, also after an exception, these are as before: the training flag of each submodule, every buffer (value and
     identity), every `.grad` (identity), and the random streams of Python, of NumPy, and of torch on the CPU and on
@@ -52,6 +52,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(device_type, enabled=False, cache_enabled=False))
         stack.enter_context(_full_float32())
         stack.enter_context(_eagerly())
+        stack.enter_context(_plain_attention())
         try:
             for module, _ in modes:
                 module.training = False
@@ -116,6 +117,17 @@ def _float32_switches() -> list[Switch]:
     except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with these
         operations = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
         return [(partial(setattr, each, "fp32_precision"), each.fp32_precision, "ieee") for each in operations]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Run encoders as in training: their fast path of eval mode hands on nested tensors where there is padding."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager

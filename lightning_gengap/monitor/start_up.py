@@ -117,6 +117,8 @@ class StartUp:
         )
         if samples.augmented:
             state.doubt("augmented_probe")
+        if measurer.first.interaction is not None:
+            state.doubt("samples_interact")
         if not state.readout.shown:
             measurement = state.measure(measurer, module, ["fit"])
             _doubt_initial_weights(state, measurer, measurement.values["train_accuracy"])

@@ -115,8 +115,8 @@ class Predictor:
         Args:
             values: by key, without the `gengap/` prefix, as `measure` returns them. `train_accuracy` and `classes` are
                 always needed. Where a feature is missing, the predictor abstains.
-            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`). Each of them widens
-                the interval by its width.
+            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`, `samples_interact`).
+                Each of them widens the interval by its width.
 
         Raises:
             PredictorError: `train_accuracy` or `classes` is missing.
