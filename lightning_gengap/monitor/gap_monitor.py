@@ -169,8 +169,14 @@ class GapMonitor(Callback):
         if state is None:
             return
         self._start_up.copy(batch, pl_module, state)
+        state.replay.begin(pl_module, batch, state.measurer)
         if state.measurer is not None:
             state.training_loss.begin_step(pl_module, state.measurer.classes, trainer.current_epoch, batch_idx)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        """Replay the first training batch, to see whether what is measured is what is trained."""
+        if self._state is not None:
+            self._state.replay.check(trainer, pl_module, self._state.measurer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -191,6 +197,9 @@ class GapMonitor(Callback):
         if state is None:
             return
         state.budget.trained += time.perf_counter() - state.clock
+        notice = state.replay.settle(trainer, state, self._start_up.reader.forward is not None)
+        if notice is not None:
+            rank_zero_info(notice)
         optional = plan(trainer, state, self.every_n_epochs)
         measurement = None if optional is None else measure(trainer, pl_module, state, self._start_up, optional)
         actual_gap = compare_with_validation(trainer, state, self.validation_accuracy)
@@ -236,6 +245,7 @@ class GapMonitor(Callback):
     def _let_go(self) -> None:
         if self._state is not None:
             self._state.training_loss.close()
+            self._state.replay.close()
             self._state.measurer = self._state.first_batches = None
 
     # Keys: equal ones would be averaged by `log`, so that every further monitor has a prefix of its own.

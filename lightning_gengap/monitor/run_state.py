@@ -12,6 +12,7 @@ from torch import nn
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
 from lightning_gengap.monitor.readout import Readout, Status
+from lightning_gengap.monitor.replay import Replay
 from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.predictors.predictor import Prediction
@@ -49,6 +50,7 @@ class RunState:
     measurer: Measurer | None = None
     first_batches: list[ProbeBatch] | None = None
     training_loss: TrainingLoss = field(default_factory=TrainingLoss)
+    replay: Replay = field(default_factory=Replay)
     readout: Readout = field(default_factory=Readout)
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
