@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -187,14 +187,8 @@ class Measurer:
         for name, found in measurement.optional.items():
             measurement.optional[name] = found | _own_derived(name, values | found)
         measurement.values = values | derived(values)
-        measurement.remarks = tuple(dict.fromkeys((*self._remarks(), *probe.notes)))
+        measurement.remarks = tuple(dict.fromkeys((*filter(None, [self.first.remark]), *probe.notes)))
         return measurement
-
-    def _remarks(self) -> Iterator[str]:
-        """What holds of all values of this measurer."""
-        if self.first.interaction is not None:
-            size = len(self.samples.batches[0].targets)
-            yield f"{self.first.interaction}, so all values depend on the chunks, of {size} samples, that are measured"
 
     def _missing(self, names: Iterable[str]) -> list[str]:
         """The measures that have to be taken."""

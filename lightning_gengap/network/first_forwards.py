@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +15,21 @@ from lightning_gengap.errors import out_of_memory
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.calling import chosen_forward
-from lightning_gengap.samples.nested import INSEPARABLE, flat_tensors, handed_out, map_tensors, rows_of
+from lightning_gengap.samples.nested import (
+    INSEPARABLE,
+    exchange,
+    flat_tensors,
+    handed_out,
+    joined,
+    map_tensors,
+    rows_of,
+)
 
 _APART = 1e-4  # of the largest logit: far above what the size of a batch does to rounding
 _LOW_PRECISION = 5e-2  # the same, of models in half precision
 _ABSOLUTE = 1e-5
+_INTERACT = "samples interact in eval mode"
+_RANDOM = "the outputs are random in eval mode, so all values differ from measurement to measurement"
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,9 @@ class FirstForwards:
         call: maps (model, batch as the loader gave it) to logits.
         forward: the same for the content of `batches`.
         batches: with the examples on the first axis of every tensor where that is possible.
-        interaction: how samples of a batch interact in eval mode; None where they do not, or it is unknown.
+        interaction: that the samples of a batch interact in eval mode; None where they do not, or it is unknown.
         inseparable: why samples cannot be computed alone; None where they can.
+        remark: what the user should know of all values; None without such.
     """
 
     call: Forward
@@ -38,6 +50,7 @@ class FirstForwards:
     batches: tuple[ProbeBatch, ...]
     interaction: str | None = None
     inseparable: str | None = None
+    remark: str | None = None
 
     @classmethod
     def of(cls, model: nn.Module, batches: tuple[ProbeBatch, ...], forward: Forward | None = None) -> FirstForwards:
@@ -48,7 +61,7 @@ class FirstForwards:
             batches: not empty.
             forward: how to call the model; None for a choice among the usual ways.
 
-        Cost: a forward of the first batch and one of half of it; one more where they disagree.
+        Cost: a forward of the first batch and one of half of it; one or two more for unusual batches.
 
         Raises:
             LogitsError: the outputs are no logits, or no usual way to call the model works.
@@ -60,19 +73,22 @@ class FirstForwards:
                 call, whole = chosen_forward(model, first.content, lambda output: logits_of(output, examples))
             else:
                 call, whole = forward, _logits(model, forward, first.content, examples)
-            settled = cls(call, call, batches)._with_exchangeable_inputs(model, whole)
+            settled = cls(call, call, batches)._with_exchangeable_inputs(model, whole)._with_float_images(model, whole)
             apart = _apart(model, call, first.content, whole)
             if apart is None:
                 return settled._with_time_first(model, whole) or settled._inseparable()
-            if apart <= _limit(whole) or _is_random(model, call, first.content, whole):
+            apart = max(apart, _apart_when_joined(model, call, batches, whole))
+            if apart <= _limit(whole):
                 return settled
+            if _is_random(model, call, first.content, whole):
+                return replace(settled, remark=_RANDOM)
         if _has_parts_of_its_own(first.content, examples):
             return settled._inseparable()
-        reason = (
-            "samples interact in eval mode: logits of half a chunk alone differ by "
-            f"{apart:.2g} from the same ones in the whole chunk"
+        remark = (
+            f"{_INTERACT}, where logits of a part of a chunk alone differ by {apart:.2g} from the same ones in the "
+            f"whole chunk, so all values depend on the chunks that are measured, here of size {examples}"
         )
-        return replace(settled, interaction=reason, inseparable=reason)
+        return replace(settled, interaction=_INTERACT, inseparable=_INTERACT, remark=remark)
 
     def _inseparable(self) -> FirstForwards:
         """The same, with samples that cannot be computed alone; square inputs may have the examples on either axis."""
@@ -100,6 +116,25 @@ class FirstForwards:
                 raise
         reason = f"the tensors of a {type(first.content).__name__} cannot be exchanged"
         return replace(self, batches=tuple(replace(b, inputs=None, no_inputs=reason) for b in self.batches))
+
+    def _with_float_images(self, model: nn.Module, whole: Tensor) -> FirstForwards:
+        """The same with floats for images of bytes, where the model does not mind: they can then be perturbed."""
+        found = [_images_of_bytes(batch) for batch in self.batches]
+        if any(images is None for images in found):
+            return self
+        batches = tuple(
+            replace(batch, content=exchange(batch.content, images, floats), inputs=floats, no_inputs="")
+            for batch, images in zip(self.batches, found, strict=True)
+            if images is not None
+            for floats in (images.float(),)
+        )
+        try:
+            logits = _logits(model, self.call, batches[0].content, len(whole))
+        except Exception as error:  # a network that needs integers
+            if out_of_memory(error):
+                raise
+            return self
+        return replace(self, batches=batches) if _largest(logits - whole) <= _limit(whole) else self
 
     def _with_time_first(self, model: nn.Module, whole: Tensor) -> FirstForwards | None:
         """The same with the second axis of inputs made the first, where the examples lie there; None elsewhere."""
@@ -166,6 +201,28 @@ def _apart(model: nn.Module, forward: Forward, content: Any, whole: Tensor) -> f
         else:
             return _largest(alone - whole[rows.to(whole.device)])
     return None
+
+
+def _apart_when_joined(model: nn.Module, forward: Forward, batches: Sequence[ProbeBatch], whole: Tensor) -> float:
+    """By how much logits of a single first sample differ when the next batch joins it; zero where it cannot."""
+    if len(whole) > 1 or len(batches) < 2:
+        return 0.0
+    more = len(batches[1].targets)
+    try:
+        both = joined(batches[0].content, batches[1].content, 1, more)
+        return _largest(_logits(model, forward, both, 1 + more)[:1] - whole)
+    except Exception as error:  # contents that do not fit together
+        if out_of_memory(error):
+            raise
+        return 0.0
+
+
+def _images_of_bytes(batch: ProbeBatch) -> Tensor | None:
+    """The images in a batch that has integers only."""
+    if batch.inputs is not None:
+        return None
+    images = (each for each in flat_tensors(batch.content) if each.dtype == torch.uint8 and each.ndim == 4)
+    return next((each for each in images if len(each) == len(batch.targets)), None)
 
 
 def _limit(logits: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ def chosen_forward(model: nn.Module, batch: Any, logits_in: Callable[[Any], Tens
     first: Exception | None = None
     for way in _WAYS:
         try:
-            logits = logits_in(way(model, handed_out(batch)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of ways that are wrong
+                logits = logits_in(way(model, handed_out(batch)))
         except Exception as error:
             if out_of_memory(error):
                 raise
