@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
 from lightning_gengap.measurement import Measurement
+from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
 from lightning_gengap.monitor.notices import say_failure, say_no_actual_gap, say_notes, say_optional_failures
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
@@ -18,8 +19,9 @@ from lightning_gengap.monitor.trainer_facts import find_validation_accuracy, pla
 
 def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, ...] | None:
     """The optional measures of this epoch; None where nothing is measured, and the last values are held."""
-    if state.failures >= MOST_FAILURES:
-        state.readout.hold(Status.OFF)
+    if state.failures >= MOST_FAILURES and state.off is None:
+        state.switch_off("it failed too often.")
+    if not all_are_on(trainer, state):
         return None
     epochs, planned = trainer.current_epoch + 1, None
     if not state.measured or epochs % every_n_epochs == 0:
@@ -49,14 +51,16 @@ def measure(
     if measurement is None or not all_measured:
         state.failures += 1
         state.readout.hold(Status.FAILED)
-        say_failure(state, failure or RuntimeError("another rank failed."), f"in epoch {epoch}")
+        elsewhere = of_another_rank(None if failure is None else f"{type(failure).__name__}: {failure}")
+        say_failure(state, failure or elsewhere, f"in epoch {epoch}")
         return None
     failed = [name for name in optional if not agree(name not in measurement.failures, all=True)]
-    say_optional_failures(state, measurement, failed, epoch)
-    state.take(measurement, planned_share(trainer, epoch + 1), epoch, failed)
-    state.measured, state.failures, state.warned = True, 0, False
-    say_notes(state)
-    return measurement
+    with contained(state, "taking over the measurement"):
+        say_optional_failures(state, measurement, failed, epoch)
+        state.take(measurement, planned_share(trainer, epoch + 1), epoch, failed)
+        state.measured, state.failures, state.warned = True, 0, False
+        say_notes(state)
+    return measurement if state.off is None else None
 
 
 def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> float | None:
@@ -67,12 +71,16 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None)
     agree = trainer.strategy.reduce_boolean_decision
     if not (state.validated and agree("train_accuracy" in state.readout.shown, all=True)):
         return None
-    actual_gap = None
-    accuracy, notice = find_validation_accuracy(trainer.callback_metrics, name)
-    if accuracy is None:
-        say_no_actual_gap(state, str(notice))
-    else:
-        actual_gap = state.readout.shown["train_accuracy"] - accuracy
+    actual_gap = residual = None
+    with contained(state, "reading the validation accuracy"):
+        accuracy, notice = find_validation_accuracy(trainer.callback_metrics, name)
+        if accuracy is None:
+            say_no_actual_gap(state, str(notice))
+        else:
+            actual_gap = state.readout.shown["train_accuracy"] - accuracy
+            residual = state.residual(actual_gap)
     # Metrics and predictions may differ between ranks: rank 0 speaks for all.
-    state.learn(trainer.strategy.broadcast(state.residual(actual_gap)))
+    residual = trainer.strategy.broadcast(residual)
+    with contained(state, "the recalibration"):
+        state.learn(residual)
     return actual_gap

@@ -9,12 +9,15 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.notices import say_unpaid
+from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp, begin
@@ -51,8 +54,9 @@ class GapMonitor(Callback):
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with. By default the one like `val_acc`.
         verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
-        on_error: `warn` keeps training when a measurement fails, and holds the last values of all keys. Where a measure
-            fails that the predictor does not need, only its own keys are held. `raise` is for debugging.
+        on_error: `warn` keeps training when anything fails, also before the first step, and holds the last values of
+            all keys. Where a measure fails that the predictor does not need, only its own keys are held. `raise` is
+            for debugging.
         measures: names of measures to take and log, whether or not the predictor needs them.
         forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
         target: maps a batch to class indices.
@@ -60,7 +64,8 @@ class GapMonitor(Callback):
 
     Raises:
         PredictorError, MeasureError, ConfigurationError: an argument that cannot work.
-        GapError: before the first step, a task, data or Trainer that cannot be watched.
+        ConfigurationError: in `setup`, a Trainer that cannot be watched. Nothing is raised later: a task or data that
+            cannot be watched, and whatever else fails, are one warning, and training goes on unchanged.
 
     Example:
         >>> import torch
@@ -134,7 +139,7 @@ class GapMonitor(Callback):
         """The last prediction, with its contributions; None before training or without a predictor."""
         return None if self._state is None else self._state.prediction
 
-    # Before the first step: everything that cannot work is raised while the user is still at the keyboard.
+    # In `setup`, arguments that cannot work are raised while the user is still at the keyboard.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse sharded strategies and callbacks that would read a value before it exists."""
@@ -145,6 +150,9 @@ class GapMonitor(Callback):
         if self is monitors[0]:
             check_readers(trainer, lambda key: any(monitor._logs(key, trainer) for monitor in monitors))
 
+    # From here on nothing raises: whatever fails is said once, and training goes on unchanged.
+
+    @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
@@ -161,36 +169,42 @@ class GapMonitor(Callback):
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started
 
-    # During training: nothing raises, whatever fails is said once.
+    @harmless
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Copy initial weights that a lazy module made in its first forward; replay the first batch of training."""
+        if self._state is not None:
+            self._start_up.add_lazy_weights(pl_module, self._state)
+            self._state.replay.check(trainer, pl_module, self._state.measurer)
 
+    @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the first batches where the data cannot be indexed; watch the step's logits where they are needed."""
         state = self._state
-        if state is None:
+        if state is None or state.off is not None:
             return
         self._start_up.copy(batch, pl_module, state)
         state.replay.begin(pl_module, batch, state.measurer)
         if state.measurer is not None:
             state.training_loss.begin_step(pl_module, state.measurer.classes, trainer.current_epoch, batch_idx)
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        """Replay the first training batch, to see whether what is measured is what is trained."""
-        if self._state is not None:
-            self._state.replay.check(trainer, pl_module, self._state.measurer)
-
+    @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the step's loss to the running means."""
-        if self._state is not None:
+        state = self._state
+        if state is not None:
             loss = minimised_loss(trainer, pl_module, outputs)
-            self._state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
+            state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
+            self._start_up.try_again(trainer, pl_module, state)
 
+    @harmless
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember that this epoch has a validation accuracy."""
         if self._state is not None and not trainer.sanity_checking:
             self._state.validated = True
 
+    @harmless
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan, measure, compare, log and draw."""
         state = self._state
@@ -204,7 +218,10 @@ class GapMonitor(Callback):
         measurement = None if optional is None else measure(trainer, pl_module, state, self._start_up, optional)
         actual_gap = compare_with_validation(trainer, state, self.validation_accuracy)
         # Copied batches and the training loss differ between ranks, and so may the keys: rank 0 speaks for all.
-        shown = trainer.strategy.broadcast(self._display.scalars(state, actual_gap, trainer.current_epoch))
+        shown = state.readout.shown | {"overhead": state.budget.overhead, "status": float(Status.OFF)}
+        with contained(state, "choosing what to log"):
+            shown = self._display.scalars(state, actual_gap, trainer.current_epoch)
+        shown = trainer.strategy.broadcast(shown)
         prefix = self._prefix(trainer)
         logged = {f"{prefix}{key}": value for key, value in shown.items()}
         pl_module.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
@@ -214,6 +231,7 @@ class GapMonitor(Callback):
             state.budget.spent += time.perf_counter() - started
         state.validated, state.clock = False, time.perf_counter()
 
+    @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which measures were asked for and never paid for."""
         if self._state is not None:
@@ -228,16 +246,22 @@ class GapMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Initial weights, difficulty, training loss, budget and the values last shown."""
-        return {} if self._state is None else self._state.state()
+        kept: dict[str, Any] = {}
+        if self._state is not None:
+            with contained(self._state, "saving its state"):
+                kept = self._state.state()
+        return kept
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until training resumes."""
         self._restored = state_dict
 
+    @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""
         self._let_go()
 
+    @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the samples."""
         self._let_go()

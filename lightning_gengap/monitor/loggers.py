@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures import MEASURED
@@ -16,6 +15,7 @@ from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.trainer_facts import scalar_step
+from lightning_gengap.monitor.warning import rank_zero_warn
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_gengap.errors import one_line
 from lightning_gengap.measurement import Measurement, Measurer
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
+from lightning_gengap.monitor.warning import rank_zero_warn
 
 
 def say_watched(measurer: Measurer) -> None:
@@ -21,6 +23,15 @@ def say_watched(measurer: Measurer) -> None:
         rank_zero_warn(
             "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "
             "Pass probe_data=<the same training set without augmentation>; until then intervals are wider."
+        )
+
+
+def say_copied_instead(state: RunState, error: Exception) -> None:
+    """Say that the training set could not be read by index."""
+    if state.says_first("copied instead"):
+        rank_zero_info(
+            f"GapMonitor could not read the training set by index ({one_line(error)}), so it copies the first "
+            "batches of training. Pass probe_data=<the training set, readable in this process> to choose the samples."
         )
 
 

@@ -90,9 +90,9 @@ class Replay:
 
     def settle(self, trainer: Trainer, state: RunState, forward_is_given: bool) -> str | None:
         """Act once, on all ranks together, on what the comparison showed; return what the user may want to know."""
-        if self._settled or not self._begun:
+        if self._settled:
             return None
-        self._settled = True
+        self._settled = self._begun or trainer.world_size > 1  # no rank may wait for another one later
         if not trainer.strategy.reduce_boolean_decision(self.mismatch is not None, all=False):
             return None
         found = self.mismatch or Mismatch("training calls another function than the monitor, on another rank", "")

@@ -35,6 +35,9 @@ class RunState:
         measured: whether a measurement has succeeded since training began.
         validated: whether the present epoch had a validation.
         failures: failed measurements in a row.
+        off: why the monitor is switched off for the rest of the training; None while it is on.
+        untold: a failure before the first step, which is tried again after it and only then told.
+        trained_on: the number of samples, where the first batches are copied because reading by index failed.
         warned: whether the user knows of them.
         said: what the user was told once.
         never_because: why the prediction abstains for good; empty while it may yet be made.
@@ -61,6 +64,9 @@ class RunState:
     measured: bool = False
     validated: bool = False
     failures: int = 0
+    off: str | None = None
+    untold: Exception | None = None
+    trained_on: int | None = None
     warned: bool = False
     said: set[str] = field(default_factory=set)
     never_because: list[str] = field(default_factory=list)
@@ -80,6 +86,14 @@ class RunState:
         if reason not in self.never_because:
             self.never_because.append(reason)
             self.notes.append(f"the prediction always abstains, because {reason}")
+
+    def switch_off(self, cause: str) -> None:
+        """Measure no more in this training. The last values are held."""
+        self.off = self.off or cause
+        self.readout.hold(Status.OFF)
+        self.training_loss.close()
+        self.replay.close()
+        self.measurer = self.first_batches = self.untold = None
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.warning import rank_zero_warn
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 _VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")

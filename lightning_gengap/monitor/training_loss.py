@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
-from lightning_gengap.errors import GapError
-
 _TIGHT, _LOOSE = 1e-4, 2e-2  # relative tolerances in float32 and in lower precision
 _SMALL = 1e-2  # nats; below it the rounding of the softmax, not of the loss, sets the tolerance
 
@@ -153,6 +151,7 @@ class TrainingLoss:
         self._handles = [
             module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
             for name, module in modules.items()
+            if not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
         ]
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
@@ -221,7 +220,7 @@ class TrainingLoss:
 def _read(targets: Callable[[], Tensor]) -> Tensor | None:
     try:
         return targets()
-    except GapError:  # probe_data was given and the batches of training hold mixed or no labels
+    except Exception:  # mixed or no labels, because probe_data was given; or a `target` that is not for such batches
         return None
 
 

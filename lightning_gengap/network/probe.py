@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.functional_call import run_at
@@ -172,9 +173,9 @@ class Probe:
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of `model`, copied to the CPU."""
+    """Parameters and buffers of `model`, copied to the CPU, without those that a lazy module has not made yet."""
     named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: value.detach().to("cpu", copy=True) for name, value in named}
+    return {name: value.detach().to("cpu", copy=True) for name, value in named if not is_lazy(value)}
 
 
 def _hook(module: nn.Module, tap: Tap, caught: dict[str, Tensor]) -> Any:

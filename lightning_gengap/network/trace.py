@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
@@ -78,7 +79,7 @@ def trace_forward(model: nn.Module, inputs: Tensor | None, run: Callable[[Tensor
     handles = []
     leaf = None if inputs is None else inputs.detach().requires_grad_()
     for name, module in model.named_modules():
-        if name:
+        if name and not isinstance(module, torch.jit.ScriptModule):  # these take no hooks: one is a step of its own
             before, after = _recorders(trace, clean_name(name), _has_parameters(module))
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))

@@ -86,7 +86,8 @@ def _read_as(loader: Any) -> Read:
 
 
 def _read_each(dataset: Any, collate: Callable[[Any], Any]) -> Read:
-    return lambda indices: collate([dataset[i] for i in indices])
+    fetch = getattr(dataset, "__getitems__", None)  # of which torch makes use, too
+    return lambda indices: collate([dataset[i] for i in indices] if fetch is None else fetch(list(indices)))
 
 
 def _differs(read: Read, indices: Sequence[int]) -> bool:

@@ -33,10 +33,10 @@ class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
         yield from islice((sample for sample in blobs(seed=RANK) if RANK == 1 or sample[1] < 2), 16)
 
 
-def trained(*callbacks: Callback, data: Any = None, **arguments: Any) -> dict[str, Any]:
-    """The metrics by epoch and the final weights' sum, as this rank has them."""
+def trained(*callbacks: Callback, data: Any = None, odd: str | None = None, **arguments: Any) -> dict[str, Any]:
+    """The metrics by epoch and the final weights, as this rank has them; `odd` is the place where user code fails."""
     torch.manual_seed(0)
-    values, model = EpochValues(), TinyModel()
+    values, model = EpochValues(), TinyModel() if odd is None else OddRank(odd)
     trainer = quiet_trainer(*callbacks, values, strategy="ddp", devices=2, **arguments)
     trainer.fit(model, loader() if data is None else data)
     weights = torch.cat([tensor.detach().flatten().double() for tensor in model.parameters()])
@@ -60,17 +60,18 @@ def failing_on(rank: int, values: dict[str, float] | None = None) -> Measure:
     return Measure(measure, {}, 1)
 
 
-def failing(monitor: GapMonitor, **measures: Measure) -> dict[str, Any]:
+def failing(monitor: GapMonitor, *callbacks: Callback, odd: str | None = None, **measures: Measure) -> dict[str, Any]:
     """Train with these in place of the measures of that name; also what was said of failures, and how often."""
     before = dict(MEASURES)
     MEASURES.update(measures)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            outcome = trained(monitor, max_epochs=5)
+            outcome = trained(monitor, *callbacks, odd=odd, max_epochs=5)
     finally:
         MEASURES.update(before)
-    said = [str(warning.message) for warning in caught if "GapMonitor could not measure" in str(warning.message)]
+    words = ("GapMonitor could not measure", "GapMonitor is switched off")
+    said = [str(warning.message) for warning in caught if str(warning.message).startswith(words)]
     return outcome | {"said": said, "failures": monitor._state.schedule.failures if monitor._state else {}}
 
 
@@ -79,6 +80,40 @@ def failing_optional() -> dict[str, Any]:
     values = {"norm/spectral_change": 0.5}
     monitor = tiny_monitor(measures=["norm", "perturbation", "calibration"])
     return failing(monitor, norm=failing_on(0, values), perturbation=failing_on(1, values))
+
+
+class OddRank(TinyModel):
+    """User code that fails on the second rank under the monitor's hands, which are those in eval mode."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def _fails_in(self, place: str) -> None:
+        if place == self.place and RANK == 1 and not self.training:
+            raise ArithmeticError(f"broken {place}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._fails_in("forward")
+        return super().forward(images)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self._fails_in("hook")
+        return batch
+
+
+def targets_on_rank_one(batch: Any) -> Tensor:
+    """Targets that the second rank cannot use."""
+    return batch[1].float() if RANK == 1 else batch[1]
+
+
+class OddDisplay(Callback):
+    """The monitor itself fails on the second rank."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
+        if RANK == 1:
+            monitor._display = None
 
 
 class SlowRank(Callback):
@@ -101,6 +136,10 @@ SETTINGS = {
     "optional": failing_optional,
     "fails on rank 0": lambda: failing(tiny_monitor(), margin=failing_on(0)),
     "fails on rank 1": lambda: failing(tiny_monitor(), margin=failing_on(1)),
+    "odd forward": lambda: failing(tiny_monitor(), odd="forward"),
+    "odd hook": lambda: failing(tiny_monitor(), odd="hook"),
+    "odd targets": lambda: failing(tiny_monitor(target=targets_on_rank_one)),
+    "odd display": lambda: failing(tiny_monitor(), OddDisplay()),
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
 }
 

@@ -110,6 +110,33 @@ def test_a_failure_on_one_rank_holds_and_switches_off_both(ranks: list[dict[str,
     assert ranks[1][setting]["said"] == []
 
 
+ODD = {
+    "odd forward": (
+        [2, 2, 2, 4, 4],
+        "in epoch 0: RuntimeError: another rank failed (rank 1): ArithmeticError: broken forward",
+    ),
+    "odd hook": ([0] * 5, None),  # the second rank copies its first batches
+    "odd targets": (
+        [4] * 5,
+        "is switched off: RuntimeError: another rank failed (rank 1): TargetError: targets: got torch",
+    ),
+    "odd display": (
+        [0, 4, 4, 4, 4],
+        "is switched off: RuntimeError: another rank failed (rank 1): AttributeError: 'None",
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", ODD)
+def test_what_fails_on_one_rank_is_said_with_its_cause_and_ends_no_training(ranks: list[dict[str, Any]], setting: str):
+    expected, words = ODD[setting]
+    assert statuses(ranks[0], setting) == statuses(ranks[1], setting) == expected
+    said = ranks[0][setting]["said"]
+    assert [words in message for message in said] == ([] if words is None else [True]), said
+    for rank in ranks:
+        assert rank[setting]["weights"] == rank["fails on rank 0"]["weights"]
+
+
 def test_an_optional_measure_that_fails_on_one_rank_fails_alone_and_on_both(ranks: list[dict[str, Any]]):
     for rank in ranks:
         assert statuses(rank, "optional") == [0] * 5

@@ -1,7 +1,10 @@
-"""What GapMonitor refuses before the first step: tasks and data."""
+"""Tasks and data that cannot be watched are one warning and an unchanged training, unless failures are errors."""
 
 from __future__ import annotations
 
+import copy
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +22,7 @@ from lightning_gengap.errors import (
     LogitsError,
     TargetError,
 )
-from tests.lightning_models import Iterated, TinyModel, blobs, loader, quiet_trainer
+from tests.lightning_models import Iterated, Stepping, TinyModel, blobs, fitted, loader, watched
 from tests.tiny_predictors import tiny_monitor
 
 each_access = pytest.mark.parametrize("given", [lambda data: data, Iterated], ids=["indexed", "stream"])
@@ -63,18 +66,32 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor], ty
 }
 
 
+def unwatched(model: TinyModel, data: Any, **arguments: Any) -> str:
+    """What is said where the monitor is switched off at the start; training ends where it ends without."""
+    alone = copy.deepcopy(model)
+    values, said = watched(tiny_monitor(**arguments), model=model, data=data)
+    fitted(model=alone, data=data)
+    weights, others = model.state_dict(), alone.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert values("gengap/status") == [4, 4]
+    assert all(math.isfinite(value) for row in values.rows for value in row.values())
+    (message,) = said
+    return message
+
+
 @each_access
 @pytest.mark.parametrize("kind", REFUSED)
-def test_an_unsupported_task_is_refused_before_the_first_step(kind: str, given: Callable[[Any], Any]):
+def test_an_unsupported_task_is_said_once_and_training_is_unchanged(kind: str, given: Callable[[Any], Any]):
     spoil, change, error, message = REFUSED[kind]
-    model = Spoiled(spoil, ignored_loss)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
     data = DataLoader(relabelled(change), batch_size=16)
-    trainer = quiet_trainer(tiny_monitor())
+    said = unwatched(Spoiled(spoil, ignored_loss), given(data))
+    assert re.match(rf"GapMonitor is switched off: {error.__name__}: .*{message}.* Training goes on unchanged", said)
     with pytest.raises(error, match=message):
-        trainer.fit(model, given(data))
-    assert trainer.global_step == 0
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        fitted(tiny_monitor(on_error="raise"), model=Spoiled(spoil, ignored_loss), data=given(data))
+
+
+def unlabelled(self: TinyModel, batch: Any) -> Tensor:
+    return self(batch[0] if isinstance(batch, list) else batch["a"][0]).square().mean()
 
 
 @pytest.mark.parametrize(
@@ -88,28 +105,25 @@ def test_an_unsupported_task_is_refused_before_the_first_step(kind: str, given: 
     ],
     ids=["unlabelled", "two loaders", "unknown layer", "four layers", "no probe data"],
 )
-def test_what_cannot_be_read_is_refused_before_the_first_step(
+def test_what_cannot_be_read_is_said_once_and_training_is_unchanged(
     data: Any, arguments: dict[str, Any], error: type[GapError], message: str
 ):
-    trainer = quiet_trainer(tiny_monitor(**arguments))
+    assert re.search(f"{error.__name__}: .*{message}", unwatched(Stepping(unlabelled), data, **arguments))
     with pytest.raises(error, match=message):
-        trainer.fit(TinyModel(), data)
-    assert trainer.global_step == 0
+        fitted(tiny_monitor(on_error="raise", **arguments), model=Stepping(unlabelled), data=data)
+
+
+class TwoArguments(TinyModel):
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return cross_entropy(self(*batch), batch[1])
 
 
 @each_access
-def test_a_module_that_cannot_be_called_is_refused_before_the_first_step(given: Callable[[Any], Any]):
-    class TwoArguments(TinyModel):
-        def forward(self, images: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
-            return super().forward(images)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return cross_entropy(self(*batch), batch[1])
-
-    trainer = quiet_trainer(tiny_monitor())
-    with pytest.raises(LogitsError, match=r"model forward: got TypeError: .*'targets'.* Pass forward=lambda module"):
-        trainer.fit(TwoArguments(), given(loader()))
-    assert trainer.global_step == 0
-    trainer = quiet_trainer(tiny_monitor(forward=lambda module, batch: module(*batch)))
-    trainer.fit(TwoArguments(), given(loader()))
-    assert trainer.global_step == 8
+def test_a_module_that_cannot_be_called_is_said_once_with_the_way_out(given: Callable[[Any], Any]):
+    said = unwatched(TwoArguments(), given(loader()))
+    assert re.search(r"model forward: got TypeError: .*'targets'.* Pass forward=lambda module", said)
+    monitor = tiny_monitor(forward=lambda module, batch: module(*batch))
+    assert fitted(monitor, model=TwoArguments(), data=given(loader()))("gengap/status") == [0, 0]

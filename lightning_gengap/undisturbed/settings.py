@@ -1,0 +1,112 @@
+"""Global settings: those that a measurement needs otherwise, and those that a user's forward may change."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import torch
+
+Switch = tuple[Callable[[Any], None], Any, Any]
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Restore what a forward may have set for the whole process."""
+    filters, folder = list(warnings.filters), _folder()
+    kept: list[tuple[Callable[[Any], Any], Callable[[], Any], Any]] = [
+        (write, read, read()) for write, read in _SETTINGS
+    ]
+    try:
+        yield
+    finally:
+        for write, read, before in kept:
+            if read() != before:
+                write(before)
+        if list(warnings.filters) != filters:
+            with suppress(AttributeError):  # a read-only sequence of a later Python
+                warnings.filters[:] = filters  # type: ignore[index]
+                warnings._filters_mutated()  # type: ignore[attr-defined]
+        if folder is not None and _folder() != folder:
+            os.chdir(folder)
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+_SETTINGS: tuple[tuple[Callable[[Any], Any], Callable[[], Any]], ...] = (
+    (torch.set_default_dtype, torch.get_default_dtype),
+    (torch.set_num_threads, torch.get_num_threads),
+    (torch.autograd.set_detect_anomaly, torch.is_anomaly_enabled),
+    (
+        _set_deterministic,
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+    ),
+)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Switch TF32 and bfloat16 products off: their short mantissas would spoil small margins."""
+    switches = [(switch, before, full) for switch, before, full in _float32_switches() if before != full]
+    try:
+        for switch, _, full in switches:  # what has full precision already is left alone, and keeps its default
+            switch(full)
+        yield
+    finally:
+        for switch, before, _ in switches:
+            switch(before)
+
+
+def _float32_switches() -> list[Switch]:
+    """Every switch of precision: how to set it, what it is now, and what stands for full precision."""
+    backends: Any = torch.backends
+    try:
+        switches: list[Switch] = [(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision(), "highest")]
+        if torch.cuda.is_initialized():
+            switches.append((partial(setattr, backends.cudnn, "allow_tf32"), backends.cudnn.allow_tf32, False))
+        return switches
+    except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with these
+        operations = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+        return [(partial(setattr, each, "fp32_precision"), each.fp32_precision, "ieee") for each in operations]
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled modules eagerly: hooks do not fire in compiled graphs, and derivatives do not pass them."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
+    if set_stance is None:
+        yield
+        return
+    with set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def without_fast_paths() -> Iterator[None]:
+    """Switch off the fast path of transformers in eval mode: it makes nested tensors, and hooks do not see inside."""
+    backend: Any = getattr(torch.backends, "mha", None)
+    if backend is None or not hasattr(backend, "set_fastpath_enabled"):
+        yield
+        return
+    before = backend.get_fastpath_enabled()
+    backend.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        backend.set_fastpath_enabled(before)
