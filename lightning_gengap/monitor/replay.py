@@ -39,6 +39,12 @@ class Mismatch(NamedTuple):
     remedy: str
 
 
+_ON_ANOTHER_RANK = Mismatch(
+    "the first training step has other logits than the monitor gets from the same batch on another rank",
+    "Pass GapMonitor(forward=lambda module, batch: ...) that returns the logits of training",
+)
+
+
 @dataclass
 class Replay:
     """Compares the logits of the first training step with ours, on the same batch, weights and random streams.
@@ -95,10 +101,10 @@ class Replay:
         self._settled = self._begun or trainer.world_size > 1  # no rank may wait for another one later
         if not trainer.strategy.reduce_boolean_decision(self.mismatch is not None, all=False):
             return None
-        found = self.mismatch or Mismatch("training calls another function than the monitor, on another rank", "")
+        found = self.mismatch or _ON_ANOTHER_RANK
         if forward_is_given:
             return f"GapMonitor measures what forward= computes, and knows that {found.difference}."
-        state.never(f"{found.difference}. {found.remedy}".removesuffix(". "))
+        state.never(f"{found.difference}. {found.remedy}")
         return None
 
     def close(self) -> None:
