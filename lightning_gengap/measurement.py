@@ -223,7 +223,6 @@ class Measurer:
             batches=self.samples.batches,
             layout=self.layout,
             forward=self.first.forward,
-            interaction=self.first.interaction,
             inseparable=self.first.inseparable,
             train_samples=self.samples.train_samples,
             initial_state=self.memory.initial_state,

@@ -86,7 +86,8 @@ class FirstForwards:
             return settled._inseparable()
         remark = (
             f"{_INTERACT}, where logits of a part of a chunk alone differ by {apart:.2g} from the same ones in the "
-            f"whole chunk, so all values depend on the chunks that are measured, here of size {examples}"
+            f"whole chunk, so all values depend on the chunks, here of size {examples}, and margins are those of whole "
+            "chunks"
         )
         return replace(settled, interaction=_INTERACT, inseparable=_INTERACT, remark=remark)
 

@@ -31,7 +31,7 @@ class Probe:
 
     Attributes:
         model: the watched module, in eval mode.
-        batches: the samples in chunks; no result depends on the chunking, unless there is an `interaction`.
+        batches: the samples in chunks; no result depends on the chunking, unless samples interact.
         layout: the taps, and the modules in the order of the forward.
         forward: maps (model, batch content) to logits.
         train_samples: the number of distinct samples that are trained on; None if unknown.
@@ -42,7 +42,6 @@ class Probe:
             of its shape; None for that of the optimizers.
         optimizers: what trains the model; none if unknown.
         wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
-        interaction: how the samples of a batch interact; None where each is computed as if it were alone.
         inseparable: why samples cannot be computed alone; None where they can.
         notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
 
@@ -69,7 +68,6 @@ class Probe:
     ridge: float | State | None = None
     optimizers: Sequence[Any] = ()
     wanted: frozenset[str] | None = None
-    interaction: str | None = None
     inseparable: str | None = None
     notes: list[str] = field(default_factory=list)
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)

@@ -45,6 +45,7 @@ def on_whole_batch(model: nn.Module, batch: Any) -> Tensor:
     return _called(model, batch, (batch,), {})
 
 
+_OF_STRUCTURE = (AttributeError, LookupError, TypeError, ValueError)  # what a wrong argument raises as a rule
 _WAYS: tuple[Forward, ...] = (default_forward, on_inputs_alone, on_spread_inputs, on_whole_batch)
 
 
@@ -58,6 +59,7 @@ def chosen_forward(model: nn.Module, batch: Any, logits_in: Callable[[Any], Tens
 
     Raises:
         LogitsError: none works; the message is that of the first way, and says what to pass.
+        RuntimeError or another: of the network itself, at the first way.
     """
     first: Exception | None = None
     for way in _WAYS:
@@ -72,9 +74,11 @@ def chosen_forward(model: nn.Module, batch: Any, logits_in: Callable[[Any], Tens
         else:
             return way, logits
     assert first is not None
-    if isinstance(first, GapError):
+    if isinstance(first, GapError) or not isinstance(first, _OF_STRUCTURE):
         raise first
-    raise _refusal(batch, first) from first
+    refusal = _refusal(batch, first)
+    refusal.may_pass = True  # the network may fail for another reason than the way that it is called
+    raise refusal from first
 
 
 def _called(model: nn.Module, batch: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:

@@ -98,7 +98,8 @@ def margin_signature(probe: Probe) -> Signature:
     """Margins at every layer of the probe: one forward and one activation-only backward for all together.
 
     The runner-up is the largest other logit; the derivative takes its choice as fixed. Examples do not interact in eval
-    mode, so the gradient of the summed gaps holds every example's own. Where they do, no layer has margins.
+    mode, so the gradient of the summed gaps holds every example's own. Where they
+    do, it holds the influence on the others too: the margins are those of whole chunks.
     """
     metrics: dict[str, NormalizedMargin] = {}
     all_logits = []
@@ -109,10 +110,10 @@ def margin_signature(probe: Probe) -> Signature:
             logits = probe.logits_on(content, len(batch.targets))
         tensors = ({} if inputs is None else {"input": inputs}) | dict(caught)
         gap = logit_gap(logits, batch.targets.to(logits.device))
-        gradients = _gradients(gap.sum(), tensors.values() if probe.interaction is None else ())
+        gradients = _gradients(gap.sum(), tensors.values())
         all_logits.append(logits.detach().double().cpu())
         gap = gap.detach().double()
-        for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=probe.interaction is None):
+        for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
             if gradient is not None:
                 norm = _row_norms(gradient)
                 metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
@@ -123,8 +124,6 @@ def margin_signature(probe: Probe) -> Signature:
 
 
 def _why_absent(probe: Probe, layer: str) -> str:
-    if probe.interaction is not None:
-        return probe.interaction
     if _is_there(probe, layer):
         return "no gradient of the logits reaches this layer"
     return str(probe.no_inputs) if layer == "input" else "the network has fewer hidden layers"
