@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.measurement import Measurer
-from lightning_gengap.monitor.step_recording import Returned, StepRecording, Streams, outputs_in
+from lightning_gengap.monitor.step_recording import Called, Returned, StepRecording, Streams, outputs_in
 from lightning_gengap.monitor.training_loss import is_compiled
 from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.samples.batches import hooks_for
@@ -129,25 +129,29 @@ class Replay:
             limit, apart = _limit(trainer, last.tensor), _nearest(logits, trained)
             if apart <= limit:
                 return None
-            if last.module and _nearest(last.tensor, own) <= limit:
+            if _is_the_same_call(own, recording):
+                return None  # a state outside the buffers, such as a counter, makes the difference
+            if last.module and _nearest(last.tensor, own.outputs) <= limit:
                 return None  # it is followed by what is no module: a scale, or the mean of several heads
             smallest = min(smallest, apart)
-        return _explained(smallest, recording, self._batch) if math.isfinite(smallest) else None
+        call = _last_call(recording)
+        return None if call is None or math.isinf(smallest) else _explained(smallest, call, self._batch)
 
     def _ours(
         self, trainer: Trainer, module: nn.Module, measurer: Measurer, start: Streams
-    ) -> tuple[Tensor | None, list[Returned]]:
+    ) -> tuple[Tensor | None, StepRecording]:
         """Our logits in train mode, and everything like them that modules return on the way."""
         own = StepRecording(measurer.classes, only_trained=False)
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        batch = handed_out(self._batch)
         with _as_in_training(trainer, module):
             start.go_on()
-            own.begin(module)
+            own.begin(module, batch)
             try:
-                output = run_at(module, buffers, lambda: measurer.first.call(module, handed_out(self._batch)))
+                output = run_at(module, buffers, lambda: measurer.first.call(module, batch))
             finally:
                 own.close()
-        return next(iter(outputs_in(output, measurer.classes)), None), own.outputs
+        return next(iter(outputs_in(output, measurer.classes)), None), own
 
 
 @contextmanager
@@ -191,6 +195,19 @@ def _different(streams: Sequence[Streams]) -> list[Streams]:
     return [each for at, each in enumerate(streams) if not at or not each.equals(streams[at - 1])]
 
 
+def _is_the_same_call(own: StepRecording, trained: StepRecording) -> bool:
+    """Whether the calls that made the logits are the same, with the same parts of the batch."""
+    ours, theirs = _last_call(own), _last_call(trained)
+    return ours is not None and theirs is not None and theirs.known and ours.written == theirs.written
+
+
+def _last_call(recording: StepRecording) -> Called | None:
+    """The last of the outermost calls that made an output."""
+    before = [0, *(call.outputs for call in recording.calls)]
+    made = [call for call, count in zip(recording.calls, before, strict=False) if call.outputs > count]
+    return made[-1] if made else None
+
+
 def _answers(outputs: Sequence[Returned]) -> Sequence[Returned]:
     """The outputs that may be the network's answer: those that no module had asked for, where there are such."""
     return [each for each in outputs if each.outermost] or outputs
@@ -220,11 +237,8 @@ def _waits_for_other_ranks(module: nn.Module) -> bool:
     return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
 
 
-def _explained(difference: float, recording: StepRecording, batch: Any) -> Mismatch:
+def _explained(difference: float, call: Called, batch: Any) -> Mismatch:
     """What to tell the user."""
-    before = [0, *(call.outputs for call in recording.calls)]
-    made = [call for call, count in zip(recording.calls, before, strict=False) if call.outputs > count]
-    call = made[-1]
     differ = (
         f"the first training step has other logits than the monitor gets from the same batch, weights and random "
         f"state, by up to {difference:.2g}: training_step calls {call.written}"

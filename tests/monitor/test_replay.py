@@ -77,6 +77,16 @@ class Scaled(Flat):
         return super().forward(images) * self.scale
 
 
+class Counting(Flat):
+    """Its scale follows a counter, which no buffer holds."""
+
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(images) * (1 + 0.1 * self.calls)
+
+
 class Functional(Flat):
     def forward(self, images: Tensor) -> Tensor:
         return nn.functional.linear(self.net(images), self.head.weight, self.head.bias)
@@ -158,6 +168,7 @@ AGREE: dict[str, tuple[Callable[..., LightningModule], Callable[[], Any]]] = {
     "parts called, then scaled": (lambda: Scaled(lambda m, b: cross_entropy(m.head(m.net(b[0])), b[1])), loader),
     "forward called, then scaled": (lambda: Scaled(lambda m, b: cross_entropy(m.forward(b[0]), b[1])), loader),
     "flattened": (lambda: Flat(lambda m, b: cross_entropy(m(b[0].flatten(1)), b[1])), loader),
+    "counter": (lambda: Counting(plain), loader),
     "functional": (lambda: Functional(plain), loader),
     "functional and hidden": (lambda: Functional(lambda m, b: cross_entropy(m.forward(b[0]), b[1])), loader),
     "several heads": (lambda: Heads(lambda m, b: sum(cross_entropy(z, b[1]) for z in m(b[0]))), loader),  # type: ignore
