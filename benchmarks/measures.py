@@ -34,7 +34,8 @@ from torch.nn.functional import cross_entropy
 from lightning_gengap.measures import compute
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe, State, copy_state
-from lightning_gengap.samples.batches import ProbeBatch, default_forward
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 SAMPLES, CHUNK = 1024, 128

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.samples.batches import ProbeBatch, default_forward
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.zoo.train.architectures import ResidualBlock, ResNet, Shape
 from lightning_gengap.zoo.train.datasets import load
 

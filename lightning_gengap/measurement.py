@@ -17,10 +17,11 @@ from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
 from lightning_gengap.measures.derived import INGREDIENTS, derived
 from lightning_gengap.measures.values import Figure
+from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward
+from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -108,6 +109,7 @@ class Measurer:
     """Measures one model on fixed samples.
 
     Attributes:
+        first: how the model is called, and whether its samples can be computed apart.
         classes: the number of logits.
         seed: draws the perturbations.
         weight_decay: of the training, where it is stated. None reads it from the optimizers.
@@ -117,7 +119,7 @@ class Measurer:
 
     samples: Samples
     layout: Layout
-    forward: Forward
+    first: FirstForwards
     classes: int
     memory: TrainingMemory
     seed: int = 0
@@ -143,12 +145,13 @@ class Measurer:
 
         The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
         """
-        forward = forward or default_forward
         with naming_memory("the first forward in eval mode"), undisturbed(model):
-            layout = Layout.of(model, samples.batches[0], forward, layers)
-            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=forward))
+            first = FirstForwards.of(model, samples.batches, forward)
+            samples = replace(samples, batches=first.batches)
+            layout = Layout.of(model, samples.batches[0], first.forward, layers)
+            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=first.forward))
         memory = TrainingMemory() if memory is None else memory
-        return cls(samples, layout, forward, classes, memory, seed, weight_decay, wanted, raises)
+        return cls(samples, layout, first, classes, memory, seed, weight_decay, wanted, raises)
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
@@ -231,7 +234,7 @@ class Measurer:
         measurement.values = values | derived(values)
         taken = {*names, *measurement.optional}
         measurement.absences += _derived_absences(taken, measurement)
-        measurement.remarks = tuple(dict.fromkeys(probe.notes))
+        measurement.remarks = tuple(dict.fromkeys((*filter(None, [self.first.remark]), *probe.notes)))
         return measurement
 
     @property
@@ -282,7 +285,8 @@ class Measurer:
             model=model,
             batches=self.samples.batches,
             layout=self.layout,
-            forward=self.forward,
+            forward=self.first.forward,
+            inseparable=self.first.inseparable,
             train_samples=self.samples.train_samples,
             initial_state=self.memory.initial_state,
             memory=self.memory.warm_starts,

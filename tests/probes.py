@@ -15,7 +15,8 @@ from lightning_gengap.measures import compute
 from lightning_gengap.measures.values import Figure
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
-from lightning_gengap.samples.batches import ProbeBatch, default_forward, read_batch
+from lightning_gengap.samples.batches import ProbeBatch, read_batch
+from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.undisturbed import undisturbed
 
 

@@ -197,9 +197,10 @@ class GapMonitor(Callback):
 
     @harmless
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Copy initial weights that a lazy module made in its first forward."""
+        """Copy initial weights that a lazy module made in its first forward; replay the first batch of training."""
         if self._state is not None:
             self._start_up.add_lazy_weights(pl_module, self._state)
+            self._state.replay.check(trainer, pl_module, self._state.measurer)
 
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -208,6 +209,7 @@ class GapMonitor(Callback):
         if state is None or state.off is not None:
             return
         self._start_up.copy(batch, pl_module, state)
+        state.replay.begin(pl_module, batch, state.measurer)
         if state.measurer is not None:
             state.training_loss.begin_step(pl_module, state.measurer.classes, trainer.current_epoch, batch_idx)
 
@@ -303,6 +305,7 @@ class GapMonitor(Callback):
     def _let_go(self) -> None:
         if self._state is not None:
             self._state.training_loss.close()
+            self._state.replay.close()
             self._state.measurer = self._state.first_batches = None
 
     # Keys: equal ones would be averaged by `log`, so that every further monitor has a prefix of its own.

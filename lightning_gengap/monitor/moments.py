@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
@@ -104,6 +105,9 @@ class Moments:
         """Measure if something is to be measured, and these weights were not tried before."""
         if state.tried_step == trainer.global_step:
             return
+        notice = state.replay.settle(trainer, state, self.start_up.reader.forward is not None)
+        if notice is not None:
+            rank_zero_info(notice)
         by_epoch = self.every_n_train_steps is None
         read = moment is not None and reads_now(state.readers, moment, trainer, waiting=not by_epoch)
         last = last or is_last(trainer, trainer.current_epoch + share)

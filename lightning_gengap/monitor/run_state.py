@@ -19,6 +19,7 @@ from lightning_gengap.monitor.abstention import obstacles
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.readout import Readout, Status
+from lightning_gengap.monitor.replay import Replay
 from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
@@ -42,7 +43,7 @@ class RunState:
         measurer: None before the samples are read.
         first_batches: copies of the first batches of training, where the data cannot be read otherwise.
         optional: the last values of the optional measures, by measure and key.
-        flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`.
+        flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`.
         residuals: scaled residuals of the predictions that could be compared with a validation.
         residual_age: measurements since the latest of them.
         absences: why keys, or patterns of keys, have no value.
@@ -77,6 +78,7 @@ class RunState:
     measurer: Measurer | None = None
     first_batches: list[ProbeBatch] | None = None
     training_loss: TrainingLoss = field(default_factory=TrainingLoss)
+    replay: Replay = field(default_factory=Replay)
     readout: Readout = field(default_factory=Readout)
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
@@ -150,6 +152,7 @@ class RunState:
         self.off = self.off or cause
         self.hold(Status.OFF)
         self.training_loss.close()
+        self.replay.close()
         self.measurer = self.first_batches = self.untold = None
 
     def says_first(self, what: str) -> bool:

@@ -193,6 +193,8 @@ class StartUp:
         )
         if samples.augmented:
             state.doubt("augmented_probe")
+        if measurer.first.interaction is not None:
+            state.doubt("samples_interact")
         if state.missed_start:
             _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
             state.missed_start = False

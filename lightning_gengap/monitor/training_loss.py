@@ -137,13 +137,14 @@ class TrainingLoss:
 
     def begin_check(self, model: nn.Module, classes: int) -> None:
         """Watch all modules in the next step, with temporary hooks that return nothing."""
-        self.valid = self.valid and not _is_compiled(model)
+        self.valid = self.valid and not is_compiled(model)
         self._watch(dict(model.named_modules()) if self.valid else {}, classes)
         self._checking = bool(self._handles)
 
     def _watch(self, modules: Mapping[str, nn.Module], classes: int) -> None:
         def keep(name: str, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == classes:
+            trained = torch.is_grad_enabled()  # not so while the first step is replayed
+            if trained and isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == classes:
                 self._outputs.append((name, output.detach()))
 
         self.close()
@@ -223,7 +224,8 @@ def _read(targets: Callable[[], Tensor]) -> Tensor | None:
         return None
 
 
-def _is_compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a part of the model is compiled: hooks do not see into it."""
     wrapped = any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
     return wrapped or getattr(model, "_compiler_ctx", None) is not None
 

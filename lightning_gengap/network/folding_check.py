@@ -15,7 +15,8 @@ from lightning_gengap.network.layer_graph import Block, LayerGraph, blocks_of
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.trace import clean_name
 from lightning_gengap.network.weight_layers import EMBEDDINGS, WeightLayer
-from lightning_gengap.samples.batches import ProbeBatch, default_forward
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.calling import default_forward
 
 FEW = 8
 # Operations that norms of weights do not see: what lies in front of a normalisation has no scale.

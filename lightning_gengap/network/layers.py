@@ -11,6 +11,7 @@ from lightning_gengap.errors import LayerError
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import Side, Trace, Visit, clean_name, trace_forward
 from lightning_gengap.samples.batches import Forward, ProbeBatch
+from lightning_gengap.samples.nested import handed_out
 
 LAYERS = ("input", "h1", "h2", "h3")
 _LAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -82,7 +83,7 @@ class Layout:
 
         def run(inputs: Tensor | None) -> Tensor:
             content = batch.content if inputs is None else batch.with_inputs(inputs)
-            return logits_of(forward(model, content), len(batch.targets))
+            return logits_of(forward(model, handed_out(content)), len(batch.targets))
 
         trace = trace_forward(model, batch.inputs, run)
         if layers is None:

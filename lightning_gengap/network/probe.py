@@ -17,8 +17,9 @@ from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import clean_name, first_float_tensor
-from lightning_gengap.samples.batches import Forward, ProbeBatch, default_forward
-from lightning_gengap.samples.nested import exchange
+from lightning_gengap.samples.batches import Forward, ProbeBatch
+from lightning_gengap.samples.calling import default_forward
+from lightning_gengap.samples.nested import exchange, handed_out
 
 State = Mapping[str, Tensor]
 Quantity = TypeVar("Quantity")
@@ -30,7 +31,7 @@ class Probe:
 
     Attributes:
         model: the watched module, in eval mode.
-        batches: the samples in chunks; no result depends on the chunking.
+        batches: the samples in chunks; no result depends on the chunking, unless samples interact.
         layout: the taps, and the modules in the order of the forward.
         forward: maps (model, batch content) to logits.
         train_samples: the number of distinct samples that are trained on; None if unknown.
@@ -41,6 +42,7 @@ class Probe:
             of its shape; None for that of the optimizers.
         optimizers: what trains the model; none if unknown.
         wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
+        inseparable: why samples cannot be computed alone; None where they can.
         notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
 
     Example:
@@ -66,6 +68,7 @@ class Probe:
     ridge: float | State | None = None
     optimizers: Sequence[Any] = ()
     wanted: frozenset[str] | None = None
+    inseparable: str | None = None
     notes: list[str] = field(default_factory=list)
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -100,11 +103,21 @@ class Probe:
 
     @cached_property
     def inputs(self) -> Tensor | None:
-        """All input tensors in one, on their device; None for integer inputs or shapes that differ."""
+        """All input tensors in one, on their device; None where there are none, or shapes differ."""
         parts = [batch.inputs.detach() for batch in self.batches if batch.inputs is not None]
         if len(parts) != len(self.batches) or len({part.shape[1:] for part in parts}) != 1:
             return None
         return torch.cat(parts)
+
+    @property
+    def no_inputs(self) -> str | None:
+        """Why no batch has an input tensor that can be exchanged; None where the first one has."""
+        return self.batches[0].no_inputs if self.batches[0].inputs is None else None
+
+    def require_separable(self) -> None:
+        """Raise `Undefined` where samples cannot be computed alone."""
+        if self.inseparable is not None:
+            raise Undefined(self.inseparable)
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -125,11 +138,15 @@ class Probe:
             yield batch, self.logits_on(content, len(batch.targets), state)
 
     def logits_on(self, content: Any, examples: int, state: State | None = None) -> Tensor:
-        """Logits of one batch content, of float32 or float64, optionally at other weights than the model's own."""
+        """Logits of one batch content, of float32 or float64, optionally at other weights than the model's own.
+
+        The forward gets a copy of the content, and may change it.
+        """
+        own = handed_out(content)
         if state is None:
-            output = self.forward(self.model, content)
+            output = self.forward(self.model, own)
         else:
-            output = run_at(self.model, state, lambda: self.forward(self.model, content))
+            output = run_at(self.model, state, lambda: self.forward(self.model, own))
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -19,7 +19,11 @@ def subsample(probe: Probe, most: int, chunk: int = CHUNK) -> tuple[list[Any], T
     They are drawn at random: the first ones would not do, for data may come sorted by class. Small batches are joined
     to chunks of up to `chunk` samples where their shapes allow, for each chunk is differentiated on its own. Batches
     that are larger are divided only where memory is short, which a `chunk` below `CHUNK` says.
+
+    Raises:
+        Undefined: the samples cannot be computed alone.
     """
+    probe.require_separable()
     total = len(probe.targets)
     chosen = torch.arange(total)
     if total > most:

@@ -1,15 +1,16 @@
-"""One batch: where its inputs and class targets are, how to exchange the inputs, how to call a model on them."""
+"""One batch: where its inputs and class targets are, and how to exchange the inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import BatchError, LogitsError, TargetError
-from lightning_gengap.samples.nested import exchange, flat_tensors
+from lightning_gengap.errors import BatchError, TargetError, Undefined
+from lightning_gengap.samples.nested import exchange, flat_tensors, with_own_containers
 
 INPUT_KEYS = ("x", "input", "inputs", "image", "images", "img", "imgs", "pixel_values", "features", "data", "input_ids")
 TARGET_KEYS = ("y", "label", "labels", "target", "targets", "class", "classes")
@@ -25,44 +26,98 @@ class ProbeBatch:
     Attributes:
         content: the batch as the loader gave it.
         targets: class indices, shape (examples,).
-        inputs: the float tensor with the examples on its first axis that margins differentiate; None for integers.
+        inputs: the float tensor with the examples on its first axis that margins differentiate; None without one.
+        no_inputs: why there is none, as the end of a sentence that begins "X is absent: ".
     """
 
     content: Any
     targets: Tensor
     inputs: Tensor | None
+    no_inputs: str = "the inputs are not floats"
 
     def with_inputs(self, inputs: Tensor) -> Any:
-        """The content with its input tensor exchanged for `inputs`."""
-        return self.content if self.inputs is None else exchange(self.content, self.inputs, inputs)
+        """The content with its input tensor exchanged for `inputs`.
+
+        Raises:
+            Undefined: there is no tensor to exchange.
+        """
+        if self.inputs is None:
+            raise Undefined(self.no_inputs)
+        return exchange(self.content, self.inputs, inputs)
 
 
 def read_batch(batch: Any, target: Target | None = None, forward: Forward | None = None) -> ProbeBatch:
-    """Find the inputs and the targets in `batch`: a pair, or a mapping with one of the usual keys for each.
+    """Find the inputs and the targets in `batch`: a pair, or a mapping or object with one usual name for each.
 
     Args:
         batch: as the loader gave it.
         target: from the batch to its targets, where they stand elsewhere.
         forward: given where the inputs stand elsewhere; they are then looked for in all of the batch.
     """
-    source = batch if forward is not None else _inputs_of(batch)
-    targets = _checked_targets(target(batch) if target is not None else _targets_of(batch))
-    floats = (tensor for tensor in flat_tensors(source) if tensor.is_floating_point() and tensor.ndim > 0)
-    return ProbeBatch(batch, targets, next((tensor for tensor in floats if len(tensor) == len(targets)), None))
+    source = batch if forward is not None else inputs_of(batch, with_target=target is None)
+    targets = targets_of(batch, with_forward=forward is None) if target is None else target(with_own_containers(batch))
+    targets = _checked_targets(targets)
+    inputs, reason = _float_inputs(batch, source, len(targets))
+    return ProbeBatch(batch, targets, inputs, reason)
 
 
-def default_forward(model: nn.Module, batch: Any) -> Tensor:
-    """Call the model on the inputs of the batch."""
-    inputs = _inputs_of(batch)
-    try:
-        return model(inputs)
-    except (NotImplementedError, TypeError) as error:
-        raise LogitsError(
-            "model forward",
-            got=f"{type(error).__name__}: {error}",
-            expected="that the model, called with the inputs of a batch, returns logits",
-            remedy="Pass forward=lambda module, batch: ... that returns the logits.",
-        ) from error
+def inputs_of(batch: Any, with_target: bool = False) -> Any:
+    """The inputs in a batch. A refusal names `forward=` for this batch, and `target=` too where that is wanted."""
+    return _part(batch, 0, INPUT_KEYS, "inputs", ("forward", "target") if with_target else ("forward",))
+
+
+def targets_of(batch: Any, with_forward: bool = False) -> Any:
+    """The targets in a batch. A refusal names `target=` for this batch, and `forward=` too where that is wanted."""
+    return _part(batch, 1, TARGET_KEYS, "targets", ("forward", "target") if with_forward else ("target",))
+
+
+def hooks_for(batch: Any, hooks: Sequence[str] = ("forward",)) -> str:
+    """The arguments `forward=` and `target=` as they would be written for a batch of this kind."""
+    parts = dict(_named_parts(batch))
+    labels = [name for name, part in parts.items() if _may_be_targets(name, part)]
+    usual = [name for name in labels if any(f"{key!r}]" in name or name.endswith(f".{key}") for key in TARGET_KEYS)]
+    labels = usual or labels
+    others = [name for name, part in parts.items() if name not in labels[-1:] and flat_tensors(part)]
+    written = {
+        "forward": f"lambda module, batch: module({', '.join(others) or '...'})",
+        "target": f"lambda batch: {labels[-1] if labels else '...'}",
+    }
+    return " and ".join(f"{hook}={written[hook]}" for hook in hooks)
+
+
+def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
+    """What a batch holds, by the expression that reads it."""
+    if isinstance(batch, Mapping):
+        yield from ((f"batch[{key!r}]", part) for key, part in batch.items())
+    elif isinstance(batch, list | tuple):
+        yield from ((f"batch[{position}]", part) for position, part in enumerate(batch))
+    elif not isinstance(batch, Tensor):
+        yield from ((f"batch.{name}", part) for name, part in getattr(batch, "__dict__", {}).items())
+
+
+def _may_be_targets(name: str, part: Any) -> bool:
+    """Whether a part of a batch looks like class indices."""
+    if not isinstance(part, Tensor) or part.is_floating_point() or part.dtype == torch.bool:
+        return False
+    return part.ndim == 1 or (part.ndim == 2 and part.shape[1] == 1)
+
+
+def _float_inputs(batch: Any, source: Any, examples: int) -> tuple[Tensor | None, str]:
+    """The tensor that margins differentiate, or why there is none."""
+    tensors = flat_tensors(source)
+    if not tensors:
+        return None, f"the tensors of a {type(source).__name__} cannot be exchanged"
+    plain = [tensor for tensor in tensors if tensor.layout == torch.strided and not tensor.is_nested and tensor.ndim]
+    if not plain:
+        return None, "the inputs are sparse or nested"
+    floats = [tensor for tensor in plain if tensor.is_floating_point()]
+    fitting = next((tensor for tensor in floats if len(tensor) == examples), None)
+    if fitting is None:
+        reason = "no float input has the examples on its first axis" if floats else "the inputs are not floats"
+        return None, reason
+    if any(tensor is fitting for tensor in flat_tensors(batch)):
+        return fitting, ""
+    return None, f"the tensors of a {type(batch).__name__} cannot be exchanged"
 
 
 def _checked_targets(targets: Any) -> Tensor:
@@ -93,24 +148,20 @@ def _checked_targets(targets: Any) -> Tensor:
     return targets.long()
 
 
-def _inputs_of(batch: Any) -> Any:
-    return _part(batch, 0, INPUT_KEYS, "inputs", "forward=lambda module, batch: ... that returns the logits")
-
-
-def _targets_of(batch: Any) -> Any:
-    return _part(batch, 1, TARGET_KEYS, "targets", "target=lambda batch: ... that returns the class indices")
-
-
-def _part(batch: Any, position: int, keys: Sequence[str], what: str, hook: str) -> Any:
+def _part(batch: Any, position: int, keys: Sequence[str], what: str, hooks: Sequence[str]) -> Any:
     if isinstance(batch, Mapping):
         found = [key for key in keys if key in batch]
         if len(found) == 1:
             return batch[found[0]]
         got = f"a mapping with keys {sorted(map(str, batch))}"
         expected = f"exactly one of the keys {', '.join(keys)} for the {what}"
+        hooks = [hook for hook in hooks if hook == {"inputs": "forward", "targets": "target"}[what]]
     elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 2:
         return batch[position]
     else:
+        names = [] if isinstance(batch, Tensor | Sequence) else [key for key in keys if hasattr(batch, key)]
+        if len(names) == 1:
+            return getattr(batch, names[0])
         size = f" of {len(batch)} items" if isinstance(batch, Sequence) else ""
         got, expected = f"a {type(batch).__name__}{size}", "a pair (inputs, targets) or a mapping with usual keys"
-    raise BatchError("batch", got=got, expected=expected, remedy=f"Pass {hook}.")
+    raise BatchError("batch", got=got, expected=expected, remedy=f"Pass {hooks_for(batch, hooks)}.")

@@ -7,13 +7,17 @@ a `BatchEncoding` of Hugging Face, a subclass of `dict`, a dataclass.
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import UserDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_gengap.errors import Undefined
+
+INSEPARABLE = "the samples of a batch cannot be taken apart"
 
 
 def flat_tensors(content: Any) -> list[Tensor]:
@@ -29,8 +33,50 @@ def map_tensors(content: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def exchange(content: Any, old: Tensor, new: Tensor) -> Any:
-    """`content` with the tensor `new` wherever the tensor `old` was."""
+    """`content` with the tensor `new` wherever the tensor `old` was.
+
+    Raises:
+        Undefined: `old` is nowhere, so that `content` would be left as it was.
+    """
+    if not any(tensor is old for tensor in flat_tensors(content)):
+        raise Undefined(f"the tensors of a {type(content).__name__} cannot be exchanged")
     return map_tensors(content, lambda tensor: new if tensor is old else tensor)
+
+
+def handed_out(content: Any) -> Any:
+    """`content` for one forward, which may change what it is given: containers and tensors of its own.
+
+    A leaf that requires a gradient is handed out as a clone, through which the gradient flows.
+    """
+    return _own(content, Tensor.clone)
+
+
+def with_own_containers(content: Any) -> Any:
+    """`content` in containers of its own, for whoever may take parts out of them. The tensors are shared."""
+    return _own(content, lambda tensor: tensor)
+
+
+def _own(content: Any, tensors: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(content, Tensor):
+        return tensors(content)
+    parts = _parts(content)
+    if parts is None:
+        return _shallow(content) if hasattr(content, "__dict__") and not callable(content) else content
+    owned = {key: _own(part, tensors) for key, part in parts.items()}
+    if isinstance(content, dict | UserDict):  # with the attributes that a subclass may have
+        same = _shallow(content)
+        if same is not content:
+            same.update(owned)
+            return same
+    rebuilt = _rebuilt(content, owned)
+    return rebuilt if type(rebuilt) is type(content) else _shallow(content)
+
+
+def _shallow(content: Any) -> Any:
+    try:
+        return copy.copy(content)
+    except Exception:  # whatever a foreign object raises that cannot be copied
+        return content
 
 
 def copied(batch: Any) -> Any:
@@ -39,12 +85,28 @@ def copied(batch: Any) -> Any:
 
 
 def rows_of(content: Any, rows: Tensor, examples: int) -> Any:
-    """`content` with every tensor that has the `examples` on its first axis reduced to `rows`."""
+    """`content` with every tensor that has the `examples` on its first axis reduced to `rows`.
+
+    Raises:
+        Undefined: no tensor has them there, or one cannot be reduced.
+    """
+    reductions = 0
 
     def reduced(tensor: Tensor) -> Tensor:
-        return tensor[rows.to(tensor.device)] if tensor.ndim and len(tensor) == examples else tensor
+        nonlocal reductions
+        if tensor.is_nested or not tensor.ndim or len(tensor) != examples:
+            return tensor
+        reductions += 1
+        chosen = rows.to(tensor.device)
+        return tensor[chosen] if tensor.layout == torch.strided else tensor.index_select(0, chosen)
 
-    return map_tensors(content, reduced)
+    try:
+        taken = map_tensors(content, reduced)
+    except (RuntimeError, NotImplementedError) as error:  # layouts that cannot be indexed
+        raise Undefined(INSEPARABLE) from error
+    if not reductions:
+        raise Undefined(INSEPARABLE)
+    return taken
 
 
 def joined(first: Any, second: Any, examples: int, more: int) -> Any:

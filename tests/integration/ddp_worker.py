@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -21,7 +22,17 @@ from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
-from tests.lightning_models import CLASSES, EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
+from tests.lightning_models import (
+    CLASSES,
+    EpochValues,
+    Stepping,
+    TinyModel,
+    blobs,
+    careless,
+    loader,
+    quiet_trainer,
+    stream,
+)
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
 NEEDING_NORM = tiny_predictor(measures=("difficulty", "norm"))
@@ -38,7 +49,7 @@ class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
 def trained(*callbacks: Callback, data: Any = None, odd: str | None = None, **arguments: Any) -> dict[str, Any]:
     """The metrics by epoch and the final weights, as this rank has them; `odd` is the place where user code fails."""
     torch.manual_seed(0)
-    values, model = EpochValues(), TinyModel() if odd is None else OddRank(odd)
+    values, model = EpochValues(), arguments.pop("model", TinyModel)() if odd is None else OddRank(odd)
     trainer = quiet_trainer(*callbacks, values, strategy="ddp", devices=2, **arguments)
     trainer.fit(model, loader() if data is None else data)
     weights = torch.cat([tensor.detach().flatten().double() for tensor in model.parameters()])
@@ -133,6 +144,17 @@ def targets_on_rank_one(batch: Any) -> Tensor:
     return batch[1].float() if RANK == 1 else batch[1]
 
 
+def another_function() -> dict[str, Any]:
+    """The second rank trains on squared images."""
+
+    def step(module: TinyModel, batch: Any) -> Tensor:
+        return cross_entropy(module(batch[0] if RANK == 0 else batch[0].square()), batch[1])
+
+    monitor = tiny_monitor()
+    outcome = trained(monitor, model=lambda: Stepping(step))
+    return outcome | {"never": monitor._state.never_because if monitor._state else []}
+
+
 class OddDisplay(Callback):
     """The monitor itself fails on the second rank."""
 
@@ -175,6 +197,7 @@ SETTINGS = {
     "odd hook": lambda: failing(tiny_monitor(), odd="hook"),
     "odd targets": lambda: failing(tiny_monitor(target=targets_on_rank_one)),
     "odd display": lambda: failing(tiny_monitor(), OddDisplay()),
+    "another function": another_function,
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
 }
 

@@ -146,6 +146,12 @@ def test_what_fails_on_one_rank_is_said_with_its_cause_and_ends_no_training(rank
         assert rank[setting]["weights"] == rank["fails on rank 0"]["weights"]
 
 
+def test_another_function_on_one_rank_ends_the_predictions_of_both(ranks: list[dict[str, Any]]):
+    (first,), (second,) = (rank["another function"]["never"] for rank in ranks)
+    assert "on another rank" in first
+    assert "training_step calls module(prepared(batch))" in second
+
+
 def test_an_optional_measure_that_fails_on_one_rank_fails_alone_and_on_both(ranks: list[dict[str, Any]]):
     for rank in ranks:
         assert statuses(rank, "optional") == [0] * 5

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gengap.errors import BatchError, GapError, TargetError
-from lightning_gengap.samples.batches import default_forward, read_batch
+from lightning_gengap.errors import BatchError, GapError, TargetError, Undefined
+from lightning_gengap.samples.batches import read_batch
+from lightning_gengap.samples.calling import default_forward
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 Pair = namedtuple("Pair", ["images", "labels"])
@@ -42,7 +43,8 @@ def test_integer_inputs_have_no_float_tensor():
     tokens = torch.randint(0, 9, (4, 5))
     read = read_batch({"input_ids": tokens, "labels": Y})
     assert read.inputs is None
-    assert read.with_inputs(X) is read.content
+    with pytest.raises(Undefined, match="the inputs are not floats"):
+        read.with_inputs(X)
 
 
 def test_hooks_replace_the_usual_places():

@@ -95,7 +95,8 @@ def margin_signature(probe: Probe) -> Signature:
     """Margins at every layer of the probe: one forward and one activation-only backward for all together.
 
     The runner-up is the largest other logit; the derivative takes its choice as fixed. Examples do not interact in eval
-    mode, so the gradient of the summed gaps holds every example's own.
+    mode, so the gradient of the summed gaps holds every example's own. Where they
+    do, it holds the influence on the others too: the margins are those of whole chunks.
     """
     metrics: dict[str, NormalizedMargin] = {}
     undifferentiable = None
@@ -136,7 +137,7 @@ def _why_absent(probe: Probe, layer: str, undifferentiable: str | None) -> str:
     if _is_there(probe, layer):
         none = "no gradient of the logits arrives there; the forward detaches it, or has no gradients in eval mode"
         return undifferentiable or none
-    return "the inputs are not floats" if layer == "input" else probe.layout.missing[layer]
+    return str(probe.no_inputs) if layer == "input" else probe.layout.missing[layer]
 
 
 def _is_there(probe: Probe, layer: str) -> bool:

@@ -86,7 +86,7 @@ def norm_product(probe: Probe) -> Values:
     inputs = probe.batches[0].inputs
     for name, power in PLAIN_BOUNDS.items():
         values[f"norm_product/log_bound_{name}"] = (
-            Undefined("the inputs are not floats")
+            Undefined(str(probe.no_inputs))
             if inputs is None
             else 0.5 * math.log(len(matrices) + math.log(inputs[0].numel())) + logs[name] - margin - power * samples
         )

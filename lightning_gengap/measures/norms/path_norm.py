@@ -50,8 +50,8 @@ def path_norm(probe: Probe) -> Values:
     Reference: rows 43 and 44 of Jiang et al. 2020 (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036) and
     2017 (arXiv 1706.08947).
     """
-    if probe.batches[0].inputs is None:
-        raise Undefined("the inputs are not floats")
+    if probe.no_inputs is not None:
+        raise Undefined(probe.no_inputs)
     totals: dict[str, float] = {}
     refusals: dict[str, Undefined] = {}
     for name, power in POWERS.items():

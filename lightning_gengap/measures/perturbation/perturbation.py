@@ -62,10 +62,15 @@ def images_of(probe: Probe, least_side: int = 1) -> Tensor:
     """All images of the probe, shape (examples, channels, height, width), or undefined."""
     images = probe.inputs
     if images is None or images.ndim != 4:
-        raise Undefined("the inputs are not images of one size")
+        raise Undefined(_why_no_images(probe))
     if min(images.shape[2:]) < least_side:
         raise Undefined(f"the images are smaller than {least_side} x {least_side}")
     return images
+
+
+def _why_no_images(probe: Probe) -> str:
+    reason = "the inputs are not images of one size"
+    return reason if probe.no_inputs is None else f"{reason}: {probe.no_inputs}"
 
 
 def mixes_and_copies(images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

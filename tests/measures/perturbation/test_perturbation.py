@@ -73,9 +73,13 @@ def test_the_values_are_accuracies_on_perturbed_images() -> None:
 @pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
 def test_absent_for_inputs_that_are_no_images(name: str) -> None:
     targets = torch.arange(20) % 4
-    for factory, inputs in ((networks.mlp, networks.images(20).flatten(1)), (networks.Tokens, networks.token_ids(20))):
+    plain = "the inputs are not images of one size"
+    for factory, inputs, reason in (
+        (networks.mlp, networks.images(20).flatten(1), plain),
+        (networks.Tokens, networks.token_ids(20), f"{plain}: the inputs are not floats"),
+    ):
         found = measured(name, networks.made(factory), inputs, targets)
-        assert (found.values, found.absent) == ({}, {f"{name}/*": "the inputs are not images of one size"})
+        assert (found.values, found.absent) == ({}, {f"{name}/*": reason})
 
 
 def test_only_wanted_accuracies_are_measured_and_equal_those_of_a_full_measurement():

@@ -1,0 +1,253 @@
+"""The first training batch, replayed: whether the function that is measured is the one that is trained."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.measurement import Measurer
+from lightning_gengap.monitor.step_recording import Called, Returned, StepRecording, Streams, outputs_in
+from lightning_gengap.monitor.training_loss import is_compiled
+from lightning_gengap.network.functional_call import run_at
+from lightning_gengap.samples.batches import hooks_for
+from lightning_gengap.samples.nested import handed_out
+from lightning_gengap.undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from lightning_gengap.monitor.run_state import RunState
+
+_log = logging.getLogger(__name__)
+_TIGHT, _LOOSE = 1e-5, 2e-2  # of the largest logit, in float32 on the CPU and in lower precision
+_ELSEWHERE = 1e-4  # in float32 on accelerators, whose kernels may differ between calls
+_MOST_STREAMS = 6
+
+
+class Mismatch(NamedTuple):
+    """By how much the logits of training and ours differ, what training calls, and what to do."""
+
+    difference: str
+    remedy: str
+
+
+_ON_ANOTHER_RANK = Mismatch(
+    "the first training step has other logits than the monitor gets from the same batch on another rank",
+    "Pass GapMonitor(forward=lambda module, batch: ...) that returns the logits of training",
+)
+
+
+@dataclass
+class Replay:
+    """Compares the logits of the first training step with ours, on the same batch, weights and random streams.
+
+    The step's own outputs are recorded by hooks. Before its backward, the monitor's call is made on a copy of the
+    batch in train mode, with copies of the buffers. No state of the training is touched. A step where no module
+    returns anything like logits, a compiled network and TorchScript are not compared.
+
+    Attributes:
+        mismatch: what training calls instead, once it is known to differ.
+    """
+
+    mismatch: Mismatch | None = None
+    _begun: bool = False
+    _settled: bool = False
+    _recording: StepRecording | None = None
+    _batch: Any = None
+    _buffers: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self, module: nn.Module, batch: Any, measurer: Measurer | None) -> None:
+        """Record the step that begins, if it is the first one that can be compared."""
+        if self._begun or measurer is None:
+            return
+        self._begun = True
+        try:
+            if is_compiled(module) or _waits_for_other_ranks(module):
+                return
+            self._batch = handed_out(batch)
+            self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+            self._recording = StepRecording(measurer.classes)
+            self._recording.begin(module, batch)
+        except Exception as error:
+            _log.debug("The first training step is not compared: %s", error)
+            self.close()
+
+    def check(self, trainer: Trainer, module: nn.Module, measurer: Measurer | None) -> None:
+        """Compare, before the first backward."""
+        recording = self._recording
+        if recording is None:
+            return
+        recording.close()
+        try:
+            if measurer is not None:
+                self.mismatch = self._compared(trainer, module, measurer, recording)
+        except Exception as error:
+            _log.debug("The first training step could not be compared: %s", error)
+        finally:
+            self.close()
+
+    def settle(self, trainer: Trainer, state: RunState, forward_is_given: bool) -> str | None:
+        """Act once, on all ranks together, on what the comparison showed; return what the user may want to know."""
+        if self._settled:
+            return None
+        self._settled = self._begun or trainer.world_size > 1  # no rank may wait for another one later
+        if not trainer.strategy.reduce_boolean_decision(self.mismatch is not None, all=False):
+            return None
+        found = self.mismatch or _ON_ANOTHER_RANK
+        if forward_is_given:
+            return f"GapMonitor measures what forward= computes, and knows that {found.difference}."
+        state.never(f"{found.difference}. {found.remedy}")
+        return None
+
+    def close(self) -> None:
+        """Remove the hooks and free the copies."""
+        if self._recording is not None:
+            self._recording.close()
+        self._recording, self._batch, self._buffers = None, None, {}
+
+    def _compared(
+        self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording
+    ) -> Mismatch | None:
+        """What differs; None where nothing does, or nothing can be compared."""
+        smallest = math.inf
+        for start in _different([call.streams for call in recording.calls])[:_MOST_STREAMS]:
+            logits, own = self._ours(trainer, module, measurer, start)
+            if logits is None:
+                return None
+            trained = _answers([each for each in recording.outputs if len(each.tensor) == len(logits)])
+            if not _tell_samples_apart(trained):
+                return None
+            last = trained[-1]
+            limit, apart = _limit(trainer, last.tensor), _nearest(logits, trained)
+            if apart <= limit:
+                return None
+            if _is_the_same_call(own, recording):
+                return None  # a state outside the buffers, such as a counter, makes the difference
+            if last.module and _nearest(last.tensor, own.outputs) <= limit:
+                return None  # it is followed by what is no module: a scale, or the mean of several heads
+            smallest = min(smallest, apart)
+        call = _last_call(recording)
+        return None if call is None or math.isinf(smallest) else _explained(smallest, call, self._batch)
+
+    def _ours(
+        self, trainer: Trainer, module: nn.Module, measurer: Measurer, start: Streams
+    ) -> tuple[Tensor | None, StepRecording]:
+        """Our logits in train mode, and everything like them that modules return on the way."""
+        own = StepRecording(measurer.classes, only_trained=False)
+        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        batch = handed_out(self._batch)
+        with _as_in_training(trainer, module):
+            start.go_on()
+            own.begin(module, batch)
+            try:
+                output = run_at(module, buffers, lambda: measurer.first.call(module, batch))
+            finally:
+                own.close()
+        return next(iter(outputs_in(output, measurer.classes)), None), own
+
+
+@contextmanager
+def _as_in_training(trainer: Trainer, module: nn.Module) -> Iterator[None]:
+    """Run a forward as the training step does, without gradients, and leave no trace."""
+    modes = [(part, part.training) for part in module.modules()]
+    precision = _float32_precision()
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(module))
+        for part, mode in modes:
+            part.training = mode
+        for name, value in precision.items():
+            _PRECISIONS[name][1](value)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield
+
+
+def _set_tf32(value: Any) -> None:
+    torch.backends.cudnn.allow_tf32 = value
+
+
+_PRECISIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+    "products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "convolutions": (lambda: torch.backends.cudnn.allow_tf32, _set_tf32),
+}
+
+
+def _float32_precision() -> dict[str, Any]:
+    """How float32 is computed in training; nothing where it was set in another way."""
+    try:
+        return {name: read() for name, (read, _) in _PRECISIONS.items()}
+    except RuntimeError:  # set through `fp32_precision`
+        return {}
+
+
+def _different(streams: Sequence[Streams]) -> list[Streams]:
+    """Those that differ from the one before."""
+    return [each for at, each in enumerate(streams) if not at or not each.equals(streams[at - 1])]
+
+
+def _is_the_same_call(own: StepRecording, trained: StepRecording) -> bool:
+    """Whether the calls that made the logits are the same, with the same parts of the batch."""
+    ours, theirs = _last_call(own), _last_call(trained)
+    return ours is not None and theirs is not None and theirs.known and ours.written == theirs.written
+
+
+def _last_call(recording: StepRecording) -> Called | None:
+    """The last of the outermost calls that made an output."""
+    before = [0, *(call.outputs for call in recording.calls)]
+    made = [call for call, count in zip(recording.calls, before, strict=False) if call.outputs > count]
+    return made[-1] if made else None
+
+
+def _answers(outputs: Sequence[Returned]) -> Sequence[Returned]:
+    """The outputs that may be the network's answer: those that no module had asked for, where there are such."""
+    return [each for each in outputs if each.outermost] or outputs
+
+
+def _tell_samples_apart(outputs: Sequence[Returned]) -> bool:
+    """Whether there are outputs, and the last of them is not the same for all samples, as that of a head of zeros."""
+    return bool(outputs) and bool((outputs[-1].tensor != outputs[-1].tensor[:1]).any())
+
+
+def _nearest(logits: Tensor, outputs: Sequence[Returned]) -> float:
+    """The largest difference between the logits and the outputs that are nearest to them."""
+    same_size = [each.tensor for each in outputs if each.tensor.shape == logits.shape]
+    return min((float((each.double() - logits.double()).abs().max()) for each in same_size), default=math.inf)
+
+
+def _limit(trainer: Trainer, logits: Tensor) -> float:
+    """How far equal logits may be apart."""
+    low = logits.dtype in (torch.float16, torch.bfloat16) or "16" in str(trainer.precision)
+    lowered = torch.float32 if not _float32_precision() else logits.dtype
+    tight = _TIGHT if logits.device.type == "cpu" and lowered is logits.dtype else _ELSEWHERE
+    return (_LOOSE if low else tight) * max(1.0, float(logits.double().abs().max()))
+
+
+def _waits_for_other_ranks(module: nn.Module) -> bool:
+    """Whether a forward in train mode waits for the other ranks, which may not make it."""
+    return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+
+
+def _explained(difference: float, call: Called, batch: Any) -> Mismatch:
+    """What to tell the user."""
+    differ = (
+        f"the first training step has other logits than the monitor gets from the same batch, weights and random "
+        f"state, by up to {difference:.2g}: training_step calls {call.written}"
+    )
+    written = f"GapMonitor(forward=lambda module, batch: {call.written})"
+    if call.known:
+        return Mismatch(differ, f"Pass {written}")
+    remedy = (
+        f"Pass {written}, where `prepared` makes these inputs as training_step does; or, where it only augments or "
+        f"mixes them, GapMonitor({hooks_for(batch)}), which measures them plain"
+    )
+    return Mismatch(f"{differ}, on inputs that are not the batch's (normalised, augmented or mixed?)", remedy)
