@@ -61,12 +61,18 @@ def _lines(file: Path) -> list[str]:
 def kept_by(forward: Callable[[], Tensor]) -> int:
     """Bytes that a forward's graph keeps for its backward, weights included. A storage counts once."""
     storages: dict[int, torch.UntypedStorage] = {}
+    boxes: list[list[Tensor]] = []
 
-    def packed(tensor: Tensor) -> Tensor:
+    def packed(tensor: Tensor) -> list[Tensor]:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage  # held: a freed one's address would come again
-        return tensor
+        boxes.append([tensor])
+        return boxes[-1]
 
-    with saved_tensors_hooks(packed, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in storages.values())
+    try:
+        with saved_tensors_hooks(packed, lambda box: box[0]):
+            forward()
+        return sum(storage.nbytes() for storage in storages.values())
+    finally:
+        for box in boxes:  # an operation that saves its output and the output hold each other, unseen by Python
+            box.clear()
