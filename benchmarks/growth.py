@@ -44,10 +44,8 @@ def main() -> None:
         measure(model, [(images, targets)], options.measures, initial_state=start)
         if number % max(options.times // 10, 1) == 0:
             rows.append(row := alive(model))
-            resident, seconds = row.resident / MEBI, time.perf_counter() - began
-            print(
-                f"{number:12} {row.tensors:8} {row.objects:8} {row.hooks:6} {row.files:6} {resident:5.0f} {seconds:8.0f}"
-            )
+            counts = f"{row.tensors:8} {row.objects:8} {row.hooks:6} {row.files:6} {row.resident / MEBI:5.0f}"
+            print(f"{number:12} {counts} {time.perf_counter() - began:8.0f}")
     first, last = rows[0], rows[-1]
     grown = last.resident - first.resident
     print(f"from the first tenth to the last: {last.tensors - first.tensors} tensors, {grown / MEBI:.1f} MiB")

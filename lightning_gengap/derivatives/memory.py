@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lightning_gengap.errors import Undefined
+
 UNLIMITED = 2**60  # above it, a control group's limit means that there is none
 SHARE = 0.75  # of what is left, which others want too
 
@@ -17,6 +19,12 @@ def room_for(count: float) -> bool:
     """Whether that many bytes fit into what is left; True where it is not known what is left."""
     left = available()
     return left is None or count <= SHARE * left
+
+
+def require_room(count: float, what: str) -> None:
+    """Raise `Undefined` where that many bytes do not fit into what is left; `what` would take them."""
+    if not room_for(count):
+        raise Undefined(f"{what} would not fit into memory: they take {count / 2**20:,.0f} MiB")
 
 
 def available(root: Path = Path("/")) -> int | None:

@@ -11,7 +11,7 @@ from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import trained
 from lightning_gengap.errors import Undefined
-from lightning_gengap.linalg.leverage import dual_blocks, gram_of, left_out, weight_blocks
+from lightning_gengap.linalg.leverage import Blocks, dual_blocks, gram_of, left_out, weight_blocks
 from lightning_gengap.measures.curvature.keys import CHANGING
 from lightning_gengap.measures.curvature.leave_one_out import gap_keys, gaps
 from lightning_gengap.measures.values import Values
@@ -57,7 +57,7 @@ def network_leave_one_out(probe: Probe) -> Values:
     ridge = probe.cached(ridge_of)
     jacobian, probabilities = in_metric(jacobian, probe, ridge), logits.softmax(dim=1)
     if parameters < len(jacobian):
-        blocks = weight_blocks(jacobian, probabilities, ridge.value)
+        blocks: Blocks = weight_blocks(jacobian, probabilities, ridge.value)
     else:
         gram = gram_of(jacobian)
         del jacobian  # before the solve
