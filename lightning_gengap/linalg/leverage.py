@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-MOST_NUMBERS = 2**22  # in the Q of the samples that go together; a dozen such tensors are held at once
+MOST_NUMBERS = 2**20  # in the Q of the samples that go together; a dozen such tensors are held at once
 SURE = 0.9  # below it, the sum of a sample's leverages stands for the largest of them
 
 

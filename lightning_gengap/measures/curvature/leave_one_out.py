@@ -92,7 +92,7 @@ def leave_one_out(probe: Probe) -> Values:
     samples, it takes 0.4 s at 1,500 weights, and 6 s and 0.6 GB at 5,130, the last layer of ResNet-18. Where samples
     x classes are below half the weights, the solve is with those instead (1 s for 256 samples and ten classes). With
     many classes it grows with samples x classes^3. Memory: that of the features, of some matrices of the layer's
-    weights where G is exact, and at most 400 MiB for the leverages of a few samples at a time.
+    weights where G is exact, and some 100 MiB for the leverages of a few samples at a time.
 
     Raises:
         Undefined: the logits are not the output of a trained linear layer, or memory does not suffice.
