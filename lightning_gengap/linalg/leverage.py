@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 MOST_NUMBERS = 2**20  # in the Q of the samples that go together; a dozen such tensors are held at once
+GRAM_BLOCK = 2**25  # numbers of a Jacobian that are in float64 at once
 SURE = 0.9  # below it, the sum of a sample's leverages stands for the largest of them
 
 
@@ -158,7 +159,7 @@ def gram_of(jacobian: Tensor) -> Tensor:
     count = len(jacobian)
     gram = torch.zeros(count, count, dtype=torch.float64)
     bands = torch.arange(count).split(max(count // 8, 64))
-    for block in jacobian.split(max(2**25 // max(count, 1), 64), dim=1):
+    for block in jacobian.split(max(GRAM_BLOCK // max(count, 1), 64), dim=1):
         wide = block.double()
         for band in bands:
             first, last = int(band[0]), int(band[-1]) + 1

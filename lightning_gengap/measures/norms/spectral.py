@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.linalg.lanczos import Tridiagonal, lanczos
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.weight_layers import EMBEDDINGS, Operator, WeightLayer
@@ -35,6 +36,7 @@ class Spectral(NamedTuple):
 def spectral_norm(layer: WeightLayer, probe: Probe) -> Spectral:
     """The largest singular value of the map that the layer applies; exact but for convolutions."""
     if isinstance(layer.module, nn.Linear):
+        require_room(4 * 4 * layer.weight.numel(), f"the singular values of {layer.name!r}")
         return Spectral(float(torch.linalg.matrix_norm(layer.weight.float(), ord=2)), 0.0)
     if isinstance(layer.module, EMBEDDINGS):  # tall: its Gram matrix is small
         tall = layer.weight.cpu().double()
@@ -53,6 +55,8 @@ def operator_norm(operator: Operator, layer: WeightLayer, probe: Probe) -> Spect
     Cost: at most 50 products, each a forward and a backward of one example through the layer.
     """
     start = torch.randn(layer.input_shape, generator=torch.Generator().manual_seed(probe.seed)).double()
+    most = min(MOST_PRODUCTS, max(MOST_NUMBERS // start.numel(), 2))
+    require_room(8 * (most + 6) * start.numel(), f"the vectors for the spectral norm of {layer.name!r}")
     return largest_singular_value(operator, start, layer.weight, TOLERANCE)
 
 
@@ -91,6 +95,7 @@ def largest_singular_value(
 
 def matrix_norm(layer: WeightLayer) -> float:
     """The largest singular value of the weight as a matrix of outputs by everything else."""
+    require_room(4 * 8 * layer.weight.numel(), f"the singular values of {layer.name!r}")
     return float(torch.linalg.matrix_norm(layer.matrix(), ord=2))
 
 
