@@ -7,13 +7,14 @@
 #   make docs                       docs/measures.md and docs/costs.md from the registry of measures and docs/costs.csv
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
+#   make leak-check                 what 1,000 default measurements leave in the process; some minutes
 #   make studies                    the studies of studies/README.md; random labels take hours, the others seconds
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check docs predictor benchmarks studies clean
+.PHONY: demo test lint types check docs predictor benchmarks leak-check studies clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -74,6 +75,9 @@ benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/curvature_growth.py
 	$(RUN) benchmarks/measures.py $(DATA) --networks ResNet-20
 	$(RUN) benchmarks/measures.py --networks ResNet-18
+
+leak-check: $(VENV)/ready
+	$(RUN) benchmarks/growth.py
 
 studies: $(VENV)/ready
 	$(RUN) studies/ablations.py

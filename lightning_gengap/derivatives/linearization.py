@@ -6,6 +6,7 @@ three copies of each weight of a linear layer, in every chunk. Here they are kep
 
 from __future__ import annotations
 
+import linecache
 import warnings
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
+from torch.fx import graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 
@@ -35,6 +37,7 @@ def linearize(function: Callable[..., Tensor], *at: Tensor) -> Callable[..., Ten
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on its own decompositions
         traced = make_fx(pushed)(*tangents)
+    _forget_source(traced)
     return _folded(traced)
 
 
@@ -63,7 +66,16 @@ def _folded(traced: fx.GraphModule) -> fx.GraphModule:
     for node in reversed(constant):
         graph.erase_node(node)
     traced.recompile()
+    _forget_source(traced)
     return traced
+
+
+def _forget_source(traced: fx.GraphModule) -> None:
+    """Drop the text that the graph was compiled from: torch keeps it, for tracebacks, as long as the process lives."""
+    name = type(traced).forward.__code__.co_filename
+    linecache.cache.pop(name, None)
+    loader = getattr(graph_module, "_loader", None)
+    getattr(loader, "eval_cache", {}).pop(name, None)
 
 
 def _writes(node: fx.Node) -> bool:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lightning_gengap.errors import Undefined
+
 UNLIMITED = 2**60  # above it, a control group's limit means that there is none
 SHARE = 0.75  # of what is left, which others want too
 
@@ -17,6 +19,12 @@ def room_for(count: float) -> bool:
     """Whether that many bytes fit into what is left; True where it is not known what is left."""
     left = available()
     return left is None or count <= SHARE * left
+
+
+def require_room(count: float, what: str) -> None:
+    """Raise `Undefined` where that many bytes do not fit into what is left; `what` would take them."""
+    if not room_for(count):
+        raise Undefined(f"{what} would not fit into memory: they take {count / 2**20:,.0f} MiB")
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -61,12 +69,18 @@ def _lines(file: Path) -> list[str]:
 def kept_by(forward: Callable[[], Tensor]) -> int:
     """Bytes that a forward's graph keeps for its backward, weights included. A storage counts once."""
     storages: dict[int, torch.UntypedStorage] = {}
+    boxes: list[list[Tensor]] = []
 
-    def packed(tensor: Tensor) -> Tensor:
+    def packed(tensor: Tensor) -> list[Tensor]:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage  # held: a freed one's address would come again
-        return tensor
+        boxes.append([tensor])
+        return boxes[-1]
 
-    with saved_tensors_hooks(packed, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in storages.values())
+    try:
+        with saved_tensors_hooks(packed, lambda box: box[0]):
+            forward()
+        return sum(storage.nbytes() for storage in storages.values())
+    finally:
+        for box in boxes:  # an operation that saves its output and the output hold each other, unseen by Python
+            box.clear()

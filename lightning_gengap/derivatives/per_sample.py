@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.samples.nested import flat_tensors, map_tensors
 
@@ -47,6 +48,19 @@ def per_sample(
             warnings.filterwarnings("ignore", "There is a performance drop")  # layers without a batching rule
             found = mapped([piece[part] for piece in pieces], tuple(row[part] for row in rows))
         yield found
+
+
+def require_room_for(weights: Mapping[str, Tensor], numbers: int, sums: int) -> None:
+    """Raise `Undefined` where one pass and sums over the samples do not fit into memory.
+
+    Args:
+        weights: what is differentiated by.
+        numbers: as for `per_sample`.
+        sums: how many float64 vectors of all weights are held.
+    """
+    length, size = (sum(value.numel() for value in weights.values()), max(v.element_size() for v in weights.values()))
+    if all(value.device.type == "cpu" for value in weights.values()):
+        require_room(8 * sums * length + 2 * size * max(MOST_NUMBERS, numbers), f"gradients by {length} weights")
 
 
 @contextmanager

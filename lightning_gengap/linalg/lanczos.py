@@ -64,6 +64,42 @@ class Tridiagonal:
         rule.nodes[rule.nodes.abs().argmin()] = 0  # but for round-off
         return rule
 
+    def largest(self) -> float:
+        """The largest Ritz value: K's largest eigenvalue, from below."""
+        return float(torch.linalg.eigvalsh(self._matrix(self.diagonal))[-1]) if len(self) else 0.0
+
+    def largest_at_most(self, weight: float) -> float:
+        """A bound from above of every eigenvalue of K whose eigenvector has that weight, or more, in the start.
+
+        The weight is the squared product of the start with the eigenvector. By Bessel's inequality it is at most
+        mass / sum_j p_j(x)^2 for an eigenvalue x, with p_0 ... p_k the orthonormal polynomials that T defines; beyond
+        the largest Ritz value the sum rises with x. (The bound of Christoffel and Markov; it is sure where the basis
+        was kept whole, but for rounding.)
+        """
+        low = self.largest()
+        if not len(self) or float(self.coupling[-1]) == 0:
+            return low
+        most = self.mass / weight
+        diagonal, coupling = self.diagonal.tolist(), self.coupling.tolist()
+
+        def exceeds(x: float) -> bool:
+            before, now, total, off = 0.0, 1.0, 1.0, 0.0
+            for on, following in zip(diagonal, coupling, strict=True):
+                before, now, off = now, ((x - on) * now - off * before) / following, following
+                total += now * now
+                if total > most:
+                    return True
+            return False
+
+        step = max(abs(low), max(coupling)) * _ROUND_OFF
+        while not exceeds(low + step):
+            step *= 2
+        high, low = low + step, low + step / 2
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (low, middle) if exceeds(middle) else (middle, high)
+        return high
+
     def _matrix(self, diagonal: Tensor) -> Tensor:
         """T with this diagonal, which may be longer by one."""
         below = self.coupling[: len(diagonal) - 1]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe, State
@@ -20,15 +21,21 @@ def activations_at(
     """What `pooled` makes of the activations, one row per sample, by layer; one forward, on the CPU.
 
     A tap that the forward does not reach is left out.
+
+    Raises:
+        Undefined: they do not fit into memory.
     """
     rows: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for batch in probe.batches:
             with probe.tapped(taps) as caught:
                 probe.logits_on(batch.content, len(batch.targets), state)
-            for tap in taps:
-                if tap.layer in caught:
-                    rows.setdefault(tap.layer, []).append(pooled(caught[tap.layer]).cpu())
+            found = {tap.layer: pooled(caught[tap.layer]).cpu() for tap in taps if tap.layer in caught}
+            if batch is probe.batches[0]:
+                width = sum(part[:1].numel() * part.element_size() for part in found.values())
+                require_room(2 * len(probe.targets) * width, "the layers' activations of all samples")
+            for layer, part in found.items():
+                rows.setdefault(layer, []).append(part)
     return {layer: torch.cat(parts) for layer, parts in rows.items()}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.folded_forward import folded_layers
@@ -76,13 +77,23 @@ def checked(probe: Probe) -> CheckedLayers:
 
 
 def initial_layers(probe: Probe) -> dict[str, WeightLayer] | None:
-    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown."""
+    """The same layers with their initial weights, folded by the initial statistics; None where they are unknown.
+
+    So they are where a forward computes a weight from other parameters, as pruning does.
+    """
     layers = probe.cached(checked).layers
+    if any(_made_in_forward(layer.module) for layer in layers.values()):
+        return None
     embedded = [name for name, layer in layers.items() if isinstance(layer.module, EMBEDDINGS)]
     weights = at_initial_weights(probe, lambda: _with_embeddings(probe, embedded))
     if weights is None:
         return None
     return {name: replace(layer, weight=weights[name]) for name, layer in layers.items()}
+
+
+def _made_in_forward(module: nn.Module) -> bool:
+    """Whether a hook writes the weight in every forward, as pruning does: it does not follow the parameters at once."""
+    return module._parameters.get("weight") is None and not is_parametrized(module, "weight")
 
 
 def _few(probe: Probe) -> ProbeBatch:

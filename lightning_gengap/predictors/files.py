@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from importlib import resources
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lightning_gengap.errors import PredictorError, closest
+from lightning_gengap.errors import PredictorError, closest, one_line
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.predictors.components import COMPONENTS, Component
 from lightning_gengap.predictors.parts import PREDICTED_GAP, Feature
@@ -21,7 +22,18 @@ from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Term
 
 FORMAT = 2
+MOST_BYTES = 2**24  # of a file; the bundled ones have up to 60 kB
+MOST_SHOWN = 500  # characters of what is refused
 _OPTIONAL = ("loss_head", "correction")  # parts that are left out of the file where there are none
+# What JSON writes for each kind of field, in Python and in words.
+_WRITTEN: dict[Any, tuple[Any, str]] = {
+    float: (int | float, "a number"),
+    int: (int, "a whole number"),
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+    tuple: (list, "a list"),
+    dict: (dict, "an object"),
+}
 
 
 def available_predictors() -> list[str]:
@@ -58,19 +70,39 @@ def load_predictor(name_or_path: str | Path) -> Predictor:
         return _default(names)
     if isinstance(name_or_path, str) and text in names:
         return _bundled(text)
-    path = Path(name_or_path)
-    if not path.is_file():
+    try:
+        path = Path(name_or_path)
+        found = path.is_file()
+    except (TypeError, ValueError, OSError):  # no path, or one that the system refuses
+        found = False
+    if not found:
         raise PredictorError(
             "predictor",
-            got=repr(text),
+            got=repr(name_or_path if len(text) < 1000 else f"{text[:1000]}..."),
             expected=f"one of {', '.join(names)}, or the path of a predictor file",
-            remedy=f"{closest(text, names)} `gengap predictors` lists the bundled ones.",
+            remedy=f"{closest(text[:100], names)} `gengap predictors` lists the bundled ones.",
         )
+    return loads(_content_of(path), text)
+
+
+def _content_of(path: Path) -> str:
+    """The text of a file."""
     try:
-        content = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise PredictorError(
+            f"predictor file {path}",
+            got=one_line(error),
+            expected="a file that can be read",
+            remedy="Check its permissions, or use a bundled predictor (`gengap predictors`).",
+        ) from error
+    if len(content) > MOST_BYTES:
+        raise _damaged(str(path), f"more than {MOST_BYTES} bytes")
+    try:
+        return content.decode()
     except UnicodeDecodeError:
-        raise _damaged(text, "bytes that are not UTF-8 text") from None
-    return loads(content, text)
+        raise _damaged(str(path), "bytes that are not UTF-8 text") from None
 
 
 def _default(names: Sequence[str]) -> Predictor:
@@ -96,33 +128,57 @@ def dumps(predictor: Predictor) -> str:
 def loads(text: str, origin: str) -> Predictor:
     """Parse a predictor file strictly; `origin` names it in the PredictorError that refuses it."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _damaged(origin, f"text that is not JSON ({error.msg}, line {error.lineno})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise _damaged(origin, f"format {got!r}, expected {FORMAT}")
-    recorded = content.pop("sha256", None)
-    if recorded != _digest(content):
-        raise _damaged(origin, "a SHA-256 that does not match the content")
-    content.pop("format")
-    try:
+        content = json.loads(
+            text, object_pairs_hook=_distinct, parse_constant=_finite, parse_float=_finite, parse_int=_exact
+        )
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            got = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"format {reprlib.repr(got)}, expected {FORMAT}")
+        recorded = content.pop("sha256", None)
+        if recorded != _digest(content):
+            raise ValueError("a SHA-256 that does not match the content")
+        content.pop("format")
         predictor: Predictor = _read(Predictor, {**dict.fromkeys(_OPTIONAL), **content, "preferred": None})
         _check(predictor)
+    except json.JSONDecodeError as error:
+        raise _damaged(origin, f"text that is not JSON ({error.msg}, line {error.lineno})") from None
+    except RecursionError:
+        raise _damaged(origin, "text that is nested too deeply") from None
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(origin, str(error)) from None
     return predictor
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file; a name that comes twice would hide a value."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name that comes twice in one object")
+    return content
+
+
+def _finite(digits: str) -> float:
+    """A number with a point or an exponent, or one of the words that JSON does not have."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("numbers that are not finite")
+    return number
+
+
+def _exact(digits: str) -> int:
+    """A whole number that a float holds."""
+    if len(digits) > 17 or abs(int(digits)) > 2**53:
+        raise ValueError("whole numbers beyond 2^53")
+    return int(digits)
+
+
 def _read(hint: Any, content: Any, name: str = "") -> Any:
-    """The content as what a type hint says: dataclasses with exactly their fields, tuples, finite numbers, words."""
+    """The content as what a type hint says: dataclasses with exactly their fields, lists, numbers, words."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is UnionType:  # of something and None
         return None if content is None else _read(inner[0], content, name)
     if kind is Component:
         kind = hint = COMPONENTS[content["kind"]]
-    if kind is tuple:
-        return tuple(_read(inner[0], one, name) for one in content)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         if not isinstance(content, dict) or set(content) != set(hints):
@@ -130,9 +186,14 @@ def _read(hint: Any, content: Any, name: str = "") -> Any:
             raise ValueError(f"fields {got} for a {hint.__name__}, which has {', '.join(hints)}")
         return hint(**{name: _read(hints[name], value, name) for name, value in content.items()})
     if kind is Literal and content not in inner:
-        raise ValueError(f"{name.replace('_', ' ')} {content!r}")
-    if kind in (int, float) and not (isinstance(content, int | float) and math.isfinite(content)):
-        raise ValueError("numbers that are not finite")
+        raise ValueError(f"{name.replace('_', ' ')} {reprlib.repr(content)}")
+    if kind is Any or kind is Literal:
+        return content
+    written, words = _WRITTEN[kind]
+    if not isinstance(content, written) or (isinstance(content, bool) and kind is not bool):
+        raise ValueError(f"{name.replace('_', ' ')} {reprlib.repr(content)}, which is not {words}")
+    if kind is tuple:
+        return tuple(_read(inner[0], one, name) for one in content)
     return content
 
 
@@ -147,6 +208,13 @@ def _check(predictor: Predictor) -> None:
     for component in specification.components:
         if strangers := set(component.needs) - set(MEASURED):
             raise ValueError(f"{component.kind} {strangers}, which this version does not measure")
+    for term in named:
+        if isinstance(term, Feature) and not (
+            term.low <= term.high and term.deviation >= 0 and (term.floor > 0 or term.transform != "log")
+        ):
+            raise ValueError(f"a range of {term.name!r} that is none: {term}")
+    if not (0 < predictor.interval.level < 1 and predictor.interval.below <= predictor.interval.above):
+        raise ValueError(f"an interval that is none: {predictor.interval}")
     unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
     if unknown:
         raise ValueError(f"measures {sorted(unknown)}, which this version does not have")
@@ -155,7 +223,7 @@ def _check(predictor: Predictor) -> None:
 def _damaged(origin: str, got: str) -> PredictorError:
     return PredictorError(
         f"predictor file {origin}",
-        got=got,
+        got=got[:MOST_SHOWN],
         expected="a predictor written by this version of lightning-gengap, unchanged",
         remedy="Fit it again with `gengap zoo fit`, or use a bundled one (`gengap predictors`).",
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
+from torch.fx import graph_module
 
 from lightning_gengap.derivatives.linearization import linearize
 from tests import networks
@@ -41,6 +43,13 @@ def test_no_weight_is_copied() -> None:
     kept = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in applied.buffers()}
     assert own & set(kept)  # the wide layer's weight is kept, as it is
     assert sum(size for at, size in kept.items() if at not in own) < 300 * 300 * 4 / 5  # activations only
+
+
+def test_no_text_of_compiled_graphs_is_left_behind() -> None:
+    function, weights = function_of(nn.Linear(3, 2), torch.randn(4, 3))
+    before = set(linecache.cache), len(graph_module._loader.eval_cache)
+    linearize(function, *weights)
+    assert (set(linecache.cache), len(graph_module._loader.eval_cache)) == before
 
 
 def test_a_constant_function_has_no_derivative_and_no_error() -> None:

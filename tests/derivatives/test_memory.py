@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,32 @@ def test_a_graph_keeps_activations_once_and_weights_whatever_the_samples() -> No
     # Inputs of the layers (the ReLU's output is the second layer's input) and the output of tanh, in float32.
     assert five - two == 4 * 3 * (10 + 7 + 3)
     assert two == 4 * 2 * (10 + 7 + 3) + 4 * 7 * 3  # the gradient of the ReLU's output takes the second layer's weights
+
+
+@pytest.mark.parametrize("own", [torch.relu, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, nn.Softmax(dim=1)])
+def test_operations_that_save_their_own_output_are_freed(own: Callable[[Tensor], Tensor]) -> None:
+    """The output holds its operation and, through the hook, the operation its output: no collector sees that circle."""
+    outputs: list[weakref.ref[Tensor]] = []
+
+    def forward() -> Tensor:
+        output = own(torch.rand(3, 2).requires_grad_())
+        outputs.append(weakref.ref(output))
+        return output
+
+    assert kept_by(forward) == 4 * 3 * 2
+    gc.collect()
+    assert outputs[0]() is None
+
+
+def test_a_gradient_inside_the_forward_is_counted_too() -> None:
+    """What was saved is read again there, with its own history."""
+    inputs = torch.rand(3, 2).requires_grad_()
+
+    def forward() -> Tensor:
+        (slope,) = torch.autograd.grad(inputs.exp().sum(), inputs, create_graph=True)
+        return slope * inputs
+
+    assert kept_by(forward) >= 4 * 3 * 2
 
 
 def test_without_a_graph_nothing_is_kept() -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import unfold
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES
 from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.derivatives.per_sample import precise
 from lightning_gengap.derivatives.weights import logits_at, trained
 from lightning_gengap.measures.curvature.diagonal_curvature import refuse_many_classes
@@ -107,6 +108,7 @@ def candidates(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Layer]:
         weight = weights[names[0]]
         sides = weight[0].numel() + len(names) - 1, len(weight)
         if max(sides) <= LARGEST_SIDE:
+            require_room(2 * 8 * sum(side**2 for side in sides), f"the Kronecker factors of {prefix!r}")
             inner, outer = (weight.new_zeros(side, side, dtype=precise(weight.device)) for side in sides)
             layers.append(Layer(module, names, inner, outer))
     return layers

@@ -11,7 +11,15 @@ from lightning_gengap.derivatives.memory import room_for
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import trained
 from lightning_gengap.errors import Undefined
-from lightning_gengap.linalg.leverage import dual_blocks, gram_of, left_out, weight_blocks
+from lightning_gengap.linalg.leverage import (
+    GRAM_BLOCK,
+    Blocks,
+    dual_blocks,
+    gram_of,
+    left_out,
+    leverage_bytes,
+    weight_blocks,
+)
 from lightning_gengap.measures.curvature.keys import CHANGING
 from lightning_gengap.measures.curvature.leave_one_out import gap_keys, gaps
 from lightning_gengap.measures.values import Values
@@ -45,19 +53,21 @@ def network_leave_one_out(probe: Probe) -> Values:
     """
     parameters = sum(weight.numel() for weight in trained(probe).values())
     with torch.no_grad():
-        classes = probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets)).shape[1]
+        logits = probe.logits_on(probe.batches[0].content, len(probe.batches[0].targets))
+    classes, size = logits.shape[1], logits.element_size()
     count = min(len(probe.targets), affordable(parameters, classes))
     if count < FEWEST:
         raise Undefined(f"{parameters} trained parameters, {count} samples fit into memory")
     rows = count * classes
-    if not room_for(4 * rows * parameters + 4 * 8 * min(rows, parameters) ** 2):
+    matrices = 4 * min(rows, parameters) ** 2 + GRAM_BLOCK
+    if not room_for(size * rows * parameters + 8 * matrices + leverage_bytes(count, classes)):
         raise Undefined(f"the Jacobian of {count} samples would not fit into memory")
     with undefined_where_it_fails():
         jacobian, logits, targets = jacobian_of(probe, count)
     ridge = probe.cached(ridge_of)
     jacobian, probabilities = in_metric(jacobian, probe, ridge), logits.softmax(dim=1)
     if parameters < len(jacobian):
-        blocks = weight_blocks(jacobian, probabilities, ridge.value)
+        blocks: Blocks = weight_blocks(jacobian, probabilities, ridge.value)
     else:
         gram = gram_of(jacobian)
         del jacobian  # before the solve

@@ -63,7 +63,7 @@ def _on_inputs(probe: Probe) -> dict[str, Value]:
     if probe.inputs is None:
         reason = Undefined("the inputs are integers or differ in shape")
         return {"difficulty/neighbour_*": reason, "difficulty/class_mean_accuracy": reason}
-    flat = probe.inputs.flatten(1).double().cpu()
+    flat = probe.inputs.flatten(1).cpu()
     ten = partial(leave_one_out_neighbours, neighbours=10)
     return {
         "difficulty/neighbour_1_accuracy": leave_one_out_neighbours(flat, probe.targets, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu, unfold
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
@@ -22,7 +22,7 @@ RANDOM_SIDE, PATCH_SIDE = 5, 6
 PATCHES = 10_000
 POOLED = 4
 FLATTENING = 0.01  # added to the patches' variances before whitening, relative to their mean
-_CHUNK = 64
+_CHUNK, _MOST_NUMBERS = 64, 2**23  # images at once, and numbers of their responses, of which five copies are held
 _PATCHES_WORDS = "ridge accuracy on convolutions of the whitened images with patches of their own"
 KEYS = {
     "input_difficulty/ridge_accuracy": accuracy_key("ridge accuracy on the inputs"),
@@ -55,7 +55,7 @@ def input_difficulty(probe: Probe) -> Values:
     check_enough_samples(probe)
     values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):
-        flat = inputs.flatten(1).double().cpu()
+        flat = inputs.flatten(1).cpu()
         values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
     for kind, side, features in (
         ("convolution", RANDOM_SIDE, convolution_features),
@@ -110,19 +110,17 @@ def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
     reach = [length - PATCH_SIDE + 1 for length in images.shape[2:]]
     place = torch.rand(PATCHES, 2, generator=generator) * torch.tensor(reach)
     down, right = place.long().unbind(dim=1)
-    found = torch.empty(PATCHES, images.shape[1] * PATCH_SIDE**2, dtype=torch.float64)
-    for start in range(0, len(images), _CHUNK):
-        mine = (owner >= start) & (owner < start + _CHUNK)
-        every = unfold(images[start : start + _CHUNK], PATCH_SIDE)  # (images, patch, places)
-        column = down[mine] * reach[1] + right[mine]
-        found[mine] = every[owner[mine] - start, :, column].double().cpu()
-    return found
+    within = torch.arange(PATCH_SIDE)
+    rows, columns = (down[:, None] + within)[:, None, :, None], (right[:, None] + within)[:, None, None, :]
+    channels = torch.arange(images.shape[1])[None, :, None, None]
+    places = (owner[:, None, None, None], channels, rows, columns)
+    return images[tuple(place.to(images.device) for place in places)].flatten(1).double().cpu()
 
 
 def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
     """Convolution, ReLU of both signs, mean over a 4 x 4 grid; float64, on the CPU."""
-    rows = []
-    for chunk in images.split(_CHUNK):
+    rows, numbers = [], len(filters) * images[0, 0].numel()
+    for chunk in images.split(max(min(_CHUNK, _MOST_NUMBERS // numbers), 1)):
         seen = conv2d(chunk, filters, offsets)
         both = torch.cat([relu(seen), relu(-seen)], dim=1)
         pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3])))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn.functional import pad
 
-from lightning_gengap.derivatives.per_sample import defined_where_it_succeeds, per_sample
+from lightning_gengap.derivatives.per_sample import defined_where_it_succeeds, per_sample, require_room_for
 from lightning_gengap.derivatives.weights import refuse_complex
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
@@ -84,6 +84,7 @@ def sketched_gradients(probe: Probe, state: State) -> Tensor:
         return grad(lambda moved: combination @ probe.logits_on(sample, 1, {**state, **moved})[0])(weights)
 
     numbers = sum(weight.numel() for weight in weights.values())
+    require_room_for(weights, numbers, sums=1)
     return torch.cat(
         [
             sketch(found, signs)

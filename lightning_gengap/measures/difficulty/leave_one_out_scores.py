@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lightning_gengap.network.probe import Probe
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 FEWEST_PER_CLASS = 5
+COLUMNS = 2**12  # of float64 features that are worked on at once
 
 
 def accuracy_key(words: str) -> Key:
@@ -66,10 +67,14 @@ def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
 
 def standardised_gram(features: Tensor) -> Tensor:
     """G = H H^T / D over the D features that vary, standardised; centred, its diagonal one on average."""
-    deviation = features.std(dim=0, correction=0)
-    varying = deviation > 0
-    standard = (features[:, varying] - features[:, varying].mean(dim=0)) / deviation[varying]
-    return standard @ standard.T / max(standard.shape[1], 1)
+    gram, count = torch.zeros(len(features), len(features), dtype=torch.float64), 0
+    for columns in _columns(features):
+        deviation = columns.std(dim=0, correction=0)
+        varying = deviation > 0
+        standard = (columns[:, varying] - columns[:, varying].mean(dim=0)) / deviation[varying]
+        gram.addmm_(standard, standard.T)
+        count += standard.shape[1]
+    return gram / max(count, 1)
 
 
 def left_out_scores(gram: Tensor, targets: Tensor) -> list[Tensor]:
@@ -111,7 +116,7 @@ def leave_one_out_error(scores: list[Tensor], targets: Tensor) -> float:
 
 def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
     """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
-    distance = torch.cdist(inputs, inputs)
+    distance = squared_distances(inputs, inputs)
     distance.fill_diagonal_(torch.inf)
     neighbours = min(neighbours, len(targets) - 1)
     nearest = distance.topk(neighbours, largest=False).indices
@@ -123,12 +128,29 @@ def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -
 
 def leave_one_out_class_means(inputs: Tensor, targets: Tensor) -> float:
     """Leave-one-out accuracy of the nearest class mean; a point's own class mean is taken without it."""
-    members = one_hot(targets).to(inputs)
+    members = one_hot(targets).double()
     counts = members.sum(dim=0)
-    sums = members.T @ inputs
-    distance = torch.cdist(inputs, sums / counts[:, None]).nan_to_num(torch.inf)
-    own = counts[targets] - 1
-    own_mean = (sums[targets] - inputs) / own[:, None]
-    own_distance = (inputs - own_mean).norm(dim=1).nan_to_num(torch.inf)
+    own = (counts[targets] - 1)[:, None]
+    distance = torch.zeros(len(inputs), len(counts), dtype=torch.float64)
+    own_distance = torch.zeros(len(inputs), dtype=torch.float64)
+    for columns in _columns(inputs):
+        sums = members.T @ columns
+        distance += squared_distances(columns, sums / counts[:, None])
+        own_distance += (columns - (sums[targets] - columns) / own).square().sum(dim=1)
     distance.scatter_(1, targets[:, None], own_distance[:, None])
-    return float((distance.argmin(1) == targets).double().mean())
+    return float((distance.nan_to_num(torch.inf).argmin(1) == targets).double().mean())
+
+
+def squared_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Squared Euclidean distances of all pairs of rows; shape (first, second), float64."""
+    distance = torch.zeros(len(first), len(second), dtype=torch.float64)
+    for one, other in zip(_columns(first), _columns(second), strict=True):
+        distance.addmm_(one, other.T, alpha=-2)
+        distance += one.square().sum(dim=1)[:, None]
+        distance += other.square().sum(dim=1)
+    return distance.clamp_(min=0)
+
+
+def _columns(rows: Tensor) -> Iterator[Tensor]:
+    """The features, some columns at a time, in float64: all of them are more than memory may hold."""
+    return (columns.double() for columns in rows.split(COLUMNS, dim=1))

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.activations import activations_at
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.margins.margin import margin_signature
@@ -63,7 +63,10 @@ def k_variance(probe: Probe) -> Values:
 def _median_over_spread(probe: Probe, tap: Tap, margins: NormalizedMargin) -> float | Undefined:
     distances = torch.cat(list(margins.distances))
     distances = distances[distances.isfinite()]
-    features = activations_at(probe, [tap], lambda activation: activation.flatten(1))[tap.layer]
+    try:
+        features = activations_at(probe, [tap], lambda activation: activation.flatten(1))[tap.layer]
+    except Undefined as undefined:
+        return frameless(undefined)
     spread = mean_class_spread(features, probe.targets, probe.seed)
     if spread > 0 and len(distances) > 0:
         return float(distances.quantile(0.5)) / spread

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.activations import first_weight_layer
@@ -16,6 +17,7 @@ from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe
 
+ROWS = 64  # outputs that are worked on at once in float64
 TRIMMED = 0.05  # of the features at either end, by their variance
 KEYS = {
     f"perturbed_margin/{kind}_{statistic}": Key(
@@ -54,7 +56,7 @@ def perturbed_margin(probe: Probe) -> Values:
     images, first = images_of(probe), first_weight_layer(probe)
     generator = torch.Generator().manual_seed(probe.seed)
     values: dict[str, Value] = {}
-    for name, perturbed in mixes_and_copies(images, probe.targets, generator).items():
+    for name, perturbed in mixes_and_copies(images, probe.targets, generator):
         margins = margins_of(probe, first, perturbed)
         if len(margins) == 0:
             values[f"perturbed_margin/{name}_*"] = Undefined(f"outputs or gradients at {first.module} vanish")
@@ -82,8 +84,9 @@ def margins_of(probe: Probe, tap: Tap, inputs: Tensor) -> Tensor:
         if gradient is None:
             return torch.empty(0)
         gaps.append(gap.detach().cpu().double())
-        norms.append(gradient.flatten(1).cpu().double().norm(dim=1))
-        moments.add(output.detach().flatten(1).cpu().double())
+        norms.append(vector_norm(gradient.flatten(1).cpu(), dim=1, dtype=torch.float64))
+        for rows in output.detach().flatten(1).cpu().split(ROWS):
+            moments.add(rows.double())
     gap, norm, spread = torch.cat(gaps), torch.cat(norms), trimmed_mean(moments.variance()).sqrt()
     reached = norm > 0
     if spread == 0 or not bool(reached.any()):

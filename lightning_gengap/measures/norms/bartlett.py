@@ -109,7 +109,7 @@ def _term(layer: WeightLayer, probe: Probe) -> Term:
     """The norms of a layer's own matrix."""
     if layer.calls > 1:
         raise Undefined(f"the layer {layer.name!r} is called more than once")
-    spectral = spectral_norm(layer, f"norm/{layer.name}", probe)[0]
+    spectral = spectral_norm(layer, probe).value
     if not (math.isfinite(spectral) and spectral > 0):
         raise Undefined("a weight layer is zero or not finite")
     return spectral, incoming_norms(layer)
@@ -132,15 +132,15 @@ def _log_complexity(terms: Collection[Term]) -> float:
 def block_terms(block: Block, layers: Mapping[str, WeightLayer], terms: Mapping[str, Term], probe: Probe) -> list[Term]:
     """The norms of the matrices of a block: its layers with the shortcut beside them."""
     first = layers[block.branch[0]]
-    own, key = first.operator(), f"bartlett/{first.name}"
+    own = first.operator()
     spectral, groups = terms[first.name]
     if len(block.branch) == 1:
-        return [(operator_norm(lambda x: x + own(x), first, key, probe)[0], groups)]
+        return [(operator_norm(lambda x: x + own(x), first, probe).value, groups)]
     spectral = math.hypot(1, spectral)
     if block.projection is not None:
         other = layers[block.projection].operator()
         groups += terms[block.projection][1]
-        spectral, _ = operator_norm(lambda x: torch.cat([own(x).flatten(), other(x).flatten()]), first, key, probe)
+        spectral = operator_norm(lambda x: torch.cat([own(x).flatten(), other(x).flatten()]), first, probe).value
     *between, last = (terms[name] for name in block.branch[1:])
     return [
         (spectral, groups),

@@ -49,7 +49,5 @@ def distance(probe: Probe) -> Values:
         return values | {"distance/frobenius": unknown, "distance/spectral": unknown}
     moved = {name: layer.minus(start[name]) for name, layer in layers.items()}
     values["distance/frobenius"] = math.fsum(squared_frobenius(layer.weight) for layer in moved.values())
-    values["distance/spectral"] = math.fsum(
-        spectral_norm(layer, f"distance/{name}", probe)[0] ** 2 for name, layer in moved.items()
-    )
+    values["distance/spectral"] = math.fsum(spectral_norm(layer, probe).value ** 2 for layer in moved.values())
     return values

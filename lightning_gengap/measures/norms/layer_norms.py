@@ -41,8 +41,8 @@ def layer_norms(probe: Probe) -> tuple[LayerNorms, ...]:
     start = initial_layers(probe)
     found = []
     for name, layer in nonzero_layers(probe).items():
-        change = None if start is None else _norms_of(layer.minus(start[name]), "complexity/start", probe)
-        found.append(_norms_of(layer, "complexity", probe, change))
+        change = None if start is None else _norms_of(layer.minus(start[name]), probe)
+        found.append(_norms_of(layer, probe, change))
     return tuple(found)
 
 
@@ -79,7 +79,7 @@ def squared_frobenius(weight: Tensor) -> float:
     return float(weight.cpu().double().square().sum())
 
 
-def _norms_of(layer: WeightLayer, prefix: str, probe: Probe, change: LayerNorms | None = None) -> LayerNorms:
-    operator, _ = spectral_norm(layer, f"{prefix}/{layer.name}", probe)
+def _norms_of(layer: WeightLayer, probe: Probe, change: LayerNorms | None = None) -> LayerNorms:
+    operator = spectral_norm(layer, probe).value
     spectral = {"operator": operator**2, "reshaped": matrix_norm(layer) ** 2, "fft": circular_norm(layer) ** 2}
     return LayerNorms(layer.weight.numel(), squared_frobenius(layer.weight), spectral, change)

@@ -17,7 +17,7 @@ KEYS = {
     "norm/log_product_frobenius": log_key("sum of log squared Frobenius norms", FUNCTION),
     "norm/log_sum_spectral": log_key("log of d times their geometric mean, spectral", FUNCTION),
     "norm/log_sum_frobenius": log_key("log of d times their geometric mean, Frobenius", FUNCTION),
-    "norm/spectral_change": Key("fraction", 0, 1, "last relative change of the power iteration", NOTHING),
+    "norm/spectral_change": Key("fraction", 0, 1, "bound of the spectral norms' relative error", NOTHING),
 }
 
 
@@ -26,8 +26,9 @@ def norm(probe: Probe) -> Values:
 
     Keys: `norm/log_product_spectral` and `norm/log_product_frobenius` are the sum of log |W_i|^2.
     `norm/log_sum_spectral` and `norm/log_sum_frobenius` are log d + the mean of log |W_i|^2, the log of d times the
-    geometric mean. `norm/spectral_change` is the largest relative change in the last step of the power iteration,
-    which approaches the norm from below.
+    geometric mean. `norm/spectral_change` bounds the relative error of every spectral norm, (|W_i|_2 - value) over
+    |W_i|_2. The norms of convolutions are approached from below, from a random start, and stop at 1e-4 or after 50
+    products. The bound fails for one start in 10,000.
 
     A convolution's spectral norm is that of the operator it applies at its input size, zero padding included. It is
     not that of the reshaped kernel. An embedding of integer inputs counts as the linear map of one-hot vectors.
@@ -41,15 +42,15 @@ def norm(probe: Probe) -> Values:
 
     Reference: rows 30 to 39 of Jiang et al. 2020 (arXiv 1912.02178).
     """
-    log_spectral, log_frobenius, change = [], [], 0.0
-    for name, layer in probe.cached(checked).layers.items():
-        spectral, moved = spectral_norm(layer, f"norm/{name}", probe)
+    log_spectral, log_frobenius, largest_error = [], [], 0.0
+    for layer in probe.cached(checked).layers.values():
+        spectral, error = spectral_norm(layer, probe)
         log_spectral.append(2 * _log(spectral))
         log_frobenius.append(_log(squared_frobenius(layer.weight)))
-        change = max(change, moved)
+        largest_error = max(largest_error, error)
     if not all(map(math.isfinite, log_spectral + log_frobenius)):
         raise Undefined("a weight layer is zero or not finite")
-    values = {"norm/spectral_change": change}
+    values = {"norm/spectral_change": largest_error}
     for kind, logs in (("spectral", log_spectral), ("frobenius", log_frobenius)):
         values |= product_and_sum("norm", kind, math.fsum(logs), len(logs))
     return values

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, WEIGHTS, Key
 from lightning_gengap.measures.norms.layer_norms import log_key, log_margin, nonzero_layers
@@ -73,7 +74,10 @@ def norm_product(probe: Probe) -> Values:
     References: Neyshabur et al. 2017 (arXiv 1706.08947), Bartlett et al. 2017 (arXiv 1706.08498), Neyshabur et al. 2018
     (arXiv 1707.09564).
     """
-    matrices = [layer.matrix() for layer in nonzero_layers(probe).values()]
+    layers = nonzero_layers(probe).values()
+    weights = [layer.weight.numel() for layer in layers]
+    require_room(8 * (2 * sum(weights) + 3 * max(weights)), "all weights in double precision")
+    matrices = [layer.matrix() for layer in layers]
     logs = log_products(matrices)
     values: dict[str, Value] = {f"norm_product/log_{name}": logs[name] for name in PRODUCTS}
     margin = log_margin(probe)

@@ -16,6 +16,7 @@ from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
 TURN, ZOOM = math.radians(15), 1.25
+TOGETHER = 64  # images whose grids are held at once
 DRAWS = 3  # of flips and shifts; the mean over them is less noisy
 
 
@@ -72,7 +73,7 @@ def contrasted(images: Tensor, generator: torch.Generator) -> Tensor:
     factor = 1 + _uniform(images, generator, 0.5)[:, None, None, None].to(images)
     offset = _uniform(images, generator, 0.5)[:, None, None, None].to(images) * images.std()
     mean = images.mean(dim=(2, 3), keepdim=True)
-    return (images - mean) * factor + mean + offset
+    return (images - mean).mul_(factor).add_(mean).add_(offset)
 
 
 def cut_out(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -90,7 +91,7 @@ def cut_out(images: Tensor, generator: torch.Generator) -> Tensor:
 def blended(images: Tensor, generator: torch.Generator) -> Tensor:
     """0.7 of the image and 0.3 of another one of any class."""
     partner = torch.arange(len(images)).roll(1)[torch.randperm(len(images), generator=generator)]
-    return 0.7 * images + 0.3 * images[partner.to(images.device)]
+    return images[partner.to(images.device)].mul_(0.3).add_(0.7 * images)
 
 
 def all_together(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -148,5 +149,9 @@ def _moved(
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     upper, lower = torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)
     maps = torch.stack([upper, lower], dim=1).to(images)
-    grid = affine_grid(maps, list(images.shape), align_corners=False)
-    return grid_sample(images, grid, align_corners=False)
+    moved = torch.empty_like(images)
+    for start in range(0, len(images), TOGETHER):
+        part = images[start : start + TOGETHER]
+        grid = affine_grid(maps[start : start + TOGETHER], list(part.shape), align_corners=False)
+        moved[start : start + TOGETHER] = grid_sample(part, grid, align_corners=False)
+    return moved

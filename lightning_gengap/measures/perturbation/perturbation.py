@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
 NOISE_LEVELS = (0.1, 0.3, 0.6)
+COPIES_HELD = 4  # of all images, at most, beside the images themselves
 COPIES = {"mix": "same-class half-half mixes", "augment": "flipped and shifted images"}
 _NOISES = {f"noise_{level}": level for level in NOISE_LEVELS}
 
@@ -46,16 +51,17 @@ def perturbation(probe: Probe) -> Values:
     images = images_of(probe)
     generator = torch.Generator().manual_seed(probe.seed)
     # Mixes and copies are always drawn, in this order: what is drawn later depends on it.
-    changed = mixes_and_copies(images, probe.targets, generator)
+    changed = chain(mixes_and_copies(images, probe.targets, generator), _noisy(probe, images, generator))
+    return {_key(name): probe.accuracy_on(inputs, probe.targets) for name, inputs in changed if probe.wants(_key(name))}
+
+
+def _noisy(probe: Probe, images: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """The images under noise, level by level, where a level is wanted."""
     if any(probe.wants(_key(name)) for name in _NOISES):
         deviation = images.std(dim=0, correction=0)
         noise = torch.randn(images.shape, generator=generator).to(images)
-        changed |= {name: images + level * deviation * noise for name, level in _NOISES.items()}
-    return {
-        _key(name): probe.accuracy_on(inputs, probe.targets)
-        for name, inputs in changed.items()
-        if probe.wants(_key(name))
-    }
+        for name, level in _NOISES.items():
+            yield name, (noise * (level * deviation)).add_(images)
 
 
 def images_of(probe: Probe, least_side: int = 1) -> Tensor:
@@ -65,6 +71,7 @@ def images_of(probe: Probe, least_side: int = 1) -> Tensor:
         raise Undefined(_why_no_images(probe))
     if min(images.shape[2:]) < least_side:
         raise Undefined(f"the images are smaller than {least_side} x {least_side}")
+    require_room(COPIES_HELD * images.numel() * images.element_size(), "changed copies of the images")
     return images
 
 
@@ -73,12 +80,10 @@ def _why_no_images(probe: Probe) -> str:
     return reason if probe.no_inputs is None else f"{reason}: {probe.no_inputs}"
 
 
-def mixes_and_copies(images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The images mixed within their class, and flipped and shifted, by the names in `COPIES`."""
-    return {
-        "mix": same_class_mixes(images, targets, generator),
-        "augment": flipped_and_shifted(images, generator),
-    }
+def mixes_and_copies(images: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """The images mixed within their class, and flipped and shifted, by the names in `COPIES`, one after the other."""
+    yield "mix", same_class_mixes(images, targets, generator)
+    yield "augment", flipped_and_shifted(images, generator)
 
 
 def same_class_mixes(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
@@ -88,7 +93,7 @@ def same_class_mixes(images: Tensor, targets: Tensor, generator: torch.Generator
         members = (targets == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
         partner[members] = members.roll(1)
-    return (images + images[partner.to(images.device)]) / 2
+    return images[partner.to(images.device)].add_(images).div_(2)
 
 
 def flipped_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -98,10 +103,8 @@ def flipped_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.rand(examples, generator=generator) < 0.5
     down = torch.randint(-reach_y, reach_y + 1, (examples,), generator=generator)
     right = torch.randint(-reach_x, reach_x + 1, (examples,), generator=generator)
-    flipped = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
-    padded = pad(flipped, (reach_x, reach_x, reach_y, reach_y))
-    shifted = [
-        image[:, reach_y + y : reach_y + y + height, reach_x + x : reach_x + x + width]
-        for image, y, x in zip(padded, down.tolist(), right.tolist(), strict=True)
-    ]
-    return torch.stack(shifted)
+    moved = torch.empty_like(images)
+    for place, (image, turn, y, x) in enumerate(zip(images, flip.tolist(), down.tolist(), right.tolist(), strict=True)):
+        padded = pad(image.flip(2) if turn else image, (reach_x, reach_x, reach_y, reach_y))
+        moved[place] = padded[:, reach_y + y : reach_y + y + height, reach_x + x : reach_x + x + width]
+    return moved

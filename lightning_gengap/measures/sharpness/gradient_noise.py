@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.func import vjp
 from torch.nn.functional import one_hot
 
-from lightning_gengap.derivatives.per_sample import defined_where_it_succeeds, per_sample, zeros_for_sums
+from lightning_gengap.derivatives.per_sample import (
+    defined_where_it_succeeds,
+    per_sample,
+    require_room_for,
+    zeros_for_sums,
+)
 from lightning_gengap.derivatives.weights import require_gradients, trained
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import NEARLY, NO, Invariances, Key
@@ -109,9 +114,10 @@ def _signal(mean: Tensor, variance: Tensor) -> float | Undefined:
 def summed_gradients(probe: Probe) -> Sums:
     """The sums over all samples of the probe."""
     weights = trained(probe)
+    numbers = 2 * sum(value.numel() for value in weights.values())
+    require_room_for(weights, numbers, sums=6)
     sums = Sums(zeros_for_sums(weights), zeros_for_sums(weights))
     generator = torch.Generator().manual_seed(probe.seed)
-    numbers = 2 * sum(value.numel() for value in weights.values())
 
     def pull_back(alone: Any, label: Tensor, signs: Tensor) -> tuple[Parameters, Parameters]:
         """J^T (p - y) and J^T B u of one sample."""

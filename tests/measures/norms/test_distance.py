@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from lightning_gengap.network.probe import copy_state
 from tests import networks
@@ -71,3 +74,29 @@ def test_computed_weights_are_compared_as_computed() -> None:
     values = distances(model, initial).values
     moved = (model[1].weight - initial[1].weight).detach()
     assert values["distance/frobenius"] == pytest.approx(float(moved.square().sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        (lambda layer: nn.utils.parametrizations.weight_norm(layer), True),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), False),
+    ],
+    ids=["parametrized", "pruned"],
+)
+def test_computed_weights_have_their_true_distance_or_none(change: Callable[[nn.Module], object], known: bool) -> None:
+    """Pruning writes the weight in the forward: at the initial parameters it would still be that of now."""
+    model, images = networks.made(networks.mlp).double(), networks.images(20).double()
+    change(model[1])
+    initial, weight = copy_state(model), model[1].weight.detach().clone()
+    with torch.no_grad():
+        for parameter in model[1].parameters():
+            parameter.mul_(1.5)
+        model(images)
+    found = measured("distance", model, images, torch.arange(20) % 4, initial_state=initial)
+    if known:
+        expected = float((model[1].weight.detach() - weight).square().sum())
+        assert found.values["distance/frobenius"] == pytest.approx(expected, rel=1e-9)
+    else:
+        assert set(found.values) == {"distance/parameter_norm"}
+        assert set(found.absent) == {"distance/frobenius", "distance/spectral"}
