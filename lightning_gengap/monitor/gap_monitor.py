@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
+from lightning_gengap.monitor.namespaces import Callback
 from lightning_gengap.monitor.notices import say_unpaid
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection

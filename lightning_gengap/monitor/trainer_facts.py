@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.namespaces import Callback, is_early_stopping, is_foreign, is_model_checkpoint
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 _VALIDATION_ACCURACY = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
@@ -57,10 +57,11 @@ def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bo
             "of more than five forward passes budget=None, to be there from the first epoch on; recalibrated_gap only "
             "begins once a validation could be compared with a prediction.",
         )
+    _check_order(callback, subject, trainer)
     if _reads_at_train_epoch_end(callback, trainer):
         return
     arguments = "check_on_train_epoch_end=True"
-    if isinstance(callback, ModelCheckpoint):
+    if is_model_checkpoint(callback):
         arguments = f"{'every_n_epochs=1, ' if _saves_by_step(callback) else ''}save_on_train_epoch_end=True"
     fix = f"Use {type(callback).__name__}(monitor={monitor!r}, ..., {arguments})."
     if trainer.val_check_interval != 1.0:
@@ -76,12 +77,30 @@ def _check_reader(callback: Callback, monitor: str, trainer: Trainer, logged: bo
     rank_zero_warn(f"{subject} {reads}, because it looks {when} (check_val_every_n_epoch={every}). {fix}")
 
 
+def _check_order(callback: Callback, subject: str, trainer: Trainer) -> None:
+    """Refuse a reader that the Trainer takes for a plain callback, and so runs before GapMonitor.
+
+    The Trainer lets the stoppers and checkpoints of its own tree alone run after all other callbacks.
+    """
+    if not (is_early_stopping(callback) or is_model_checkpoint(callback)) or not is_foreign(callback, trainer):
+        return
+    later = trainer.callbacks[trainer.callbacks.index(callback) :]  # type: ignore[attr-defined]
+    if any(kind.__name__ == "GapMonitor" for other in later for kind in type(other).__mro__):
+        own = type(trainer).__module__.removesuffix(".trainer.trainer")
+        raise ConfigurationError(
+            subject,
+            got=f"a class of {type(callback).__module__} in a Trainer of {own}",
+            expected="one package for both, or the Trainer lets it look before GapMonitor has logged",
+            remedy=f"Use from {own}.callbacks import {type(callback).__name__}.",
+        )
+
+
 def ends_without_values(trainer: Trainer) -> bool:
     """Whether a callback or scheduler ends the run where one of our values is missing; status is always there."""
     readers: list[Any] = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        stops = isinstance(callback, EarlyStopping) and callback.strict
-        if stops or (isinstance(callback, ModelCheckpoint) and trainer.enable_validation):
+        stops = is_early_stopping(callback) and callback.strict
+        if stops or (is_model_checkpoint(callback) and trainer.enable_validation):
             readers.append(callback.monitor)
     readers += [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
     always = ("/status", "/overhead")
@@ -159,13 +178,13 @@ def seconds_until_idle(device: torch.device) -> float:
 def _reads_at_train_epoch_end(callback: Callback, trainer: Trainer) -> bool:
     """Whether the callback looks then, by the rule of `EarlyStopping.setup` and `ModelCheckpoint`."""
     once_per_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-    if isinstance(callback, ModelCheckpoint):
+    if is_model_checkpoint(callback):
         chosen = callback._save_on_train_epoch_end
         if _saves_by_step(callback):
             return False
         if chosen is None and trainer.check_val_every_n_epoch == 1 and not trainer.enable_validation:
             return True
-    elif isinstance(callback, EarlyStopping):
+    elif is_early_stopping(callback):
         chosen = callback._check_on_train_epoch_end
     else:
         return True
@@ -173,6 +192,6 @@ def _reads_at_train_epoch_end(callback: Callback, trainer: Trainer) -> bool:
 
 
 def _saves_by_step(callback: Callback) -> bool:
-    if not isinstance(callback, ModelCheckpoint):
+    if not is_model_checkpoint(callback):
         return False
     return callback._every_n_train_steps > 0 or callback._train_time_interval is not None

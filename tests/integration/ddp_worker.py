@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 from tests.lightning_models import EpochValues, TinyModel, blobs, careless, loader, quiet_trainer, stream
+from tests.namespaces import FIRST, OTHER, fit
 from tests.tiny_predictors import tiny_monitor
 
 RANK = int(os.environ["LOCAL_RANK"])
@@ -89,6 +91,14 @@ class SlowRank(Callback):
         monitor._state.budget.trained += 1e4 * RANK
 
 
+def in_tree(tree: str) -> dict[str, Any]:
+    """The other tree's own wrapper of samplers and its own strategy; both callbacks of ours."""
+    monitor, stopping = tiny_monitor(), GapEarlyStopping("gengap/train_loss", mode="min", patience=1, min_delta=10.0)
+    data = DataLoader(blobs(), batch_size=8, sampler=SubsetRandomSampler(range(32)))
+    rows = fit(tree, stopping, monitor, data=data, strategy="ddp", devices=2, max_epochs=5)
+    return {"rows": rows.rows, "epochs": rows.trainer.current_epoch, "train_samples": monitor.values["train_samples"]}
+
+
 SETTINGS = {
     "without": lambda: trained(),
     "with": lambda: trained(tiny_monitor()),
@@ -102,6 +112,7 @@ SETTINGS = {
     "fails on rank 0": lambda: failing(tiny_monitor(), margin=failing_on(0)),
     "fails on rank 1": lambda: failing(tiny_monitor(), margin=failing_on(1)),
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
+    **{tree: lambda tree=tree: in_tree(tree) for tree in (FIRST, OTHER) if find_spec(tree)},
 }
 
 
