@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.monitor.charts import Panels, draw, lay_out
 from tests.namespaces import FIRST, OTHER, data_module_of, each_tree, fit, module_of, needs_both, of, trainer_of
 from tests.tiny_predictors import ALWAYS, tiny_monitor
 
@@ -118,11 +117,13 @@ def wandb(tree: str, folder: Path) -> list[Any]:
     pytest.importorskip("wandb")
     logger, spy = of(tree, "loggers.WandbLogger")(save_dir=folder, offline=True), Experiment()
     logger._experiment = spy
-    lay_out(logger)
-    panels = Panels({}, {"intercept": 0.1}, step=5)
-    draw(logger, panels)
-    assert [name for name, _ in spy.calls] == ["define_metric", "log"]
-    return spy.calls
+    fit(tree, tiny_monitor(verbosity="normal"), logger=logger)
+    sent = [args[0] for name, (args, _) in spy.calls if name == "log"]
+    panels = [values for values in sent if "gengap/margin/h3" in values]
+    assert [values["trainer/global_step"] for values in panels] == [3, 7]
+    assert ("define_metric", (("gengap/*",), {"step_metric": "trainer/global_step"})) in spy.calls
+    drawn = [[list(values["gengap/margin/h3"].histogram), values.keys()] for values in panels]
+    return [[sorted(values) for values in sent], drawn]
 
 
 SETTINGS: dict[str, Callable[[str, Path], list[Any]]] = {
