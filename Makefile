@@ -8,7 +8,7 @@
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
 #   make leak-check                 what 1,000 default measurements leave in the process; some minutes
-#   make studies                    the studies of studies/README.md; random labels take hours, the others seconds
+#   make studies                    the studies of studies/README.md; random labels take hours, the others seconds to minutes
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
@@ -71,6 +71,7 @@ predictor: $(VENV)/ready
 benchmarks: $(VENV)/ready
 	$(RUN) benchmarks/margins.py
 	$(RUN) benchmarks/overhead.py $(DATA)
+	$(RUN) benchmarks/fresh_epochs.py --out runs/fresh_epochs.csv $(DATA)
 	$(RUN) benchmarks/curvature.py $(DATA)
 	$(RUN) benchmarks/curvature_growth.py
 	$(RUN) benchmarks/measures.py $(DATA) --networks ResNet-20
@@ -83,6 +84,7 @@ studies: $(VENV)/ready
 	$(RUN) studies/ablations.py
 	$(RUN) studies/single_measures.py
 	$(RUN) studies/learning_curve.py
+	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 
 # Debian ships venv without ensurepip. There virtualenv, which carries its own pip, is fetched into a private folder.

@@ -53,7 +53,7 @@ _MODULES = {
     "load_predictor": "predictors.files",
     "measure": "standalone",
 }
-_LIGHTNING_CLI = "lightning.pytorch.cli"
+_LIGHTNING_CLIS = ("lightning.pytorch.cli", "pytorch_lightning.cli")
 
 if not TYPE_CHECKING:  # with this function in sight, a type checker would accept any name
 
@@ -81,11 +81,11 @@ class _CallbacksForLightningCLI(MetaPathFinder):
     """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname == _LIGHTNING_CLI:  # its parent `lightning.pytorch` is whole by now
+        if fullname in _LIGHTNING_CLIS:  # its parent is whole by now
             _import_callbacks()
 
 
-if _LIGHTNING_CLI in sys.modules:
+if any(name in sys.modules for name in _LIGHTNING_CLIS):
     _import_callbacks()
 elif not any(type(finder).__name__ == _CallbacksForLightningCLI.__name__ for finder in sys.meta_path):
     sys.meta_path.insert(0, _CallbacksForLightningCLI())

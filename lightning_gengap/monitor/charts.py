@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from lightning_gengap.measures.values import Figure, Histogram, Spectrum
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.namespaces import TENSORBOARD_LOGGERS, WANDB_LOGGERS
+
+if TYPE_CHECKING:  # at run time the logger may be of either tree
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 BINS = 64
 DECADES = 8  # below the top eigenvalue; smaller ones are round-off of float32 products
@@ -44,8 +47,7 @@ def draw(logger: Logger, panels: Panels) -> None:
     """Show histograms, spectra and contributions. By default nothing."""
 
 
-@lay_out.register
-def _(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
+def _lay_out_in_tensorboard(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
     gap = _tag(logger, f"{prefix}predicted_gap")
     charts = {
         "predicted gap with its interval": ["Margin", [gap, f"{gap}_lower", f"{gap}_upper"]],
@@ -54,8 +56,7 @@ def _(logger: TensorBoardLogger, prefix: str = PREFIX) -> None:
     logger.experiment.add_custom_scalars({prefix.removesuffix("/"): charts})
 
 
-@draw.register
-def _(logger: TensorBoardLogger, panels: Panels) -> None:
+def _draw_in_tensorboard(logger: TensorBoardLogger, panels: Panels) -> None:
     for key, binned in _binned(panels).items():
         logger.experiment.add_histogram_raw(
             _tag(logger, f"{panels.prefix}{key}"),
@@ -74,13 +75,11 @@ def _(logger: TensorBoardLogger, panels: Panels) -> None:
         logger.experiment.add_text(_tag(logger, f"{panels.prefix}contributions"), table, global_step=panels.step)
 
 
-@lay_out.register
-def _(logger: WandbLogger, prefix: str = PREFIX) -> None:
+def _lay_out_in_wandb(logger: WandbLogger, prefix: str = PREFIX) -> None:
     logger.experiment.define_metric(_tag(logger, f"{prefix}*"), step_metric="trainer/global_step")
 
 
-@draw.register
-def _(logger: WandbLogger, panels: Panels) -> None:
+def _draw_in_wandb(logger: WandbLogger, panels: Panels) -> None:
     import wandb
 
     content: dict[str, Any] = {f"contributions/{name}": value for name, value in panels.contributions.items()}
@@ -89,6 +88,14 @@ def _(logger: WandbLogger, panels: Panels) -> None:
     if content:
         tagged = {_tag(logger, f"{panels.prefix}{name}"): value for name, value in content.items()}
         logger.experiment.log({**tagged, "trainer/global_step": panels.step})
+
+
+for kind in TENSORBOARD_LOGGERS:
+    lay_out.register(kind, _lay_out_in_tensorboard)
+    draw.register(kind, _draw_in_tensorboard)
+for kind in WANDB_LOGGERS:
+    lay_out.register(kind, _lay_out_in_wandb)
+    draw.register(kind, _draw_in_wandb)
 
 
 class Binned(NamedTuple):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.gap_monitor import monitors_of
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.namespaces import EarlyStopping
 from lightning_gengap.monitor.readout import Status
 
 

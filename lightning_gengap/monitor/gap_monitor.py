@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
+from lightning_gengap.monitor.namespaces import Callback
 from lightning_gengap.monitor.notices import say_unpaid
 from lightning_gengap.monitor.readers import check_readers, readers_of, warn_readers
 from lightning_gengap.monitor.run_state import RunState
@@ -337,7 +337,7 @@ def monitors_of(trainer: Trainer) -> list[GapMonitor]:
 
 
 def _validates_in_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def _require(argument: str, value: object, holds: bool, expected: str) -> None:

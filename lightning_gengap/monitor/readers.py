@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.namespaces import Callback, is_early_stopping, is_foreign, is_model_checkpoint
 from lightning_gengap.monitor.warning import rank_zero_warn
 
 ALWAYS_OF_NOW = ("/status", "/overhead")
@@ -78,7 +78,11 @@ def modes(readers: Iterable[Reader]) -> dict[str, str]:
 
 
 def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
-    """Refuse whoever reads one of our keys that will never be there: Lightning would end the run."""
+    """Refuse whoever reads a key of ours that will never be there, or looks too early: Lightning would end the run."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        key = getattr(callback, "monitor", None)
+        if isinstance(key, str) and key.startswith(PREFIX):
+            _check_order(callback, f"{type(callback).__name__} on {key}", trainer)
     for reader in readers_of(trainer):
         if not is_logged(reader.key):
             raise ConfigurationError(
@@ -89,6 +93,24 @@ def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
                 remedy="Check the spelling; predictions need a predictor, single measures need measures=[...], and "
                 "actual_gap and recalibrated_gap need a validation.",
             )
+
+
+def _check_order(callback: Callback, subject: str, trainer: Trainer) -> None:
+    """Refuse a reader that the Trainer takes for a plain callback, and so runs before GapMonitor.
+
+    The Trainer lets the stoppers and checkpoints of its own tree alone run after all other callbacks.
+    """
+    if not (is_early_stopping(callback) or is_model_checkpoint(callback)) or not is_foreign(callback, trainer):
+        return
+    later = trainer.callbacks[trainer.callbacks.index(callback) :]  # type: ignore[attr-defined]
+    if any(kind.__name__ == "GapMonitor" for other in later for kind in type(other).__mro__):
+        own = type(trainer).__module__.removesuffix(".trainer.trainer")
+        raise ConfigurationError(
+            subject,
+            got=f"a class of {type(callback).__module__} in a Trainer of {own}",
+            expected="one package for both, or the Trainer lets it look before GapMonitor has logged",
+            remedy=f"Use from {own}.callbacks import {type(callback).__name__}.",
+        )
 
 
 def warn_readers(readers: Iterable[Reader], every_n_train_steps: int | None, validates: bool) -> None:
@@ -127,7 +149,7 @@ def _mode(reader: Any) -> str | None:
 def _when(callback: Any, trainer: Trainer) -> tuple[Moment, int]:
     """When a callback looks, by the rules of `EarlyStopping.setup` and `ModelCheckpoint`."""
     once_per_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-    if isinstance(callback, ModelCheckpoint):
+    if is_model_checkpoint(callback):
         if callback._every_n_train_steps > 0 or callback._train_time_interval is not None:
             return "step", callback._every_n_train_steps
         chosen = callback._save_on_train_epoch_end
@@ -135,7 +157,7 @@ def _when(callback: Any, trainer: Trainer) -> tuple[Moment, int]:
             chosen = True
         at_epoch_end = once_per_epoch if chosen is None else bool(chosen)
         return "epoch" if at_epoch_end else "validation", callback._every_n_epochs
-    if isinstance(callback, EarlyStopping):
+    if is_early_stopping(callback):
         chosen = callback._check_on_train_epoch_end
         return "epoch" if (once_per_epoch if chosen is None else bool(chosen)) else "validation", 1
     return "epoch", 1

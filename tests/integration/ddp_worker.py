@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.lightning_models import (
     quiet_trainer,
     stream,
 )
+from tests.namespaces import FIRST, OTHER, fit
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
 NEEDING_NORM = tiny_predictor(measures=("difficulty", "norm"))
@@ -180,6 +182,14 @@ class DearOnRankZero(Callback):
         monitor._state.budget.prices = [1e6 if RANK == 0 else 1e-9]
 
 
+def in_tree(tree: str) -> dict[str, Any]:
+    """The other tree's own wrapper of samplers and its own strategy; both callbacks of ours."""
+    monitor, stopping = tiny_monitor(), GapEarlyStopping("gengap/train_loss", mode="min", patience=1, min_delta=10.0)
+    data = DataLoader(blobs(), batch_size=8, sampler=SubsetRandomSampler(range(32)))
+    rows = fit(tree, stopping, monitor, data=data, strategy="ddp", devices=2, max_epochs=5)
+    return {"rows": rows.rows, "epochs": rows.trainer.current_epoch, "train_samples": monitor.values["train_samples"]}
+
+
 SETTINGS = {
     "without": lambda: trained(),
     "with": lambda: trained(tiny_monitor()),
@@ -199,6 +209,7 @@ SETTINGS = {
     "odd display": lambda: failing(tiny_monitor(), OddDisplay()),
     "another function": another_function,
     "stopping": lambda: trained(tiny_monitor(), GapEarlyStopping(max_gap=0.01), max_epochs=4),
+    **{tree: lambda tree=tree: in_tree(tree) for tree in (FIRST, OTHER) if find_spec(tree)},
 }
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.namespaces import FIRST, OTHER, needs_both
+
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
 )
@@ -171,3 +173,13 @@ def test_rank_zero_decides_on_expensive_measures(ranks: list[dict[str, Any]]):
 
 def test_both_ranks_stop_together(ranks: list[dict[str, Any]]):
     assert [rank["stopping"]["epochs"] for rank in ranks] == [1, 1]
+
+
+@needs_both
+def test_both_trees_give_the_same_on_both_ranks(ranks: list[dict[str, Any]]):
+    first, *others = (rank[tree] for rank in ranks for tree in (FIRST, OTHER))
+    assert (first["epochs"], first["train_samples"]) == (2, 32)
+    assert all("gengap/predicted_gap" in row for row in first["rows"])
+    for other in others:
+        assert (other["epochs"], other["train_samples"]) == (2, 32)
+        assert [monitored([row]) for row in other["rows"]] == [monitored([row]) for row in first["rows"]]
