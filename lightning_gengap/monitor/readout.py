@@ -17,6 +17,7 @@ class Status(IntEnum):
     FAILED = 2
     ABSTAINING = 3
     OFF = 4
+    NEVER = 5
 
 
 @dataclass

@@ -36,6 +36,7 @@ class RunState:
         failures: failed measurements in a row.
         warned: whether the user knows of them.
         said: what the user was told once.
+        never_because: why the prediction abstains for good; empty while it may yet be made.
         notes: what the user is yet to be told.
         clock: when training last went on, in seconds.
     """
@@ -60,6 +61,7 @@ class RunState:
     failures: int = 0
     warned: bool = False
     said: set[str] = field(default_factory=set)
+    never_because: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     clock: float = 0.0
 
@@ -67,6 +69,15 @@ class RunState:
         """Widen the intervals from now on."""
         if flag not in self.flags:
             self.flags.append(flag)
+
+    def never(self, reason: str) -> None:
+        """Abstain from the prediction from now on, because it can never be right. The user is told the reason once.
+
+        `reason` is a sentence without its full stop, and says what to do.
+        """
+        if reason not in self.never_because:
+            self.never_because.append(reason)
+            self.notes.append(f"the prediction always abstains, because {reason}")
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""
