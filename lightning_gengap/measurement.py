@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -80,6 +80,12 @@ class TrainingMemory:
     taken: list[str] = field(default_factory=list)
     warm_starts: dict[str, Tensor] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Let everything be measured anew, in place, for whoever has borrowed it. The initial weights are kept."""
+        self.per_training.clear()
+        self.taken.clear()
+        self.warm_starts.clear()
+
 
 @dataclass(frozen=True)
 class Measurer:
@@ -139,6 +145,18 @@ class Measurer:
                     return None
                 correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
         return correct / len(self.samples)
+
+    def initial_logits(self, model: nn.Module) -> Tensor | None:
+        """Logits of the first batch at the weights before any step; None where these are unknown or do not fit."""
+        if self.memory.initial_state is None:
+            return None
+        first = replace(self, samples=replace(self.samples, batches=self.samples.batches[:1]))
+        try:
+            with undisturbed(model), torch.no_grad():
+                ((_, logits),) = first._probe(model).forwards(self.memory.initial_state)
+        except Exception:  # the measures that need them will say so
+            return None
+        return logits
 
     def chance(self) -> float:
         """The largest class's share of the samples."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from lightning_gengap.monitor.epoch_measurement import compare_with_validation, 
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.notices import say_unpaid
-from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.origin import weights_digest
+from lightning_gengap.monitor.run_state import RunState, shared_part
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp, begin
-from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, minimised_loss
+from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, is_trial, minimised_loss
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -122,7 +123,8 @@ class GapMonitor(Callback):
         self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
         self._display = Display(self._selection, verbosity, budgeted=budget is not None)
         self._state: RunState | None = None
-        self._restored: dict[str, Any] = {}
+        self._training = False
+        self._loaded: Mapping[str, Any] | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -149,13 +151,13 @@ class GapMonitor(Callback):
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
         previous, self._state = self._state, None
-        restored, self._restored = self._restored, {}
+        loaded, self._loaded = self._loaded, None
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return
-        saved = restored or ({} if previous is None else previous.state())
         raises = self.on_error == "raise"
-        self._state = state = begin(trainer, pl_module, self._selection, self.budget, raises, saved)
+        state = begin(trainer, pl_module, self._selection, self.budget, raises, loaded, previous)
+        self._state, self._training = state, True
         self._start_up.run(trainer, pl_module, state)
         self._display.lay_out(trainer, self._prefix(trainer), state)
         state.clock = time.perf_counter()
@@ -218,25 +220,39 @@ class GapMonitor(Callback):
         return self._generate_state_key(predictor=None if self.predictor is None else self.predictor.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Initial weights, difficulty, training loss, budget and the values last shown."""
+        """Initial weights, difficulty, training loss, budget, the values last shown, and what they belong to."""
+        if self._loaded is not None:
+            return dict(self._loaded)
         return {} if self._state is None else self._state.state()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until training resumes."""
-        self._restored = state_dict
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember these weights as ones of this training, in case that they are loaded before the next `fit`."""
+        if self._state is not None and self._training:
+            self._state.seen.add(weights_digest(pl_module))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the own state until training resumes, or what another monitor's holds for any predictor."""
+        if self._training or is_trial(trainer):
+            return  # whoever goes back in training, as the learning rate finder does, does so with the same data
+        kept = checkpoint["callbacks"]
+        others = (state for key, state in kept.items() if key.startswith(f"{type(self).__qualname__}{{"))
+        self._loaded = kept.get(self.state_key) or shared_part(next(others, {}))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""
-        self._let_go()
+        self._let_go(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the samples."""
-        self._let_go()
+        self._let_go(pl_module)
 
-    def _let_go(self) -> None:
-        if self._state is not None:
+    def _let_go(self, model: LightningModule) -> None:
+        self._loaded = None
+        if self._state is not None and self._training:
             self._state.training_loss.close()
             self._state.measurer = self._state.first_batches = None
+            self._state.seen.add(weights_digest(model))
+        self._training = False
 
     # Keys: equal ones would be averaged by `log`, so that every further monitor has a prefix of its own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -24,12 +24,34 @@ def say_watched(measurer: Measurer) -> None:
         )
 
 
-def say_no_initial_weights() -> None:
-    """Say what follows from a checkpoint that was written without the monitor."""
+def say_no_initial_weights(cause: str = "") -> None:
+    """Say what follows from weights that were trained before; `cause` is what the checkpoint lacks, if there is one."""
+    because = f"the checkpoint {cause}" if cause else "the weights were trained before, without it"
     rank_zero_warn(
-        "GapMonitor has no initial weights, because the checkpoint was written without it: features that need "
-        "them are missing, and a predictor that uses them abstains."
+        f"GapMonitor has no initial weights, because {because}: features that need them are missing, and a predictor "
+        "that uses them abstains. Train from the start with GapMonitor."
     )
+
+
+def say_unreadable(error: Exception, has_weights: bool) -> None:
+    """Say that the state in a checkpoint cannot be taken over."""
+    rest = "all but its initial weights is measured anew" if has_weights else "it holds no initial weights either"
+    rank_zero_warn(f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {error}; {rest}.")
+
+
+def say_other_data(state: RunState, differences: Sequence[str]) -> None:
+    """Say that the data are not those of before."""
+    if state.says_first("other data"):
+        rank_zero_info(
+            f"GapMonitor starts anew, because the training data are not those of before: {', '.join(differences)} "
+            "differ. Only the initial weights go on."
+        )
+
+
+def say_other_measuring(state: RunState, changes: Sequence[str]) -> None:
+    """Say that the same data are measured otherwise than before."""
+    if state.says_first("other measuring"):
+        rank_zero_info(f"GapMonitor measures the task anew, because {', and '.join(changes)} than before.")
 
 
 def say_notes(state: RunState) -> None:

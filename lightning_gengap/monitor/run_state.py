@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import copy
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import nn
 
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
+from lightning_gengap.monitor.origin import Origin
 from lightning_gengap.monitor.readout import Readout, Status
+from lightning_gengap.monitor.saved_state import FORMAT, StateError, from_primitives, to_primitives
 from lightning_gengap.monitor.schedule import Budget, Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
+from lightning_gengap.network.probe import State
 from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.trainable_indices import Trainable
 
 
 @dataclass
@@ -39,7 +42,31 @@ class RunState:
         never_because: why the prediction abstains for good; empty while it may yet be made.
         notes: what the user is yet to be told.
         clock: when training last went on, in seconds.
+        origin: what the values belong to; None before the samples are read.
+        began: batches that the Trainer had trained on before the first of these samples.
+        past: the attributes of an earlier state, until the samples show whether they go on.
+        unsure: whether the weights at the start may be trained ones; `spare` are those to use instead.
+        fresh: whether the weights at the start had not met the samples, as far as is known.
+        pool: the indices that training draws from, where the data have some.
+        seen: digests of weights of this training.
     """
+
+    # What a checkpoint keeps, and of that what belongs to the training whatever its predictor.
+    KEPT: ClassVar[tuple[str, ...]] = (
+        "memory",
+        "training_loss",
+        "budget",
+        "schedule",
+        "readout",
+        "optional",
+        "flags",
+        "residuals",
+        "residual_age",
+        "measured",
+        "origin",
+        "began",
+    )
+    SHARED: ClassVar[tuple[str, ...]] = ("memory", "training_loss", "budget", "origin", "began")
 
     selection: Selection
     budget: Budget
@@ -64,6 +91,14 @@ class RunState:
     never_because: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     clock: float = 0.0
+    origin: Origin | None = None
+    began: int = 0
+    past: dict[str, Any] = field(default_factory=dict)
+    unsure: bool = False
+    spare: State | None = None
+    fresh: bool = True
+    pool: Trainable | None = None
+    seen: set[str] = field(default_factory=set)
 
     def doubt(self, flag: str) -> None:
         """Widen the intervals from now on."""
@@ -161,30 +196,45 @@ class RunState:
         self.readout.show_recalibrated(gap)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, in tensors and primitives."""
-        return {
-            "memory": {name: copy(value) for name, value in vars(self.memory).items()},
-            "training_loss": self.training_loss.state(),
-            "budget": self.budget.state(),
-            "schedule": self.schedule.state(),
-            "readout": asdict(self.readout),
-            "optional": {name: dict(values) for name, values in self.optional.items()},
-            "flags": list(self.flags),
-            "residuals": list(self.residuals),
-            "residual_age": self.residual_age,
-            "measured": self.measured,
-        }
+        """What a checkpoint keeps, in tensors and primitives. What is not taken over yet is kept as it was."""
+        kept = {name: self.past.get(name, getattr(self, name)) for name in self.KEPT}
+        return {"format": FORMAT, **{name: to_primitives(value) for name, value in kept.items()}}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`, also where other measures are asked for now."""
-        self.memory = TrainingMemory(**state["memory"])
-        self.training_loss = TrainingLoss.restored(state["training_loss"])
-        self.budget = replace(self.budget, **state["budget"])
-        self.schedule = replace(self.schedule, **state["schedule"])
-        self.readout = Readout(**state["readout"])
-        self.optional, self.flags, self.residuals = state["optional"], state["flags"], state["residuals"]
-        self.residual_age, self.measured = state["residual_age"], state["measured"]
+    def prepare(self, saved: Mapping[str, Any]) -> None:
+        """Build the `past` of `state()`, whole or not at all, also where other measures are asked for now.
+
+        Raises:
+            StateError: the state is damaged, or of another release.
+        """
+        if saved.get("format") != FORMAT:
+            raise StateError(f"its format is {saved.get('format')} instead of {FORMAT}")
+        missing = set(self.KEPT) - set(saved)
+        shared = missing == set(self.KEPT) - set(self.SHARED)
+        self.past = {name: from_primitives(self, name, saved) for name in (self.SHARED if shared else self.KEPT)}
+
+    def resume(self) -> None:
+        """Go on from the `past`."""
+        for name, value in self.past.items():
+            setattr(self, name, value)
+        self.past = {}
         self.values = _flat(self.optional)
+
+    def forget_measured(self) -> None:
+        """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
+        self.memory.forget()
+        self.optional, self.values, self.residuals, self.residual_age = {}, {}, [], 0
+
+    def begin_anew(self, batches: int) -> None:
+        """Other data are trained on from this batch on: nothing but costs and the worst shown values goes on."""
+        self.forget_measured()
+        self.training_loss.close()
+        self.training_loss, self.flags, self.prediction = TrainingLoss(), [], None
+        self.measured, self.fresh, self.began, self.origin = False, True, batches, None
+
+
+def shared_part(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a monitor's saved state holds for a monitor with another predictor."""
+    return {name: value for name, value in saved.items() if name == "format" or name in RunState.SHARED}
 
 
 def _flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,22 +12,36 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
-from lightning_gengap.measurement import Measurer, TrainingMemory
-from lightning_gengap.monitor.notices import say_failure, say_no_initial_weights, say_optional_failures, say_watched
+from lightning_gengap.measurement import Measurer
+from lightning_gengap.monitor.notices import (
+    say_failure,
+    say_no_initial_weights,
+    say_optional_failures,
+    say_other_data,
+    say_other_measuring,
+    say_unreadable,
+    say_watched,
+)
+from lightning_gengap.monitor.origin import Origin, fitting, weights_digest
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.saved_state import StateError
 from lightning_gengap.monitor.schedule import Budget, Selection
 from lightning_gengap.monitor.trainer_facts import (
+    batches_trained,
     current_hook_kept,
     ends_without_values,
     place_in_training,
+    planned_epochs,
     planned_share,
 )
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.fingerprint import Fingerprint
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
+from lightning_gengap.samples.trainable_indices import trainable
 
 
 @dataclass(frozen=True)
@@ -77,19 +91,25 @@ class StartUp:
         state.budget.start_up += time.perf_counter() - started
         if state.measurer is None:
             raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
-        return state.measurer
+        return _counted(state.measurer, trainer, state)
 
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
-        reader = replace(self.reader, place=place_in_training(trainer))
-        with naming_memory("reading the training samples"), current_hook_kept(module):
-            samples = draw_samples(trainer.train_dataloader, reader, self.probe_data, trainer.num_training_batches)
+        state.pool = trainable(trainer.train_dataloader, trainer.num_training_batches)
+        samples = self._read(trainer, module, self.reader)
         if samples is None:
             state.first_batches = []
         else:
             self._start(samples, trainer, module, state)
 
+    def _read(self, trainer: Trainer, module: LightningModule, reader: SampleReader) -> Samples | None:
+        reader = replace(reader, place=place_in_training(trainer))
+        with naming_memory("reading the training samples"), current_hook_kept(module):
+            return draw_samples(trainer.train_dataloader, reader, self.probe_data, trainer.num_training_batches)
+
     def _start(self, samples: Samples, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Watch the samples, and measure once what describes the task."""
+        if state.pool is not None:
+            samples = replace(samples, train_samples=state.pool.met(planned_epochs(trainer)))
         measurer = self._watch(samples, module, state)
         say_watched(measurer)
         needed, optional = state.selection.once(state.memory.taken)
@@ -115,16 +135,58 @@ class StartUp:
             wanted=state.selection.wanted,
             raises=state.raises,
         )
-        if samples.augmented:
-            state.doubt("augmented_probe")
-        if not state.readout.shown:
+        is_new = self._settle(measurer, module, state)
+        measurer = replace(measurer, memory=state.memory)
+        if is_new or not state.readout.shown:
             measurement = state.measure(measurer, module, ["fit"])
-            _doubt_initial_weights(state, measurer, measurement.values["train_accuracy"])
+            _judge_start(state, measurer, module, measurement.values["train_accuracy"])
             state.take(measurement)
         elif "train_accuracy" not in state.readout.shown:  # it could not be watched before the first step
-            _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
+            _judge_start(state, measurer, module, None)
+        if samples.augmented:
+            state.doubt("augmented_probe")
+        if state.origin is not None and not state.origin.logits:
+            state.origin = state.origin.with_logits(measurer, module)
         state.measurer = measurer
         return measurer
+
+    def _settle(self, measurer: Measurer, module: LightningModule, state: RunState) -> bool:
+        """Let earlier values go on where they belong to these samples; return whether others were watched before."""
+        drawn = () if state.pool is None or self.probe_data is not None else self.reader.draw(state.pool.indices)
+        new = Origin.of(measurer, state.pool, drawn, self.reader.samples)
+        old = state.past.get("origin", state.origin)
+        if old is None:
+            state.past, state.origin = {}, new
+            return False
+        head = None if old.drawn_alike(new.seed, new.asked) else self._head(old, module, state)
+        differences = old.other_data(new, head)
+        if differences:
+            was_watched, state.past = not state.past, {}
+            state.begin_anew(batches_trained(module.trainer))
+            state.origin = new
+            say_other_data(state, differences)
+            return was_watched
+        state.resume()
+        new = new.with_logits(replace(measurer, memory=state.memory), module)
+        changes = old.other_measuring(new)
+        if changes:
+            state.forget_measured()
+            say_other_measuring(state, changes)
+        elif old.lacks_keys(new):
+            state.memory.forget()
+        state.origin = new if new.samples.count >= old.samples.count or changes else old
+        return bool(changes)
+
+    def _head(self, old: Origin, module: LightningModule, state: RunState) -> Fingerprint | None:
+        """The first of these samples as the monitor had drawn them then."""
+        if state.pool is None:
+            return None
+        reader = replace(self.reader, seed=old.seed, samples=old.head.count)
+        samples = self._read(module.trainer, module, reader)
+        if samples is None:
+            return None
+        drawn = () if self.probe_data is not None else reader.draw(state.pool.indices)
+        return Fingerprint.of(replace(samples, train_samples=len(state.pool.indices)), drawn)
 
 
 def begin(
@@ -133,16 +195,38 @@ def begin(
     selection: Selection,
     budget: float | None,
     raises: bool,
-    saved: dict[str, Any],
+    loaded: Mapping[str, Any] | None,
+    previous: RunState | None,
 ) -> RunState:
-    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has `saved`."""
-    fresh = trainer.ckpt_path is None and trainer.global_step == 0
-    memory = TrainingMemory(copy_state(module) if fresh else None)
-    state = RunState(selection, Budget(budget), selection.schedule(), raises, memory)
-    if saved and not fresh:
-        state.resume(saved)
-    if state.memory.initial_state is None:
-        say_no_initial_weights()
+    """The state of a training that begins, or goes on once the samples are known to be those of before.
+
+    The checkpoint that training resumes from has `loaded`; it is None without one. The last `fit` left `previous`.
+    """
+    state = RunState(selection, Budget(budget), selection.schedule(), raises)
+    state.began = batches_trained(trainer)
+    if state.began == 0:
+        state.memory.initial_state = copy_state(module)
+        return state
+    saved = loaded if loaded is not None else {} if previous is None else previous.state()
+    earlier = saved.get("memory")
+    state.spare = fitting(earlier.get("initial_state") if isinstance(earlier, Mapping) else None, module)
+    if loaded is None and (previous is None or weights_digest(module) not in previous.seen):
+        state.memory.initial_state, state.unsure = copy_state(module), True  # as long as they do not know the task
+        return state
+    state.memory.initial_state, state.fresh = state.spare, False
+    if loaded is None and previous is not None:
+        state.seen = previous.seen
+    try:
+        if saved:
+            state.prepare(saved)
+    except StateError as error:
+        state.began = 0  # as far as is known, these data were trained on from the start
+        say_unreadable(error, has_weights=state.spare is not None)
+    else:
+        if state.spare is None:
+            say_no_initial_weights("holds those of another network" if saved else "was written without it")
+        if state.past and state.spare is None:
+            state.past["memory"].initial_state = None
     return state
 
 
@@ -162,12 +246,35 @@ def tolerate_start_failures(state: RunState, trainer: Trainer) -> Iterator[None]
         say_failure(state, frameless(error), "before the first step")
 
 
-def _doubt_initial_weights(state: RunState, measurer: Measurer, accuracy: float | None) -> None:
-    """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
+def _counted(measurer: Measurer, trainer: Trainer, state: RunState) -> Measurer:
+    """The measurer that knows how many samples training has met so far."""
+    if state.pool is None:
+        return measurer
+    epochs = (batches_trained(trainer) - state.began) / trainer.num_training_batches
+    return replace(measurer, samples=replace(measurer.samples, train_samples=state.pool.met(epochs)))
+
+
+def _judge_start(state: RunState, measurer: Measurer, module: LightningModule, accuracy: float | None) -> None:
+    """Flag initial weights, and weights at the start, that know the task or may.
+
+    `accuracy` is that of the weights at the start; None where training has gone on since.
+    """
+    initial = measurer.initial_accuracy(module)
+    knowing = _knows(measurer, initial) or (state.fresh and accuracy is not None and _knows(measurer, accuracy))
+    if state.unsure and knowing:
+        state.memory.initial_state = state.spare
+        if state.spare is None:
+            say_no_initial_weights()
+    state.unsure, state.spare = False, None
+    if knowing:
+        state.doubt("initial_weights")
+
+
+def _knows(measurer: Measurer, accuracy: float | None) -> bool:
+    """Whether weights of this accuracy know the task, or may: it is None where it is unknown."""
     chance = measurer.chance()
     noise = 2 * math.sqrt(chance * (1 - chance) / len(measurer.samples))  # the first batch alone may be small
-    if accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise:
-        state.doubt("initial_weights")
+    return accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise
 
 
 def _streamed(batches: Sequence[ProbeBatch]) -> Samples:

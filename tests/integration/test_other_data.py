@@ -1,0 +1,247 @@
+"""Values that are measured once belong to their samples: other data, other weights, tuners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.tuner import Tuner
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gengap import GapMonitor
+from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, quiet_trainer
+from tests.tiny_predictors import tiny_monitor
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent"),  # small samples lack some measures
+    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),  # Lightning's, of a tuner's trial
+]
+
+RIDGE = "difficulty/ridge_accuracy"
+
+
+def easy() -> TensorDataset:
+    return blobs()
+
+
+def relabelled() -> TensorDataset:
+    """The same inputs with labels that say nothing."""
+    inputs, targets = blobs().tensors
+    return TensorDataset(inputs, targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))])
+
+
+def other_inputs() -> TensorDataset:
+    """The same labels on inputs that say nothing."""
+    inputs, targets = blobs().tensors
+    return TensorDataset(torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)), targets)
+
+
+def fewer() -> TensorDataset:
+    return blobs(48)
+
+
+def batches(data: Any, **arguments: Any) -> DataLoader[Any]:
+    return DataLoader(data, **({"batch_size": 16, "shuffle": True} | arguments))
+
+
+def difficulty_of(data: Any, model: LightningModule, **arguments: Any) -> float:
+    """What a monitor measures that sees these data alone, at these weights."""
+    monitor = tiny_monitor(**arguments)
+    fitted(monitor, model=model, data=batches(data), max_epochs=1)
+    return monitor.values[RIDGE]
+
+
+def seeded_model() -> TinyModel:
+    torch.manual_seed(5)
+    return TinyModel()
+
+
+def fit_twice(
+    monitor: GapMonitor, first: Any, second: Any, between: Callable[[TinyModel], LightningModule | None] | None = None
+) -> tuple[TinyModel, EpochValues, dict[str, Any]]:
+    """Fit two epochs on each with one Trainer; the model, the values, and the monitor's state after the first."""
+    values, model = EpochValues(), seeded_model()
+    trainer = quiet_trainer(monitor, values)
+    trainer.fit(model, batches(first))
+    state = monitor.state_dict()
+    model = model if between is None else between(model) or model
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model.train(), batches(second))
+    return model, values, state
+
+
+@pytest.mark.parametrize("other", [relabelled, other_inputs, fewer])
+def test_a_second_fit_on_other_data_is_measured_anew(other: Callable[[], TensorDataset], caplog: Any):
+    monitor = tiny_monitor()
+    _, _, state = fit_twice(monitor, easy(), other())
+    after = monitor.state_dict()
+    assert monitor.values[RIDGE] == pytest.approx(difficulty_of(other(), seeded_model()))
+    assert after["training_loss"]["sums"][1] == 2 * len(batches(other()))
+    assert after["began"] == 8
+    initial = state["memory"]["initial_state"]
+    assert all(torch.equal(value, after["memory"]["initial_state"][name]) for name, value in initial.items())
+    said = [message for message in caplog.messages if "starts anew" in message]
+    assert len(said) == 1
+
+
+def test_a_second_fit_on_the_same_data_goes_on(caplog: Any):
+    monitor = tiny_monitor()
+    _, values, state = fit_twice(monitor, easy(), easy())
+    after = monitor.state_dict()
+    assert after["memory"]["per_training"] == state["memory"]["per_training"]
+    assert after["training_loss"]["sums"][1] == 16
+    assert values("gengap/in_support") == [1, 1, 1, 1]
+    assert "anew" not in caplog.text
+
+
+def test_residuals_and_worst_values_of_another_task_are_dropped():
+    monitor = tiny_monitor()
+    trainer, model = quiet_trainer(monitor), seeded_model()
+    trainer.fit(model, batches(easy()))
+    monitor._state.residuals.append(7.0)
+    monitor._state.readout.last_gap = 0.9
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model.train(), batches(relabelled()))
+    assert monitor.state_dict()["residuals"] == []
+    assert monitor.state_dict()["readout"]["last_gap"] != 0.9
+
+
+def test_weights_that_know_the_new_data_are_flagged():
+    monitor = tiny_monitor()
+    fit_twice(monitor, easy(), fewer())
+    assert "initial_weights" in monitor.prediction.outside
+    fit_twice(monitor, easy(), relabelled())
+    assert "initial_weights" not in monitor.prediction.outside
+
+
+def test_another_module_or_new_weights_are_a_new_training():
+    def another(model: TinyModel) -> TinyModel:
+        torch.manual_seed(6)
+        return TinyModel()
+
+    def reset(model: TinyModel) -> None:
+        model.load_state_dict(another(model).state_dict())
+
+    for between in (another, reset):
+        monitor = tiny_monitor()
+        model, _, _ = fit_twice(monitor, easy(), easy(), between)
+        initial = monitor.state_dict()["memory"]["initial_state"]
+        assert torch.equal(initial["head.weight"], another(model).head.weight)
+        assert monitor.prediction.outside == ()
+        assert monitor.state_dict()["training_loss"]["sums"][1] == 8
+
+
+def test_trained_weights_from_elsewhere_keep_the_known_initial_ones():
+    def trained(model: TinyModel) -> None:
+        other = TinyModel()
+        fitted(model=other)
+        model.load_state_dict(other.state_dict())
+
+    monitor = tiny_monitor()
+    _, _, state = fit_twice(monitor, easy(), easy(), trained)
+    initial = monitor.state_dict()["memory"]["initial_state"]
+    assert torch.equal(initial["head.weight"], state["memory"]["initial_state"]["head.weight"])
+    assert monitor.prediction.outside == ("initial_weights",)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_weights_of_a_checkpoint_of_this_training_go_on(tmp_path: Path):
+    monitor, model = tiny_monitor(), seeded_model()
+    trainer = quiet_trainer(monitor, enable_checkpointing=True, default_root_dir=tmp_path, max_epochs=1)
+    trainer.fit(model, batches(easy()))
+    state = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model.train(), batches(easy()))
+    model.load_state_dict(state)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model.train(), batches(easy()))
+    assert monitor.prediction.outside == ()
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 12
+
+
+class WithData(TinyModel):
+    """A model with its own data, as the tuners need it."""
+
+    batch_size = 4
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(blobs(), batch_size=self.batch_size, shuffle=True)
+
+
+TUNERS: dict[str, Callable[[], Any]] = {
+    "learning rate": lambda: LearningRateFinder(num_training_steps=12, attr_name="learning_rate"),
+    "batch size": lambda: BatchSizeFinder(steps_per_trial=2, init_val=4, max_trials=2),
+}
+
+
+@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.parametrize("first", [True, False], ids=["tuner first", "monitor first"])
+def test_a_tuner_among_the_callbacks_leaves_nothing(kind: str, first: bool, tmp_path: Path):
+    monitor, tuner, values = tiny_monitor(), TUNERS[kind](), EpochValues()
+    torch.manual_seed(0)
+    model = WithData()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    callbacks = (tuner, monitor, values) if first else (monitor, tuner, values)
+    quiet_trainer(*callbacks, default_root_dir=tmp_path).fit(model)
+    _check_clean(monitor, before, 2 * -(-64 // model.batch_size))
+    assert values("gengap/status") == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["lr_find", "scale_batch_size"])
+def test_a_tuner_before_training_leaves_nothing(kind: str, tmp_path: Path):
+    monitor, model = tiny_monitor(), WithData()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = quiet_trainer(monitor, default_root_dir=tmp_path)
+    if kind == "lr_find":
+        Tuner(trainer).lr_find(model, num_training=12, attr_name="learning_rate")
+    else:
+        Tuner(trainer).scale_batch_size(model, steps_per_trial=2, init_val=4, max_trials=2)
+    assert monitor.values == {}
+    trainer.fit(model.train())
+    _check_clean(monitor, before, 2 * -(-64 // model.batch_size))
+
+
+def _check_clean(monitor: GapMonitor, before: dict[str, Any], steps: int) -> None:
+    state = monitor.state_dict()
+    assert all(torch.equal(value, state["memory"]["initial_state"][name]) for name, value in before.items())
+    assert state["training_loss"]["sums"][1] == steps
+    assert state["began"] == 0
+    assert monitor.prediction.outside == ()
+
+
+def test_a_tuner_between_two_fits_does_not_hide_other_data(tmp_path: Path):
+    class Searching(LearningRateFinder):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch:
+                super().on_fit_start(trainer, pl_module)
+
+    monitor, model = tiny_monitor(), seeded_model()
+    tuner = Searching(num_training_steps=12, attr_name="learning_rate")
+    trainer = quiet_trainer(monitor, tuner, default_root_dir=tmp_path)
+    trainer.fit(model, batches(easy()))
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model.train(), batches(relabelled()))
+    assert monitor.values[RIDGE] == pytest.approx(difficulty_of(relabelled(), seeded_model()))
+
+
+def test_a_search_in_mid_training_changes_nothing(tmp_path: Path):
+    class Searching(LearningRateFinder):
+        def on_fit_start(self, *others: Any) -> None:
+            pass
+
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                self.lr_find(trainer, pl_module)
+
+    monitor, model = tiny_monitor(), seeded_model()
+    tuner = Searching(num_training_steps=12, attr_name="learning_rate", update_attr=False)
+    quiet_trainer(monitor, tuner, default_root_dir=tmp_path, max_epochs=3).fit(model, batches(easy()))
+    assert monitor._loaded is None
+    assert monitor.prediction.outside == ()
