@@ -136,11 +136,14 @@ class Measurer:
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
-        if self.memory.initial_state is None:
-            return None
+        initial = self.memory.initial_state
+        return None if initial is None else self.accuracy(model, initial)
+
+    def accuracy(self, model: nn.Module, state: State | None = None) -> float | None:
+        """Accuracy now, or at other weights; None where logits are not finite."""
         correct = 0
         with undisturbed(model), torch.no_grad():
-            for batch, logits in self._probe(model).forwards(self.memory.initial_state):
+            for batch, logits in self._probe(model).forwards(state):
                 if not bool(logits.isfinite().all()):
                     return None
                 correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())

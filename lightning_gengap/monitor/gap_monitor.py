@@ -19,7 +19,7 @@ from lightning_gengap.monitor.origin import weights_digest
 from lightning_gengap.monitor.run_state import RunState, shared_part
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp, begin
-from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, is_trial, minimised_loss
+from lightning_gengap.monitor.trainer_facts import check_readers, check_strategy, is_trial, minimised_loss, was_reloaded
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -164,6 +164,11 @@ class GapMonitor(Callback):
         state.budget.start_up += state.clock - started
 
     # During training: nothing raises, whatever fails is said once.
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether a loader that Lightning asks for again has the same samples."""
+        if self._state is not None and was_reloaded(trainer):
+            self._start_up.reload(trainer, pl_module, self._state)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the first batches where the data cannot be indexed; watch the step's logits where they are needed."""

@@ -39,6 +39,14 @@ def say_unreadable(error: Exception, has_weights: bool) -> None:
     rank_zero_warn(f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {error}; {rest}.")
 
 
+def say_unknown_size(state: RunState) -> None:
+    """Say that the sampler hides how many samples are trained on."""
+    state.notes.append(
+        "train_samples is absent: the sampler takes other samples in every epoch, so that nobody knows how many are "
+        "trained on"
+    )
+
+
 def say_other_data(state: RunState, differences: Sequence[str]) -> None:
     """Say that the data are not those of before."""
     if state.says_first("other data"):

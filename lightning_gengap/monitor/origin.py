@@ -70,6 +70,10 @@ class Origin:
         """Whether the same data would give the same samples."""
         return (self.seed, self.asked) == (seed, asked)
 
+    def same_kind(self, new: Origin) -> bool:
+        """Whether the samples may come from the same source, in another order."""
+        return self.classes == new.classes and self.head.shapes == new.head.shapes
+
     def other_data(self, new: Origin, head: Fingerprint | None = None) -> list[str]:
         """What differs in the data of `new`, in words. `head` is their first batch by the draw of this origin."""
         found = self.head.differences(new.head if head is None else head)

@@ -44,6 +44,7 @@ class RunState:
         clock: when training last went on, in seconds.
         origin: what the values belong to; None before the samples are read.
         began: batches that the Trainer had trained on before the first of these samples.
+        read_in: the epoch in which they were read.
         past: the attributes of an earlier state, until the samples show whether they go on.
         unsure: whether the weights at the start may be trained ones; `spare` are those to use instead.
         fresh: whether the weights at the start had not met the samples, as far as is known.
@@ -93,6 +94,7 @@ class RunState:
     clock: float = 0.0
     origin: Origin | None = None
     began: int = 0
+    read_in: int | None = None
     past: dict[str, Any] = field(default_factory=dict)
     unsure: bool = False
     spare: State | None = None
@@ -213,7 +215,9 @@ class RunState:
         self.past = {name: from_primitives(self, name, saved) for name in (self.SHARED if shared else self.KEPT)}
 
     def resume(self) -> None:
-        """Go on from the `past`."""
+        """Go on from the `past`, if there is one."""
+        if not self.past:
+            return
         for name, value in self.past.items():
             setattr(self, name, value)
         self.past = {}
@@ -225,11 +229,17 @@ class RunState:
         self.optional, self.values, self.residuals, self.residual_age = {}, {}, [], 0
 
     def begin_anew(self, batches: int) -> None:
-        """Other data are trained on from this batch on: nothing but costs and the worst shown values goes on."""
-        self.forget_measured()
+        """Other data are trained on from this batch on. The initial weights go on, and in one run what was spent.
+
+        So does what is shown, because the callbacks of a run compare all of its epochs.
+        """
+        new = RunState(self.selection, self.budget, self.schedule, self.raises, self.memory, readout=self.readout)
         self.training_loss.close()
-        self.training_loss, self.flags, self.prediction = TrainingLoss(), [], None
-        self.measured, self.fresh, self.began, self.origin = False, True, batches, None
+        for name in self.KEPT:
+            setattr(self, name, getattr(new, name))
+        self.memory.forget()
+        self.values, self.prediction, self.past = {}, None, {}
+        self.fresh, self.began = True, batches
 
 
 def shared_part(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lightning_gengap.monitor.notices import (
     say_optional_failures,
     say_other_data,
     say_other_measuring,
+    say_unknown_size,
     say_unreadable,
     say_watched,
 )
@@ -93,7 +94,30 @@ class StartUp:
             raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
         return _counted(state.measurer, trainer, state)
 
+    def reload(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Watch the samples of a loader that Lightning has asked for again, where its first ones are not the same.
+
+        Data that can only be iterated are copied again.
+        """
+        if state.measurer is None or state.origin is None or state.read_in == trainer.current_epoch:
+            return
+        started = time.perf_counter()
+        try:
+            state.pool = trainable(trainer.train_dataloader, trainer.num_training_batches)
+            head = self._head(state.origin, module, state)
+            if head is None or state.origin.head.differences(head):
+                state.measurer = None
+                self._read_and_start(trainer, module, state)
+        except Exception as error:
+            state.measurer = None
+            state.readout.hold(Status.FAILED)
+            say_failure(state, frameless(error), "the samples of the loader that was asked for again")
+        seconds = time.perf_counter() - started
+        state.clock += seconds
+        state.budget.spent += seconds
+
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        state.read_in = trainer.current_epoch
         state.pool = trainable(trainer.train_dataloader, trainer.num_training_batches)
         samples = self._read(trainer, module, self.reader)
         if samples is None:
@@ -110,6 +134,8 @@ class StartUp:
         """Watch the samples, and measure once what describes the task."""
         if state.pool is not None:
             samples = replace(samples, train_samples=state.pool.met(planned_epochs(trainer)))
+            if not state.pool.known:
+                say_unknown_size(state)
         measurer = self._watch(samples, module, state)
         say_watched(measurer)
         needed, optional = state.selection.once(state.memory.taken)
@@ -160,7 +186,8 @@ class StartUp:
             return False
         head = None if old.drawn_alike(new.seed, new.asked) else self._head(old, module, state)
         differences = old.other_data(new, head)
-        if differences:
+        shuffled = bool(differences) and state.pool is None and self._is_shuffled(old, new, measurer, module, state)
+        if differences and not shuffled:
             was_watched, state.past = not state.past, {}
             state.begin_anew(batches_trained(module.trainer))
             state.origin = new
@@ -168,7 +195,7 @@ class StartUp:
             return was_watched
         state.resume()
         new = new.with_logits(replace(measurer, memory=state.memory), module)
-        changes = old.other_measuring(new)
+        changes = ["a stream gives other samples"] if shuffled else old.other_measuring(new)
         if changes:
             state.forget_measured()
             say_other_measuring(state, changes)
@@ -176,6 +203,17 @@ class StartUp:
             state.memory.forget()
         state.origin = new if new.samples.count >= old.samples.count or changes else old
         return bool(changes)
+
+    def _is_shuffled(
+        self, old: Origin, new: Origin, measurer: Measurer, module: LightningModule, state: RunState
+    ) -> bool:
+        """Whether other samples of a stream are as well classified as those before, by the same weights."""
+        readout = state.past.get("readout", state.readout)
+        before, now = readout.shown.get("train_accuracy"), measurer.accuracy(module)
+        if before is None or now is None or not old.same_kind(new):
+            return False
+        spread = 0.25 * (1 / new.samples.count + 1 / old.samples.count)
+        return now >= before - 3 * math.sqrt(spread)
 
     def _head(self, old: Origin, module: LightningModule, state: RunState) -> Fingerprint | None:
         """The first of these samples as the monitor had drawn them then."""
@@ -265,7 +303,7 @@ def _judge_start(state: RunState, measurer: Measurer, module: LightningModule, a
         state.memory.initial_state = state.spare
         if state.spare is None:
             say_no_initial_weights()
-    state.unsure, state.spare = False, None
+    state.unsure, state.spare, state.fresh = False, None, False
     if knowing:
         state.doubt("initial_weights")
 

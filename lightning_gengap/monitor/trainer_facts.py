@@ -141,6 +141,12 @@ def batches_trained(trainer: Trainer) -> int:
     return int(trainer.fit_loop.total_batch_idx) + 1
 
 
+def was_reloaded(trainer: Trainer) -> bool:
+    """Whether Lightning has just asked for the training loader again, at the start of an epoch."""
+    every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    return every > 0 and trainer.fit_loop._last_train_dl_reload_epoch == trainer.current_epoch
+
+
 def is_trial(trainer: Trainer) -> bool:
     """Whether the checkpoint now being restored is the one with which a tuner takes its trial steps back."""
     return Path(str(trainer.ckpt_path or "")).name.startswith((".lr_find_", ".scale_batch_size_"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lightning_gengap import GapMonitor
 from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, quiet_trainer
@@ -48,6 +55,8 @@ def fewer() -> TensorDataset:
 
 
 def batches(data: Any, **arguments: Any) -> DataLoader[Any]:
+    if isinstance(data, DataLoader):
+        return data
     return DataLoader(data, **({"batch_size": 16, "shuffle": True} | arguments))
 
 
@@ -56,6 +65,42 @@ def difficulty_of(data: Any, model: LightningModule, **arguments: Any) -> float:
     monitor = tiny_monitor(**arguments)
     fitted(monitor, model=model, data=batches(data), max_epochs=1)
     return monitor.values[RIDGE]
+
+
+class Ordered(IterableDataset[Any]):
+    """Samples that cannot be indexed."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+
+class Shuffled(Ordered):
+    """The same in an order of their own."""
+
+    def __init__(self, data: TensorDataset, seed: int) -> None:
+        super().__init__(data)
+        self.order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.data[i] for i in self.order)
+
+
+class Parts(Sampler[int]):
+    """Another quarter of 64 samples in each epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch % 4, 64, 4))
+
+    def __len__(self) -> int:
+        return 16
 
 
 def seeded_model() -> TinyModel:
@@ -245,3 +290,114 @@ def test_a_search_in_mid_training_changes_nothing(tmp_path: Path):
     quiet_trainer(monitor, tuner, default_root_dir=tmp_path, max_epochs=3).fit(model, batches(easy()))
     assert monitor._loaded is None
     assert monitor.prediction.outside == ()
+
+
+class Reloaded(TinyModel):
+    """A model whose loader is asked for again: the data of each epoch in turn, then the last for ever."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__()
+        self.parts, self.asked = list(parts), 0
+
+    def train_dataloader(self) -> Any:
+        data = self.parts[min(self.asked, len(self.parts) - 1)]
+        self.asked += 1
+        return data if isinstance(data, DataLoader) else batches(data)
+
+
+def reloaded(monitor: GapMonitor, *parts: Any, every: int = 2, epochs: int = 4) -> EpochValues:
+    torch.manual_seed(5)
+    values, model = EpochValues(), Reloaded(*parts)
+    trainer = quiet_trainer(monitor, values, max_epochs=epochs, reload_dataloaders_every_n_epochs=every)
+    trainer.fit(model)
+    assert model.asked == -(-epochs // every)
+    return values
+
+
+@pytest.mark.parametrize("other", [relabelled, other_inputs, fewer])
+def test_data_that_change_at_a_reload_are_measured_anew(other: Callable[[], TensorDataset]):
+    monitor = tiny_monitor()
+    values = reloaded(monitor, easy(), other())
+    torch.manual_seed(5)
+    assert monitor.values[RIDGE] == pytest.approx(difficulty_of(other(), Reloaded()))
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 2 * len(batches(other()))
+    assert monitor.values["train_samples"] == len(other())
+    assert values("gengap/status") == [0, 0, *values("gengap/status")[2:]]
+
+
+def test_a_reload_of_the_same_data_reads_one_chunk_and_changes_nothing():
+    class Counted(TensorDataset):
+        reads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            type(self).reads += 1
+            return super().__getitem__(index)
+
+        __getitems__ = None
+
+    data, monitor = Counted(*blobs(400).tensors), tiny_monitor()
+    reads = []
+
+    class Reads(EpochValues):
+        def on_train_epoch_end(self, *others: Any) -> None:
+            reads.append(Counted.reads)
+
+    torch.manual_seed(5)
+    model = Reloaded(data)
+    quiet_trainer(monitor, Reads(), max_epochs=3, reload_dataloaders_every_n_epochs=1).fit(model)
+    assert reads[2] - reads[1] == 400 + 128 + 16  # training, the first samples, those read twice
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 75
+    assert monitor.prediction.outside == ()
+
+
+def test_a_reloaded_stream_is_copied_again():
+    def ordered(data: TensorDataset) -> DataLoader[Any]:
+        return DataLoader(Ordered(data), batch_size=16)
+
+    same, other = tiny_monitor(), tiny_monitor()
+    reloaded(same, ordered(easy()), ordered(easy()))
+    reloaded(other, ordered(easy()), ordered(relabelled()))
+    torch.manual_seed(5)
+    assert same.values[RIDGE] == pytest.approx(difficulty_of(ordered(easy()), Reloaded()))
+    assert same.state_dict()["training_loss"]["sums"][1] == 16
+    torch.manual_seed(5)
+    assert other.values[RIDGE] == pytest.approx(difficulty_of(ordered(relabelled()), Reloaded()))
+    assert other.state_dict()["training_loss"]["sums"][1] in (7, 8)
+
+
+def test_a_shuffled_stream_goes_on_and_its_difficulty_is_measured_anew():
+    first, second = DataLoader(Shuffled(easy(), 1), batch_size=16), DataLoader(Shuffled(easy(), 2), batch_size=16)
+    monitor = tiny_monitor(samples=32)
+    values = reloaded(monitor, first, second)
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 16
+    assert "initial_weights" not in monitor.prediction.outside
+    assert values("gengap/in_support") == [1, 1, 1, 1]
+    torch.manual_seed(5)
+    assert monitor.values[RIDGE] == pytest.approx(difficulty_of(second, Reloaded(), samples=32))
+
+
+LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[int | None]]] = {
+    "all": ({}, {}, [64, 64, 64]),
+    "half, shuffled": ({}, {"limit_train_batches": 0.5}, [32, 48, 56]),
+    "half, in order": ({"shuffle": False}, {"limit_train_batches": 0.5}, [32, 32, 32]),
+    "overfit": ({"shuffle": False}, {"overfit_batches": 2}, [32, 32, 32]),
+    "a part of an epoch": ({}, {"max_steps": 2}, [32]),
+    "few of them": ({"sampler": RandomSampler(blobs(), num_samples=16), "shuffle": False}, {}, [16, 28, 37]),
+    "weighted": ({"sampler": WeightedRandomSampler([1.0, 0.0] * 32, 64), "shuffle": False}, {}, [28, 31, 32]),
+    "other ones in each epoch": ({"sampler": Parts(), "shuffle": False}, {}, [None] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.filterwarnings("ignore:GapMonitor. train_samples is absent. the sampler takes other samples")
+def test_the_size_is_what_was_trained_on(kind: str):
+    of_loader, of_trainer, expected = LIMITS[kind]
+    monitor, sizes = tiny_monitor(), []
+
+    class Sizes(EpochValues):
+        def on_train_epoch_end(self, *others: Any) -> None:
+            sizes.append(monitor.values.get("train_samples"))
+
+    fitted(monitor, Sizes(), data=batches(blobs(), **of_loader), **({"max_epochs": 3} | of_trainer))
+    assert sizes == expected
