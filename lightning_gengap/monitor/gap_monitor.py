@@ -241,7 +241,8 @@ class GapMonitor(Callback):
             return  # whoever goes back in training, as the learning rate finder does, does so with the same data
         kept = checkpoint["callbacks"]
         others = (state for key, state in kept.items() if key.startswith(f"{type(self).__qualname__}{{"))
-        self._loaded = kept.get(self.state_key) or shared_part(next(others, {}))
+        own = kept.get(self.state_key) or shared_part(next(others, {}))
+        self._loaded = own if isinstance(own, Mapping) else {"format": type(own).__name__}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""

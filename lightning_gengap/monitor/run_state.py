@@ -242,9 +242,10 @@ class RunState:
         self.fresh, self.began = True, batches
 
 
-def shared_part(saved: Mapping[str, Any]) -> dict[str, Any]:
+def shared_part(saved: Any) -> dict[str, Any]:
     """What a monitor's saved state holds for a monitor with another predictor."""
-    return {name: value for name, value in saved.items() if name == "format" or name in RunState.SHARED}
+    known = saved.items() if isinstance(saved, Mapping) else ()
+    return {name: value for name, value in known if name == "format" or name in RunState.SHARED}
 
 
 def _flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
