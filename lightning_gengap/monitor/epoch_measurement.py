@@ -25,7 +25,8 @@ def plan(trainer: Trainer, state: RunState, every_n_epochs: int) -> tuple[str, .
     if not state.measured or epochs % every_n_epochs == 0:
         last = planned_share(trainer, epochs) == 1.0
         planned = state.schedule.plan(state.budget, first=not state.measured, last=last)
-        planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
+    # Clocks differ between ranks, and so may copied samples and with them `measured`: rank 0 decides for all.
+    planned = trainer.strategy.broadcast(planned)
     if planned is None:
         state.readout.hold(Status.HELD)
     return planned

@@ -11,12 +11,12 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 
 
-def say_watched(measurer: Measurer) -> None:
-    """Say which layers are watched on how many samples, and whether these are augmented."""
+def say_watched(measurer: Measurer, size: int | None) -> None:
+    """Say which layers are watched on how many samples of how many, and whether these are augmented."""
     samples = measurer.samples
     taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
-    size = "an unknown number of" if samples.train_samples is None else samples.train_samples
-    rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {size} training samples.")
+    total = "an unknown number of" if size is None else size
+    rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {total} training samples.")
     if samples.augmented:
         rank_zero_warn(
             "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "

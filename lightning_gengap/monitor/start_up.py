@@ -137,7 +137,7 @@ class StartUp:
             if not state.pool.known:
                 say_unknown_size(state)
         measurer = self._watch(samples, module, state)
-        say_watched(measurer)
+        say_watched(measurer, None if state.pool is None or not state.pool.known else len(state.pool.indices))
         needed, optional = state.selection.once(state.memory.taken)
         if not (needed or optional):
             return
@@ -242,13 +242,15 @@ def begin(
     """
     state = RunState(selection, Budget(budget), selection.schedule(), raises)
     state.began = batches_trained(trainer)
+    goes_on = loaded is None and previous is not None and weights_digest(module) in previous.seen
     if state.began == 0:
-        state.memory.initial_state = copy_state(module)
+        known = fitting(previous.memory.initial_state, module) if goes_on and previous is not None else None
+        state.memory.initial_state = copy_state(module) if known is None else known
         return state
     saved = loaded if loaded is not None else {} if previous is None else previous.state()
     earlier = saved.get("memory")
     state.spare = fitting(earlier.get("initial_state") if isinstance(earlier, Mapping) else None, module)
-    if loaded is None and (previous is None or weights_digest(module) not in previous.seen):
+    if loaded is None and not goes_on:
         state.memory.initial_state, state.unsure = copy_state(module), True  # as long as they do not know the task
         return state
     state.memory.initial_state, state.fresh = state.spare, False

@@ -401,3 +401,26 @@ def test_the_size_is_what_was_trained_on(kind: str):
 
     fitted(monitor, Sizes(), data=batches(blobs(), **of_loader), **({"max_epochs": 3} | of_trainer))
     assert sizes == expected
+
+
+def test_trained_weights_in_another_trainer_keep_their_initial_ones_and_are_flagged():
+    monitor, model = tiny_monitor(), seeded_model()
+    fitted(monitor, model=model)
+    initial = monitor.state_dict()["memory"]["initial_state"]
+    fitted(monitor, model=model.train())
+    after = monitor.state_dict()
+    assert all(torch.equal(value, after["memory"]["initial_state"][name]) for name, value in initial.items())
+    assert after["training_loss"]["sums"][1] == 8
+    assert monitor.prediction.outside == ("initial_weights",)
+
+
+def test_a_monitor_that_comes_late_uses_no_trained_weights_as_initial_ones():
+    values, model, monitor = EpochValues(), seeded_model(), tiny_monitor()
+    trainer = quiet_trainer(values)
+    trainer.fit(model, batches(easy()))
+    trainer.callbacks.insert(0, monitor)
+    trainer.fit_loop.max_epochs = 4
+    with pytest.warns(UserWarning, match="no initial weights, because the weights were trained before"):
+        trainer.fit(model.train(), batches(easy()))
+    assert monitor.state_dict()["memory"]["initial_state"] is None
+    assert monitor.prediction.abstained
