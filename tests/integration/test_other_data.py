@@ -403,6 +403,13 @@ def test_the_size_is_what_was_trained_on(kind: str):
     assert sizes == expected
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_overfitting_a_shuffled_loader_takes_its_first_samples():
+    monitor = tiny_monitor()
+    fitted(monitor, data=batches(blobs()), overfit_batches=2)
+    assert monitor.values["train_samples"] == 32
+
+
 def test_trained_weights_in_another_trainer_keep_their_initial_ones_and_are_flagged():
     monitor, model = tiny_monitor(), seeded_model()
     fitted(monitor, model=model)
