@@ -103,6 +103,12 @@ class TrainingMemory:
     taken: list[str] = field(default_factory=list)
     warm_starts: dict[str, Tensor] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Let everything be measured anew, in place, for whoever has borrowed it. The initial weights are kept."""
+        self.per_training.clear()
+        self.taken.clear()
+        self.warm_starts.clear()
+
 
 @dataclass(frozen=True)
 class Measurer:
@@ -155,11 +161,14 @@ class Measurer:
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
-        if self.memory.initial_state is None:
-            return None
+        initial = self.memory.initial_state
+        return None if initial is None else self.accuracy(model, initial)
+
+    def accuracy(self, model: nn.Module, state: State | None = None) -> float | None:
+        """Accuracy now, or at other weights; None where logits are not finite."""
         correct = 0
         with undisturbed(model), torch.no_grad():
-            for batch, logits in self._probe(model).forwards(self.memory.initial_state):
+            for batch, logits in self._probe(model).forwards(state):
                 if not bool(logits.isfinite().all()):
                     return None
                 correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
@@ -170,6 +179,18 @@ class Measurer:
         chance = self.chance()
         noise = 2 * math.sqrt(chance * (1 - chance) / len(self.samples))  # the first batch alone may be small
         return accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise
+
+    def initial_logits(self, model: nn.Module) -> Tensor | None:
+        """Logits of the first batch at the weights before any step; None where these are unknown or do not fit."""
+        if self.memory.initial_state is None:
+            return None
+        first = replace(self, samples=replace(self.samples, batches=self.samples.batches[:1]))
+        try:
+            with undisturbed(model), torch.no_grad():
+                ((_, logits),) = first._probe(model).forwards(self.memory.initial_state)
+        except Exception:  # the measures that need them will say so
+            return None
+        return logits
 
     def chance(self) -> float:
         """The largest class's share of the samples."""

@@ -34,10 +34,8 @@ def _stays(name: str) -> bool:
 
 def _why_missing(name: str, absences: Mapping[str, str]) -> str:
     if name == "train_samples":
-        return (
-            "the number of training samples is unknown. Give the training data a length, or pass predictor=None to "
-            "only measure"
-        )
+        reason = absences.get(name, "the data have no length. Give the training data one")
+        return f"the number of training samples is unknown: {reason}; or pass predictor=None to only measure"
     reason = next((why for pattern, why in absences.items() if fnmatchcase(name, pattern)), "it was not measured")
     return f"it needs {name}, which is absent: {reason}. Pass a predictor without it, or predictor=None to only measure"
 

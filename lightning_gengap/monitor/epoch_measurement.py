@@ -58,7 +58,8 @@ def plan(
         must = read or again or last or not state.measured
         with contained(state, "planning"):
             planned = _afford(state, must, last, share)
-        planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
+    # Clocks differ between ranks, and so may copied samples and with them `measured`: rank 0 decides for all.
+    planned = trainer.strategy.broadcast(planned)
     if planned is None and state.off is None:
         state.hold(Status.HELD)
     return planned

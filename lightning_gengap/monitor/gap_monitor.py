@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +14,18 @@ from torch import Tensor
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.containment import contained, harmless
+from lightning_gengap.monitor.continuation import begin
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
 from lightning_gengap.monitor.namespaces import Callback
 from lightning_gengap.monitor.notices import say_unpaid
+from lightning_gengap.monitor.origin import weights_digest
 from lightning_gengap.monitor.readers import check_readers, readers_of, warn_readers
-from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.run_state import RunState, shared_part
 from lightning_gengap.monitor.schedule import Selection
-from lightning_gengap.monitor.start_up import StartUp, begin
-from lightning_gengap.monitor.trainer_facts import check_strategy, minimised_loss
+from lightning_gengap.monitor.start_up import StartUp
+from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, minimised_loss, was_reloaded
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -144,7 +146,8 @@ class GapMonitor(Callback):
         self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
         self._display = Display(self._selection, verbosity)
         self._state: RunState | None = None
-        self._restored: dict[str, Any] = {}
+        self._training = False
+        self._loaded: Mapping[str, Any] | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -179,13 +182,13 @@ class GapMonitor(Callback):
         """Draw the samples, choose the layers, measure the task's difficulty."""
         started = time.perf_counter()
         previous, self._state = self._state, None
-        restored, self._restored = self._restored, {}
+        loaded, self._loaded = self._loaded, None
         if trainer.barebones:
             rank_zero_info("GapMonitor is switched off: Trainer(barebones=True) logs nothing.")
             return
-        saved = restored or ({} if previous is None else previous.state())
         raises = self.on_error == "raise"
-        self._state = state = begin(trainer, pl_module, self._selection, self.budget, raises, saved)
+        state = begin(trainer, pl_module, self._selection, self.budget, raises, loaded, previous)
+        self._state, self._training = state, True
         self._start_up.run(trainer, pl_module, state)
         state.prefix = prefix = self._prefix(trainer)
         own = [reader for reader in readers_of(trainer) if self._logs(reader.key, trainer)]
@@ -201,6 +204,12 @@ class GapMonitor(Callback):
         if self._state is not None:
             self._start_up.add_lazy_weights(pl_module, self._state)
             self._state.replay.check(trainer, pl_module, self._state.measurer)
+
+    @harmless
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether a loader that Lightning asks for again has the same samples."""
+        if self._state is not None and was_reloaded(trainer):
+            self._start_up.reload(trainer, pl_module, self._state)
 
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -281,32 +290,49 @@ class GapMonitor(Callback):
         return self._generate_state_key(predictor=None if self.predictor is None else self.predictor.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Initial weights, difficulty, training loss, budget and the values last shown."""
+        """Initial weights, difficulty, training loss, budget, the values last shown, and what they belong to."""
+        if self._loaded is not None:
+            return dict(self._loaded)
         kept: dict[str, Any] = {}
         if self._state is not None:
             with contained(self._state, "saving its state"):
                 kept = self._state.state()
         return kept
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until training resumes."""
-        self._restored = state_dict
+    @harmless
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember these weights as ones of this training, in case that they are loaded before the next `fit`."""
+        if self._state is not None and self._training:
+            self._state.seen.add(weights_digest(pl_module))
+
+    @harmless
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the own state until training resumes, or what another monitor's holds for any predictor."""
+        if self._training or is_trial(trainer):
+            return  # whoever goes back in training, as the learning rate finder does, does so with the same data
+        kept = checkpoint["callbacks"]
+        others = (state for key, state in kept.items() if key.startswith(f"{type(self).__qualname__}{{"))
+        own = kept.get(self.state_key) or shared_part(next(others, {}))
+        self._loaded = own if isinstance(own, Mapping) else {"format": type(own).__name__}
 
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""
-        self._let_go()
+        self._let_go(pl_module)
 
     @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the samples."""
-        self._let_go()
+        self._let_go(pl_module)
 
-    def _let_go(self) -> None:
-        if self._state is not None:
+    def _let_go(self, model: LightningModule) -> None:
+        self._loaded = None
+        if self._state is not None and self._training:
             self._state.training_loss.close()
             self._state.replay.close()
             self._state.measurer = self._state.first_batches = None
+            self._state.seen.add(weights_digest(model))
+        self._training = False
 
     # Keys: equal ones would be averaged by `log`, so that every further monitor has a prefix of its own.
 

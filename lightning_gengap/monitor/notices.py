@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -14,12 +14,12 @@ from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, Valida
 from lightning_gengap.monitor.warning import rank_zero_warn
 
 
-def say_watched(state: RunState, measurer: Measurer) -> None:
+def say_watched(state: RunState, measurer: Measurer, size: int | None) -> None:
     """Say which layers are watched on how many samples, why others are not, and whether the samples are augmented."""
     samples = measurer.samples
     taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
-    size = "an unknown number of" if samples.train_samples is None else samples.train_samples
-    rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {size} training samples.")
+    total = "an unknown number of" if size is None else size
+    rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {total} training samples.")
     if "margin" in state.selection.measures:
         for sentence in said(Absence(f"margin/{layer}*", why) for layer, why in measurer.layout.missing.items()):
             rank_zero_info(f"GapMonitor: {sentence}.")
@@ -39,12 +39,42 @@ def say_copied_instead(state: RunState, error: Exception) -> None:
         )
 
 
-def say_no_initial_weights() -> None:
-    """Say what follows from a checkpoint that was written without the monitor."""
+def say_no_initial_weights(cause: str = "") -> None:
+    """Say what follows from weights that were trained before; `cause` is what the checkpoint lacks, if there is one."""
+    because = f"the checkpoint {cause}" if cause else "the weights were trained before, without it"
     rank_zero_warn(
-        "GapMonitor has no initial weights, because the checkpoint was written without it: features that need "
-        "them are missing, and a predictor that uses them abstains."
+        f"GapMonitor has no initial weights, because {because}: features that need them are missing, and a predictor "
+        "that uses them abstains. Train from the start with GapMonitor."
     )
+
+
+def say_unreadable(error: Exception, has_weights: bool) -> None:
+    """Say that the state in a checkpoint cannot be taken over."""
+    rest = "all but its initial weights is measured anew" if has_weights else "it holds no initial weights either"
+    rank_zero_warn(f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {error}; {rest}.")
+
+
+def say_unknown_size(state: RunState) -> None:
+    """Say that the sampler hides how many samples are trained on."""
+    reason = "the sampler takes other samples in every epoch, so that nobody knows how many are trained on"
+    state.absences["train_samples"] = reason
+    if state.selection.predictor is None:  # a predictor that needs it says so
+        state.notes.append(f"train_samples is absent: {reason}")
+
+
+def say_other_data(state: RunState, differences: Sequence[str]) -> None:
+    """Say that the data are not those of before."""
+    if state.says_first("other data"):
+        rank_zero_info(
+            f"GapMonitor starts anew, because the training data are not those of before: {', '.join(differences)} "
+            "differ. Only the initial weights go on."
+        )
+
+
+def say_other_measuring(state: RunState, changes: Sequence[str]) -> None:
+    """Say that the same data are measured otherwise than before."""
+    if state.says_first("other measuring"):
+        rank_zero_info(f"GapMonitor measures the task anew, because {', and '.join(changes)} than before.")
 
 
 def say_notes(state: RunState) -> None:

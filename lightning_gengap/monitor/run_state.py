@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -18,17 +17,18 @@ from lightning_gengap.measurement import Absence, Measurement, Measurer, Trainin
 from lightning_gengap.monitor.abstention import obstacles
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.origin import Origin
 from lightning_gengap.monitor.readout import Readout, Status
 from lightning_gengap.monitor.replay import Replay
+from lightning_gengap.monitor.saved_state import FORMAT, StateError, from_primitives, to_primitives
 from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
+from lightning_gengap.network.probe import State
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import ProbeBatch
-
-if TYPE_CHECKING:
-    from lightning_gengap.monitor.readers import Reader
+from lightning_gengap.samples.trainable_indices import Trainable
 
 _NEVER = "the prediction always abstains, because {}"
 FIT = ("train_accuracy", "train_loss")
@@ -68,7 +68,34 @@ class RunState:
         never_because: why the prediction abstains for good; empty while it may yet be made.
         notes: what the user is yet to be told.
         clock: when training last went on, in seconds.
+        origin: what the values belong to; None before the samples are read.
+        began: batches that the Trainer had trained on before the first of these samples.
+        read_in: the epoch in which they were read.
+        past: the attributes of an earlier state, until the samples show whether they go on.
+        unsure: whether the weights at the start may be trained ones; `spare` are those to use instead.
+        fresh: whether the weights at the start had not met the samples, as far as is known.
+        pool: the indices that training draws from, where the data have some.
+        seen: digests of weights of this training.
     """
+
+    # What a checkpoint keeps, and of that what belongs to the training whatever its predictor.
+    KEPT: ClassVar[tuple[str, ...]] = (
+        "memory",
+        "training_loss",
+        "budget",
+        "schedule",
+        "readout",
+        "optional",
+        "flags",
+        "residuals",
+        "residual_age",
+        "measured",
+        "missed_start",
+        "preferred_serves",
+        "origin",
+        "began",
+    )
+    SHARED: ClassVar[tuple[str, ...]] = ("memory", "training_loss", "budget", "origin", "began")
 
     selection: Selection
     budget: Budget
@@ -91,7 +118,7 @@ class RunState:
     missed_start: bool = False
     preferred_serves: bool | None = None
     prefix: str = PREFIX
-    readers: list[Reader] = field(default_factory=list)
+    readers: list[Any] = field(default_factory=list)
     fresh_step: int | None = None
     tried_step: int | None = None
     due_steps: int = 0
@@ -108,6 +135,15 @@ class RunState:
     never_because: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     clock: float = 0.0
+    origin: Origin | None = None
+    began: int = 0
+    read_in: int | None = None
+    past: dict[str, Any] = field(default_factory=dict)
+    unsure: bool = False
+    spare: State | None = None
+    fresh: bool = True
+    pool: Trainable | None = None
+    seen: set[str] = field(default_factory=set)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -284,36 +320,54 @@ class RunState:
         self.readout.add("recalibrated_gap", gap)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, in tensors and primitives."""
-        return {
-            "memory": {name: copy(value) for name, value in vars(self.memory).items()},
-            "training_loss": self.training_loss.state(),
-            "budget": self.budget.state(),
-            "schedule": self.schedule.state(),
-            "readout": self.readout.state(),
-            "optional": {name: dict(values) for name, values in self.optional.items()},
-            "flags": list(self.flags),
-            "residuals": list(self.residuals),
-            "residual_age": self.residual_age,
-            "measured": self.measured,
-            "missed_start": self.missed_start,
-            "preferred_serves": self.preferred_serves,
-            "never_because": list(self.never_because),
-        }
+        """What a checkpoint keeps, in tensors and primitives. What is not taken over yet is kept as it was."""
+        kept = {name: self.past.get(name, getattr(self, name)) for name in self.KEPT}
+        return {"format": FORMAT, **{name: to_primitives(value) for name, value in kept.items()}}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`, also where other measures are asked for now."""
-        self.memory = TrainingMemory(**state["memory"])
-        self.training_loss = TrainingLoss.restored(state["training_loss"])
-        self.budget = replace(self.budget, **state["budget"])
-        self.schedule = replace(self.schedule, **state["schedule"])
-        self.readout = Readout.restored(state["readout"])
-        self.optional, self.flags, self.residuals = state["optional"], state["flags"], state["residuals"]
-        self.residual_age, self.measured = state["residual_age"], state["measured"]
-        self.missed_start, self.preferred_serves = state["missed_start"], state["preferred_serves"]
-        for reason in state["never_because"]:
-            self.never(reason)
+    def prepare(self, saved: Mapping[str, Any]) -> None:
+        """Build the `past` of `state()`, whole or not at all, also where other measures are asked for now.
+
+        Raises:
+            StateError: the state is damaged, or of another release.
+        """
+        if saved.get("format") != FORMAT:
+            raise StateError(f"its format is {saved.get('format')} instead of {FORMAT}")
+        missing = set(self.KEPT) - set(saved)
+        shared = missing == set(self.KEPT) - set(self.SHARED)
+        self.past = {name: from_primitives(self, name, saved) for name in (self.SHARED if shared else self.KEPT)}
+
+    def resume(self) -> None:
+        """Go on from the `past`, if there is one."""
+        if not self.past:
+            return
+        for name, value in self.past.items():
+            setattr(self, name, value)
+        self.past = {}
         self.values = _flat(self.optional)
+
+    def forget_measured(self) -> None:
+        """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
+        self.memory.forget()
+        self.optional, self.values, self.residuals, self.residual_age = {}, {}, [], 0
+
+    def begin_anew(self, batches: int) -> None:
+        """Other data are trained on from this batch on. The initial weights go on, and in one run what was spent.
+
+        So does what is shown, because the callbacks of a run compare all of its epochs.
+        """
+        new = RunState(self.selection, self.budget, self.schedule, self.raises, self.memory, readout=self.readout)
+        self.training_loss.close()
+        for name in self.KEPT:
+            setattr(self, name, getattr(new, name))
+        self.memory.forget()
+        self.values, self.prediction, self.past = {}, None, {}
+        self.fresh, self.began = True, batches
+
+
+def shared_part(saved: Any) -> dict[str, Any]:
+    """What a monitor's saved state holds for a monitor with another predictor."""
+    known = saved.items() if isinstance(saved, Mapping) else ()
+    return {name: value for name, value in known if name == "format" or name in RunState.SHARED}
 
 
 def _shown(prediction: Prediction, accuracy: float) -> dict[str, float]:

@@ -13,32 +13,35 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import GapError, MeasureError, frameless, naming_memory, one_line
-from lightning_gengap.measurement import Measurer, TrainingMemory
-from lightning_gengap.monitor.allowance import Budget
-from lightning_gengap.monitor.containment import contained, give_up
+from lightning_gengap.measurement import Measurer
+from lightning_gengap.monitor.containment import give_up
+from lightning_gengap.monitor.continuation import judge_start, settle
 from lightning_gengap.monitor.notices import (
     say_copied_instead,
     say_failure,
-    say_no_initial_weights,
     say_optional_failures,
+    say_unknown_size,
     say_watched,
 )
+from lightning_gengap.monitor.origin import Origin
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.rehearsal import rehearse
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.trainer_facts import (
+    batches_trained,
     current_hook_kept,
     move_in_training,
     place_in_training,
+    planned_epochs,
     planned_share,
 )
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.fingerprint import Fingerprint
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
-from lightning_gengap.samples.trainable_indices import trainable_indices
+from lightning_gengap.samples.trainable_indices import Trainable, trainable
 from lightning_gengap.undisturbed import undisturbed
 
 
@@ -118,18 +121,41 @@ class StartUp:
         state.budget.start_up += time.perf_counter() - started
         if state.measurer is None:
             raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
-        return state.measurer
+        return _counted(state.measurer, trainer, state)
+
+    def reload(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Watch the samples of a loader that Lightning has asked for again, where its first ones are not the same.
+
+        Data that can only be iterated are copied again.
+        """
+        if state.measurer is None or state.origin is None or state.read_in == trainer.current_epoch:
+            return
+        with state.paused():
+            try:
+                state.pool = _pool(trainer)
+                head = self._head(state.origin, module, state)
+                if head is None or state.origin.head.differences(head):
+                    state.measurer = None
+                    state.hold(Status.HELD)
+                    self._read_and_start(trainer, module, state)
+            except Exception as error:
+                state.measurer = None
+                state.hold(Status.FAILED)
+                say_failure(state, frameless(error), "the samples of the loader that was asked for again")
 
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
-        samples = self._read(trainer, module, state)
-        if samples is None:
-            state.first_batches = []
+        state.read_in = trainer.current_epoch
+        state.pool = _pool(trainer)
+        samples = self._read(trainer, module, state, self.reader)
+        if samples is None:  # batches of training are copied, whose samples are not those of any indices
+            state.trained_on = None if state.pool is None else state.pool.met(planned_epochs(trainer))
+            state.first_batches, state.pool = [], None
         else:
             self._start(samples, trainer, module, state)
 
-    def _read(self, trainer: Trainer, module: LightningModule, state: RunState) -> Samples | None:
+    def _read(self, trainer: Trainer, module: LightningModule, state: RunState, reader: SampleReader) -> Samples | None:
         """The samples; None where only batches of training can be copied, also because reading by index failed."""
-        reader = replace(self.reader, place=place_in_training(trainer), move=move_in_training(trainer))
+        reader = replace(reader, place=place_in_training(trainer), move=move_in_training(trainer))
         loader = trainer.train_dataloader
         data_module = getattr(trainer, "datamodule", None)  # its transfer hooks may have a state too
         try:
@@ -152,7 +178,6 @@ class StartUp:
                     expected="samples that can be read by index, or batches",
                     remedy="Pass another view of the training set, or none: then training data are read.",
                 ) from error
-            state.trained_on = _count(loader, trainer)
             say_copied_instead(state, error)
             return None
 
@@ -162,8 +187,12 @@ class StartUp:
 
     def _start(self, samples: Samples, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Watch the samples, and measure once what describes the task."""
+        if state.pool is not None:
+            samples = replace(samples, train_samples=state.pool.met(planned_epochs(trainer)))
+            if not state.pool.known:
+                say_unknown_size(state)
         measurer = self._watch(samples, module, state)
-        say_watched(state, measurer)
+        say_watched(state, measurer, _size(samples, state))
         for note in samples.notes:
             if state.says_first(note):
                 rank_zero_info(f"GapMonitor: {note}.")
@@ -191,41 +220,36 @@ class StartUp:
             wanted=state.selection.wanted,
             raises=state.raises,
         )
+        drawn = () if state.pool is None or self.probe_data is not None else self.reader.draw(state.pool.indices)
+        origin = Origin.of(measurer, state.pool, drawn, self.reader.samples)
+        is_new = settle(measurer, module, state, origin, lambda old: self._head(old, module, state))
+        measurer = replace(measurer, memory=state.memory)
+        if state.missed_start:  # it could not be watched before the first step
+            judge_start(state, measurer, module, None)
+            state.missed_start = False
+        elif is_new or not state.readout.last:
+            measurement = state.measure(measurer, module, ["fit"])
+            judge_start(state, measurer, module, measurement.values["train_accuracy"])
+            state.start(measurement)
         if samples.augmented:
             state.doubt("augmented_probe")
         if measurer.first.interaction is not None:
             state.doubt("samples_interact")
-        if state.missed_start:
-            _doubt_initial_weights(state, measurer, measurer.initial_accuracy(module))
-            state.missed_start = False
-        elif not state.readout.last:
-            measurement = state.measure(measurer, module, ["fit"])
-            untrained = module.trainer.global_step == 0
-            initial = measurement.values["train_accuracy"] if untrained else measurer.initial_accuracy(module)
-            _doubt_initial_weights(state, measurer, initial)
-            state.start(measurement)
+        if state.origin is not None and not state.origin.logits:
+            state.origin = state.origin.with_logits(measurer, module)
         state.measurer = measurer
         return measurer
 
-
-def begin(
-    trainer: Trainer,
-    module: LightningModule,
-    selection: Selection,
-    budget: float | None,
-    raises: bool,
-    saved: dict[str, Any],
-) -> RunState:
-    """The state of a training that begins, or goes on from what a checkpoint or the last `fit` has `saved`."""
-    fresh = trainer.ckpt_path is None and trainer.global_step == 0
-    state = RunState(selection, Budget(budget), selection.schedule(), raises)
-    with contained(state, "beginning"):
-        state.memory = TrainingMemory(copy_state(module) if fresh else None)
-        if saved and not fresh:
-            state.resume(saved)
-        if state.memory.initial_state is None:
-            say_no_initial_weights()
-    return state
+    def _head(self, old: Origin, module: LightningModule, state: RunState) -> Fingerprint | None:
+        """The first of these samples as the monitor had drawn them then."""
+        if state.pool is None:
+            return None
+        reader = replace(self.reader, seed=old.seed, samples=old.head.count)
+        samples = self._read(module.trainer, module, state, reader)
+        if samples is None:
+            return None
+        drawn = () if self.probe_data is not None else reader.draw(state.pool.indices)
+        return Fingerprint.of(replace(samples, train_samples=len(state.pool.indices)), drawn)
 
 
 @contextmanager
@@ -251,15 +275,24 @@ def tolerate_start_failures(state: RunState) -> Iterator[None]:
             give_up(state, frameless(error))
 
 
-def _doubt_initial_weights(state: RunState, measurer: Measurer, accuracy: float | None) -> None:
-    """Flag initial weights that know the task, or may: the accuracy at them is None where it is unknown."""
-    if measurer.doubts_initial_weights(accuracy):
-        state.doubt("initial_weights")
+def _counted(measurer: Measurer, trainer: Trainer, state: RunState) -> Measurer:
+    """The measurer that knows how many samples training has met so far."""
+    if state.pool is None:
+        return measurer
+    epochs = (batches_trained(trainer) - state.began) / trainer.num_training_batches
+    return replace(measurer, samples=replace(measurer.samples, train_samples=state.pool.met(epochs)))
 
 
-def _count(loader: Any, trainer: Trainer) -> int | None:
+def _size(samples: Samples, state: RunState) -> int | None:
+    """The size of the training set, whatever part of it training meets; None if it is unknown."""
+    if state.pool is None:
+        return samples.train_samples
+    return len(state.pool.indices) if state.pool.known else None
+
+
+def _pool(trainer: Trainer) -> Trainable | None:
+    """The indices that training draws from; None where they are unknown."""
     try:
-        indices = trainable_indices(loader, trainer.num_training_batches)
-    except Exception:  # it was this that failed
+        return trainable(trainer.train_dataloader, trainer.num_training_batches)
+    except Exception:  # the user's sampler: the first batches are copied
         return None
-    return None if indices is None else len(indices)

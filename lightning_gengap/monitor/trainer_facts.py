@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +70,30 @@ def planned_share(trainer: Trainer, epochs: float) -> float | None:
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         shares.append(epochs / trainer.max_epochs)
     return min(max(shares), 1.0) if shares else None  # training ends with whichever comes first
+
+
+def planned_epochs(trainer: Trainer) -> float:
+    """How many epochs are planned, parts of one included; infinity without a plan."""
+    epochs = math.inf if trainer.max_epochs is None or trainer.max_epochs < 0 else float(trainer.max_epochs)
+    if trainer.max_steps > 0:
+        epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+    return epochs
+
+
+def batches_trained(trainer: Trainer) -> int:
+    """How many batches this Trainer has trained on, those of earlier fits and of its checkpoint included."""
+    return int(trainer.fit_loop.total_batch_idx) + 1
+
+
+def was_reloaded(trainer: Trainer) -> bool:
+    """Whether Lightning has just asked for the training loader again, at the start of an epoch."""
+    every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    return every > 0 and trainer.fit_loop._last_train_dl_reload_epoch == trainer.current_epoch
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether the checkpoint now being restored is the one with which a tuner takes its trial steps back."""
+    return Path(str(trainer.ckpt_path or "")).name.startswith((".lr_find_", ".scale_batch_size_"))
 
 
 def place_in_training(trainer: Trainer) -> Callable[[Any], Any]:

@@ -1,9 +1,11 @@
-"""Which indices of a data set training really draws from, found without iterating the user's loader."""
+"""Which indices of a data set training really draws from, and how many of them it has met. No loader is iterated."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,15 +28,55 @@ from lightning_gengap.undisturbed import random_streams_kept
 _MOST_PASSES = 4
 
 
-def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> Sequence[int] | None:
-    """The distinct indices that training draws from; None for iterable data or an unknown container.
+@dataclass(frozen=True)
+class Trainable:
+    """The indices that training draws from, and how many of them it has met.
+
+    Attributes:
+        indices: the distinct ones.
+        epoch: the number of samples that one epoch draws, over all ranks.
+        chances: of each index in one draw, where an epoch draws with replacement, shape (indices,); one number for all.
+        copies: how often an epoch's order, before it is cut, holds each index where it draws without replacement.
+        known: whether the counts below are known: not where every epoch takes others in an unknown way.
+    """
+
+    indices: Sequence[int]
+    epoch: float
+    chances: Tensor | float | None = None
+    copies: Tensor | float = 1.0
+    known: bool = True
+
+    def met(self, epochs: float = math.inf) -> int | None:
+        """How many distinct indices so many epochs hold, parts of one included: the expected number, rounded.
+
+        It is exact where every epoch takes all of them, or where it takes the same ones. None where it is not known.
+        """
+        if not self.known:
+            return None
+        if math.isinf(epochs):
+            return len(self.indices)
+        missed = self._missed(self.epoch) ** int(epochs) * self._missed((epochs - int(epochs)) * self.epoch)
+        return round(float((1 - missed).expand(len(self.indices)).sum()))
+
+    def _missed(self, drawn: float) -> Tensor:
+        """The chance of each index to be in none of `drawn` samples of one epoch."""
+        if drawn == 0:
+            return torch.ones((), dtype=torch.float64)
+        if self.chances is not None:
+            return (1 - torch.as_tensor(self.chances, dtype=torch.float64)) ** min(drawn, 1e18)
+        copies = torch.as_tensor(self.copies, dtype=torch.float64)
+        total = float(copies.sum()) if copies.ndim else float(copies) * len(self.indices)
+        return torch.as_tensor(max(0.0, 1 - drawn / total), dtype=torch.float64) ** copies
+
+
+def trainable(loader: Any, batches_per_epoch: float = math.inf) -> Trainable | None:
+    """What training draws from; None for iterable data or an unknown container.
 
     A sampler of an unknown kind is asked through a copy, so that its own state does not move.
 
     Args:
         loader: the training loader, whatever the user gave.
-        batches_per_epoch: how many of its batches an epoch uses. Only a sampler that goes through the data in order
-            then leaves the rest untouched.
+        batches_per_epoch: how many of its batches an epoch uses, on each rank.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
@@ -42,35 +84,102 @@ def trainable_indices(loader: Any, batches_per_epoch: float = float("inf")) -> S
     if loader.batch_sampler is None and not isinstance(sampler, BatchSampler):
         return None  # every item of the data set is a batch of its own
     with random_streams_kept():
-        indices = _yielded_by(sampler, loader.dataset)
-    if indices is not None and type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler:
-        indices = indices[: int(min(batches_per_epoch * sampler.batch_size, len(indices)))]
-    if indices is not None and len(indices) == 0:
+        found = _drawn_by(sampler, loader.dataset, batches_per_epoch)
+    if found is not None and len(found.indices) == 0:
         raise no_samples(f"a loader over {type(loader.dataset).__name__} that yields no index")
-    return indices
+    return found
 
 
-def _yielded_by(sampler: Any, dataset: Any) -> Sequence[int] | None:
-    """The distinct indices that a sampler can yield: by its kind where that is known, else from a copy of it."""
+def trainable_indices(loader: Any, batches_per_epoch: float = math.inf) -> Sequence[int] | None:
+    """The distinct indices of `trainable`; None where there is none."""
+    found = trainable(loader, batches_per_epoch)
+    return None if found is None else found.indices
+
+
+def _drawn_by(sampler: Any, dataset: Any, most: float) -> Trainable | None:
+    """What a sampler draws in epochs of `most` items: by its kind where that is known, else from a copy of it."""
     kind = type(sampler)  # not isinstance: a subclass may yield other indices than its parent
-    if kind in (RandomSampler, SequentialSampler):
-        return range(len(sampler.data_source))
-    if kind is BatchSampler:
-        return _yielded_by(sampler.sampler, dataset)
-    if kind is SubsetRandomSampler:
-        return sorted({int(i) for i in sampler.indices})
-    if kind is WeightedRandomSampler:
-        return [int(i) for i in torch.as_tensor(sampler.weights).nonzero()[:, 0]]
-    if isinstance(sampler, DistributedSampler):  # a copy would yield one rank's share only
-        wrapped = _wrapped_by_lightning(sampler)
-        return range(len(sampler.dataset)) if wrapped is None else _yielded_by(wrapped, dataset)  # type: ignore[arg-type]
+    if kind is BatchSampler and type(sampler.sampler) in _KINDS:
+        most = min(most, len(sampler)) if sampler.drop_last else most
+        return _drawn_by(sampler.sampler, dataset, most * sampler.batch_size)
+    if kind in _KINDS:
+        return _KINDS[kind](sampler, most)
+    if kind is BatchSampler and isinstance(sampler.sampler, DistributedSampler):
+        return _distributed(sampler.sampler, dataset, most * sampler.batch_size)
+    if isinstance(sampler, DistributedSampler):
+        return _distributed(sampler, dataset, most)
+    return _copied(sampler, dataset, most)
+
+
+def _sequential(sampler: Any, most: float) -> Trainable:
+    length = int(min(most, len(sampler.data_source)))
+    return Trainable(range(length), length)
+
+
+def _random(sampler: Any, most: float) -> Trainable:
+    length, epoch = len(sampler.data_source), min(most, sampler.num_samples)
+    if sampler.replacement:
+        return Trainable(range(length), epoch, chances=1 / max(length, 1))
+    return Trainable(range(length), epoch)
+
+
+def _subset(sampler: Any, most: float) -> Trainable:
+    indices, copies = torch.as_tensor(sampler.indices, dtype=torch.long).unique(return_counts=True)
+    return Trainable(indices.tolist(), min(most, len(sampler.indices)), copies=copies)
+
+
+def _weighted(sampler: Any, most: float) -> Trainable:
+    weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
+    (indices,) = weights.nonzero(as_tuple=True)
+    epoch, chances = min(most, sampler.num_samples), weights[indices] / weights.sum()
+    if sampler.replacement:
+        return Trainable(indices.tolist(), epoch, chances=chances)
+    equal = bool((chances == chances.max()).all())  # unequal ones without replacement follow no simple law
+    return Trainable(indices.tolist(), epoch, known=equal or epoch >= len(indices))
+
+
+def _distributed(sampler: Any, dataset: Any, most: float) -> Trainable | None:
+    """What all ranks draw together; a copy would yield one rank's share only."""
+    wrapped = _wrapped_by_lightning(sampler)
+    if wrapped is not None:
+        return _drawn_by(wrapped, dataset, most * sampler.num_replicas)
+    length = len(sampler.dataset)
+    epoch = min(most * sampler.num_replicas, sampler.total_size)
+    if sampler.shuffle:
+        return Trainable(range(length), min(epoch, length))
+    length = int(min(epoch, length))
+    return Trainable(range(length), length)
+
+
+def _copied(sampler: Any, dataset: Any, most: float) -> Trainable | None:
+    """What two epochs of a copy yield. Where they differ in more than their order, nobody knows what later ones do."""
+    passes = []
     try:
-        most = _MOST_PASSES * len(dataset)  # some samplers never end
-        yielded = list(islice(copy.deepcopy(sampler, {id(dataset): dataset}), most))
+        copied = copy.deepcopy(sampler, {id(dataset): dataset})
+        torch.default_generator.manual_seed(0)  # the same samples in the next process
+        for epoch in range(2):
+            for each in (copied, getattr(copied, "sampler", None)):  # those that Lightning tells the epoch
+                set_epoch = getattr(each, "set_epoch", None)
+                if callable(set_epoch):
+                    set_epoch(epoch)
+            yielded = islice(copied, int(min(most, _MOST_PASSES * len(dataset))))
+            passes.append([int(i) for item in yielded for i in (item if _is_many(item) else [item])])
     except Exception:  # a sampler that cannot be copied: fall back to the batches of training
         return None
-    flat = [i for item in yielded for i in (item if isinstance(item, list | tuple | Tensor) else [item])]
-    return sorted({int(i) for i in flat})
+    first, second = map(set, passes)
+    return Trainable(sorted(first | second), len(passes[0]), known=first == second)
+
+
+def _is_many(item: Any) -> bool:
+    return isinstance(item, list | tuple) or (isinstance(item, Tensor) and item.ndim > 0)
+
+
+_KINDS: dict[type, Callable[[Any, float], Trainable]] = {
+    SequentialSampler: _sequential,
+    RandomSampler: _random,
+    SubsetRandomSampler: _subset,
+    WeightedRandomSampler: _weighted,
+}
 
 
 def _wrapped_by_lightning(sampler: DistributedSampler[Any]) -> Any:

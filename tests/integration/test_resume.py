@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap.measures import MEASURES
-from tests.lightning_models import SeededSteps, fitted, loader, resumed, saved
-from tests.tiny_predictors import ALWAYS, tiny_monitor
+from lightning_gengap.measures.values import Values
+from lightning_gengap.network.probe import Probe
+from tests.lightning_models import SeededSteps, blobs, fitted, loader, resumed, saved, watched
+from tests.tiny_predictors import ALWAYS, tiny_monitor, tiny_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
 
@@ -95,3 +99,176 @@ def test_resuming_in_mid_epoch_checks_the_loss_anew(tmp_path: Path):
     values = resumed(tmp_path / "middle.ckpt", monitor, epochs=2)
     assert values("gengap/status") == [0, 0]
     assert "speed/train_loss_mean" in monitor.values
+
+
+RIDGE = "difficulty/ridge_accuracy"
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    """The checkpoint with the monitor's state changed in place, or exchanged for what `edit` returns."""
+    checkpoint = torch.load(path, weights_only=True)
+    (key,) = [key for key in checkpoint["callbacks"] if key.startswith("GapMonitor")]
+    checkpoint["callbacks"][key] = edit(checkpoint["callbacks"][key]) or checkpoint["callbacks"][key]
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the samples of which the difficulty was measured, one entry a time."""
+    sizes: list[int] = []
+    original = MEASURES["difficulty"]
+
+    def difficulty(probe: Probe) -> Values:
+        sizes.append(len(probe.targets))
+        return original.function(probe)
+
+    monkeypatch.setitem(MEASURES, "difficulty", replace(original, function=difficulty))
+    return sizes
+
+
+def relabelled() -> DataLoader[Any]:
+    inputs, targets = blobs().tensors
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(inputs, targets[order]), batch_size=16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [relabelled, lambda: loader(48), lambda: DataLoader(blobs(seed=3), batch_size=16)],
+    ids=["labels", "length", "inputs"],
+)
+def test_resuming_on_other_data_measures_anew(
+    tmp_path: Path, data: Callable[[], DataLoader[Any]], measured: list[int], caplog: Any
+):
+    path = saved(tmp_path, tiny_monitor(), epochs=2)
+    before = monitor_state(edited(path, lambda state: {**state, "residuals": [5.0]}))
+    monitor = tiny_monitor(on_error="raise")
+    fitted(monitor, data=data(), max_epochs=3, ckpt_path=path)
+    after = monitor.state_dict()
+    assert after["training_loss"]["sums"][1] == len(data())
+    assert after["residuals"] == []
+    assert measured == [64, len(data().dataset)]
+    assert all(
+        torch.equal(value, after["memory"]["initial_state"][name])
+        for name, value in before["memory"]["initial_state"].items()
+    )
+    assert len([message for message in caplog.messages if "starts anew, because the training data" in message]) == 1
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 1},
+    "samples": {"samples": 40},
+    "layers": {"layers": ["body.0"]},
+    "forward": {"forward": lambda module, batch: module(0.8 * batch[0])},
+    "keys": {"verbosity": "full"},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
+def test_resuming_with_other_arguments_measures_the_difficulty_anew_and_goes_on(
+    tmp_path: Path, kind: str, measured: list[int]
+):
+    path = saved(tmp_path, tiny_monitor(samples=50), epochs=2)
+    monitor = tiny_monitor(**({"samples": 50} | CHANGES[kind]))
+    values = resumed(path, monitor, epochs=3)
+    assert measured == [50, 40 if kind == "samples" else 50]
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 12
+    assert values("gengap/status") == [0]
+    assert monitor.prediction.outside == ()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_another_precision_is_no_other_data(tmp_path: Path, precision: Any, measured: list[int]):
+    path = saved(tmp_path, tiny_monitor(), epochs=2)
+    monitor = tiny_monitor()
+    resumed(path, monitor, epochs=3, precision=precision)
+    assert measured == [64]
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 12
+    assert monitor.prediction.outside == ()
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_another_predictor_uses_what_belongs_to_the_training(tmp_path: Path):
+    path = saved(tmp_path, tiny_monitor(), epochs=2)
+    before = monitor_state(edited(path, lambda state: {**state, "residuals": [5.0]}))
+    monitor = tiny_monitor(predictor=tiny_predictor(name="other_v1", intercept=0.3))
+    values = resumed(path, monitor, epochs=3)
+    after = monitor.state_dict()
+    assert after["memory"]["per_training"] == before["memory"]["per_training"]
+    assert after["training_loss"]["sums"][1] == 12
+    assert after["residuals"] == []
+    assert values("gengap/status") == [0]
+    assert monitor.prediction.outside == ()
+
+
+def _without(*names: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {name: value for name, value in state.items() if name not in names}
+
+
+def _with(part: str, **values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, part: {**state[part], **values}}
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "the previous release": (_without("format", "origin", "began"), "its format is None instead of 2"),
+    "a later release": (lambda state: {**state, "format": 3}, "its format is 3 instead of 2"),
+    "a part is missing": (_without("schedule"), "schedule is missing"),
+    "a value is missing": (lambda state: state["budget"].pop("spent") and None, "budget is damaged"),
+    "a value is unknown": (_with("readout", shine=1.0), "readout is damaged"),
+    "a wrong type": (_with("budget", spent="much"), "budget.spent is damaged"),
+    "a wrong part": (lambda state: {**state, "flags": {"a": 1}}, "flags is damaged"),
+    "a wrong loss": (_with("training_loss", sums=[1.0]), "training_loss is damaged"),
+    "a wrong tensor": (_with("memory", warm_starts={"a": 1.0}), "memory.warm_starts is damaged"),
+    "a list": (lambda state: [1, 2], "its format is list instead of 2"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_state_starts_anew_with_one_warning(tmp_path: Path, kind: str):
+    edit, reason = DAMAGED[kind]
+    path = edited(saved(tmp_path, tiny_monitor(), epochs=2), edit)
+    monitor = tiny_monitor()
+    values, said = watched(monitor, SeededSteps(), data=loader(shuffle=False), max_epochs=3, ckpt_path=path)
+    has_weights = kind != "a list"
+    rest = "all but its initial weights is measured anew" if has_weights else "it holds no initial weights either"
+    assert said[0] == f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {reason}; {rest}."
+    assert len([message for message in said if "anew" in message]) == 1
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 4
+    assert all(math.isfinite(value) for value in values.rows[0].values())
+    if has_weights:
+        assert values("gengap/status") == [0]
+        assert monitor.prediction.outside == ()
+
+
+def test_initial_weights_of_another_network_are_not_used(tmp_path: Path):
+    def of_another(state: dict[str, Any]) -> dict[str, Any]:
+        weights = {**state["memory"]["initial_state"], "head.weight": torch.zeros(5, 16)}
+        return {**state, "memory": {**state["memory"], "initial_state": weights}}
+
+    path = edited(saved(tmp_path, tiny_monitor(), epochs=2), of_another)
+    with pytest.warns(UserWarning, match="no initial weights, because the checkpoint holds those of another network"):
+        values = resumed(path, tiny_monitor(seed=1), epochs=3)
+    assert values("gengap/status") != [0]
+
+
+def test_a_checkpoint_without_the_monitor_does_not_meet_the_state_of_an_earlier_fit(tmp_path: Path):
+    monitor, path = tiny_monitor(), saved(tmp_path, epochs=1)
+    fitted(monitor)
+    with pytest.warns(UserWarning, match="no initial weights, because the checkpoint was written without it"):
+        resumed(path, monitor, epochs=2)
+    assert monitor.state_dict()["memory"]["initial_state"] is None
+    assert monitor.state_dict()["training_loss"]["sums"][1] == 4
+
+
+def test_a_checkpoint_of_before_the_first_step_begins_anew(tmp_path: Path):
+    class SaveFirst(Callback):
+        def on_train_start(self, trainer: Trainer, *others: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "first.ckpt")
+
+    fitted(tiny_monitor(), SaveFirst(), max_epochs=1)
+    monitor = tiny_monitor()
+    values = resumed(tmp_path / "first.ckpt", monitor, epochs=1)
+    assert values("gengap/status") == [0]
+    assert monitor.prediction.outside == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import lightning.fabric.utilities.distributed as by_lightning
@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from lightning_gengap.errors import DataError
 from lightning_gengap.samples.drawing import draw_samples
-from lightning_gengap.samples.trainable_indices import trainable_indices
+from lightning_gengap.samples.trainable_indices import trainable, trainable_indices
 from tests.lightning_models import Stream
 from tests.samples.numbered import READER, drawn, numbered, numbers
 
@@ -149,3 +149,88 @@ def test_what_cannot_be_indexed_waits_for_the_first_batches(loader: Any):
 def test_nothing_to_read_is_refused():
     with pytest.raises(DataError, match="got a loader over TensorDataset that yields no index"):
         draw_samples(DataLoader(numbered(0), sampler=SequentialSampler(numbered(0))), READER)
+
+
+WEIGHTS = torch.tensor([0.0, 1.0, 2.0, 5.0] * 10)
+LIMITED: dict[str, tuple[DataLoader[Any], int]] = {
+    "in order": (DataLoader(numbered(), 8), 3),
+    "shuffled": (DataLoader(numbered(), 8, shuffle=True), 99),
+    "shuffled, a part": (DataLoader(numbered(), 8, shuffle=True), 2),
+    "without the last batch": (DataLoader(numbered(), 12, shuffle=True, drop_last=True), 99),
+    "few of them": (DataLoader(numbered(), 8, sampler=RandomSampler(numbered(), num_samples=10)), 99),
+    "more than all": (DataLoader(numbered(), 8, sampler=RandomSampler(numbered(), num_samples=60)), 99),
+    "with replacement": (DataLoader(numbered(), 8, sampler=RandomSampler(numbered(), replacement=True)), 99),
+    "weighted": (DataLoader(numbered(), 8, sampler=WeightedRandomSampler(WEIGHTS, 40)), 99),
+    "weighted, a part": (DataLoader(numbered(), 8, sampler=WeightedRandomSampler(WEIGHTS, 40)), 2),
+    "one index thrice": (DataLoader(numbered(), 2, sampler=SubsetRandomSampler([1, 2, 3, 3, 3, *range(4, 15)])), 3),
+    "own sampler": (DataLoader(numbered(), 7, sampler=EveryThird(13)), 99),
+}
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("kind", LIMITED)
+def test_the_number_met_is_that_of_real_epochs(kind: str, epochs: int):
+    data, batches = LIMITED[kind]
+    torch.manual_seed(0)
+    met = []
+    for _ in range(100):
+        seen: set[int] = set()
+        for _ in range(epochs):
+            for inputs, _ in islice(data, batches):
+                seen.update(inputs[:, 0].int().tolist())
+        met.append(len(seen))
+    expected = trainable(data, batches)
+    error = torch.tensor(met).double().std() / 10
+    assert abs(expected.met(epochs) - sum(met) / 100) <= 4 * error + 0.5
+
+
+def test_half_an_epoch_meets_half_of_the_samples():
+    shuffled = trainable(DataLoader(numbered(), 8, shuffle=True))
+    assert [shuffled.met(epochs) for epochs in (0, 0.5, 1, 1.5, float("inf"))] == [0, 20, 40, 40, 40]
+
+
+def test_ranks_meet_their_samples_together():
+    def of(batches: int, **arguments: Any) -> int | None:
+        sampler = DistributedSampler(numbered(), 2, 0, **arguments)
+        return trainable(DataLoader(numbered(), 8, sampler=sampler), batches).met(1)
+
+    assert [of(99), of(99, shuffle=False), of(1), of(1, shuffle=False)] == [40, 40, 16, 16]
+
+
+class AnotherPart(Sampler[int]):
+    """Other samples in each epoch, by a random stream of its own."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(40, generator=self.generator)[:10].tolist())
+
+    def __len__(self) -> int:
+        return 10
+
+
+class PartByEpoch(Sampler[int]):
+    """Other samples in each epoch, by its number."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(10 * self.epoch, 10 * self.epoch + 10))
+
+    def __len__(self) -> int:
+        return 10
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [AnotherPart(), PartByEpoch(), WeightedRandomSampler(WEIGHTS, 20, replacement=False)],
+    ids=["random", "by epoch", "weighted without replacement"],
+)
+def test_what_later_epochs_take_is_not_guessed(sampler: Sampler[int]):
+    found = trainable(DataLoader(numbered(), 5, sampler=sampler))
+    assert len(found.indices) > 10
+    assert found.met(1) is None
