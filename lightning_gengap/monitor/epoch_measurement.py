@@ -17,6 +17,7 @@ from lightning_gengap.monitor.trainer_facts import (
     find_validation_accuracy,
     planned_share,
     seconds_until_idle,
+    weights_step,
 )
 
 
@@ -81,7 +82,7 @@ def measure(
     `epochs` is how many have been trained.
     """
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
-    state.tried_step = trainer.global_step
+    state.tried_step = weights_step(trainer)
     state.budget.train(seconds_until_idle(module.device))
     measurement, failure = None, None
     optional = (*planned.riders, *planned.others)
@@ -105,7 +106,7 @@ def measure(
     progress = planned_share(trainer, epochs)
     state.take(measurement, progress, epoch, failed, planned.riders)
     state.measured, state.failures, state.warned = True, 0, False
-    state.fresh_step, state.pending = trainer.global_step, measurement
+    state.fresh_step, state.pending = state.tried_step, measurement
     say_notes(state)
     return True
 
