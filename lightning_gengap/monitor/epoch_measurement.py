@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
@@ -52,15 +53,15 @@ def plan(
     again = retries and state.readout.status in (Status.ABSTAINING, Status.FAILED)
     if due or read or again or last or not state.measured:
         must = read or again or last or not state.measured
-        planned = _afford(state, must, last, share)
+        planned = _afford(state, must, last, share, state.read_measures if read else ())
         planned = trainer.strategy.broadcast(planned)  # the clock differs between ranks: rank 0 decides for all
     if planned is None:
         state.hold(Status.HELD)
     return planned
 
 
-def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | None:
-    """What the budget pays for; None where that is nothing, and nothing `must` be measured."""
+def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterable[str]) -> Plan | None:
+    """What the budget pays for, and the measures that are `read`; None where nothing is and nothing `must` be taken."""
     budget, schedule = state.budget, state.schedule
     sizes = (0,) if state.measurer is None else state.measurer.sizes
     allowance = max(budget.allowance(share), budget.left if last else 0.0)
@@ -71,7 +72,9 @@ def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | Non
             return None
     riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
-    return Plan(samples, riders, () if first else schedule.others(budget, riders, usual, last))
+    others = () if first else schedule.others(budget, riders, usual, last)
+    asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
+    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))))
 
 
 def measure(

@@ -15,6 +15,7 @@ from torch import nn
 
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Absence, Measurement, Measurer, TrainingMemory
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.abstention import obstacles
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.logged_keys import PREFIX
@@ -119,6 +120,12 @@ class RunState:
     def read_by_step(self) -> bool:
         """Whether somebody may look after any step."""
         return any(reader.moment == "step" for reader in self.readers)
+
+    @property
+    def read_measures(self) -> tuple[str, ...]:
+        """The measures of the keys by which somebody decides."""
+        keys = (reader.key for reader in self.readers if not reader.waits)
+        return tuple(dict.fromkeys(MEASURED[key].measure for key in keys if key in MEASURED))
 
     def doubt(self, flag: str) -> None:
         """Widen the intervals from now on."""
