@@ -62,7 +62,7 @@ class PrintGap(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print predicted and actual gap in accuracy points."""
         logged = {key.removeprefix("gengap/"): float(value) for key, value in trainer.callback_metrics.items()}
-        status = ("", "held", "failed", "abstaining", "off")[int(logged["status"])]
+        status = ("", "held", "failed", "abstaining", "off", "never")[int(logged["status"])]
         interval = f"{100 * logged['predicted_gap_lower']:5.1f} ..{100 * logged['predicted_gap_upper']:6.1f}"
         support = "yes" if logged["in_support"] else "no"
         print(

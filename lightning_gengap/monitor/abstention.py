@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from lightning_gengap.measures import MEASURED, MEASURES
@@ -23,7 +23,10 @@ def obstacles(prediction: Prediction, absences: Mapping[str, str]) -> tuple[str,
     """
     missing = [name for name in prediction.missing if prediction.learned or _stays(name)]
     too_far = [name for name in prediction.too_far if _stays(name)]
-    return (*(_why_missing(name, absences) for name in missing), *(_why_too_far(name) for name in too_far))
+    alike: dict[str, list[str]] = {}
+    for name in missing:
+        alike.setdefault(_cause(name, absences), []).append(name)
+    return (*(_why_missing(names, cause) for cause, names in alike.items()), *map(_why_too_far, too_far))
 
 
 def _stays(name: str) -> bool:
@@ -32,12 +35,18 @@ def _stays(name: str) -> bool:
     return MEASURES[measure].per_training if measure in MEASURES else name in _SIZES
 
 
-def _why_missing(name: str, absences: Mapping[str, str]) -> str:
+def _cause(name: str, absences: Mapping[str, str]) -> str:
     if name == "train_samples":
         reason = absences.get(name, "the data have no length. Give the training data one")
-        return f"the number of training samples is unknown: {reason}; or pass predictor=None to only measure"
-    reason = next((why for pattern, why in absences.items() if fnmatchcase(name, pattern)), "it was not measured")
-    return f"it needs {name}, which is absent: {reason}. Pass a predictor without it, or predictor=None to only measure"
+        return f"the number of training samples is unknown: {reason}"
+    return next((why for pattern, why in absences.items() if fnmatchcase(name, pattern)), "it was not measured")
+
+
+def _why_missing(names: Sequence[str], cause: str) -> str:
+    if "train_samples" in names:
+        return f"{cause}; or pass predictor=None to only measure"
+    are = "which is absent" if len(names) == 1 else "which are absent"
+    return f"it needs {', '.join(names)}, {are}: {cause}. Pass a predictor without, or predictor=None to only measure"
 
 
 def _why_too_far(name: str) -> str:

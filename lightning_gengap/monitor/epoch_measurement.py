@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
@@ -20,7 +21,7 @@ from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.start_up import StartUp
-from lightning_gengap.monitor.trainer_facts import planned_share, seconds_until_idle
+from lightning_gengap.monitor.trainer_facts import planned_share, seconds_until_idle, weights_step
 from lightning_gengap.monitor.validation_accuracy import Refusal
 
 
@@ -57,7 +58,7 @@ def plan(
     if due or read or again or last or not state.measured:
         must = read or again or last or not state.measured
         with contained(state, "planning"):
-            planned = _afford(state, must, last, share)
+            planned = _afford(state, must, last, share, state.read_measures if read else ())
     # Clocks differ between ranks, and so may copied samples and with them `measured`: rank 0 decides for all.
     planned = trainer.strategy.broadcast(planned)
     if planned is None and state.off is None:
@@ -65,8 +66,8 @@ def plan(
     return planned
 
 
-def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | None:
-    """What the budget pays for; None where that is nothing, and nothing `must` be measured."""
+def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterable[str]) -> Plan | None:
+    """What the budget pays for, and the measures that are `read`; None where nothing is and nothing `must` be taken."""
     budget, schedule = state.budget, state.schedule
     sizes = (0,) if state.measurer is None else state.measurer.sizes
     allowance = max(budget.allowance(share), budget.left if last else 0.0)
@@ -77,7 +78,9 @@ def _afford(state: RunState, must: bool, last: bool, share: float) -> Plan | Non
             return None
     riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
-    return Plan(samples, riders, () if first else schedule.others(budget, riders, usual, last))
+    others = () if first else schedule.others(budget, riders, usual, last)
+    asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
+    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))))
 
 
 def measure(
@@ -88,7 +91,7 @@ def measure(
     `epochs` is how many have been trained.
     """
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
-    state.tried_step = trainer.global_step
+    state.tried_step = weights_step(trainer)
     measurement, failure = None, None
     optional = (*planned.riders, *planned.others)
     needed = state.selection.needed
@@ -113,7 +116,7 @@ def measure(
         state.budget.pay(measurement.seconds_of_needed, measurement.samples, riding)
         state.take(measurement, planned_share(trainer, epochs), epoch, failed, planned.riders)
         state.measured, state.failures, state.warned = True, 0, False
-        state.fresh_step, state.pending = trainer.global_step, measurement
+        state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
 
 

@@ -16,7 +16,7 @@ from lightning_gengap.monitor.readers import Moment, modes, reads_now
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.start_up import StartUp
-from lightning_gengap.monitor.trainer_facts import is_last, scalar_step, share_of_epoch
+from lightning_gengap.monitor.trainer_facts import is_last, scalar_step, share_of_epoch, weights_step
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Moments:
                 self._take(trainer, module, state, "step", share_of_epoch(trainer), due=True)
                 self._publish(trainer, module, state)
                 self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
-        elif state.fresh_step not in (None, trainer.global_step) and state.read_by_step:
+        elif state.fresh_step not in (None, weights_step(trainer)) and state.read_by_step:
             state.hold(Status.HELD)
             self._publish(trainer, module, state)
 
@@ -62,12 +62,12 @@ class Moments:
 
     def validation_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Compare the prediction of these weights, if there is one, with the validation."""
-        if state.fresh_step != trainer.global_step:
+        if state.fresh_step != weights_step(trainer):
             return
         with state.paused():
             compare_with_validation(trainer, state, self.validation_accuracy)
             self._publish(trainer, module, state)
-            if share_of_epoch(trainer) < 1.0:
+            if state.compared and share_of_epoch(trainer) < 1.0:
                 self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
 
     def epoch_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
@@ -84,7 +84,7 @@ class Moments:
 
     def end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Measure the final weights, where training has ended after an epoch without a measurement."""
-        if state.tried_step == trainer.global_step or trainer.global_step == 0:
+        if weights_step(trainer) in (0, state.tried_step):
             return
         with state.paused():
             self._take(trainer, module, state, None, 0.0, last=True)
@@ -103,7 +103,7 @@ class Moments:
         last: bool = False,
     ) -> None:
         """Measure if something is to be measured, and these weights were not tried before."""
-        if state.tried_step == trainer.global_step:
+        if state.tried_step == weights_step(trainer):
             return
         notice = state.replay.settle(trainer, state, self.start_up.reader.forward is not None)
         if notice is not None:

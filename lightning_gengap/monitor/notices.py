@@ -103,8 +103,8 @@ def say_failure(state: RunState, error: Exception, when: str) -> None:
         raise error
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} Training goes on and the last "
-            f"values are held; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
+            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} Training goes on "
+            f"without fresh values; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
             "GapMonitor(on_error='raise') shows the traceback."
         )
     state.warned = True
@@ -116,8 +116,8 @@ def say_optional_failures(state: RunState, measurement: Measurement, failed: Col
         if state.says_first(f"failure of {name}"):
             cause = measurement.failures.get(name, "another rank failed.")
             rank_zero_warn(
-                f"GapMonitor could not measure {name} in epoch {epoch}: {cause} Everything else goes on, and its last "
-                f"values are held; after {MOST_FAILURES} failures in a row it is no longer tried."
+                f"GapMonitor could not measure {name} in epoch {epoch}: {cause} Everything else goes on without "
+                f"it; after {MOST_FAILURES} failures in a row it is no longer tried."
             )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Absence, Measurement, Measurer, TrainingMemory, said
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.abstention import obstacles
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.logged_keys import PREFIX
@@ -52,8 +53,8 @@ class RunState:
         preferred_serves: whether the preferred predictor predicts in this training; None before the first measurement.
         prefix: of all its keys.
         readers: who reads its keys, these without their prefix.
-        fresh_step: the optimizer steps taken when the shown values were measured; None where they are not of now.
-        tried_step: the same at the last try.
+        fresh_step: when the shown values were measured, as `weights_step` counts; None where they are not of now.
+        tried_step: the same of the last try.
         due_steps: how many times a number of steps has made a measurement due.
         pending: the measurement that loggers are yet to get.
         compared: whether they are yet to get an actual gap.
@@ -167,6 +168,12 @@ class RunState:
         """Whether somebody may look after any step."""
         return any(reader.moment == "step" for reader in self.readers)
 
+    @property
+    def read_measures(self) -> tuple[str, ...]:
+        """The measures of the keys by which somebody decides."""
+        keys = (reader.key for reader in self.readers if not reader.waits)
+        return tuple(dict.fromkeys(MEASURED[key].measure for key in keys if key in MEASURED))
+
     def doubt(self, flag: str) -> None:
         """Widen the intervals from now on."""
         if flag not in self.flags:
@@ -271,16 +278,17 @@ class RunState:
         self.residual_age += 1
         self._recalibrate()
 
-    def _say_never(self, prediction: Prediction, reasons: Iterable[str]) -> None:
+    def _say_never(self, prediction: Prediction, reasons: Sequence[str]) -> None:
         """Say why it abstains for good, instead of what is absent for the same reason."""
         same = {
             str(Absence(pattern, why))
             for pattern, why in self.absences.items()
             if any(fnmatchcase(name, pattern) for name in prediction.missing)
         }
-        said = [_NEVER.format(reason) for reason in reasons]
-        self.said |= same if said else set()
-        self.notes = [*(note for note in self.notes if not said or note not in same), *said]
+        if reasons and self.says_first(_NEVER):
+            self.said |= same
+            self.notes = [note for note in self.notes if note not in same]
+            self.notes.append(_NEVER.format("; and because ".join(reasons)))
 
     def _serving(self, values: Mapping[str, float]) -> Predictor | None:
         """The predictor of this training: the preferred one or the other, as the first measurement decided."""

@@ -110,6 +110,10 @@ class Schedule:
         """Whether this optional measure never rides along."""
         return self.forwards.get(name, 0.0) > EXPENSIVE
 
+    def may_be_taken(self, name: str) -> bool:
+        """Whether this is an optional measure that is not switched off."""
+        return name in self._active()
+
     def riders(self, seconds: float, usual: float) -> tuple[str, ...]:
         """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
         chosen = []

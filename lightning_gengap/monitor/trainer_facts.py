@@ -39,6 +39,16 @@ def scalar_step(trainer: Trainer, after_batches: bool = True) -> int:
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped) - int(after_batches)
 
 
+def weights_step(trainer: Trainer) -> int:
+    """A number that is the same as long as the weights are.
+
+    It counts optimizer steps; in manual optimization, where Lightning may not see these, the batches begun.
+    """
+    if trainer.lightning_module.automatic_optimization:
+        return int(trainer.global_step)
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+
+
 def share_of_epoch(trainer: Trainer) -> float:
     """The share of this epoch's batches that have been taken; a guess below 1 where their number is unknown."""
     loop = trainer.fit_loop.epoch_loop

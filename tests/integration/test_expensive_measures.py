@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.monitor.gap_monitor import monitors_of
@@ -150,6 +150,14 @@ def test_a_reader_of_a_key_that_is_always_there_is_accepted(tmp_path: Path):
     reader = ModelCheckpoint(tmp_path, monitor=TIC, mode="max", save_on_train_epoch_end=True)
     fitted(tiny_monitor(measures=["tic"]), reader, enable_checkpointing=True)
     assert float(reader.best_model_score) == 2
+
+
+def test_a_measure_is_taken_in_every_epoch_in_which_somebody_reads_its_key():
+    reader = EarlyStopping(TIC, mode="max", patience=1)
+    values, said = watched(tiny_monitor(budget=0.05, measures=["tic", "worst_case"]), reader, max_epochs=4)
+    assert series(values, TIC) == [1, 2, 3, 4]
+    assert series(values, WORST) == [None] * 4
+    assert "GapMonitor never measured worst_case: " in said[0]
 
 
 def test_every_expensive_measure_has_an_age():

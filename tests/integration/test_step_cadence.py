@@ -87,3 +87,17 @@ def test_gap_early_stopping_has_a_value_at_the_end_of_every_epoch():
 
 def test_training_is_bit_identical():
     assert_identical(tiny_monitor(every_n_train_steps=2, verbosity="full"), accumulate_grad_batches=2)
+
+
+class Unseen(ManualModel):
+    """Steps optimizers that Lightning does not count."""
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return super().optimizers(use_pl_optimizer=False)
+
+
+def test_epochs_are_measured_also_where_lightning_sees_no_optimizer_step():
+    values = fitted(tiny_monitor(), model=Unseen(), max_epochs=3)
+    assert values.trainer.global_step == 0
+    assert values(STATUS) == [0, 0, 0]
+    assert len(set(values("gengap/train_loss"))) == 3
