@@ -99,10 +99,13 @@ class StepRecording:
     _written: dict[int, _Known] = field(default_factory=dict)  # by identity
     _open: list[tuple[str, bool, Streams]] = field(default_factory=list)
     _depth: int = 0
+    _batch: Any = None
+    _in_step: bool = False
     _handles: list[Any] = field(default_factory=list)
 
     def begin(self, model: nn.Module, batch: Any = None) -> None:
         """Record from now on. Tensors of the `batch` are known by where they stand in it."""
+        self._batch = batch
         self._note("batch", batch)
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -115,19 +118,27 @@ class StepRecording:
         """Remove the hooks. Copies of them, in a copy that the step made of the network, do nothing from now on."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._batch = [], None
         self._written.clear()
 
     def _hooks(self, name: str) -> tuple[Any, Any]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._handles:
                 return
+            if self._depth == 0 and not name and self._batch is not None and args and args[0] is self._batch:
+                redirected = getattr(vars(module).get("forward"), "__name__", "") == "wrapped_forward"
+                if len(args) > 1 or redirected:
+                    self._in_step = True  # in a distributed run the whole training step is a call of the module
+                    return
             if self._depth == 0 and len(self.calls) < _MOST_CALLS:
                 self._open = [(*self._call(name, args, kwargs), Streams.now())]
             self._depth += 1
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             if not self._handles:
+                return
+            if self._depth == 0 and self._in_step:
+                self._in_step = False
                 return
             self._depth -= 1
             for tensor in outputs_in(output, self.classes):
