@@ -153,6 +153,6 @@ def test_nothing_stays_behind_and_few_samples_are_run(samples: int) -> None:
         sizes.clear()
         weights_of(probe)
         weights_of(probe)
-    assert sizes == [min(samples, FEW)] * 2
+        assert sizes == [min(samples, FEW)] * 2  # the guard makes hooks forget
     assert all(not module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
