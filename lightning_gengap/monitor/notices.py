@@ -57,14 +57,14 @@ def say_no_actual_gap(state: RunState, reason: str) -> None:
         rank_zero_info(reason)
 
 
-def say_failure(state: RunState, error: Exception, when: str) -> None:
+def say_failure(state: RunState, error: Exception, when: str, way_out: str = "") -> None:
     """Say that nothing could be measured, unless the user knows it. Where failures are errors, raise it instead."""
     if state.raises:
         raise error
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} Training goes on and the last "
-            f"values are held; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
+            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} {way_out}Training goes on and the "
+            f"last values are held; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
             "GapMonitor(on_error='raise') shows the traceback."
         )
     state.warned = True
