@@ -97,13 +97,13 @@ def say_reading(state: RunState, accuracy: ValidationAccuracy) -> None:
         rank_zero_info(f"GapMonitor: {accuracy.remark}")
 
 
-def say_failure(state: RunState, error: Exception, when: str) -> None:
+def say_failure(state: RunState, error: Exception, when: str, way_out: str = "") -> None:
     """Say that nothing could be measured, unless the user knows it. Where failures are errors, raise it instead."""
     if state.raises:
         raise error
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} Training goes on "
+            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} {way_out}Training goes on "
             f"without fresh values; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
             "GapMonitor(on_error='raise') shows the traceback."
         )

@@ -44,6 +44,8 @@ from lightning_gengap.samples.reader import SampleReader, Samples, checked_batch
 from lightning_gengap.samples.trainable_indices import Trainable, trainable
 from lightning_gengap.undisturbed import undisturbed
 
+_CALLED_OTHERWISE = "If training calls the model otherwise, pass forward=lambda module, batch: logits. "
+
 
 @dataclass(frozen=True)
 class StartUp:
@@ -101,7 +103,8 @@ class StartUp:
             else:
                 raise failed
         except Exception as error:
-            say_failure(state, frameless(error), "before and after the first step")
+            way_out = "" if isinstance(error, GapError) else _CALLED_OTHERWISE
+            say_failure(state, frameless(error), "before and after the first step", way_out)
         finally:
             state.budget.start_up += time.perf_counter() - started
 

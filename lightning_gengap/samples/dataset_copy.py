@@ -69,6 +69,8 @@ class _Copier:
         shared: the types of the objects that could not be copied.
         opened: files that were opened once more.
         rewind: what puts shared files and generators back to where they stood.
+        made: the new objects, also those whose making failed later.
+        looked_at: how many objects.
         of_class: what each class holds that may change.
         alive: the originals, some of which exist for the copy alone: their identities must not be given away.
     """
@@ -80,6 +82,7 @@ class _Copier:
     rewind: list[Callable[[], Any]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
     of_class: dict[type, list[tuple[str, Any]]] = field(default_factory=dict)
+    made: list[Any] = field(default_factory=list)
     looked_at: int = 0
 
     def __call__(self, x: Any) -> Any:
@@ -107,6 +110,9 @@ class _Copier:
         known = {id(each) for each in (*self.alive, *self.memo.values())} - {id(file) for file in self.opened}
         copies = [made for original, made in self.memo.items() if original != id(made)]
         found = [part for made in copies for part in _parts(made) if isinstance(part, _CLOSED)]
+        for made in (*copies, *self.made):
+            if hasattr(type(made), "__del__"):
+                _disarm(made)
         for handle in (*self.opened, *found):
             if id(handle) not in known:
                 handle.close()
@@ -238,6 +244,7 @@ class _Copier:
             self.left -= size
         made = function(*(self(argument) for argument in arguments))
         self.memo[id(x)] = made
+        self.made.append(made)
         if state is not None:
             _set_state(made, self(state))
         self._add_class_attributes(made)
@@ -268,6 +275,15 @@ class _Copier:
 def _may_change(name: str, value: Any) -> bool:
     kinds = (*GENERATORS, Tensor, np.ndarray)
     return not name.startswith("__") and (type(value) in _CONTAINERS or isinstance(value, kinds))
+
+
+def _disarm(made: Any) -> None:
+    """Let no `__del__` of a copy close what it shares with the original."""
+    kind = type(made)
+    try:
+        made.__class__ = type(kind.__name__, (kind,), {"__del__": lambda self: None, "__slots__": ()})
+    except TypeError:  # a class that cannot be derived from: its `__del__` will find nothing
+        getattr(made, "__dict__", {}).clear()
 
 
 def _copy_tensor(x: Tensor) -> Any:

@@ -20,7 +20,7 @@ from lightning_gengap.monitor.readout import Readout
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Budget
 from lightning_gengap.predictors.predictor import Predictor
-from tests.lightning_models import TinyModel, blobs, fitted, loader, watched
+from tests.lightning_models import TinyModel, blobs, fitted, loader, stream, watched
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -281,3 +281,30 @@ def test_a_lazy_module_is_measured_once_its_first_forward_has_made_its_weights()
     assert said == []
     assert monitor.prediction.outside == ()
     assert {"frozen.0.weight", "body.0.weight"} <= monitor.state_dict()["memory"]["initial_state"].keys()
+
+
+@pytest.mark.parametrize("kind", ["lazy", "forward", "target"])
+def test_a_stream_fails_and_recovers_alike(kind: str):
+    class Late(TinyModel):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.steps += self.training
+            if kind == "forward" and not self.training and self.steps == 0:
+                raise FaultError("not yet")
+            return super().forward(images)
+
+    torch.manual_seed(0)
+    model = Late()
+    if kind == "lazy":
+        model.head = nn.LazyLinear(4)
+    target = in_first(0, torch.Tensor) if kind == "target" else None
+    values, said = watched(tiny_monitor(target=target), model=model, data=stream(), max_epochs=3)
+    torch.manual_seed(0)
+    alone = Late()
+    if kind == "lazy":
+        alone.head = nn.LazyLinear(4)
+    fitted(model=alone, data=stream(), max_epochs=3)
+    assert same_weights(model, alone)
+    assert values("gengap/status") == ([2, 2, 2] if kind == "target" else [0, 0, 0])
+    assert len(said) == (kind == "target")

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import gzip
+import io
 import itertools
 import os
 import random
 import sqlite3
+import tempfile
 import threading
 import types
+import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +236,31 @@ def test_what_cannot_be_copied_is_shared_alone_and_told():
         assert copied.counts is not content.counts
     assert shared == ("Connection", "generator")
     base.close()
+
+
+def test_a_copy_that_dies_closes_nothing_of_the_original(tmp_path: Path):
+    class Closing(Dataset[Any]):
+        def __init__(self) -> None:
+            self.base, self.memory = sqlite3.connect(":memory:"), io.BytesIO(bytes(2**21))
+            self.named = tempfile.NamedTemporaryFile(dir=tmp_path)
+            with zipfile.ZipFile(tmp_path / "packed", "w") as packed:
+                packed.writestr("name", "content")
+            self.packed = zipfile.ZipFile(io.BytesIO((tmp_path / "packed").read_bytes() + bytes(0)))
+
+        def __del__(self) -> None:
+            self.base.close()
+            self.memory.close()
+
+    data = Closing()
+    with private_copy(data) as (copied, _):
+        assert copied.packed.read("name") == b"content"
+    del copied
+    gc.collect()
+    assert data.base.execute("select 1").fetchall() == [(1,)]
+    assert data.packed.read("name") == b"content"
+    assert not data.memory.closed
+    assert Path(data.named.name).exists()
+    data.named.close()
 
 
 def test_a_chain_that_is_too_long_is_not_copied():
