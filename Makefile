@@ -8,13 +8,14 @@
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
 #   make leak-check                 what 1,000 default measurements leave in the process; some minutes
+#   make compat                     GapMonitor() beside a plain twin on some 160 architectures; hours, and torchvision
 #   make studies                    the studies of studies/README.md; random labels take hours, the others seconds to minutes
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check docs predictor benchmarks leak-check studies clean
+.PHONY: demo test lint types check docs predictor benchmarks leak-check studies compat clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -87,6 +88,17 @@ studies: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 
+# torchvision and timm need a torch that fits them, so they have an environment of their own.
+COMPAT_TORCH ?= torch torchvision timm
+compat: .venv-compat/ready
+	.venv-compat/bin/python -W ignore benchmarks/compatibility.py --table docs/compatibility.md
+
+.venv-compat/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-compat
+	.venv-compat/bin/python -m pip install --quiet $(COMPAT_TORCH)
+	.venv-compat/bin/python -m pip install --quiet --editable .
+	touch $@
+
 # Debian ships venv without ensurepip. There virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && \
@@ -97,4 +109,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bootstrap build dist *.egg-info
+	rm -rf $(VENV) .venv-bootstrap .venv-compat build dist *.egg-info
