@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lightning_gengap.measurement import Measurer
+from lightning_gengap.monitor.as_in_training import as_in_training, rounding
+from lightning_gengap.monitor.changed_inputs import is_augmented
 from lightning_gengap.monitor.step_recording import Called, Returned, StepRecording, Streams, outputs_in
 from lightning_gengap.monitor.training_loss import is_compiled
 from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.samples.batches import hooks_for
-from lightning_gengap.samples.nested import handed_out
-from lightning_gengap.undisturbed import undisturbed
+from lightning_gengap.samples.nested import exchange, flat_tensors, handed_out
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -27,16 +25,18 @@ if TYPE_CHECKING:
     from lightning_gengap.monitor.run_state import RunState
 
 _log = logging.getLogger(__name__)
-_TIGHT, _LOOSE = 1e-5, 2e-2  # of the largest logit, in float32 on the CPU and in lower precision
-_ELSEWHERE = 1e-4  # in float32 on accelerators, whose kernels may differ between calls
 _MOST_STREAMS = 6
 
 
 class Mismatch(NamedTuple):
-    """By how much the logits of training and ours differ, what training calls, and what to do."""
+    """By how much the logits of training and ours differ, what training calls, and what to do.
+
+    `augmented` says that the function is the same, and that its inputs only look augmented or mixed.
+    """
 
     difference: str
     remedy: str
+    augmented: bool = False
 
 
 _ON_ANOTHER_RANK = Mismatch(
@@ -101,10 +101,19 @@ class Replay:
         self._settled = self._begun or trainer.world_size > 1  # no rank may wait for another one later
         if not trainer.strategy.reduce_boolean_decision(self.mismatch is not None, all=False):
             return None
-        found = self.mismatch or _ON_ANOTHER_RANK
+        other = self.mismatch is not None and not self.mismatch.augmented
+        is_other = trainer.strategy.reduce_boolean_decision(other, all=False)
+        found = self.mismatch if self.mismatch is not None and (other or not is_other) else _ON_ANOTHER_RANK
         if forward_is_given:
             return f"GapMonitor measures what forward= computes, and knows that {found.difference}."
-        state.never(f"{found.difference}. {found.remedy}")
+        if is_other:
+            state.never(f"{found.difference}. {found.remedy}")
+        else:
+            state.doubt("training_inputs")
+            state.notes.append(
+                f"{found.difference}. The samples are measured as they are; the intervals are wider "
+                f"until you say that this is right: {found.remedy[0].lower()}{found.remedy[1:]}"
+            )
         return None
 
     def close(self) -> None:
@@ -119,14 +128,14 @@ class Replay:
         """What differs; None where nothing does, or nothing can be compared."""
         smallest = math.inf
         for start in _different([call.streams for call in recording.calls])[:_MOST_STREAMS]:
-            logits, own = self._ours(trainer, module, measurer, start)
+            logits, own = self._ours(trainer, module, measurer, start, self._batch)
             if logits is None:
                 return None
             trained = _answers([each for each in recording.outputs if len(each.tensor) == len(logits)])
             if not _tell_samples_apart(trained):
                 return None
             last = trained[-1]
-            limit, apart = _limit(trainer, last.tensor), _nearest(logits, trained)
+            limit, apart = rounding(trainer, last.tensor), _nearest(logits, trained)
             if apart <= limit:
                 return None
             if _is_the_same_call(own, recording):
@@ -135,16 +144,35 @@ class Replay:
                 return None  # it is followed by what is no module: a scale, or the mean of several heads
             smallest = min(smallest, apart)
         call = _last_call(recording)
-        return None if call is None or math.isinf(smallest) else _explained(smallest, call, self._batch)
+        if call is None or math.isinf(smallest):
+            return None
+        mismatch = _explained(smallest, call, self._batch)
+        augmented = call.prepared is not None and self._augments(trainer, module, measurer, recording, call.prepared)
+        return mismatch._replace(augmented=augmented)
+
+    def _augments(
+        self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording, prepared: Tensor
+    ) -> bool:
+        """Whether our call gives the logits of training on these inputs, and these look augmented or mixed."""
+        trained = _answers(recording.outputs)
+        for plain in flat_tensors(self._batch):
+            if not is_augmented(plain, prepared):
+                continue
+            batch = exchange(self._batch, plain, prepared)
+            for start in _different([call.streams for call in recording.calls])[:_MOST_STREAMS]:
+                logits, _ = self._ours(trainer, module, measurer, start, batch)
+                if logits is not None and _nearest(logits, trained) <= rounding(trainer, trained[-1].tensor):
+                    return True
+        return False
 
     def _ours(
-        self, trainer: Trainer, module: nn.Module, measurer: Measurer, start: Streams
+        self, trainer: Trainer, module: nn.Module, measurer: Measurer, start: Streams, batch: Any
     ) -> tuple[Tensor | None, StepRecording]:
         """Our logits in train mode, and everything like them that modules return on the way."""
         own = StepRecording(measurer.classes, only_trained=False)
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        batch = handed_out(self._batch)
-        with _as_in_training(trainer, module):
+        batch = handed_out(batch)
+        with as_in_training(trainer, module):
             start.go_on()
             own.begin(module, batch)
             try:
@@ -152,42 +180,6 @@ class Replay:
             finally:
                 own.close()
         return next(iter(outputs_in(output, measurer.classes)), None), own
-
-
-@contextmanager
-def _as_in_training(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Run a forward as the training step does, without gradients, and leave no trace."""
-    modes = [(part, part.training) for part in module.modules()]
-    precision = _float32_precision()
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(module))
-        for part, mode in modes:
-            part.training = mode
-        for name, value in precision.items():
-            _PRECISIONS[name][1](value)
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(trainer.precision_plugin.forward_context())
-        yield
-
-
-def _set_tf32(value: Any) -> None:
-    torch.backends.cudnn.allow_tf32 = value
-
-
-_PRECISIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
-    "products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "convolutions": (lambda: torch.backends.cudnn.allow_tf32, _set_tf32),
-}
-
-
-def _float32_precision() -> dict[str, Any]:
-    """How float32 is computed in training; nothing where it was set in another way."""
-    try:
-        return {name: read() for name, (read, _) in _PRECISIONS.items()}
-    except RuntimeError:  # set through `fp32_precision`
-        return {}
 
 
 def _different(streams: Sequence[Streams]) -> list[Streams]:
@@ -222,14 +214,6 @@ def _nearest(logits: Tensor, outputs: Sequence[Returned]) -> float:
     """The largest difference between the logits and the outputs that are nearest to them."""
     same_size = [each.tensor for each in outputs if each.tensor.shape == logits.shape]
     return min((float((each.double() - logits.double()).abs().max()) for each in same_size), default=math.inf)
-
-
-def _limit(trainer: Trainer, logits: Tensor) -> float:
-    """How far equal logits may be apart."""
-    low = logits.dtype in (torch.float16, torch.bfloat16) or "16" in str(trainer.precision)
-    lowered = torch.float32 if not _float32_precision() else logits.dtype
-    tight = _TIGHT if logits.device.type == "cpu" and lowered is logits.dtype else _ELSEWHERE
-    return (_LOOSE if low else tight) * max(1.0, float(logits.double().abs().max()))
 
 
 def _waits_for_other_ranks(module: nn.Module) -> bool:

@@ -44,7 +44,8 @@ class RunState:
         measurer: None before the samples are read.
         first_batches: copies of the first batches of training, where the data cannot be read otherwise.
         optional: the last values of the optional measures, by measure and key.
-        flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`.
+        flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`,
+            `training_inputs`.
         residuals: scaled residuals of the predictions that could be compared with a validation.
         residual_age: measurements since the latest of them.
         absences: why keys, or patterns of keys, have no value.

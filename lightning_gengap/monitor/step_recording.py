@@ -58,12 +58,14 @@ class Called:
         known: whether everything in it is the batch's.
         streams: the random streams before it.
         outputs: how many outputs were recorded when it ended.
+        prepared: a copy of the one tensor in it that is not the batch's; None where there is none, or another number.
     """
 
     written: str
     known: bool
     streams: Streams
     outputs: int
+    prepared: Tensor | None = None
 
 
 class Returned(NamedTuple):
@@ -97,7 +99,7 @@ class StepRecording:
     outputs: list[Returned] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
     _written: dict[int, _Known] = field(default_factory=dict)  # by identity
-    _open: list[tuple[str, bool, Streams]] = field(default_factory=list)
+    _open: list[tuple[str, bool, Tensor | None, Streams]] = field(default_factory=list)
     _depth: int = 0
     _batch: Any = None
     _in_step: bool = False
@@ -145,8 +147,8 @@ class StepRecording:
                 if tensor.requires_grad or not self.only_trained:
                     self.outputs.append(Returned(name, tensor.detach().clone(), self._depth == 0))
             if self._depth == 0 and self._open:
-                written, known, streams = self._open.pop()
-                self.calls.append(Called(written, known, streams, len(self.outputs)))
+                written, known, prepared, streams = self._open.pop()
+                self.calls.append(Called(written, known, streams, len(self.outputs), prepared))
                 if isinstance(output, Tensor):
                     self._note(written, output, known)
 
@@ -167,13 +169,15 @@ class StepRecording:
                 if isinstance(part, Tensor):
                     self._note(f"{written}.{name}", part)
 
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, bool]:
-        """A call as code, and whether everything in it is known."""
+    def _call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, bool, Tensor | None]:
+        """A call as code, whether everything in it is known, and a copy of the one tensor that is not."""
         parts = [("", *self._read(part)) for part in args]
         parts += [(f"{key}=", *self._read(part)) for key, part in kwargs.items()]
         target = f"module.{name}" if name else "module"
         written = ", ".join(f"{key}{code}" for key, code, _ in parts)
-        return f"{target}({written})", all(known for *_, known in parts)
+        strangers = [each for each in flat_tensors((args, dict(kwargs))) if not self._read_tensor(each)[1]]
+        prepared = strangers[0].detach().clone() if len(strangers) == 1 else None
+        return f"{target}({written})", all(known for *_, known in parts), prepared
 
     def _read(self, part: Any) -> tuple[str, bool]:
         """One argument as code, and whether it is known."""

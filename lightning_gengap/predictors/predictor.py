@@ -125,7 +125,8 @@ class Predictor:
                 always needed. Where a feature is missing, the predictor abstains. With `probe_samples` and
                 `train_samples` the interval is wider where fewer samples were measured than in the fit; see
                 `sampling_error`.
-            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`, `samples_interact`).
+            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`, `samples_interact`,
+                `training_inputs`).
                 Each of them widens the interval by its width.
 
         Raises:

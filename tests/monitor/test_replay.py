@@ -231,7 +231,6 @@ DIFFER: dict[str, tuple[Callable[..., LightningModule], Callable[[], Any], str]]
         loader,
         "GapMonitor(forward=lambda module, batch: module(prepared(batch)))",
     ),
-    "mixed": (lambda: Flat(mixed), loader, "GapMonitor(forward=lambda module, batch: module(batch[0]))"),
     "in place": (
         lambda: Flat(in_place),
         loader,
@@ -255,6 +254,28 @@ def test_another_function_is_said_once_with_what_to_pass(kind: str) -> None:
     assert "by up to" in said[0]
     assert monitor._state is not None
     assert len(monitor._state.never_because) == 1
+
+
+def flipped(module: Any, batch: Any) -> Tensor:
+    return cross_entropy(module(batch[0].flip(-1)), batch[1])
+
+
+def noisy(module: Any, batch: Any) -> Tensor:
+    return cross_entropy(module(batch[0] + 0.3 * torch.randn_like(batch[0])), batch[1])
+
+
+@pytest.mark.parametrize("step", [mixed, flipped, noisy])
+def test_augmentation_in_the_step_is_said_once_and_widens_the_interval(step: Callable[..., Tensor]) -> None:
+    monitor = tiny_monitor()
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="The samples are measured as they are") as caught:
+        quiet_trainer(monitor).fit(Flat(step), loader())
+    said = [str(each.message) for each in caught if "measured as they are" in str(each.message)]
+    assert len(said) == 1
+    assert "pass GapMonitor(forward=" in said[0]
+    assert "module(batch[0])" in said[0]
+    assert monitor.prediction is not None
+    assert "training_inputs" in monitor.prediction.outside
 
 
 def test_the_forward_that_is_named_settles_it(caplog: pytest.LogCaptureFixture) -> None:
