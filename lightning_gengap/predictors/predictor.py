@@ -126,8 +126,7 @@ class Predictor:
                 `train_samples` the interval is wider where fewer samples were measured than in the fit; see
                 `sampling_error`.
             flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`, `samples_interact`,
-                `training_inputs`).
-                Each of them widens the interval by its width.
+                `training_inputs`). Each of them widens the interval by its width.
 
         Raises:
             PredictorError: `train_accuracy` or `classes` is missing.
