@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torchmetrics import classification as metrics
@@ -25,6 +25,7 @@ from lightning_gengap.errors import GapError
 from lightning_gengap.monitor.trainer_facts import check_strategy
 from tests.lightning_models import (
     CLASSES,
+    AveragedValidation,
     TinyModel,
     ValidatedModel,
     careless,
@@ -72,9 +73,6 @@ RAISES: dict[str, Callable[[], Any]] = {
     "an unknown measure": lambda: GapMonitor(measures=["margins"]),
     "a strategy that shards weights": sharded,
     "a callback on a key that is never logged": lambda: fitting(EarlyStopping("gengap/predicted"))(),
-    "a callback that looks before the first epoch has ended": lambda: fitting(
-        EarlyStopping("gengap/predicted_gap"), val_check_interval=0.5
-    )(),
 }
 
 
@@ -137,10 +135,18 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 # By situation: the model, arguments of the monitor, and what else the case needs.
 GOES_ON: dict[str, tuple[Callable[[], LightningModule], dict[str, Any], dict[str, Any]]] = {
-    "a callback that looks before our keys are logged": (
+    "a callback that looks between epochs": (
         ValidatedModel,
         {},
-        {"reader": lambda: EarlyStopping("gengap/predicted_gap", patience=9), "check_val_every_n_epoch": 2},
+        {"reader": lambda: ModelCheckpoint(monitor="gengap/predicted_gap", every_n_train_steps=3, save_top_k=0)},
+    ),
+    "a callback that looks after a validation that is not there": (
+        ValidatedModel,
+        {},
+        {
+            "reader": lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False),
+            "limit_val_batches": 0,
+        },
     ),
     "a training set that is augmented": (Jittered, {}, {}),
     "a network with few layers": (two_layers, {"verbosity": "normal"}, {}),
@@ -172,6 +178,7 @@ GOES_ON: dict[str, tuple[Callable[[], LightningModule], dict[str, Any], dict[str
     ),
     "a number that is no share of the samples": (lambda: Logs(lambda *_: torch.tensor(0.4451)), {}, {}),
     "a number above 1": (lambda: Logs(lambda *_: torch.tensor(44.51)), {}, {}),
+    "a validation of averaged weights": (lambda: Logs(share), {}, {"reader": AveragedValidation}),
     "a figure of an earlier epoch": (lambda: LogsOnce(share), {}, {}),
 }
 
@@ -198,7 +205,8 @@ def test_it_raises_before_training(situation: str):
 
 def weights(model: LightningModule, *callbacks: Any, **arguments: Any) -> list[float]:
     torch.manual_seed(0)
-    trainer = quiet_trainer(*callbacks, max_epochs=3, **arguments)
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = quiet_trainer(*callbacks, max_epochs=3, enable_checkpointing=keeps, **arguments)
     trainer.fit(model, loader(), validation_loader())
     assert trainer.current_epoch == 3
     return torch.cat([tensor.detach().flatten().double() for tensor in model.state_dict().values()]).tolist()
