@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gengap.errors import one_line
+from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, Measurer, said
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
@@ -103,7 +103,7 @@ def say_failure(state: RunState, error: Exception, when: str, way_out: str = "")
         raise error
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} {way_out}Training goes on "
+            f"GapMonitor could not measure {when}: {sentence(error)} {way_out}Training goes on "
             f"without fresh values; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
             "GapMonitor(on_error='raise') shows the traceback."
         )
