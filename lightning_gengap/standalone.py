@@ -22,7 +22,7 @@ from lightning_gengap.network.probe import State
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.samples.batches import Forward, Target
-from lightning_gengap.samples.drawn_order import in_drawn_order, loader_in_drawn_order
+from lightning_gengap.samples.drawn_order import first_batches, in_drawn_order, loader_in_drawn_order
 from lightning_gengap.samples.nested import map_tensors
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches
 from lightning_gengap.samples.trainable_indices import trainable_indices
@@ -151,8 +151,11 @@ def measured(
     _check_size("train_samples", train_samples)
     memory = TrainingMemory(None if initial_state is None else _fitting(initial_state, model))
     reader = SampleReader(_ALL if samples is None else samples, seed, target, forward)
-    drawn = _read(data, model, reader, train_samples)
+    drawn, collated = _read(data, model, reader, train_samples)
     measurer = Measurer.of(model, drawn, memory, forward, layers, seed=seed, weight_decay=ridge)
+    if collated:
+        chosen = _drawn(measurer, drawn, reader)
+        measurer = Measurer.of(model, chosen, memory, forward, layers, seed=seed, weight_decay=ridge)
     measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
@@ -166,8 +169,14 @@ def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*predictor.measures, *preferred, *BY_DEFAULT)))
 
 
-def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int | None) -> Samples:
-    """The drawn samples, on the device of the model."""
+def _drawn(measurer: Measurer, given: Samples, reader: SampleReader) -> Samples:
+    """The drawn ones of samples that others have collated, in the monitor's order where they can be taken apart."""
+    in_order = in_drawn_order if measurer.first.separable(given.batches) else first_batches
+    return replace(given, batches=checked_batches(in_order(given.batches, reader)))
+
+
+def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int | None) -> tuple[Samples, bool]:
+    """Samples on the device of the model, and whether all are there as others have collated them: none is drawn yet."""
     device = next((parameter.device for parameter in model.parameters()), "cpu")
 
     def moved(tensor: Tensor) -> Tensor:
@@ -187,8 +196,9 @@ def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int 
         else:
             given = replace(reader, samples=_ALL).take(data)
             size = sum(len(batch.targets) for batch in given)
-            batches = in_drawn_order(given, reader)
-    return Samples(checked_batches(batches), size if train_samples is None else train_samples, augmented=False)
+            batches = given
+    size = size if train_samples is None else train_samples
+    return Samples(checked_batches(batches), size, augmented=False), indices is None
 
 
 def _check_size(name: str, size: Any) -> None:

@@ -40,7 +40,7 @@ def from_primitives(owner: Any, name: str, saved: Mapping[str, Any]) -> Any:
     if hasattr(current, "restored"):
         try:
             return current.restored(state)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"{name} is damaged") from error
     if hasattr(current, "state"):
         hints = get_type_hints(type(current))

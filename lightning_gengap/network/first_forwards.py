@@ -92,6 +92,11 @@ class FirstForwards:
         )
         return replace(settled, interaction=_INTERACT, inseparable=_INTERACT, remark=remark)
 
+    def separable(self, given: Sequence[ProbeBatch]) -> bool:
+        """Whether the samples of the given batches can be put into another order without a change of any value."""
+        turned = any(own.content is not batch.content for own, batch in zip(self.batches, given, strict=True))
+        return self.inseparable is None and not (turned and isinstance(self.forward, _TimeFirst))
+
     def _inseparable(self) -> FirstForwards:
         """The same, with samples that cannot be computed alone; square inputs may have the examples on either axis."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -45,7 +45,7 @@ def in_drawn_order(batches: Sequence[ProbeBatch], reader: SampleReader) -> tuple
     try:
         return tuple(reader.batch(_gathered(batches, starts, chunk)) for chunk in chunks)
     except (RuntimeError, TypeError, ValueError, KeyError):  # of different shapes or structures
-        return tuple(_first(batches, reader))
+        return first_batches(batches, reader)
 
 
 def _gathered(batches: Sequence[ProbeBatch], starts: Sequence[int], chunk: Sequence[int]) -> Any:
@@ -66,10 +66,11 @@ def _gathered(batches: Sequence[ProbeBatch], starts: Sequence[int], chunk: Seque
     return rows_of(parts[0][0], torch.tensor(chunk).argsort().argsort(), len(chunk))
 
 
-def _first(batches: Sequence[ProbeBatch], reader: SampleReader) -> Iterator[ProbeBatch]:
+def first_batches(batches: Sequence[ProbeBatch], reader: SampleReader) -> tuple[ProbeBatch, ...]:
+    """The first batches, up to the number of samples; the last one is whole."""
     taken: list[ProbeBatch] = []
     for batch in batches:
         if reader.has_enough(taken):
-            return
+            break
         taken.append(batch)
-        yield batch
+    return tuple(taken)

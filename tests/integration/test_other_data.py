@@ -151,11 +151,11 @@ def test_residuals_and_worst_values_of_another_task_are_dropped():
     trainer, model = quiet_trainer(monitor), seeded_model()
     trainer.fit(model, batches(easy()))
     monitor._state.residuals.append(7.0)
-    monitor._state.readout.last_gap = 0.9
+    monitor._state.residual_age = 3
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model.train(), batches(relabelled()))
     assert monitor.state_dict()["residuals"] == []
-    assert monitor.state_dict()["readout"]["last_gap"] != 0.9
+    assert monitor.state_dict()["residual_age"] == 2
 
 
 def test_weights_that_know_the_new_data_are_flagged():

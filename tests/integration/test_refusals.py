@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,18 +136,15 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 # By situation: the model, arguments of the monitor, and what else the case needs.
 GOES_ON: dict[str, tuple[Callable[[], LightningModule], dict[str, Any], dict[str, Any]]] = {
-    "a callback that looks between epochs": (
-        ValidatedModel,
+    "a checkpoint that looks during training": (
+        TinyModel,
         {},
-        {"reader": lambda: ModelCheckpoint(monitor="gengap/predicted_gap", every_n_train_steps=3, save_top_k=0)},
+        {"reader": lambda: ModelCheckpoint(mkdtemp(), monitor="gengap/predicted_gap", every_n_train_steps=2)},
     ),
-    "a callback that looks after a validation that is not there": (
-        ValidatedModel,
+    "a stopper that looks after a validation that never comes": (
+        TinyModel,
         {},
-        {
-            "reader": lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False),
-            "limit_val_batches": 0,
-        },
+        {"reader": lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False)},
     ),
     "a training set that is augmented": (Jittered, {}, {}),
     "a network with few layers": (two_layers, {"verbosity": "normal"}, {}),
@@ -205,8 +203,8 @@ def test_it_raises_before_training(situation: str):
 
 def weights(model: LightningModule, *callbacks: Any, **arguments: Any) -> list[float]:
     torch.manual_seed(0)
-    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    trainer = quiet_trainer(*callbacks, max_epochs=3, enable_checkpointing=keeps, **arguments)
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = quiet_trainer(*callbacks, max_epochs=3, enable_checkpointing=saves, **arguments)
     trainer.fit(model, loader(), validation_loader())
     assert trainer.current_epoch == 3
     return torch.cat([tensor.detach().flatten().double() for tensor in model.state_dict().values()]).tolist()

@@ -83,7 +83,7 @@ def test_in_training_what_is_undefined_is_skipped_and_said_once(kind: type[OddTa
     subjects = [message.partition(":")[0] + message.partition(":")[2].partition(" is absent")[0] for message in said]
     assert len(subjects) == len(set(subjects))
     if kind is ComplexTask:
-        assert any("gradient_noise/* is absent" in message and "'filter' is complex" in message for message in said)
+        assert any("gradient_noise/*" in message and "'filter' is complex" in message for message in said)
     if kind is CrowdedTask:
         failed = [message for message in said if "could not measure perturbation in epoch 0" in message]
         assert len(failed) == 1

@@ -190,7 +190,8 @@ def watched(model: LightningModule, data: Any, **arguments: Any) -> tuple[GapMon
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         quiet_trainer(monitor).fit(model, data)
-    return monitor, [str(each.message) for each in caught if "always abstains" in str(each.message)]
+    said = [str(each.message) for each in caught]
+    return monitor, [line for line in said if "always abstains" in line and "there are no hidden layers" not in line]
 
 
 @pytest.mark.parametrize("kind", AGREE)
@@ -200,7 +201,7 @@ def test_ordinary_steps_are_not_doubted(kind: str) -> None:
     assert said == []
     assert monitor._state is not None
     assert monitor._state.replay.mismatch is None
-    assert monitor._state.never_because == []
+    assert not any("first training step" in reason for reason in monitor._state.never_because)
 
 
 def normalised(module: Any, batch: Any) -> Tensor:
@@ -324,7 +325,7 @@ def test_a_failure_of_the_replay_is_no_failure_of_the_run(monkeypatch: pytest.Mo
     monitor, said = watched(Flat(normalised), loader())
     assert said == []
     assert monitor._state is not None
-    assert monitor._state.readout.shown["status"] != float(Status.FAILED)
+    assert monitor._state.readout.status != Status.FAILED
 
 
 def test_nothing_stays_registered_where_a_step_fails() -> None:
