@@ -97,10 +97,11 @@ def check_logits(logits: Tensor, targets: Tensor, call: str = "module(batch[0])"
         )
     low, high, classes = int(targets.min()), int(targets.max()), logits.shape[1]
     if low < 0 or high >= classes:
-        shifted = f"{labels} - {low}" if low > 0 and high - low < classes else "..."
+        shifted = f"{labels} - {low}" if low > 0 and high - low < classes else "... that returns such indices"
+        without = ", or probe_data=<the training set without the samples that have none>" if low < 0 else ""
         raise TargetError(
             "targets",
             got=f"class indices from {low} to {high} for {classes} logits",
             expected=f"indices from 0 to {classes - 1}",
-            remedy=f"Relabel the classes, or pass target=lambda batch: {shifted}.",
+            remedy=f"Relabel the classes, or pass target=lambda batch: {shifted}{without}.",
         )

@@ -94,18 +94,29 @@ def hooks_for(batch: Any, hooks: Sequence[str] = ("forward",), network: str = "m
 
 def call_for(batch: Any, network: str = "module") -> str:
     """The call of a network on the tensors of a batch that are no targets, as it would be written."""
-    labels = labels_for(batch)
+    labels, pair = labels_for(batch), _first_pair(batch)
+    if pair is not None:
+        return f"{network}({pair}[0])"
     others = [name for name, part in _named_parts(batch) if name != labels and flat_tensors(part)]
     return f"{network}({', '.join(others) or '...'})"
 
 
 def labels_for(batch: Any) -> str:
     """What may be the targets of a batch, as it would be written; three dots without such."""
+    if (first := _first_pair(batch)) is not None:
+        return f"{first}[1]"
     parts = dict(_named_parts(batch))
     labels = [name for name, part in parts.items() if _may_be_targets(name, part)]
     usual = [name for name in parts if any(f"{key!r}]" in name or name.endswith(f".{key}") for key in TARGET_KEYS)]
     pair = ["batch[1]"] if isinstance(batch, list | tuple) and len(batch) == 2 else []
     return (pair or usual or labels or ["..."])[-1]
+
+
+def _first_pair(batch: Any) -> str | None:
+    """The first part of a batch whose parts all are pairs, as those of several loaders; None of other batches."""
+    parts = list(_named_parts(batch))
+    are_pairs = all(isinstance(part, list | tuple) and len(part) == 2 for _, part in parts)
+    return parts[0][0] if parts and are_pairs else None
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:

@@ -53,6 +53,12 @@ def test_other_outputs_are_refused(output: Any, message: str):
         (LOGITS, Y + 1, TargetError, "got class indices from 1 to 3 for 3 logits; expected indices from 0 to 2"),
         (LOGITS.softmax(1), Y, LogitsError, "forward=lambda module, batch: module(batch[0]).clamp(min=1e-9).log()."),
         (LOGITS, torch.tensor([1, 2, 3, 3]), TargetError, "or pass target=lambda batch: batch[1] - 1."),
+        (
+            LOGITS,
+            Y - 100,
+            TargetError,
+            "that returns such indices, or probe_data=<the training set without the samples",
+        ),
         (LOGITS, Y - 101, TargetError, "got class indices from -101 to -99"),
     ],
 )

@@ -70,6 +70,11 @@ BAD_BATCHES: list[tuple[Any, type[GapError], str]] = [
         TargetError,
         "expected integer class indices of shape (batch,). GapMonitor watches classifiers.",
     ),
+    (
+        {"a": (X, Y), "b": (X, Y)},
+        BatchError,
+        "Pass forward=lambda module, batch: module(batch['a'][0]) and target=lambda batch: batch['a'][1], with",
+    ),
     ((X, [0, 1, 2, 1]), TargetError, "targets: got list; expected a tensor of class indices. Pass target="),
     ((X, Y.float()), TargetError, "for classes that are written as floats pass target=lambda batch: batch[1].long()."),
     ((X, torch.rand(4, 3)), TargetError, "for one-hot labels pass target=lambda batch: batch[1].argmax(1), for labels"),
