@@ -95,6 +95,12 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
 
 
+def sentence(error: Exception) -> str:
+    """The type of an error and its message, as a sentence that another one can follow."""
+    text = f"{type(error).__name__}: {error}".rstrip()
+    return text if text.endswith((".", "!", "?", ":")) else f"{text}."
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice: torch has a type of its own only for some devices."""
     words = str(error).lower()

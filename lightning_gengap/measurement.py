@@ -21,7 +21,7 @@ from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.samples.batches import Forward, ProbeBatch
+from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for, labels_for
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -327,7 +327,8 @@ def _count_classes(probe: Probe) -> int:
     with torch.no_grad():
         for batch, logits in probe.forwards():
             try:
-                check_logits(logits, batch.targets.to(logits.device))
+                written = call_for(batch.content), labels_for(batch.content)
+                check_logits(logits, batch.targets.to(logits.device), *written)
             except LogitsError as error:
                 error.may_pass = not bool(logits.isfinite().all())
                 raise

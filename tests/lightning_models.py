@@ -224,6 +224,26 @@ def put_measure(
     monkeypatch.setitem(MEASURES, name, Measure(function, {}, forwards, **more))
 
 
+class AveragedValidation(Callback):
+    """Validates with other weights, as callbacks that average do, and puts the trained ones back."""
+
+    def __init__(self, with_epoch_hooks: bool = True) -> None:
+        kind = "validation_epoch" if with_epoch_hooks else "validation"
+        setattr(self, f"on_{kind}_start", self._put)
+        setattr(self, f"on_{kind}_end", self._put_back)
+
+    def _put(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.kept = [parameter.detach().clone() for parameter in pl_module.parameters()]
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.mul_(0.5)
+
+    def _put_back(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.no_grad():
+            for parameter, kept in zip(pl_module.parameters(), self.kept, strict=True):
+                parameter.copy_(kept)
+
+
 def quiet_trainer(*callbacks: Callback, **arguments: Any) -> Trainer:
     """Two epochs on the CPU; nothing is printed or written unless asked."""
     defaults: dict[str, Any] = {

@@ -49,7 +49,7 @@ def labelled(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 def patterns(lines: list[str]) -> list[str]:
     """The keys that are said to be absent. Each is said once."""
-    heads = [line.split(" is absent: ")[0].removeprefix("GapMonitor: ") for line in lines if " is absent: " in line]
+    heads = [line.split(" is absent: ")[0] for line in lines if " is absent: " in line]
     found = [pattern for head in heads for pattern in head.removeprefix("each of ").split(", ")]
     assert len(found) == len(set(found))
     assert all("\n" not in line for line in lines)
@@ -117,7 +117,8 @@ def test_a_monitor_logs_each_key_or_says_why_not(
         warnings.simplefilter("always")
         quiet_trainer(monitor).fit(model.train(), DataLoader(TensorDataset(images, targets), 8))
     lines = [*(str(warning.message) for warning in caught), *caplog.messages]
-    keys = patterns([line for line in lines if line.startswith("GapMonitor: ")])
+    of_monitor = [line for line in lines if line.startswith(("GapMonitor: ", "GapMonitor watches "))]
+    keys = patterns([part.removeprefix("GapMonitor: ") for line in of_monitor for part in line.split("; ")])
     figures = {key for name in monitor.measures for key, entry in MEASURES[name].keys.items() if entry.kind != "scalar"}
     wanted = set(monitor._selection.explained or {key for name in monitor.measures for key in MEASURES[name].keys})
     missing = (figures | wanted) - drawn - set(monitor.values)

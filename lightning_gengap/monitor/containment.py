@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 from lightning.pytorch import Trainer
 from torch import distributed
 
-from lightning_gengap.errors import frameless
+from lightning_gengap.errors import frameless, sentence
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.warning import rank_zero_warn
 
@@ -54,7 +54,7 @@ def give_up(state: RunState, error: Exception, what: str = "") -> None:
     state.switch_off(f"{type(error).__name__}: {error}")
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor is switched off: {what}{type(error).__name__}: {error} Training goes on unchanged. "
+            f"GapMonitor is switched off: {what}{sentence(error)} Training goes on unchanged. "
             "GapMonitor(on_error='raise') shows the traceback."
         )
     state.warned = True

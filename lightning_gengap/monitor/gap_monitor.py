@@ -240,6 +240,7 @@ class GapMonitor(Callback):
         """Measure where somebody reads our keys right after this validation."""
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.begin()
+            self._state.validation.weights.look(pl_module)
             self._moments(trainer).validation_start(trainer, pl_module, self._state)
 
     @harmless
@@ -255,6 +256,8 @@ class GapMonitor(Callback):
         """Count the samples of the batch."""
         if self._state is not None and _validates_in_fit(trainer):
             self._state.validation.count(lambda: self._start_up.reader.batch(batch).targets, dataloader_idx)
+            if batch_idx == 0 and dataloader_idx == 0:
+                self._state.validation.weights.look(pl_module)
 
     @harmless
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -266,6 +269,7 @@ class GapMonitor(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare a prediction of these weights with the validation."""
         if self._state is not None and _validates_in_fit(trainer):
+            self._state.validation.weights.look(pl_module)
             self._state.validation.end(trainer)
             self._moments(trainer).validation_end(trainer, pl_module, self._state)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gengap.errors import one_line
+from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, Measurer, said
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
@@ -15,14 +15,14 @@ from lightning_gengap.monitor.warning import rank_zero_warn
 
 
 def say_watched(state: RunState, measurer: Measurer, size: int | None) -> None:
-    """Say which layers are watched on how many samples, why others are not, and whether the samples are augmented."""
+    """Say in one line what is watched on how many samples, and why not more; and whether the samples are augmented."""
     samples = measurer.samples
     taps = ", ".join(f"{tap.layer} = {tap}" for tap in measurer.layout.taps) or "no hidden layer"
     total = "an unknown number of" if size is None else size
-    rank_zero_info(f"GapMonitor watches {taps} on {len(samples)} of {total} training samples.")
-    if "margin" in state.selection.measures:
-        for sentence in said(Absence(f"margin/{layer}*", why) for layer, why in measurer.layout.missing.items()):
-            rank_zero_info(f"GapMonitor: {sentence}.")
+    missing = measurer.layout.missing if "margin" in state.selection.measures else {}
+    absent = said(Absence(f"margin/{layer}*", why) for layer, why in missing.items())
+    line = "; ".join([f"GapMonitor watches {taps} on {len(samples)} of {total} training samples", *absent])
+    rank_zero_info(f"{line}.")
     if samples.augmented:
         rank_zero_warn(
             "GapMonitor reads different inputs when it reads an index twice, so the training set is augmented. "
@@ -103,7 +103,7 @@ def say_failure(state: RunState, error: Exception, when: str, way_out: str = "")
         raise error
     if not state.warned:
         rank_zero_warn(
-            f"GapMonitor could not measure {when}: {type(error).__name__}: {error} {way_out}Training goes on "
+            f"GapMonitor could not measure {when}: {sentence(error)} {way_out}Training goes on "
             f"without fresh values; after {MOST_FAILURES} failures in a row the monitor switches itself off. "
             "GapMonitor(on_error='raise') shows the traceback."
         )

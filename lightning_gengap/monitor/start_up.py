@@ -44,7 +44,10 @@ from lightning_gengap.samples.reader import SampleReader, Samples, checked_batch
 from lightning_gengap.samples.trainable_indices import Trainable, trainable
 from lightning_gengap.undisturbed import undisturbed
 
-_CALLED_OTHERWISE = "If training calls the model otherwise, pass forward=lambda module, batch: logits. "
+_CALLED_OTHERWISE = (
+    "If training_step calls the model on other inputs than the batch's, pass forward=lambda module, batch: "
+    "module(prepared(batch)), where `prepared` makes them so. "
+)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, Mult
 from torchmetrics.metric import CompositionalMetric
 
 from lightning_gengap.monitor.logged_keys import PREFIX
+from lightning_gengap.monitor.validated_weights import ValidatedWeights
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-_USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)")
+_USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)", re.IGNORECASE)
 _ROUNDING = 2.0**-21  # of a float32 that was summed over batches and divided
 _TELLING = 0.2  # with more rounding than this, in samples, every number looks like a count
 NO_KEY = "no key"  # the kind of the refusal that many trainings meet, as they log no accuracy
@@ -79,15 +80,17 @@ class Validation:
         samples: its samples by data loader; None where the targets of a batch cannot be found.
         figures: what stands behind each logged key; None where Lightning does not say.
         percent: keys that were above 1 once, and exact shares in percent then.
+        weights: on which weights it ran.
     """
 
     samples: dict[int, int] | None = field(default_factory=dict)
     figures: dict[str, Figure] | None = field(default_factory=dict)
     percent: set[str] = field(default_factory=set)
+    weights: ValidatedWeights = field(default_factory=ValidatedWeights)
 
     def begin(self) -> None:
         """A validation begins."""
-        self.samples, self.figures = {}, {}
+        self.samples, self.figures, self.weights = {}, {}, ValidatedWeights()
 
     def count(self, targets: Callable[[], Any], loader: int = 0) -> None:
         """Count the samples of a batch. Nothing is known of a validation of which one batch is not understood."""
@@ -113,6 +116,12 @@ class Validation:
         key = find_key(trainer.callback_metrics, name)
         if isinstance(key, Refusal):
             return key
+        if self.weights.differ():
+            return Refusal(
+                f"other weights {key}",
+                f"{key} is of other weights than those that are trained: a callback averages them, and puts the "
+                "average in place for each validation. Compare with a validation of the trained weights.",
+            )
         figure = Figure() if self.figures is None else self.figures.get(key)
         if figure is None:
             figure = (_logged(trainer) or {}).get(key)  # in a hook of training, in this epoch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_gengap.errors import out_of_memory
 from lightning_gengap.network.logits import logits_of
-from lightning_gengap.samples.batches import Forward, ProbeBatch
+from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for
 from lightning_gengap.samples.calling import chosen_forward
 from lightning_gengap.samples.nested import (
     INSEPARABLE,
@@ -70,7 +70,8 @@ class FirstForwards:
         with torch.no_grad():
             examples = len(first.targets)
             if forward is None:
-                call, whole = chosen_forward(model, first.content, lambda output: logits_of(output, examples))
+                written = call_for(first.content)
+                call, whole = chosen_forward(model, first.content, lambda output: logits_of(output, examples, written))
             else:
                 call, whole = forward, _logits(model, forward, first.content, examples)
             settled = cls(call, call, batches)._with_exchangeable_inputs(model, whole)._with_float_images(model, whole)

@@ -52,11 +52,22 @@ def read_batch(batch: Any, target: Target | None = None, forward: Forward | None
     Args:
         batch: as the loader gave it.
         target: from the batch to its targets, where they stand elsewhere.
-        forward: given where the inputs stand elsewhere; they are then looked for in all of the batch.
+        forward: given where the inputs stand elsewhere; they are then looked for in all of the batch. So they are where
+            the targets alone have a usual name: the model may take the whole batch, or name its parts.
+
+    Raises:
+        BatchError: the targets are not found, or the inputs of a plain sequence.
+        TargetError: the targets are no class indices.
     """
-    source = batch if forward is not None else inputs_of(batch, with_target=target is None)
+    source = batch
+    if forward is None:
+        try:
+            source = inputs_of(batch, with_target=target is None)
+        except BatchError:
+            if isinstance(batch, Tensor | Sequence) or not _usual_parts(batch, TARGET_KEYS):
+                raise
     targets = targets_of(batch, with_forward=forward is None) if target is None else target(with_own_containers(batch))
-    targets = _checked_targets(targets)
+    targets = _checked_targets(targets, hooks_for(batch, ("target",)))
     inputs, reason = _float_inputs(batch, source, len(targets))
     return ProbeBatch(batch, targets, inputs, reason)
 
@@ -71,18 +82,41 @@ def targets_of(batch: Any, with_forward: bool = False) -> Any:
     return _part(batch, 1, TARGET_KEYS, "targets", ("forward", "target") if with_forward else ("target",))
 
 
-def hooks_for(batch: Any, hooks: Sequence[str] = ("forward",)) -> str:
+def hooks_for(batch: Any, hooks: Sequence[str] = ("forward",), network: str = "module") -> str:
     """The arguments `forward=` and `target=` as they would be written for a batch of this kind."""
-    parts = dict(_named_parts(batch))
-    labels = [name for name, part in parts.items() if _may_be_targets(name, part)]
-    usual = [name for name in labels if any(f"{key!r}]" in name or name.endswith(f".{key}") for key in TARGET_KEYS)]
-    labels = usual or labels
-    others = [name for name, part in parts.items() if name not in labels[-1:] and flat_tensors(part)]
+    labels = labels_for(batch)
     written = {
-        "forward": f"lambda module, batch: module({', '.join(others) or '...'})",
-        "target": f"lambda batch: {labels[-1] if labels else '...'}",
+        "forward": f"lambda module, batch: {call_for(batch, network)}",
+        "target": f"lambda batch: {labels}",
     }
     return " and ".join(f"{hook}={written[hook]}" for hook in hooks)
+
+
+def call_for(batch: Any, network: str = "module") -> str:
+    """The call of a network on the tensors of a batch that are no targets, as it would be written."""
+    labels, pair = labels_for(batch), _first_pair(batch)
+    if pair is not None:
+        return f"{network}({pair}[0])"
+    others = [name for name, part in _named_parts(batch) if name != labels and flat_tensors(part)]
+    return f"{network}({', '.join(others) or '...'})"
+
+
+def labels_for(batch: Any) -> str:
+    """What may be the targets of a batch, as it would be written; three dots without such."""
+    if (first := _first_pair(batch)) is not None:
+        return f"{first}[1]"
+    parts = dict(_named_parts(batch))
+    labels = [name for name, part in parts.items() if _may_be_targets(name, part)]
+    usual = [name for name in parts if any(f"{key!r}]" in name or name.endswith(f".{key}") for key in TARGET_KEYS)]
+    pair = ["batch[1]"] if isinstance(batch, list | tuple) and len(batch) == 2 else []
+    return (pair or usual or labels or ["..."])[-1]
+
+
+def _first_pair(batch: Any) -> str | None:
+    """The first part of a batch whose parts all are pairs, as those of several loaders; None of other batches."""
+    parts = list(_named_parts(batch))
+    are_pairs = all(isinstance(part, list | tuple) and len(part) == 2 for _, part in parts)
+    return parts[0][0] if parts and are_pairs else None
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
@@ -120,7 +154,7 @@ def _float_inputs(batch: Any, source: Any, examples: int) -> tuple[Tensor | None
     return None, f"the tensors of a {type(batch).__name__} cannot be exchanged"
 
 
-def _checked_targets(targets: Any) -> Tensor:
+def _checked_targets(targets: Any, written: str) -> Tensor:
     if not isinstance(targets, Tensor):
         raise TargetError(
             "targets",
@@ -133,8 +167,7 @@ def _checked_targets(targets: Any) -> Tensor:
             "targets",
             got=f"{targets.dtype} of shape {tuple(targets.shape)}, a regression target or soft labels",
             expected="integer class indices of shape (batch,)",
-            remedy="GapMonitor watches classifiers; for one-hot labels pass target=lambda batch: batch[1].argmax(1), "
-            "for labels that training mixes pass probe_data=<the plain training set>.",
+            remedy=f"GapMonitor watches classifiers{_of_floats(targets, written)}.",
         )
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
@@ -148,20 +181,40 @@ def _checked_targets(targets: Any) -> Tensor:
     return targets.long()
 
 
+def _of_floats(targets: Tensor, written: str) -> str:
+    """What to do about targets that are floats, where they may stand for classes."""
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        mixed = "for labels that training mixes pass probe_data=<the plain training set>"
+        return f"; for one-hot labels pass {written}.argmax(1), {mixed}"
+    whole = targets.is_floating_point() and bool((targets == targets.round()).all()) and bool((targets >= 0).all())
+    return f"; for classes that are written as floats pass {written}.long()" if whole else ""
+
+
+def _usual_parts(batch: Any, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that a mapping has, or an object as attributes."""
+    return [key for key in keys if (key in batch if isinstance(batch, Mapping) else hasattr(batch, key))]
+
+
 def _part(batch: Any, position: int, keys: Sequence[str], what: str, hooks: Sequence[str]) -> Any:
     if isinstance(batch, Mapping):
-        found = [key for key in keys if key in batch]
+        found = _usual_parts(batch, keys)
         if len(found) == 1:
             return batch[found[0]]
         got = f"a mapping with keys {sorted(map(str, batch))}"
         expected = f"exactly one of the keys {', '.join(keys)} for the {what}"
-        hooks = [hook for hook in hooks if hook == {"inputs": "forward", "targets": "target"}[what]]
+        lacks = {
+            "forward": len(_usual_parts(batch, INPUT_KEYS)) != 1,
+            "target": len(_usual_parts(batch, TARGET_KEYS)) != 1,
+        }
+        hooks = [hook for hook in hooks if lacks[hook]]
     elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 2:
         return batch[position]
     else:
-        names = [] if isinstance(batch, Tensor | Sequence) else [key for key in keys if hasattr(batch, key)]
+        names = [] if isinstance(batch, Tensor | Sequence) else _usual_parts(batch, keys)
         if len(names) == 1:
             return getattr(batch, names[0])
         size = f" of {len(batch)} items" if isinstance(batch, Sequence) else ""
         got, expected = f"a {type(batch).__name__}{size}", "a pair (inputs, targets) or a mapping with usual keys"
-    raise BatchError("batch", got=got, expected=expected, remedy=f"Pass {hooks_for(batch, hooks)}.")
+    as_trained = ", with the arguments of training_step" if "forward" in hooks else ""
+    remedy = f"Pass {hooks_for(batch, hooks)}{as_trained}."
+    raise BatchError("batch", got=got, expected=expected, remedy=remedy)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gengap.errors import GapError, LogitsError, one_line, out_of_memory
+from lightning_gengap.errors import BatchError, GapError, LogitsError, one_line, out_of_memory
 from lightning_gengap.samples.batches import INPUT_KEYS, TARGET_KEYS, Forward, hooks_for, inputs_of
 from lightning_gengap.samples.nested import flat_tensors, handed_out
 
@@ -76,7 +76,7 @@ def chosen_forward(model: nn.Module, batch: Any, logits_in: Callable[[Any], Tens
     assert first is not None
     if isinstance(first, GapError) or not isinstance(first, _OF_STRUCTURE):
         raise first
-    refusal = _refusal(batch, first)
+    refusal = _refusal(model, batch, first)
     refusal.may_pass = True  # the network may fail for another reason than the way that it is called
     raise refusal from first
 
@@ -85,23 +85,41 @@ def _called(model: nn.Module, batch: Any, positional: tuple[Any, ...], named: Ma
     try:
         output: Tensor = model(*positional, **named)
     except (NotImplementedError, TypeError) as error:
-        raise _refusal(batch, error) from error
+        raise _refusal(model, batch, error) from error
     return output
 
 
-def _refusal(batch: Any, error: Exception) -> LogitsError:
+def _refusal(model: nn.Module, batch: Any, error: Exception) -> LogitsError:
     return LogitsError(
         "model forward",
         got=one_line(error),
         expected="that the model, called with the inputs of a batch, returns logits",
-        remedy=f"Pass forward=lambda module, batch: ... that returns the logits, such as {hooks_for(batch)}.",
+        remedy="Pass forward=lambda module, batch: ... that returns the logits, such as "
+        f"{hooks_for(batch, network=_network_of(model, error))}.",
     )
+
+
+def _network_of(model: nn.Module, error: Exception) -> str:
+    """What to call, as it would be written: of a module without a `forward` the only part that has weights."""
+    if not isinstance(error, NotImplementedError):
+        return "module"
+    parts = [name for name, part in model.named_children() if next(part.parameters(), None) is not None]
+    return f"module.{parts[0]}" if len(parts) == 1 else "module.<the network>"
 
 
 def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments for the model's `forward`: by name where it names them, else the inputs alone."""
-    inputs, parameters = inputs_of(batch), parameters_of(model)
+    parameters = parameters_of(model)
     needed = [each.name for each in parameters if each.kind in _POSITIONAL and each.default is inspect.Parameter.empty]
+    try:
+        inputs = inputs_of(batch)
+    except BatchError:  # parts with names of the user's own, by which `forward` takes them
+        named = _held(batch, parameters)
+        if needed and set(needed) <= set(named):
+            return (), named
+        raise
+    if _has_names_alone(parameters):
+        return (), _held(batch, parameters)
     if isinstance(inputs, Mapping) and (needed or _takes_any_name(parameters)) and set(needed) <= set(inputs):
         return (), _named(inputs, parameters)
     if len(needed) > 1 and _is_several(inputs):
@@ -142,6 +160,11 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _others(batch: Any, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """The tensors of a batch, neither inputs nor targets, that a forward with these parameters takes by name."""
+    return {key: part for key, part in _held(batch, parameters).items() if key not in INPUT_KEYS}
+
+
+def _held(batch: Any, parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """The tensors of a batch, targets apart, that a forward with these parameters takes by name."""
     if isinstance(batch, list | tuple):
         return {}
     if isinstance(batch, Mapping):
@@ -149,8 +172,7 @@ def _others(batch: Any, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     else:
         names = [each.name for each in parameters if each.kind in _BY_NAME]
         held = {name: getattr(batch, name) for name in names if hasattr(batch, name)}
-    kept = {key: part for key, part in held.items() if key not in TARGET_KEYS and key not in INPUT_KEYS}
-    return {key: part for key, part in kept.items() if flat_tensors(part)}
+    return {key: part for key, part in held.items() if key not in TARGET_KEYS and flat_tensors(part)}
 
 
 def _named(held: Mapping[Any, Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
@@ -158,6 +180,13 @@ def _named(held: Mapping[Any, Any], parameters: list[inspect.Parameter]) -> dict
     names = {each.name for each in parameters if each.kind in _BY_NAME}
     anything = _takes_any_name(parameters)
     return {str(key): part for key, part in held.items() if key in names or (anything and str(key).isidentifier())}
+
+
+def _has_names_alone(parameters: list[inspect.Parameter]) -> bool:
+    """Whether a forward takes everything by name, as `forward(self, **batch)` does, and nothing by position."""
+    kinds = {each.kind for each in parameters}
+    positional = {*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL}
+    return bool(kinds) and not kinds & positional
 
 
 def _takes_any_name(parameters: list[inspect.Parameter]) -> bool:

@@ -26,6 +26,7 @@ from lightning_gengap.errors import GapError
 from lightning_gengap.monitor.trainer_facts import check_strategy
 from tests.lightning_models import (
     CLASSES,
+    AveragedValidation,
     TinyModel,
     ValidatedModel,
     careless,
@@ -175,6 +176,7 @@ GOES_ON: dict[str, tuple[Callable[[], LightningModule], dict[str, Any], dict[str
     ),
     "a number that is no share of the samples": (lambda: Logs(lambda *_: torch.tensor(0.4451)), {}, {}),
     "a number above 1": (lambda: Logs(lambda *_: torch.tensor(44.51)), {}, {}),
+    "a validation of averaged weights": (lambda: Logs(share), {}, {"reader": AveragedValidation}),
     "a figure of an earlier epoch": (lambda: LogsOnce(share), {}, {}),
 }
 

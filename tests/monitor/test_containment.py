@@ -237,7 +237,7 @@ def test_a_hook_that_fails_anywhere_switches_it_off(monkeypatch: pytest.MonkeyPa
     values, said = unchanged(TinyModel(), tiny_monitor())
     (message,) = said
     assert message.startswith(
-        f"GapMonitor is switched off: its hook {hook} failed: FaultError: broken here Training goes on"
+        f"GapMonitor is switched off: its hook {hook} failed: FaultError: broken here. Training goes on"
     )
     if hook != "on_train_epoch_end":
         assert values("gengap/status")[-1] == 4

@@ -16,14 +16,25 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import classification as metrics
 
 from lightning_gengap.monitor.validation_accuracy import Figure, Refusal, Validation, ValidationAccuracy, find_key, read
-from tests.lightning_models import CLASSES, EXAMPLES, Iterated, TinyModel, blobs, loader, quiet_trainer
+from tests.lightning_models import (
+    CLASSES,
+    EXAMPLES,
+    AveragedValidation,
+    Iterated,
+    TinyModel,
+    blobs,
+    loader,
+    quiet_trainer,
+)
 from tests.tiny_predictors import tiny_monitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")
 HELD_OUT = 50  # classes of 13, 13, 12 and 12: the macro average is no plain accuracy
 
 
-@pytest.mark.parametrize("key", ["val_acc", "val_accuracy", "valid/acc", "validation/accuracy", "valid_accuracy"])
+@pytest.mark.parametrize(
+    "key", ["val_acc", "val_accuracy", "valid/acc", "validation/accuracy", "valid_accuracy", "Val/Acc"]
+)
 def test_the_usual_name_is_found(key: str):
     logged = {key: torch.tensor(0.75), "val_loss": 1.0, "train_acc": 0.9, "val_acc_top5": 0.99, "my_val_acc": 0.1}
     assert find_key(logged, None) == key
@@ -307,3 +318,14 @@ def test_other_names_inside_lightning_leave_the_number_unchecked():
     validation.begin()
     validation.end(trainer)
     assert validation.accuracy(trainer, None) == ValidationAccuracy(0.75, None, "val_acc")
+
+
+@pytest.mark.parametrize("with_epoch_hooks", [True, False])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_accuracy_of_averaged_weights_is_not_compared(with_epoch_hooks: bool, is_first: bool):
+    averaging, monitor = AveragedValidation(with_epoch_hooks), tiny_monitor()
+    callbacks = (averaging, monitor) if is_first else (monitor, averaging)
+    trainer = quiet_trainer(*callbacks, max_epochs=1)
+    with pytest.warns(UserWarning, match="actual_gap is absent: val_acc is of other weights than those that are"):
+        trainer.fit(Logging(_share), loader(), held_out())
+    assert _learned(monitor, trainer) is None

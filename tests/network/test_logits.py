@@ -29,6 +29,13 @@ def test_logits_are_found(output: Any):
         (LOGITS[:, 0], "got shape (4,)"),
         (LOGITS[:, :1], "got shape (4, 1)"),
         (LOGITS.long(), "of torch.int64"),
+        ((LOGITS[0], LOGITS), "Pass forward=lambda module, batch: module(batch[0])[1] that returns the logits."),
+        ({"scores": LOGITS}, "Pass forward=lambda module, batch: module(batch[0])['scores'] that returns the logits."),
+        (
+            LOGITS[:, 0],
+            "forward=lambda module, batch: torch.nn.functional.pad(module(batch[0]).reshape(-1, 1), (1, 0))",
+        ),
+        (LOGITS[:3], "module(prepared(batch)), where `prepared` makes the inputs as training_step does."),
         (LOGITS[:, None], "Return one logit per class (two for a binary task)"),
     ],
 )
@@ -44,6 +51,14 @@ def test_other_outputs_are_refused(output: Any, message: str):
         (torch.tensor([[0.0, torch.inf], [1, 2]]), Y[:2], LogitsError, "got 1 of 2 examples"),
         (LOGITS.softmax(1), Y, LogitsError, "non-negative rows that sum to one, which look like probabilities"),
         (LOGITS, Y + 1, TargetError, "got class indices from 1 to 3 for 3 logits; expected indices from 0 to 2"),
+        (LOGITS.softmax(1), Y, LogitsError, "forward=lambda module, batch: module(batch[0]).clamp(min=1e-9).log()."),
+        (LOGITS, torch.tensor([1, 2, 3, 3]), TargetError, "or pass target=lambda batch: batch[1] - 1."),
+        (
+            LOGITS,
+            Y - 100,
+            TargetError,
+            "that returns such indices, or probe_data=<the training set without the samples",
+        ),
         (LOGITS, Y - 101, TargetError, "got class indices from -101 to -99"),
     ],
 )

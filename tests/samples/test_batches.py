@@ -60,11 +60,29 @@ BAD_BATCHES: list[tuple[Any, type[GapError], str]] = [
     ("text", BatchError, "got a str of 4 items; expected a pair"),
     (None, BatchError, "got a NoneType; expected a pair"),
     ({"x": X}, BatchError, "got a mapping with keys ['x']; expected exactly one of the keys y, label, labels"),
-    ({"a": X, "y": Y}, BatchError, "got a mapping with keys ['a', 'y']; expected exactly one of the keys x, input"),
-    ({"x": X, "data": X, "y": Y}, BatchError, "expected exactly one of the keys x, input"),
+    (
+        {"a": X, "b": Y},
+        BatchError,
+        "Pass forward=lambda module, batch: module(batch['a']) and target=lambda batch: batch['b'], with",
+    ),
+    (
+        (X, torch.rand(4)),
+        TargetError,
+        "expected integer class indices of shape (batch,). GapMonitor watches classifiers.",
+    ),
+    (
+        {"a": (X, Y), "b": (X, Y)},
+        BatchError,
+        "Pass forward=lambda module, batch: module(batch['a'][0]) and target=lambda batch: batch['a'][1], with",
+    ),
     ((X, [0, 1, 2, 1]), TargetError, "targets: got list; expected a tensor of class indices. Pass target="),
-    ((X, Y.float()), TargetError, "got torch.float32 of shape (4,), a regression target or soft labels"),
-    ((X, torch.rand(4, 3)), TargetError, "GapMonitor watches classifiers; for one-hot labels pass target="),
+    ((X, Y.float()), TargetError, "for classes that are written as floats pass target=lambda batch: batch[1].long()."),
+    ((X, torch.rand(4, 3)), TargetError, "for one-hot labels pass target=lambda batch: batch[1].argmax(1), for labels"),
+    (
+        {"x": X, "y": torch.rand(4, 3)},
+        TargetError,
+        "for one-hot labels pass target=lambda batch: batch['y'].argmax(1), for labels",
+    ),
     ((X, torch.zeros(4, 3).long()), TargetError, "got shape (4, 3); expected class indices of shape (batch,)"),
     ((X, torch.tensor(1)), TargetError, "got shape (); expected class indices of shape (batch,)"),
 ]
@@ -74,6 +92,14 @@ BAD_BATCHES: list[tuple[Any, type[GapError], str]] = [
 def test_unusual_batches_are_refused_with_a_remedy(batch: Any, error: type[GapError], message: str):
     with pytest.raises(error, match=re.escape(message)):
         read_batch(batch)
+
+
+@pytest.mark.parametrize("batch", [{"a": X, "y": Y}, {"x": X, "data": X, "y": Y}])
+def test_inputs_of_other_names_are_left_to_the_model(batch: Any):
+    """It may take the whole batch, or name its parts; the first forward tells."""
+    assert read_batch(batch).inputs is X
+    with pytest.raises(BatchError, match=r"expected exactly one of the keys x, input, .*Pass forward=lambda module"):
+        default_forward(nn.Linear(3, 2), batch)
 
 
 def test_a_target_that_is_no_tensor_can_be_repaired_by_the_hook():

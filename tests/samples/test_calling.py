@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_gengap import measure
@@ -87,6 +88,38 @@ class WholeObject(Net):
         return self.combined(record.x, record.meta)
 
 
+class NamesAlone(Net):
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.combined(batch["image"], batch["meta"])
+
+
+class NamedAlone(Net):
+    def forward(self, *, image: Tensor, meta: Tensor) -> Tensor:
+        return self.combined(image, meta)
+
+
+class OwnNames(Net):
+    def forward(self, ids: Tensor, meta: Tensor) -> Tensor:
+        return self.combined(ids, meta)
+
+
+class WholeOfOwnNames(Net):
+    def forward(self, batch: Any) -> Tensor:
+        return self.combined(batch["ids"], batch["meta"])
+
+
+class TwoUsual(Net):
+    def forward(self, x: Tensor, data: Tensor) -> Tensor:
+        return self.combined(x, data)
+
+
+@dataclass
+class OwnRecord:
+    ids: Tensor
+    meta: Tensor
+    label: Tensor
+
+
 class Compiled(nn.Module):
     """Holds the network as `torch.compile` does."""
 
@@ -136,6 +169,12 @@ CALLS: dict[str, tuple[type[nn.Module], Any, Tensor]] = {
     "dataclass": (Optional, Record(X, M, Y), WITH_META),
     "whole dataclass": (WholeObject, Record(X, M, Y), WITH_META),
     "object": (Optional, Graph(), WITH_META),
+    "names alone": (NamesAlone, BATCH, WITH_META),
+    "named alone": (NamedAlone, BATCH, WITH_META),
+    "names of its own": (OwnNames, {"ids": X, "meta": M, "label": Y}, WITH_META),
+    "two usual names": (TwoUsual, {"x": X, "data": M, "label": Y}, WITH_META),
+    "whole mapping with names of its own": (WholeOfOwnNames, {"ids": X, "meta": M, "label": Y}, WITH_META),
+    "dataclass with names of its own": (OwnNames, OwnRecord(X, M, Y), WITH_META),
     "whole object": (WholeObject, Graph(), WITH_META),
 }
 
@@ -161,6 +200,16 @@ class Typed(nn.Module):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_scripted_forwards_are_asked_for_their_names() -> None:
     assert torch.equal(default_forward(torch.jit.script(Typed()), BATCH), WITH_META)
+
+
+def test_a_module_without_forward_is_refused_with_the_part_to_call() -> None:
+    class OnlySteps(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss, self.net = nn.CrossEntropyLoss(), nn.Linear(3, 2)
+
+    with pytest.raises(LogitsError, match=r"such as forward=lambda module, batch: module\.net\(batch\[0\]\)\.$"):
+        chosen_forward(OnlySteps(), (X, Y), lambda output: logits_of(output, 8))
 
 
 def test_a_forward_that_needs_the_targets_is_refused_with_what_to_pass() -> None:
