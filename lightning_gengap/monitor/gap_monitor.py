@@ -230,6 +230,7 @@ class GapMonitor(Callback):
         state = self._state
         if state is None:
             return
+        state.replay.end_step()
         loss = minimised_loss(trainer, pl_module, outputs)
         state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
         self._start_up.try_again(trainer, pl_module, state)

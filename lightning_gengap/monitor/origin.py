@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_gengap.measurement import Measurer
 from lightning_gengap.network.probe import State
@@ -101,8 +102,9 @@ def weights_digest(model: nn.Module) -> str:
     """A hash of evenly spread numbers of every parameter and buffer, 4,096 of each at most."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta":
+        digest.update(f"{name} {_shape(tensor)} {tensor.dtype}".encode())
+        plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or is_lazy(tensor))
+        if plain and tensor.device.type != "meta":
             flat = tensor.detach().reshape(-1)
             chosen = flat[:: 1 + len(flat) // _MOST_NUMBERS].cpu().contiguous()
             digest.update(chosen.view(torch.uint8).numpy().tobytes())
@@ -111,8 +113,13 @@ def weights_digest(model: nn.Module) -> str:
 
 def fitting(state: Any, model: nn.Module) -> State | None:
     """`state` if it holds the parameters and buffers of this model, else None."""
-    named = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    named = {name: _shape(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     if not isinstance(state, Mapping) or state.keys() != named.keys():
         return None
-    fits = all(isinstance(tensor, torch.Tensor) and tensor.shape == named[name] for name, tensor in state.items())
+    fits = all(isinstance(tensor, torch.Tensor) and _shape(tensor) == named[name] for name, tensor in state.items())
     return state if fits else None
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The shape of a tensor; None for nested and lazy ones, which may have none."""
+    return None if tensor.is_nested or is_lazy(tensor) else tuple(tensor.shape)

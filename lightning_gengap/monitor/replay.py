@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_STREAMS = 6
+_MOST_STEPS = 8  # that are recorded in vain, because no backward of theirs is seen
 
 
 class Mismatch(NamedTuple):
@@ -59,6 +60,7 @@ class Replay:
 
     mismatch: Mismatch | None = None
     _begun: bool = False
+    _steps: int = 0
     _settled: bool = False
     _recording: StepRecording | None = None
     _batch: Any = None
@@ -66,6 +68,7 @@ class Replay:
 
     def begin(self, module: nn.Module, batch: Any, measurer: Measurer | None) -> None:
         """Record the step that begins, if it is the first one that can be compared."""
+        self.end_step()
         if self._begun or measurer is None:
             return
         self._begun = True
@@ -93,6 +96,14 @@ class Replay:
             _log.debug("The first training step could not be compared: %s", error)
         finally:
             self.close()
+
+    def end_step(self) -> None:
+        """Record the next step instead, where this one has ended and no backward of it was seen."""
+        if self._recording is None:
+            return
+        self.close()
+        self._steps += 1
+        self._begun = self._steps >= _MOST_STEPS
 
     def settle(self, trainer: Trainer, state: RunState, forward_is_given: bool) -> str | None:
         """Act once, on all ranks together, on what the comparison showed; return what the user may want to know."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import functools
 import io
 import sqlite3
 import sys
@@ -23,6 +24,9 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.samples.rewinding import GENERATORS, opened_again, rewinding
+from lightning_gengap.undisturbed import global_variables, restore_variables
+from lightning_gengap.undisturbed.kinds import kinds_of
+from lightning_gengap.undisturbed.objects import CLASS, user_classes
 
 LARGE = 2**20  # bytes, from which on an array is shared
 MOST_BYTES = 8 * LARGE  # that all copied arrays may take together
@@ -70,6 +74,7 @@ class _Copier:
         opened: files that were opened once more.
         rewind: what puts shared files and generators back to where they stood.
         made: the new objects, also those whose making failed later.
+        watched: functions, classes and global objects that are put back, by identity.
         looked_at: how many objects.
         of_class: what each class holds that may change.
         alive: the originals, some of which exist for the copy alone: their identities must not be given away.
@@ -83,6 +88,7 @@ class _Copier:
     alive: list[Any] = field(default_factory=list)
     of_class: dict[type, list[tuple[str, Any]]] = field(default_factory=dict)
     made: list[Any] = field(default_factory=list)
+    watched: dict[int, Any] = field(default_factory=dict)
     looked_at: int = 0
 
     def __call__(self, x: Any) -> Any:
@@ -139,7 +145,7 @@ class _Copier:
         return how(x)
 
     def _array(self, x: Any) -> Any:
-        if isinstance(x, np.memmap):
+        if isinstance(x, np.memmap) and x.mode != "r+":  # it cannot be written, or is written to memory alone
             return x
         made = self._sized(x, x.nbytes, lambda array: array.copy())
         if made is not x and x.dtype == object and x.size <= MOST_ENTRIES:
@@ -183,6 +189,19 @@ class _Copier:
             return x
         return type(x)(*entries) if hasattr(x, "_fields") else type(x)(entries)
 
+    def _reference(self, x: Any) -> Any:
+        """A weak reference to the copy, which lives as long as this copier."""
+        referent = x()
+        if referent is None or type(x) is not weakref.ref:
+            return x
+        made = self(referent)
+        return x if made is referent else weakref.ref(made)
+
+    def _cached(self, x: Any) -> Any:
+        """A cache around the copy of what it caches, without the entries, which cannot be read."""
+        made = self(x.__wrapped__)
+        return x if made is x.__wrapped__ else functools.lru_cache(**x.cache_parameters())(made)
+
     def _method(self, x: types.MethodType) -> Any:
         return types.MethodType(x.__func__, self(x.__self__))
 
@@ -200,16 +219,50 @@ class _Copier:
         for cell, new in zip(x.__closure__ or (), cells, strict=True):
             if _is_filled(cell):
                 new.cell_contents = self(cell.cell_contents)
-                changed = changed or not any(new.cell_contents is same for same in (cell.cell_contents, made))
+                kept = any(new.cell_contents is same for same in (cell.cell_contents, made))
+                changed = changed or not kept or type(new.cell_contents) in _ATOMS  # a number may be counted on
         return made if changed else x
 
     def _watch(self, function: types.FunctionType) -> None:
-        """Put generators back that stand in the module of a function: they are global, so that no copy is read."""
+        """Put generators, counters and containers back that stand in the module of a function.
+
+        They are global, so that no copy of them is read.
+        """
+        if id(function) in self.watched:
+            return
+        self.watched[id(function)] = function
         for name in function.__code__.co_names:
-            stream = function.__globals__.get(name)
-            if isinstance(stream, GENERATORS) and id(stream) not in self.memo:
-                self.memo[id(stream)] = stream
-                self.rewind.append(rewinding(stream))
+            self._rewind(function.__globals__.get(name))
+        variables = global_variables(function)
+        if variables:
+            self.rewind.append(partial(restore_variables, function, variables))
+        for value in variables.values():
+            if isinstance(value, types.FunctionType):
+                self._watch(value)
+            elif isinstance(value, type):
+                self._watch_class(value)
+            elif type(value) in (dict, list, set, deque, OrderedDict, defaultdict, Counter):
+                self._rewind(value)
+            elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, _LARGE_KINDS):
+                self._rewind(value.__dict__)
+
+    def _rewind(self, held: Any) -> None:
+        """Put one generator or container of the user's own back after the block; not what it holds."""
+        if id(held) not in self.watched and isinstance(held, GENERATORS + _CONTAINERS):
+            self.watched[id(held)] = held
+            if isinstance(held, GENERATORS):
+                self.memo[id(held)] = held
+                self.rewind.append(rewinding(held))
+            else:
+                (kind,) = kinds_of(type(held))[:1]
+                self.rewind.append(partial(kind.restore, held, kind.save(held)))
+
+    def _watch_class(self, cls: type) -> None:
+        """Put the data of a class and of its bases back, which may serve as counters."""
+        for own in user_classes(cls):
+            if id(own) not in self.watched:
+                self.watched[id(own)] = own
+                self.rewind.append(partial(CLASS.restore, own, CLASS.save(own)))
 
     def _local(self, x: Any) -> Any:
         made = type(x)()
@@ -261,6 +314,7 @@ class _Copier:
         if not isinstance(attributes, dict):
             return
         kind = type(made)
+        self._watch_class(kind)
         if kind not in self.of_class:
             held = [(name, value) for each in kind.__mro__ for name, value in list(vars(each).items())]
             for _, value in held:
@@ -323,14 +377,17 @@ def _set_state(made: Any, state: Any) -> None:
 
 
 _ATOMS = {bool, int, float, complex, str, bytes, frozenset, range, slice, type(Ellipsis), type(NotImplemented)}
-_ATOMS |= {torch.dtype, torch.device, torch.Size, torch.layout, property, weakref.ref}
+_ATOMS |= {torch.dtype, torch.device, torch.Size, torch.layout, property}
 _AS_IS = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, np.generic, np.dtype)
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
+_LARGE_KINDS = (torch.nn.Module, Tensor, np.ndarray, types.FunctionType)
 _CLOSED = (io.IOBase, sqlite3.Connection)
 _HOW: tuple[tuple[Any, Callable[[_Copier, Any], Any]], ...] = (
     (tuple, _Copier._tuple),
     (torch.Generator, _copy_generator),
     (types.MethodType, _Copier._method),
+    (weakref.ref, _Copier._reference),
+    (functools._lru_cache_wrapper, _Copier._cached),
     (types.FunctionType, _Copier._function),
     (threading.local, _Copier._local),
     (bytearray, lambda copier, x: copier._sized(x, len(x), bytearray)),

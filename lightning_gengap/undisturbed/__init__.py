@@ -4,8 +4,16 @@
 (`snapshot`, in the ways of `kinds` and `tensors`). May import `errors`.
 """
 
+from lightning_gengap.undisturbed.global_variables import global_variables, restore_variables
 from lightning_gengap.undisturbed.guard import state_kept, undisturbed
 from lightning_gengap.undisturbed.lasting_changes import find_lasting_changes
 from lightning_gengap.undisturbed.random_streams import random_streams_kept
 
-__all__ = ["find_lasting_changes", "random_streams_kept", "state_kept", "undisturbed"]
+__all__ = [
+    "find_lasting_changes",
+    "global_variables",
+    "random_streams_kept",
+    "restore_variables",
+    "state_kept",
+    "undisturbed",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import io
 import random
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from operator import is_
@@ -56,6 +57,10 @@ def _restore_set(now: set[Any], saved: set[Any]) -> None:
 def _restore_slices(now: Any, saved: Any) -> None:
     if now != saved:
         now[:] = saved
+
+
+def _restore_local(now: threading.local, saved: dict[str, Any]) -> None:
+    restore_dict(now.__dict__, saved)
 
 
 def _few(saved: Any) -> Any:
@@ -112,6 +117,7 @@ CONTAINERS: tuple[tuple[type | tuple[type, ...], Kind], ...] = (
     (np.ndarray, Kind(_save_array, _restore_array, _parts_of_array)),
     ((bytearray, array.array), Kind(lambda held: held[:], _restore_slices, no_parts)),
     (io.IOBase, Kind(_save_position, _restore_position, no_parts)),
+    (threading.local, Kind(lambda own: dict(own.__dict__), _restore_local, _few)),
     (torch.Generator, Kind(torch.Generator.get_state, _restore_generator, no_parts)),
     (random.Random, Kind(lambda own: own.getstate(), lambda own, saved: own.setstate(saved), no_parts)),
     (np.random.Generator, Kind(lambda own: own.bit_generator.state, _restore_numpy_generator, no_parts)),

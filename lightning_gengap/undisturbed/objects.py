@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lightning_gengap.undisturbed.containers import restore_dict
+from lightning_gengap.undisturbed.global_variables import global_variables, restore_variables
 from lightning_gengap.undisturbed.kind import (
     Kind,
     NotKept,
@@ -121,13 +122,21 @@ def _restore_class(cls: type, saved: dict[str, Any]) -> None:
 CLASS = Kind(_data_of_class, _restore_class, saved_parts)
 
 
-def _save_function(function: types.FunctionType) -> dict[str, Any]:
+class _Function(NamedTuple):
+    """What a function holds itself, and the global variables that it names."""
+
+    held: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def _save_function(function: types.FunctionType) -> _Function:
     if is_foreign(function.__module__):
         raise NotKept("it is no code of the user's")
     names = (f"<{name}>" for name in function.__code__.co_freevars)
     closed_over = dict(zip(names, function.__closure__ or (), strict=True))
     others = {"defaults": function.__defaults__, "keywords": function.__kwdefaults__, "attributes": vars(function)}
-    return {**closed_over, **{name: value for name, value in others.items() if value}}
+    held = {**closed_over, **{name: value for name, value in others.items() if value}}
+    return _Function(held, global_variables(function))
 
 
 def _save_cell(cell: types.CellType) -> tuple[Any, ...]:
@@ -143,8 +152,14 @@ def _restore_cell(cell: types.CellType, saved: tuple[Any, ...]) -> None:
         cell.cell_contents = saved[0]
 
 
+FUNCTION = Kind(
+    _save_function,
+    lambda function, saved: restore_variables(function, saved.variables),
+    lambda saved: {**saved.held, **saved.variables},
+)
+
 FUNCTIONS: tuple[tuple[type, Kind], ...] = (
-    (types.FunctionType, Kind(_save_function, nothing_to_restore, saved_parts)),
+    (types.FunctionType, FUNCTION),
     (types.MethodType, Kind(lambda own: (own.__self__, own.__func__), nothing_to_restore, saved_parts)),
     (functools.partial, Kind(lambda own: (own.func, own.args, own.keywords), nothing_to_restore, saved_parts)),
     (types.CellType, Kind(_save_cell, _restore_cell, saved_parts)),

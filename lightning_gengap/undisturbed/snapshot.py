@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_gengap.undisturbed.global_variables import called_functions
 from lightning_gengap.undisturbed.kind import Kind, Shared, belongs_to_others
 from lightning_gengap.undisturbed.kinds import kinds_of
 from lightning_gengap.undisturbed.objects import CLASS, has_attributes, object_kind, user_classes
@@ -16,7 +17,7 @@ from lightning_gengap.undisturbed.tensors import MOST_COPIED, KeptTensors, memor
 
 MOST_OBJECTS = 200_000
 _UNCHANGING = frozenset(
-    {int, float, bool, str, bytes, complex, type, range, slice, *map(type, (None, ..., NotImplemented, len))}
+    {int, float, bool, str, bytes, complex, range, slice, *map(type, (None, ..., NotImplemented, len))}
 )
 
 _CLEARED = frozenset({dict, list, set, OrderedDict})
@@ -109,6 +110,9 @@ class Snapshot:
             cls = type(thing)
             if cls in _UNCHANGING or id(thing) in seen:
                 continue
+            if isinstance(thing, type):
+                stack += self._save_classes(thing)
+                continue
             seen[id(thing)] = thing
             if cls in _CLEARED and not thing:
                 self._empty.append(thing)
@@ -124,10 +128,17 @@ class Snapshot:
                     stack.append(thing.__dict__)
             elif kinds and cls not in classes:
                 classes.add(cls)
-                for own in user_classes(cls):
-                    if id(own) not in seen:
-                        seen[id(own)] = own
-                        stack += self._save(own, CLASS)
+                stack += self._save_classes(cls)
+                stack += called_functions(cls).values()
+
+    def _save_classes(self, cls: type) -> list[Any]:
+        """Record the data of a class and of its bases, and give what they hold."""
+        held: list[Any] = []
+        for own in user_classes(cls):
+            if id(own) not in self._seen:
+                self._seen[id(own)] = own
+                held += self._save(own, CLASS)
+        return held
 
     def _save(self, thing: Any, kind: Kind) -> Any:
         """Record one object, and give what it holds; nothing for one that cannot be kept."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.checkpoint import checkpoint
@@ -364,3 +364,42 @@ def test_compiled_networks_are_not_compared() -> None:
     model.body.compile(backend="eager")
     _, said = watched(model, loader())
     assert said == []
+
+
+def after_one_step_without_backward(module: Any, batch: Any) -> Tensor | None:
+    module.steps = getattr(module, "steps", 0) + 1
+    return plain(module, batch) if module.steps > 1 else None
+
+
+class ByHand(Flat):
+    """Calls `backward` itself, which no hook tells."""
+
+    def __init__(self) -> None:
+        super().__init__(plain)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+        self.step(self, batch).backward()
+        self.optimizers().step()
+
+
+def test_a_step_without_a_backward_is_not_compared_with_the_next_one() -> None:
+    monitor, said = watched(Flat(after_one_step_without_backward), loader())
+    assert said == []
+    assert monitor._state is not None
+    assert monitor._state.replay._recording is None
+
+
+def test_steps_whose_backward_is_never_seen_are_not_recorded_for_ever() -> None:
+    model, monitor, counts = ByHand(), tiny_monitor(), []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            counts.append(sum(len(part._forward_hooks) for part in model.modules()))
+
+    trainer = quiet_trainer(monitor, Look(), max_epochs=3)
+    trainer.fit(model, loader())
+    assert set(counts) == {0}
+    assert monitor._state is not None
+    assert monitor._state.replay.mismatch is None

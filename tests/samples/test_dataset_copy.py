@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import types
+import weakref
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
@@ -295,3 +296,62 @@ def test_a_data_set_that_says_how_it_is_copied_is_copied_so():
         assert pickled.handle is None
         assert copied.large is first.large
         assert copied.count is not first.count
+
+
+READS: Counter[int] = Counter()
+TOTAL = 0
+
+
+class Owner:
+    reads = 0
+
+
+class Tallied(Dataset[Any]):
+    """Counts its reads wherever a number can be kept, and caches them."""
+
+    reads = 0
+
+    def __init__(self, path: Path) -> None:
+        self.owner = Owner()
+        self.reference = weakref.ref(self.owner)
+        self.memory = np.memmap(path, "float32", "r+", shape=(4,))
+        self.closure = counting()
+        self.cached = functools.lru_cache(maxsize=4)(self._read)
+
+    def __getitem__(self, index: int) -> int:
+        return self.cached(index)
+
+    def _read(self, index: int) -> int:
+        global TOTAL
+        TOTAL += 1
+        READS[index] += 1
+        Tallied.reads += 1
+        self.reference().reads += 1
+        self.memory[0] += 1
+        return self.closure()
+
+    def state(self) -> Any:
+        held = TOTAL, dict(READS), Tallied.reads, self.owner.reads, float(self.memory[0])
+        return *held, self.cached.cache_info(), self.closure.__closure__[0].cell_contents
+
+
+def counting() -> Callable[[], int]:
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return step
+
+
+def test_numbers_that_reading_counts_up_are_as_before(tmp_path: Path):
+    np.zeros(4, "float32").tofile(tmp_path / "memory")
+    data = Tallied(tmp_path / "memory")
+    data[0]
+    before = data.state()
+    with private_copy(data) as (copied, shared):
+        assert [copied[1], copied[2]] == [2, 3]
+    assert shared == ()
+    assert data.state() == before

@@ -119,10 +119,14 @@ def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
     """Convolution, ReLU of both signs, mean over a 4 x 4 grid; float64, on the CPU."""
-    rows, numbers = [], len(filters) * images[0, 0].numel()
+    numbers = len(filters) * images[0, 0].numel()
+    rows, start = torch.empty(0), 0
     for chunk in images.split(max(min(_CHUNK, _MOST_NUMBERS // numbers), 1)):
         seen = conv2d(chunk, filters, offsets)
         both = torch.cat([relu(seen), relu(-seen)], dim=1)
-        pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3])))
-        rows.append(pooled.flatten(1).double().cpu())
-    return torch.cat(rows)
+        pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3]))).flatten(1)
+        if not start:  # reserved at once: small results kept between large ones would scatter the memory for good
+            rows = torch.empty(len(images), pooled.shape[1], dtype=torch.float64)
+        rows[start : start + len(chunk)] = pooled
+        start += len(chunk)
+    return rows
