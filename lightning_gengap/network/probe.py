@@ -104,6 +104,11 @@ class Probe:
         """Class indices of all samples, on the CPU; shape (examples,)."""
         return torch.cat([batch.targets for batch in self.batches]).cpu()
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples of every batch."""
+        return [len(batch.targets) for batch in self.batches]
+
     @cached_property
     def inputs(self) -> Tensor | None:
         """All input tensors in one, on their device; None where there are none, or shapes differ."""
@@ -157,7 +162,7 @@ class Probe:
                 batch = self.batches[place]
                 return rows(batch, self._logits_of(batch, parts[place], state))
 
-            return self.ranks.in_order([len(batch.targets) for batch in self.batches], rows_at)
+            return self.ranks.computed(self.sizes, rows_at)
 
     def step(self) -> AbstractContextManager[None]:
         """Around each measure: the ranks that share the forwards take it together."""
@@ -165,8 +170,7 @@ class Probe:
 
     def _parts(self, inputs: Tensor | None) -> Sequence[Tensor | None]:
         """The inputs of every batch; None for its own."""
-        sizes = [len(batch.targets) for batch in self.batches]
-        return [None] * len(sizes) if inputs is None else inputs.split(sizes)
+        return [None] * len(self.batches) if inputs is None else inputs.split(self.sizes)
 
     def _logits_of(self, batch: ProbeBatch, inputs: Tensor | None, state: State | None) -> Tensor:
         content = batch.content if inputs is None else batch.with_inputs(inputs)

@@ -108,7 +108,11 @@ class Ranks:
         found = self.exchange(padded) if padded.numel() else [padded] * self.size
         return [part[:count].reshape(count, *rows.shape[1:]) for part, count in zip(found, counts, strict=True)]
 
-    def in_order(self, sizes: Sequence[int], rows_of: Callable[[int], Tensor]) -> Tensor:
+    def places(self, chunks: int, rank: int | None = None) -> range:
+        """The chunks of a rank, of so many; those of this one by default."""
+        return range(self.rank if rank is None else rank, chunks, self.size)
+
+    def computed(self, sizes: Sequence[int], rows_of: Callable[[int], Tensor]) -> Tensor:
         """The rows of all chunks, in their order, each computed by one rank.
 
         Every rank computes as many chunks as any other, because a network may itself wait for the other ranks. What
@@ -118,13 +122,21 @@ class Ranks:
             sizes: of the chunks, one at least.
             rows_of: the rows of the chunk at this place, as many as its size.
         """
-        places = [range(rank, len(sizes), self.size) for rank in range(self.size)]
-        found = [rows_of(place) for place in places[self.rank]]
-        if len(found) < len(places[0]):
+        found = [rows_of(place) for place in self.places(len(sizes))]
+        if self.is_short(len(sizes)):
             found.append(rows_of(0)[:0])
+        return self.in_order(sizes, torch.cat(found))
+
+    def is_short(self, chunks: int) -> bool:
+        """Whether another rank has more of so many chunks."""
+        return len(self.places(chunks)) < len(self.places(chunks, 0))
+
+    def in_order(self, sizes: Sequence[int], rows: Tensor) -> Tensor:
+        """The rows of all chunks, in their order, of which this rank has those of its own."""
         chunks: dict[int, Tensor] = {}
-        for own, rows in zip(places, self.gather(torch.cat(found)), strict=True):
-            chunks |= zip(own, rows.split([sizes[place] for place in own]), strict=True)
+        for rank, found in enumerate(self.gather(rows)):
+            own = self.places(len(sizes), rank)
+            chunks |= zip(own, found.split([sizes[place] for place in own]), strict=True)
         return torch.cat([chunks[place] for place in range(len(sizes))])
 
     def agree(self, rows: Tensor) -> bool:

@@ -56,7 +56,7 @@ def test_all_get_the_rows_of_all_chunks_in_order(ranks: int, sizes: list[int], s
             return whole.split(sizes)[place]
 
         with own.step():
-            return own.in_order(sizes, rows_of)
+            return own.computed(sizes, rows_of)
 
     assert all(torch.equal(found, whole) for found in on_ranks(ranks, run))
     most = -(-len(sizes) // ranks)
