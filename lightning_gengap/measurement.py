@@ -236,7 +236,8 @@ class Measurer:
         measurement = Measurement()
         with undisturbed(model):
             thinned, optional = self._thinned(samples), list(optional)
-            probe = shared(self._probe(model, optimizers), ranks, (names, optional, len(thinned)))
+            request = names, optional, len(thinned)
+            probe = shared(self._probe(model, optimizers), ranks, request, self.samples.augmented)
             some = probe if len(thinned) == len(probe.batches) else replace(probe, batches=thinned)
             computed = compute(some, [name for name in names if name not in once])
             measurement.add(computed)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.samples.nested import flat_tensors
 
 MOST_NUMBERS = 1 << 22  # of buffers, that are brought from rank 0
 
 
-def shared(probe: Probe, ranks: Ranks | None, request: Any) -> Probe:
+def shared(probe: Probe, ranks: Ranks | None, request: Any, augmented: bool = False) -> Probe:
     """The probe, shared by the ranks where their networks, samples and requests are the same; else as it is.
 
     Buffers may differ: running means do under DDP, where each rank has its own. Those of rank 0 are then written to all
@@ -26,6 +27,7 @@ def shared(probe: Probe, ranks: Ranks | None, request: Any) -> Probe:
         probe: of this rank.
         ranks: all of which call this; None for one process.
         request: what is measured, as its `repr` tells.
+        augmented: whether reading a sample twice gives two copies of it, any of which will do.
 
     Raises:
         AnotherRankFailed: another rank does not measure.
@@ -35,7 +37,7 @@ def shared(probe: Probe, ranks: Ranks | None, request: Any) -> Probe:
     buffers = list(probe.model.buffers())
     with ranks.step():
         try:
-            digest, norms = _digest(probe, request), _norms(buffers)
+            digest, norms = _digest(probe, request, augmented), _norms(buffers)
         except Exception:  # tensors without a norm, such as quantized ones: no other rank has the same
             digest, norms = torch.tensor([-1 - ranks.rank]), torch.zeros(0)
         if not ranks.agree(digest):
@@ -47,17 +49,16 @@ def shared(probe: Probe, ranks: Ranks | None, request: Any) -> Probe:
     return replace(probe, ranks=ranks)
 
 
-def _digest(probe: Probe, request: Any) -> Tensor:
-    """Of what must be the same on all ranks, shape (16,).
-
-    Of the inputs the shapes suffice: where the reading augments them, any copy of a sample will do.
-    """
+def _digest(probe: Probe, request: Any, augmented: bool) -> Tensor:
+    """Of what must be the same on all ranks, shape (16,)."""
     shapes = [None if batch.inputs is None else tuple(batch.inputs.shape) for batch in probe.batches]
     kinds = [(tuple(buffer.shape), buffer.dtype, buffer.layout) for buffer in probe.model.buffers()]
     same = (request, shapes, [len(batch.targets) for batch in probe.batches], kinds, probe.seed, probe.inseparable)
     digest = hashlib.blake2b(repr(same).encode(), digest_size=16)
     digest.update(probe.targets.numpy().tobytes())
-    digest.update(_norms(probe.model.parameters()).numpy().tobytes())
+    contents = () if augmented else flat_tensors([batch.content for batch in probe.batches])
+    for norms in (_norms(contents), _norms(probe.model.parameters())):
+        digest.update(norms.numpy().tobytes())
     return torch.tensor(list(digest.digest()))
 
 

@@ -20,23 +20,28 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-def run_processes(worker: str, size: int, folder: Path) -> list[dict[str, Any]]:
+def run_processes(worker: str, size: int, folder: Path) -> list[Any]:
     """What every rank of a module of these tests writes to `<rank>.json` in the folder, which is its argument."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "NODE_RANK": "0"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"tests.integration.{worker}", str(folder)],
-            cwd=ROOT,
-            env=os.environ | shared | {"LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    ranks = [_started(worker, folder, shared | {"LOCAL_RANK": str(rank)}) for rank in range(size)]
+    return _outcomes(ranks, size, folder)
+
+
+def run_spawning(worker: str, size: int, folder: Path) -> list[Any]:
+    """The same of a module that spawns so many ranks itself."""
+    return _outcomes([_started(worker, folder, {})], size, folder)
+
+
+def _started(worker: str, folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"tests.integration.{worker}", str(folder)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, **pipes)
+
+
+def _outcomes(processes: list[subprocess.Popen[str]], ranks: int, folder: Path) -> list[Any]:
     try:
         for process in processes:
             output, _ = process.communicate(timeout=SECONDS)
@@ -44,5 +49,5 @@ def run_processes(worker: str, size: int, folder: Path) -> list[dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+            process.communicate()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
