@@ -21,6 +21,8 @@ from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
+from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.network.shared_probe import shared
 from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for, labels_for
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
@@ -213,6 +215,7 @@ class Measurer:
         optional: Iterable[str] = (),
         optimizers: Sequence[Any] = (),
         samples: float = math.inf,
+        ranks: Ranks | None = None,
     ) -> Measurement:
         """Measure the model now. Measures of the task itself are taken at the first request only.
 
@@ -224,6 +227,7 @@ class Measurer:
             optimizers: read for the weight decay, and never changed.
             samples: at most so many are measured where that can be had, see `sizes`. Optional measures, and those
                 taken once, see all of them.
+            ranks: the processes that measure this model now; they share the forwards where they can.
         """
         started = time.perf_counter()
         names = self._missing(names)
@@ -231,8 +235,9 @@ class Measurer:
         optional = self._missing(optional)
         measurement = Measurement()
         with undisturbed(model):
-            probe = self._probe(model, optimizers)
-            thinned = self._thinned(samples)
+            thinned, optional = self._thinned(samples), list(optional)
+            request = names, optional, len(thinned)
+            probe = shared(self._probe(model, optimizers), ranks, request, self.samples.augmented)
             some = probe if len(thinned) == len(probe.batches) else replace(probe, batches=thinned)
             computed = compute(some, [name for name in names if name not in once])
             measurement.add(computed)

@@ -40,6 +40,7 @@ from lightning_gengap.measures.run_facts import FACTS
 from lightning_gengap.measures.sharpness import adaptive_sharpness, gradient_noise, pac_bayes, sharpness, worst_case
 from lightning_gengap.measures.values import Figure, Histogram, Spectrum, Values
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.ranks import AnotherRankFailed
 
 
 @dataclass(frozen=True)
@@ -214,14 +215,18 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
     Raises:
         MeasureError: an unknown name, where the message lists those that are known; or a measure that failed, where
             it names the measure and the cause.
+        AnotherRankFailed: a measure failed on another rank.
     """
     computed = Computed()
     for name in names:
         row = get_measure(name)
         try:
-            found = row.function(probe)
+            with probe.step():
+                found = row.function(probe)
         except Undefined as undefined:
             found = {_every_key(row): undefined}
+        except AnotherRankFailed:
+            raise
         except Exception as error:
             raise _failed(name, error) from error
         absent = {key: value.reason for key, value in found.items() if isinstance(value, Undefined)}

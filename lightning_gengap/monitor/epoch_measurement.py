@@ -23,6 +23,7 @@ from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import planned_share, seconds_until_idle, weights_step
 from lightning_gengap.monitor.validation_accuracy import Refusal
+from lightning_gengap.network.ranks import AnotherRankFailed, Ranks
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,19 @@ def measure(
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
     state.tried_step = weights_step(trainer)
     measurement, failure = None, None
+    ranks = Ranks.of_processes(trainer.strategy.root_device) if trainer.world_size > 1 else None
     optional = (*planned.riders, *planned.others)
     needed = state.selection.needed
     try:
         state.budget.train(seconds_until_idle(module.device))
         measurer = start_up.finish(trainer, module, state)
-        measurement = state.measure(measurer, module, needed, optional, trainer.optimizers, planned.samples)
+        measurement = state.measure(measurer, module, needed, optional, trainer.optimizers, planned.samples, ranks)
+    except AnotherRankFailed:
+        pass
     except Exception as error:
         failure = error if state.raises else frameless(error)
+    if ranks is not None:
+        ranks.leave()
     # Ranks agree on failure before anything else, so that all show, hold and switch off together.
     all_measured = agree(measurement is not None, all=True)
     if measurement is None or not all_measured:

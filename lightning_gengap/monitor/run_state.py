@@ -26,6 +26,7 @@ from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.network.probe import State
+from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
 from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 from lightning_gengap.samples.batches import ProbeBatch
@@ -213,9 +214,10 @@ class RunState:
         optional: Iterable[str] = (),
         optimizers: Sequence[Any] = (),
         samples: float = math.inf,
+        ranks: Ranks | None = None,
     ) -> Measurement:
         """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed."""
-        measurement = measurer.measure(model, names, optional, optimizers, samples)
+        measurement = measurer.measure(model, names, optional, optimizers, samples, ranks)
         self.absences |= dict(measurement.absences)
         known = measurer.layout.missing.values()  # said when watching began
         absences = (absence for absence in measurement.absences if absence.reason not in known)

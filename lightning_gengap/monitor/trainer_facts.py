@@ -20,11 +20,11 @@ _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 def check_strategy(trainer: Trainer) -> None:
     """Refuse strategies that shard parameters, because no rank holds the weights that would be measured."""
-    name = type(trainer.strategy).__name__
-    if name in _SHARDED:
+    kind = type(trainer.strategy)
+    if any(base.__name__ in _SHARDED for base in kind.__mro__):
         raise ConfigurationError(
             "GapMonitor",
-            got=f"Trainer(strategy={name})",
+            got=f"Trainer(strategy={kind.__name__})",
             expected="a single device or DDP, where every rank holds all weights",
             remedy="Remove GapMonitor, or train with strategy='ddp'.",
         )

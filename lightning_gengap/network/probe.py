@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.network.functional_call import run_at
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.logits import logits_of
+from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.network.trace import clean_name, first_float_tensor
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.calling import default_forward
@@ -44,6 +45,7 @@ class Probe:
         wanted: the keys that are asked for, where a measure can leave out the others at less cost; None for all.
         inseparable: why samples cannot be computed alone; None where they can.
         notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
+        ranks: the processes that share the forwards; None where this one computes all.
 
     Example:
         >>> from lightning_gengap.samples.batches import read_batch
@@ -70,6 +72,7 @@ class Probe:
     wanted: frozenset[str] | None = None
     inseparable: str | None = None
     notes: list[str] = field(default_factory=list)
+    ranks: Ranks | None = None
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wants(self, key: str) -> bool:
@@ -101,6 +104,11 @@ class Probe:
         """Class indices of all samples, on the CPU; shape (examples,)."""
         return torch.cat([batch.targets for batch in self.batches]).cpu()
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples of every batch."""
+        return [len(batch.targets) for batch in self.batches]
+
     @cached_property
     def inputs(self) -> Tensor | None:
         """All input tensors in one, on their device; None where there are none, or shapes differ."""
@@ -131,11 +139,42 @@ class Probe:
             state: weights to use instead of the model's own.
             inputs: all input tensors in one, to use instead of the samples' own.
         """
-        sizes = [len(batch.targets) for batch in self.batches]
-        parts: Sequence[Tensor | None] = [None] * len(sizes) if inputs is None else inputs.split(sizes)
+        parts = self._parts(inputs)
         for batch, part in zip(self.batches, parts, strict=True):
-            content = batch.content if part is None else batch.with_inputs(part)
-            yield batch, self.logits_on(content, len(batch.targets), state)
+            yield batch, self._logits_of(batch, part, state)
+
+    def per_sample(
+        self,
+        rows: Callable[[ProbeBatch, Tensor], Tensor],
+        state: State | None = None,
+        inputs: Tensor | None = None,
+    ) -> Tensor:
+        """What `rows` makes of each batch and its logits, one row per sample; one forward, which the ranks share.
+
+        The arguments are those of `forwards`. No gradients are computed.
+        """
+        with torch.no_grad():
+            if self.ranks is None:
+                return torch.cat([rows(batch, logits) for batch, logits in self.forwards(state, inputs)])
+            parts = self._parts(inputs)
+
+            def rows_at(place: int) -> Tensor:
+                batch = self.batches[place]
+                return rows(batch, self._logits_of(batch, parts[place], state))
+
+            return self.ranks.computed(self.sizes, rows_at)
+
+    def step(self) -> AbstractContextManager[None]:
+        """Around each measure: the ranks that share the forwards take it together."""
+        return nullcontext() if self.ranks is None else self.ranks.step()
+
+    def _parts(self, inputs: Tensor | None) -> Sequence[Tensor | None]:
+        """The inputs of every batch; None for its own."""
+        return [None] * len(self.batches) if inputs is None else inputs.split(self.sizes)
+
+    def _logits_of(self, batch: ProbeBatch, inputs: Tensor | None, state: State | None) -> Tensor:
+        content = batch.content if inputs is None else batch.with_inputs(inputs)
+        return self.logits_on(content, len(batch.targets), state)
 
     def logits_on(self, content: Any, examples: int, state: State | None = None) -> Tensor:
         """Logits of one batch content, of float32 or float64, optionally at other weights than the model's own.
@@ -152,8 +191,7 @@ class Probe:
 
     def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
         """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
-        with torch.no_grad():
-            predicted = torch.cat([logits.argmax(1).cpu() for _, logits in self.forwards(inputs=inputs)])
+        predicted = self.per_sample(lambda _, logits: logits.argmax(1).cpu(), inputs=inputs)
         return int((predicted == targets).sum()) / len(predicted)
 
     @contextmanager

@@ -5,6 +5,14 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.readers import check_readers
@@ -20,6 +28,20 @@ def test_sharded_strategies_are_refused(name: str):
     trainer: Any = SimpleNamespace(strategy=type(name, (), {})())
     with pytest.raises(ConfigurationError, match=rf"got Trainer\(strategy={name}\); expected a single device or DDP"):
         check_strategy(trainer)
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
+def test_subclasses_of_lightnings_sharded_strategies_are_refused(kind: type[Strategy]):
+    own = type("OwnStrategy", (kind,), {})
+    trainer: Any = SimpleNamespace(strategy=own.__new__(own))
+    with pytest.raises(ConfigurationError, match=r"got Trainer\(strategy=OwnStrategy\); expected a single device"):
+        check_strategy(trainer)
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, SingleDeviceStrategy])
+def test_strategies_that_hold_all_weights_are_not_refused(kind: type[Strategy]):
+    trainer: Any = SimpleNamespace(strategy=kind.__new__(kind))
+    check_strategy(trainer)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from lightning_gengap.measures.margins.margin_metrics import (
 from lightning_gengap.measures.values import Histogram, Value, Values
 from lightning_gengap.network.layers import LAYERS
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.ranks import Ranks
 
 QUANTILES = {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median", "mean": "mean"}
 
@@ -98,6 +99,34 @@ def margin_signature(probe: Probe) -> Signature:
     mode, so the gradient of the summed gaps holds every example's own. Where they
     do, it holds the influence on the others too: the margins are those of whole chunks.
     """
+    return _signature(probe) if probe.ranks is None else _shared_signature(probe, probe.ranks)
+
+
+def _shared_signature(probe: Probe, ranks: Ranks) -> Signature:
+    """The signature of all samples, of which each rank computes that of its chunks."""
+    first, count = probe.batches[:1], len(probe.batches)
+    own = tuple(probe.batches[place] for place in ranks.places(count))
+    part = _signature(replace(probe, batches=own or first, ranks=None))
+    if own and ranks.is_short(count):
+        _signature(replace(probe, batches=first, ranks=None))  # as many forwards as on any other rank
+    for layer in part.layers.values():
+        _take_over_all(layer, ranks, has_any=bool(own))
+    logits = ranks.in_order(probe.sizes, part.logits if own else part.logits[:0])
+    return Signature(part.layers, logits, part.absent)
+
+
+def _take_over_all(metric: NormalizedMargin, ranks: Ranks, has_any: bool) -> None:
+    """Add what the other ranks have; where this one has none of its own, what the metric holds is dropped."""
+    distances = torch.cat(list(metric.distances))
+    moments = torch.cat([metric.activation_square_sum[None], metric.count[None], metric.activation_sum.flatten()])[None]
+    metric.distances = ranks.gather(distances if has_any else distances[:0])
+    total = torch.cat(ranks.gather(moments if has_any else moments[:0])).sum(dim=0)
+    metric.activation_square_sum, metric.count = total[0], total[1]
+    metric.activation_sum = total[2:].reshape(metric.activation_sum.shape)
+
+
+def _signature(probe: Probe) -> Signature:
+    """The signature of the samples, which this process computes."""
     metrics: dict[str, NormalizedMargin] = {}
     undifferentiable = None
     all_logits = []

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap.network.folding import FoldedNetwork
 from lightning_gengap.network.probe import Probe, State
+from lightning_gengap.samples.batches import ProbeBatch
 
 FLOOR = 1e-3
 Deviation = Callable[[Tensor], Tensor]
@@ -102,10 +103,17 @@ def fit_of(batches: Iterable[tuple[Tensor, int]]) -> Fit:
     return Fit(loss / count, correct / count)
 
 
-@torch.no_grad()
 def fit_at(probe: Probe, state: State | None = None) -> Fit:
     """Loss and accuracy on the probe with `state` bound; one forward."""
-    return fit_of(losses(probe, state))
+    parts = probe.per_sample(_entropy_and_right, state).split(probe.sizes)
+    return fit_of((part[:, 0].contiguous(), int(part[:, 1].sum())) for part in parts)
+
+
+def _entropy_and_right(batch: ProbeBatch, logits: Tensor) -> Tensor:
+    """Of every sample its cross-entropy and whether it is right; shape (examples, 2), on the CPU."""
+    targets = batch.targets.to(logits.device)
+    entropies = cross_entropy(logits, targets, reduction="none")
+    return torch.stack([entropies, (logits.argmax(1) == targets).to(entropies)], dim=1).cpu()
 
 
 def fit_under_noise(probe: Probe, network: FoldedNetwork, deviation: Deviation, seeds: Iterable[int]) -> Fit:
