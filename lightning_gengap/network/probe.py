@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import Undefined, frameless
-from lightning_gengap.network.functional_call import run_at
+from lightning_gengap.network.functional_call import placed, run_at
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.logits import logits_of
+from lightning_gengap.network.rows import Rows
 from lightning_gengap.network.trace import clean_name, first_float_tensor
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.calling import default_forward
@@ -132,6 +133,7 @@ class Probe:
             inputs: all input tensors in one, to use instead of the samples' own.
         """
         sizes = [len(batch.targets) for batch in self.batches]
+        state = None if state is None else placed(self.model, state)
         parts: Sequence[Tensor | None] = [None] * len(sizes) if inputs is None else inputs.split(sizes)
         for batch, part in zip(self.batches, parts, strict=True):
             content = batch.content if part is None else batch.with_inputs(part)
@@ -150,10 +152,21 @@ class Probe:
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def all_logits(self, state: State | None = None, inputs: Tensor | None = None) -> Tensor:
+        """The logits of `forwards`, shape (examples, classes), in float64 on the CPU; one forward, no graph."""
+        rows = Rows()
+        with torch.no_grad():
+            for _, logits in self.forwards(state, inputs):
+                rows.add(logits)
+        return rows.on_cpu().double()
+
     def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
         """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
+        rows = Rows()
         with torch.no_grad():
-            predicted = torch.cat([logits.argmax(1).cpu() for _, logits in self.forwards(inputs=inputs)])
+            for _, logits in self.forwards(inputs=inputs):
+                rows.add(logits.argmax(1))
+        predicted = rows.on_cpu()
         return int((predicted == targets).sum()) / len(predicted)
 
     @contextmanager

@@ -16,6 +16,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 )
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.rows import Rows
 
 FILTERS = 128
 RANDOM_SIDE, PATCH_SIDE = 5, 6
@@ -114,15 +115,15 @@ def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
     rows, columns = (down[:, None] + within)[:, None, :, None], (right[:, None] + within)[:, None, None, :]
     channels = torch.arange(images.shape[1])[None, :, None, None]
     places = (owner[:, None, None, None], channels, rows, columns)
-    return images[tuple(place.to(images.device) for place in places)].flatten(1).double().cpu()
+    return images[tuple(place.to(images.device) for place in places)].flatten(1).cpu().double()
 
 
 def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
     """Convolution, ReLU of both signs, mean over a 4 x 4 grid; float64, on the CPU."""
-    rows, numbers = [], len(filters) * images[0, 0].numel()
+    rows, numbers = Rows(), len(filters) * images[0, 0].numel()
     for chunk in images.split(max(min(_CHUNK, _MOST_NUMBERS // numbers), 1)):
         seen = conv2d(chunk, filters, offsets)
         both = torch.cat([relu(seen), relu(-seen)], dim=1)
         pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3])))
-        rows.append(pooled.flatten(1).double().cpu())
-    return torch.cat(rows)
+        rows.add(pooled.flatten(1))
+    return rows.on_cpu().double()
