@@ -113,7 +113,7 @@ def tested(device: str, pattern: str, clock: Clock) -> tuple[str, str, bool]:
         environment = os.environ | more
         try:
             done = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(clock.left, 1)
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(0.6 * clock.left, 1)
             )
         except subprocess.TimeoutExpired as late:
             return "the tests were not through in time", str(late.stdout), False
