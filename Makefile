@@ -8,6 +8,7 @@
 #   make predictor                  the bundled predictors from the first run of the zoo on; it takes hours
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
 #   make leak-check                 what 1,000 default measurements leave in the process; some minutes
+#   make gpu-check                  tests and costs on a GPU, with the torch and Lightning that are installed; eight minutes
 #   make compat                     GapMonitor() beside a plain twin on some 160 architectures; hours, and torchvision
 #   make studies                    the studies of studies/README.md; random labels take hours, the others seconds to minutes
 PYTHON ?= python3
@@ -15,7 +16,7 @@ TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check docs predictor benchmarks leak-check studies compat clean
+.PHONY: demo test lint types check docs predictor benchmarks leak-check gpu-check studies compat clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -80,6 +81,11 @@ benchmarks: $(VENV)/ready
 
 leak-check: $(VENV)/ready
 	$(RUN) benchmarks/growth.py
+
+# On a machine with a GPU there may be no network: the interpreter that is there is taken, and no environment is made.
+# DEVICE=cpu tries the script itself; OUT is where report.md and the tables go.
+gpu-check:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/gpu_check.py $(if $(DEVICE),--device $(DEVICE)) $(if $(OUT),--out $(OUT))
 
 studies: $(VENV)/ready
 	$(RUN) studies/ablations.py

@@ -12,14 +12,13 @@ def seconds(work: Callable[[], object]) -> float:
 
     With one thread they are seconds of the processor, on which a busy machine has less influence.
     """
-    cuda = torch.cuda.is_available()
-    now = time.perf_counter if cuda or torch.get_num_threads() > 1 else time.process_time
-    if cuda:
-        torch.cuda.synchronize()
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    synchronise = torch.cuda.synchronize if cuda else torch.mps.synchronize if mps else lambda: None
+    now = time.perf_counter if cuda or mps or torch.get_num_threads() > 1 else time.process_time
+    synchronise()
     started = now()
     work()
-    if cuda:
-        torch.cuda.synchronize()
+    synchronise()
     return now() - started
 
 

@@ -168,13 +168,12 @@ class Measurer:
 
     def accuracy(self, model: nn.Module, state: State | None = None) -> float | None:
         """Accuracy now, or at other weights; None where logits are not finite."""
-        correct = 0
-        with undisturbed(model), torch.no_grad():
-            for batch, logits in self._probe(model).forwards(state):
-                if not bool(logits.isfinite().all()):
-                    return None
-                correct += int((logits.argmax(1) == batch.targets.to(logits.device)).sum())
-        return correct / len(self.samples)
+        with undisturbed(model):
+            probe = self._probe(model)
+            logits = probe.all_logits(state)
+        if not bool(logits.isfinite().all()):
+            return None
+        return int((logits.argmax(1) == probe.targets).sum()) / len(self.samples)
 
     def doubts_initial_weights(self, accuracy: float | None) -> bool:
         """Whether weights of this initial accuracy know the task, or may: None where it is unknown."""
@@ -323,22 +322,21 @@ class Measurer:
         )
 
     def _targets(self) -> Tensor:
-        return torch.cat([batch.targets for batch in self.samples.batches])
+        return torch.cat([batch.targets for batch in self.samples.batches]).cpu()
 
 
 def _count_classes(probe: Probe) -> int:
     """The number of logits, all of which are checked; zero without samples."""
-    classes = 0
-    with torch.no_grad():
-        for batch, logits in probe.forwards():
-            try:
-                written = call_for(batch.content), labels_for(batch.content)
-                check_logits(logits, batch.targets.to(logits.device), *written)
-            except LogitsError as error:
-                error.may_pass = not bool(logits.isfinite().all())
-                raise
-            classes = logits.shape[1]
-    return classes
+    if not probe.batches:
+        return 0
+    logits = probe.all_logits()
+    try:
+        content = probe.batches[0].content
+        check_logits(logits, probe.targets, call_for(content), labels_for(content))
+    except LogitsError as error:
+        error.may_pass = not bool(logits.isfinite().all())
+        raise
+    return logits.shape[1]
 
 
 def _derived_absences(taken: Collection[str], measurement: Measurement) -> Iterator[Absence]:

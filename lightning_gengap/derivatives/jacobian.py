@@ -95,10 +95,11 @@ def check_transposed(chunks: Sequence[Jacobian], weights: Weights, logits: Tenso
     for chunk, size in zip(chunks, sizes, strict=True):
         cotangent = torch.randn((size, logits.shape[1]), generator=generator).to(logits)
         chunk.applied(direction)
-        applied, pulled = chunk.applied(direction).detach().double(), chunk.transposed(cotangent)
-        there = float((cotangent.double() * applied).sum())
+        applied, pulled = chunk.applied(direction).detach().cpu().double(), chunk.transposed(cotangent)
+        along = cotangent.cpu().double()  # not every device has float64
+        there = float((along * applied).sum())
         back = sum(float(torch.dot(a.detach().flatten(), b.flatten())) for a, b in zip(pulled, direction, strict=True))
-        bound = float(cotangent.double().norm() * applied.norm())
+        bound = float(along.norm() * applied.norm())
         if not abs(there - back) <= 10 * torch.finfo(logits.dtype).eps ** 0.5 * bound:
             raise ArithmeticError(f"the products with J and its transpose disagree ({there:.6g} and {back:.6g})")
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined
+from lightning_gengap.network.functional_call import placed
 from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe, State
+from lightning_gengap.network.rows import Rows
 
 _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -25,18 +27,19 @@ def activations_at(
     Raises:
         Undefined: they do not fit into memory.
     """
-    rows: dict[str, list[Tensor]] = {}
+    rows: dict[str, Rows] = {}
+    state = None if state is None else placed(probe.model, state)
     with torch.no_grad():
         for batch in probe.batches:
             with probe.tapped(taps) as caught:
                 probe.logits_on(batch.content, len(batch.targets), state)
-            found = {tap.layer: pooled(caught[tap.layer]).cpu() for tap in taps if tap.layer in caught}
+            found = {tap.layer: pooled(caught[tap.layer]) for tap in taps if tap.layer in caught}
             if batch is probe.batches[0]:
                 width = sum(part[:1].numel() * part.element_size() for part in found.values())
                 require_room(2 * len(probe.targets) * width, "the layers' activations of all samples")
             for layer, part in found.items():
-                rows.setdefault(layer, []).append(part)
-    return {layer: torch.cat(parts) for layer, parts in rows.items()}
+                rows.setdefault(layer, Rows()).add(part)
+    return {layer: parts.on_cpu() for layer, parts in rows.items()}
 
 
 def first_weight_layer(probe: Probe) -> Tap:

@@ -40,6 +40,13 @@ def run_at(module: nn.Module, state: Mapping[str, Tensor], run: Callable[[], Res
     return found
 
 
+def placed(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with every tensor on the device of the one that it stands for: moved once, not at every call."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    devices = {name: tensor.device for name, tensor in named}
+    return {name: value.to(devices.get(name, value.device)) for name, value in state.items()}
+
+
 class _Around(nn.Module):
     """A function as the forward of a module around the one that it uses: only forwards run at other weights."""
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import Undefined, frameless
-from lightning_gengap.network.functional_call import run_at
+from lightning_gengap.network.functional_call import placed, run_at
 from lightning_gengap.network.layers import Layout, Tap
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.network.rows import Rows
 from lightning_gengap.network.trace import clean_name, first_float_tensor
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.calling import default_forward
@@ -139,6 +140,7 @@ class Probe:
             state: weights to use instead of the model's own.
             inputs: all input tensors in one, to use instead of the samples' own.
         """
+        state = None if state is None else placed(self.model, state)
         parts = self._parts(inputs)
         for batch, part in zip(self.batches, parts, strict=True):
             yield batch, self._logits_of(batch, part, state)
@@ -155,12 +157,15 @@ class Probe:
         """
         with torch.no_grad():
             if self.ranks is None:
-                return torch.cat([rows(batch, logits) for batch, logits in self.forwards(state, inputs)])
-            parts = self._parts(inputs)
+                found = Rows()
+                for batch, logits in self.forwards(state, inputs):
+                    found.add(rows(batch, logits))
+                return found.on_cpu()
+            parts, state = self._parts(inputs), None if state is None else placed(self.model, state)
 
             def rows_at(place: int) -> Tensor:
                 batch = self.batches[place]
-                return rows(batch, self._logits_of(batch, parts[place], state))
+                return rows(batch, self._logits_of(batch, parts[place], state)).cpu()
 
             return self.ranks.computed(self.sizes, rows_at)
 
@@ -189,9 +194,13 @@ class Probe:
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def all_logits(self, state: State | None = None, inputs: Tensor | None = None) -> Tensor:
+        """The logits of `forwards`, shape (examples, classes), in float64 on the CPU; one forward, no graph."""
+        return self.per_sample(lambda _, logits: logits, state, inputs).double()
+
     def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
         """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
-        predicted = self.per_sample(lambda _, logits: logits.argmax(1).cpu(), inputs=inputs)
+        predicted = self.per_sample(lambda _, logits: logits.argmax(1), inputs=inputs)
         return int((predicted == targets).sum()) / len(predicted)
 
     @contextmanager

@@ -26,6 +26,7 @@ from lightning_gengap.linalg.leverage import (
 from lightning_gengap.measures.key import INVARIANT, NO, NOTHING, YES, Invariances, Key
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.rows import Rows
 from lightning_gengap.network.trace import first_float_tensor
 
 DENSE_WEIGHTS = 5200  # of the last layer; above, its curvature is taken as a Kronecker product
@@ -163,7 +164,7 @@ def last_layer(probe: Probe) -> LastLayer:
 def _entering_and_leaving(probe: Probe, module: nn.Linear, layer: str) -> tuple[Tensor, Tensor]:
     """What enters the layer for all samples, and the logits."""
     seen: list[tuple[Tensor | None, Any]] = []
-    features, logits = [], []
+    features, logits, applied, yielded = Rows(), Rows(), [], []
 
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.append((first_float_tensor((args, kwargs)), output))
@@ -176,19 +177,21 @@ def _entering_and_leaving(probe: Probe, module: nn.Linear, layer: str) -> tuple[
                 seen.clear()
                 if not (isinstance(leaving, Tensor) and leaving.shape == found.shape):
                     raise Undefined(f"{layer} does not yield the logits")
-                if not torch.equal(leaving.to(found.dtype), found):
-                    raise Undefined(f"{layer} does not yield the logits")
+                yielded.append((leaving.to(found.dtype) == found).all())
                 if entering is None or entering.shape != (len(found), module.weight.shape[1]):
                     raise Undefined(f"{layer} does not apply its weight to one row of inputs per sample")
                 bias = None if module.bias is None else module.bias.to(entering)
                 made = linear(entering, module.weight.to(entering), bias)
-                if not _close(made, leaving):
-                    raise Undefined(f"{layer} does not give what its weight and bias make of its inputs")
-                features.append(entering.detach().cpu().double())
-                logits.append(found.cpu().double())
+                applied.append(_close(made, leaving))
+                features.add(entering.detach())
+                logits.add(found)
     finally:
         handle.remove()
-    return torch.cat(features), torch.cat(logits)
+    if not bool(torch.stack(yielded).all()):
+        raise Undefined(f"{layer} does not yield the logits")
+    if not bool(torch.stack(applied).all()):
+        raise Undefined(f"{layer} does not give what its weight and bias make of its inputs")
+    return features.on_cpu().double(), logits.on_cpu().double()
 
 
 def _check_derivative(probe: Probe, layer: LastLayer, name: str) -> None:
@@ -209,10 +212,10 @@ def _check_derivative(probe: Probe, layer: LastLayer, name: str) -> None:
             raise Undefined(f"the logits depend on the weights of {name} in another way than by a linear layer")
 
 
-def _close(made: Tensor, given: Tensor, precision: torch.dtype | None = None) -> bool:
+def _close(made: Tensor, given: Tensor, precision: torch.dtype | None = None) -> Tensor:
     """Whether tensors are equal but for rounding, of half precision too where one of them has it."""
     tolerance = max(TOLERANCE, 8 * torch.finfo(precision or given.dtype).eps)
-    return float((made - given).norm()) <= tolerance * float(made.norm())
+    return (made - given).norm() <= tolerance * made.norm()
 
 
 def layer_ridge(probe: Probe, layer: LastLayer) -> float | Tensor:

@@ -79,14 +79,14 @@ def initial_features(probe: Probe) -> Tensor:
 
 def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tensor]:
     """Pooled hidden representations by layer, optionally at other weights; (examples, features), float64, CPU."""
-    return activations_at(probe, probe.layout.taps, _pooled, state)
+    return {layer: rows.double() for layer, rows in activations_at(probe, probe.layout.taps, _pooled, state).items()}
 
 
 def _pooled(activation: Tensor) -> Tensor:
-    """Images averaged over a grid of 4 x 4, sequences over their tokens; flattened, float64."""
+    """Images averaged over a grid of 4 x 4, sequences over their tokens; flattened."""
     if activation.ndim == 4:
         height, width = activation.shape[2:]
         activation = adaptive_avg_pool2d(activation, (min(4, height), min(4, width)))
     elif activation.ndim == 3:
         activation = activation.mean(dim=1)
-    return activation.flatten(1).double()
+    return activation.flatten(1)

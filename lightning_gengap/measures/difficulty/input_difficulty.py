@@ -114,7 +114,7 @@ def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
     rows, columns = (down[:, None] + within)[:, None, :, None], (right[:, None] + within)[:, None, None, :]
     channels = torch.arange(images.shape[1])[None, :, None, None]
     places = (owner[:, None, None, None], channels, rows, columns)
-    return images[tuple(place.to(images.device) for place in places)].flatten(1).double().cpu()
+    return images[tuple(place.to(images.device) for place in places)].flatten(1).cpu().double()
 
 
 def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
         both = torch.cat([relu(seen), relu(-seen)], dim=1)
         pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3]))).flatten(1)
         if not start:  # reserved at once: small results kept between large ones would scatter the memory for good
-            rows = torch.empty(len(images), pooled.shape[1], dtype=torch.float64)
+            rows = torch.empty(len(images), pooled.shape[1], dtype=pooled.dtype, device=pooled.device)
         rows[start : start + len(chunk)] = pooled
         start += len(chunk)
-    return rows
+    return rows.cpu().double()

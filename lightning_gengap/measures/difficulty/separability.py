@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from sklearn.metrics import davies_bouldin_score
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
@@ -42,8 +41,10 @@ def separability(probe: Probe) -> Values:
         Undefined: the inputs are not images, no linear or convolutional layer is called, its output is not finite or
             has no samples on its first axis, there is one class only, or no class has two samples.
     """
+    from sklearn.metrics import davies_bouldin_score
+
     images, first = images_of(probe), first_weight_layer(probe)
-    features = activations_at(probe, [first], _pooled)[first.layer]
+    features = activations_at(probe, [first], _pooled)[first.layer].double()
     if len(features) != len(probe.targets):
         raise Undefined(f"the samples are not on the first axis of the output of {first.module}")
     present = len(probe.targets.unique())
@@ -58,5 +59,5 @@ def separability(probe: Probe) -> Values:
 
 
 def _pooled(output: Tensor) -> Tensor:
-    """Images max-pooled to 4 x 4; flattened, float64."""
-    return (adaptive_max_pool2d(output, SIDE) if output.ndim == 4 else output).flatten(1).cpu().double()
+    """Images max-pooled to 4 x 4; flattened."""
+    return (adaptive_max_pool2d(output, SIDE) if output.ndim == 4 else output).flatten(1)

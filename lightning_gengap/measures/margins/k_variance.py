@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined, frameless
@@ -90,6 +89,8 @@ def mean_class_spread(features: Tensor, targets: Tensor, seed: int) -> float:
 
 def wasserstein(first: Tensor, second: Tensor) -> float:
     """Exact Wasserstein-1 distance of two point sets of one size: the mean Euclidean cost of the cheapest matching."""
+    from scipy.optimize import linear_sum_assignment
+
     cost = torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist").numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, NO, OPEN, YES, Invariances, Key
+from lightning_gengap.measures.margins.layer_margins import LayerMargins
 from lightning_gengap.measures.margins.margin_metrics import (
     FEWEST_CORRECT,
     STATISTICS,
@@ -22,6 +23,7 @@ from lightning_gengap.measures.values import Histogram, Value, Values
 from lightning_gengap.network.layers import LAYERS
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.network.rows import Rows
 
 QUANTILES = {"q05": "5 % quantile", "q10": "10 % quantile", "median": "median", "mean": "mean"}
 
@@ -58,10 +60,10 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Signature:
-    """The margins of every layer that has some, all logits, and why the other layers have none."""
+    """The margins of every layer that has some, all logits, and why the other layers have none. All on the CPU."""
 
     layers: dict[str, NormalizedMargin]
-    logits: Tensor  # shape (examples, classes), float64, on the CPU
+    logits: Tensor  # shape (examples, classes), float64
     absent: dict[str, str]
 
 
@@ -81,7 +83,7 @@ def margin(probe: Probe) -> Values:
     for layer, metric in signature.layers.items():
         found = metric.compute()
         values |= {f"margin/{layer}/{name}": float(value) for name, value in found.items()}
-        values[f"margin/{layer}"] = Histogram(metric.margins().cpu())
+        values[f"margin/{layer}"] = Histogram(metric.margins())
         if not STATISTICS.keys() <= found.keys():
             values[f"margin/{layer}/*"] = Undefined(_why_no_statistics(signature, probe))
     values |= {f"margin/{layer}*": Undefined(reason) for layer, reason in signature.absent.items()}
@@ -127,9 +129,9 @@ def _take_over_all(metric: NormalizedMargin, ranks: Ranks, has_any: bool) -> Non
 
 def _signature(probe: Probe) -> Signature:
     """The signature of the samples, which this process computes."""
-    metrics: dict[str, NormalizedMargin] = {}
+    margins: dict[str, LayerMargins] = {}
     undifferentiable = None
-    all_logits = []
+    all_logits = Rows()
     for batch in probe.batches:
         inputs = None if batch.inputs is None else batch.inputs.detach().requires_grad_()
         with probe.tapped() as caught:
@@ -143,16 +145,13 @@ def _signature(probe: Probe) -> Signature:
             if out_of_memory(error):
                 raise
             gradients, undifferentiable = (None,) * len(tensors), f"the logits have no derivatives ({one_line(error)})"
-        all_logits.append(logits.detach().double().cpu())
-        gap = gap.detach().double()
+        all_logits.add(logits.detach())
         for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
             if gradient is not None:
-                norm = _row_norms(gradient)
-                metric = metrics.setdefault(layer, NormalizedMargin(sync_on_compute=False).to(tensor.device))
-                metric.update(gap / norm, tensor.detach())
-    layers = {layer: metrics[layer] for layer in LAYERS if layer in metrics}
-    absent = {layer: _why_absent(probe, layer, undifferentiable) for layer in LAYERS if layer not in metrics}
-    return Signature(layers, torch.cat(all_logits), absent)
+                margins.setdefault(layer, LayerMargins()).add(gap, gradient, tensor)
+    layers = {layer: margins[layer].metric() for layer in LAYERS if layer in margins}
+    absent = {layer: _why_absent(probe, layer, undifferentiable) for layer in LAYERS if layer not in margins}
+    return Signature(layers, all_logits.on_cpu().double(), absent)
 
 
 def _why_no_statistics(signature: Signature, probe: Probe) -> str:
@@ -181,12 +180,3 @@ def _gradients(total: Tensor, tensors: Iterable[Tensor]) -> tuple[Tensor | None,
     if not tensors or not total.requires_grad:
         return (None,) * len(tensors)
     return torch.autograd.grad(total, tensors, allow_unused=True)
-
-
-def _row_norms(gradient: Tensor) -> Tensor:
-    """Euclidean norm per example in float64; float32 sums unless they would leave their range (8 times slower)."""
-    rows = gradient.flatten(1)
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    if rows.dtype == torch.float64 or bool(((norms > 1e-15) & (norms < 1e15)).all()):
-        return norms.double()
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_gengap.derivatives.per_sample import precise
+
 STATISTICS = {
     "lower_whisker": "lower Tukey whisker",
     "q1": "first quartile",
@@ -49,9 +51,10 @@ class NormalizedMargin(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("distances", default=[], dist_reduce_fx="cat")
-        self.add_state("activation_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("activation_square_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # In float32 until something is added: not every device has float64.
+        self.add_state("activation_sum", default=torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("activation_square_sum", default=torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, distance: Tensor, activation: Tensor) -> None:
         """Add a batch.
@@ -61,10 +64,14 @@ class NormalizedMargin(Metric):
             activation: shape (examples, ...), the layer's representation of the same examples.
         """
         total, squares = _moments(activation)
-        self.distances.append(distance.detach().double())
+        self.add_sums(_precise(distance.detach()), total, squares, len(activation))
+
+    def add_sums(self, distance: Tensor, total: Tensor, squares: Tensor, count: int) -> None:
+        """Add `count` examples by the sum of their activations, shape (features,), and that of all squares."""
+        self.distances.append(distance)
         self.activation_sum = self.activation_sum + total
         self.activation_square_sum = self.activation_square_sum + squares
-        self.count = self.count + len(activation)
+        self.count = self.count + count
 
     def compute(self) -> dict[str, Tensor]:
         """The statistics by name; the five are absent with fewer than ten correctly classified examples."""
@@ -110,7 +117,7 @@ class OutputMargin(Metric):
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add a batch of logits, shape (examples, classes), and class indices, shape (examples,)."""
-        self.gaps.append(logit_gap(logits.detach().double(), targets))
+        self.gaps.append(logit_gap(_precise(logits.detach()), targets))
 
     def compute(self) -> dict[str, Tensor]:
         """The 5 %, 10 % and 50 % quantiles and the mean, over all examples."""
@@ -138,15 +145,20 @@ def tukey_statistics(values: Tensor) -> dict[str, Tensor]:
 
 
 def _moments(activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over examples, shape (features,), and sum of all squares; float64 summed in float32 by batch."""
+    """Sum over examples, shape (features,), and sum of all squares; in `_precise`, summed in float32 by batch."""
     flat = activation.detach().flatten(1)
     if flat.dtype != torch.float64:
         flat = flat.float()
     total, squares = _sums(flat)
     if squares - total.square().sum() / len(flat) < 1e-3 * squares:  # the mean dominates: float32 would cancel
-        total, squares = _sums(flat.double())
+        total, squares = _sums(_precise(flat))
     return total, squares
 
 
 def _sums(flat: Tensor) -> tuple[Tensor, Tensor]:
-    return flat.sum(0).double(), torch.linalg.vector_norm(flat, dim=1).double().square().sum()
+    return _precise(flat.sum(0)), _precise(torch.linalg.vector_norm(flat, dim=1)).square().sum()
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """In float64 where the device has it."""
+    return tensor.to(precise(tensor.device))

@@ -156,4 +156,4 @@ def incoming_norms(layer: WeightLayer) -> float:
     """
     with torch.no_grad():
         squares = weight_operator(layer.module, layer.weight.square())(layer.weight.new_ones(1, *layer.input_shape))
-    return float(squares.double().sqrt().sum())
+    return float(squares.cpu().double().sqrt().sum())

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.per_sample import precise
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT
 from lightning_gengap.measures.norms.layer_norms import log_key, log_margin
@@ -45,7 +46,8 @@ def path_norm(probe: Probe) -> Values:
     smooth activations. Cost: three forwards of one batch, in float64.
 
     Raises:
-        Undefined: a layer cannot be folded, its weights are computed, or the inputs are not floats.
+        Undefined: a layer cannot be folded, its weights are computed, the inputs are not floats, or the device has no
+            float64.
 
     Reference: rows 43 and 44 of Jiang et al. 2020 (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036) and
     2017 (arXiv 1706.08947).
@@ -79,15 +81,16 @@ def log_path_norm(probe: Probe, power: float) -> float:
     inputs = probe.batches[0].inputs
     assert inputs is not None
     network = probe.cached(linear_network)
-    precise = torch.float32 if inputs.device.type == "mps" else torch.float64
-    state = {name: value.to(precise) if value.is_floating_point() else value for name, value in network.state.items()}
+    if precise(inputs.device) != torch.float64:
+        raise Undefined("the device has no float64; in float32, sums over paths cannot be told from others")
+    state = {name: value.double() if value.is_floating_point() else value for name, value in network.state.items()}
     parameters = [name for name, value in probe.model.named_parameters() if value.is_floating_point()]
     state |= {name: state[name].abs().pow(power) for name in parameters}
     generator = torch.Generator().manual_seed(probe.seed)
-    first, second = torch.rand(2, *inputs.shape[1:], generator=generator).to(inputs.device, precise)
+    first, second = torch.rand(2, *inputs.shape[1:], generator=generator).to(inputs.device).double()
     ones, zeros = torch.ones_like(first), torch.zeros_like(first)
     points = torch.stack([ones, zeros, first, second, first + second, ones - first])
-    total, at_zero, at_first, at_second, at_both, at_rest = _summed_logits(probe, state, points).double().tolist()
+    total, at_zero, at_first, at_second, at_both, at_rest = _summed_logits(probe, state, points).cpu().double().tolist()
     if not math.isfinite(total) or total <= 0:
         raise Undefined("the sum over paths is zero or not finite")
     apart = abs(at_both - at_first - at_second + at_zero), abs(total - at_first - at_rest + at_zero)

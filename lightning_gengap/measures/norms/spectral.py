@@ -37,11 +37,16 @@ def spectral_norm(layer: WeightLayer, probe: Probe) -> Spectral:
     """The largest singular value of the map that the layer applies; exact but for convolutions."""
     if isinstance(layer.module, nn.Linear):
         require_room(4 * 4 * layer.weight.numel(), f"the singular values of {layer.name!r}")
-        return Spectral(float(torch.linalg.matrix_norm(layer.weight.float(), ord=2)), 0.0)
+        return Spectral(float(torch.linalg.matrix_norm(_with_svd(layer.weight).float(), ord=2)), 0.0)
     if isinstance(layer.module, EMBEDDINGS):  # tall: its Gram matrix is small
         tall = layer.weight.cpu().double()
         return Spectral(float(torch.linalg.eigvalsh(tall.mT @ tall)[-1].clamp(min=0).sqrt()), 0.0)
     return operator_norm(layer.operator(), layer, probe)
+
+
+def _with_svd(weight: Tensor) -> Tensor:
+    """On a device that computes singular values: that of a Mac does not."""
+    return weight.cpu() if weight.device.type == "mps" else weight
 
 
 def operator_norm(operator: Operator, layer: WeightLayer, probe: Probe) -> Spectral:

@@ -70,7 +70,7 @@ def adaptive_sharpness(probe: Probe) -> Values:
 @torch.no_grad()
 def logits_at(probe: Probe, state: State) -> Tensor:
     """Float64 logits of all samples with `state` bound, on the CPU; one forward; shape (examples, classes)."""
-    return probe.per_sample(lambda _, logits: logits.cpu(), state).double()
+    return probe.all_logits(state)
 
 
 def scores(logits: Tensor, targets: Tensor) -> Mapping[str, float]:

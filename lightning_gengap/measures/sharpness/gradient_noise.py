@@ -14,8 +14,8 @@ from torch.nn.functional import one_hot
 from lightning_gengap.derivatives.per_sample import (
     defined_where_it_succeeds,
     per_sample,
+    precise,
     require_room_for,
-    zeros_for_sums,
 )
 from lightning_gengap.derivatives.weights import require_gradients, trained
 from lightning_gengap.errors import Undefined
@@ -48,26 +48,26 @@ KEYS = {
 
 @dataclass
 class Sums:
-    """Running sums over samples, in float64 where the device has it.
+    """Running sums over samples, in float64. Where the device has none, they are on the CPU.
 
     By parameter, of the gradients g and of the squares of their entries; over all, of |g|^2 and of |J^T B u|^2.
     """
 
     gradient: Parameters
     square: Parameters
-    norms: float = 0.0
-    curvature: float = 0.0
+    norms: float | Tensor = 0.0
+    curvature: float | Tensor = 0.0
     count: int = 0
 
     def add(self, gradients: Parameters, curvatures: Parameters) -> None:
         """Add some samples; shapes (examples, ...)."""
         for name, rows in gradients.items():
-            rows = rows.to(self.gradient[name].dtype)
+            rows = _precise(rows)
             self.gradient[name] += rows.sum(dim=0)
             squares = rows.square().sum(dim=0)
             self.square[name] += squares
-            self.norms += float(squares.sum())
-            self.curvature += float(curvatures[name].to(rows.dtype).square().sum())
+            self.norms = self.norms + squares.sum()
+            self.curvature = self.curvature + _precise(curvatures[name]).square().sum()
         self.count += len(next(iter(gradients.values())))
 
 
@@ -93,7 +93,8 @@ def gradient_noise(probe: Probe) -> Values:
         sums = summed_gradients(probe)
     mean = torch.cat([total.flatten() for total in sums.gradient.values()]) / sums.count
     square = torch.cat([total.flatten() for total in sums.square.values()]) / sums.count
-    trace, curvature = max(sums.norms / sums.count - float(mean.square().sum()), 0.0), sums.curvature / sums.count
+    trace = max(float(sums.norms) / sums.count - float(mean.square().sum()), 0.0)
+    curvature = float(sums.curvature) / sums.count
     values: dict[str, Value] = {"gradient_noise/trace": trace, "gradient_noise/curvature": curvature}
     values["gradient_noise/signal"] = _signal(mean, (square - mean.square()).clamp(min=0))
     if curvature > 0 and probe.train_samples is not None:
@@ -101,6 +102,11 @@ def gradient_noise(probe: Probe) -> Values:
     else:
         values["gradient_noise/criterion"] = Undefined("no curvature, or the number of samples is unknown")
     return values
+
+
+def _precise(rows: Tensor) -> Tensor:
+    """In float64: in float32 the variance of almost constant gradients would cancel."""
+    return (rows if precise(rows.device) == torch.float64 else rows.cpu()).double()
 
 
 def _signal(mean: Tensor, variance: Tensor) -> float | Undefined:
@@ -116,7 +122,8 @@ def summed_gradients(probe: Probe) -> Sums:
     weights = trained(probe)
     numbers = 2 * sum(value.numel() for value in weights.values())
     require_room_for(weights, numbers, sums=6)
-    sums = Sums(zeros_for_sums(weights), zeros_for_sums(weights))
+    gradient, square = ({name: torch.zeros_like(_precise(at)) for name, at in weights.items()} for _ in range(2))
+    sums = Sums(gradient, square)
     generator = torch.Generator().manual_seed(probe.seed)
 
     def pull_back(alone: Any, label: Tensor, signs: Tensor) -> tuple[Parameters, Parameters]:

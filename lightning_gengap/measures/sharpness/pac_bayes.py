@@ -130,7 +130,7 @@ def _magnitude_rows(
     if samples is None or initial is None:
         unknown = Undefined(UNKNOWN_SAMPLES if samples is None else UNKNOWN_START)
         return rows | dict.fromkeys(("magnitude_origin", "magnitude_initial"), unknown)
-    moved = [weight.double() - initial.state[name].to(weight).double() for name, weight in network.weights.items()]
+    moved = [_difference(weight, initial.state[name]) for name, weight in network.weights.items()]
     count = sum(change.numel() for change in moved)
     logs = sum(float((FLOOR**2 + level.value**2 * change.square()).log().sum()) for change in moved)
     for name, centre in (("origin", None), ("initial", initial.state)):
@@ -144,6 +144,11 @@ def square_distance(parameters: dict[str, Tensor], centre: dict[str, Tensor] | N
     """Sum of squared differences from `centre`, or from zero, in float64."""
     total = 0.0
     for name, weight in parameters.items():
-        moved = weight.double() if centre is None else weight.double() - centre[name].to(weight).double()
+        moved = weight.cpu().double() if centre is None else _difference(weight, centre[name])
         total += float(moved.square().sum())
     return total
+
+
+def _difference(weight: Tensor, other: Tensor) -> Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return weight.cpu().double() - other.to(weight.dtype).cpu().double()

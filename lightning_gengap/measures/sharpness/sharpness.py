@@ -92,7 +92,7 @@ def divergence(parameters: dict[str, Tensor], centre: dict[str, Tensor], deviati
     """KL of N(w, diag s^2) from N(c, diag s^2), sum (w - c)^2 / (2 s^2), in nats, with s the deviation at w."""
     total = 0.0
     for name, weight in parameters.items():
-        weight = weight.double()
-        moved = (weight - centre[name].to(weight)) / deviation(weight)
+        weight = weight.cpu().double()
+        moved = (weight - centre[name].cpu().double()) / deviation(weight)
         total += float(moved.square().sum()) / 2
     return total

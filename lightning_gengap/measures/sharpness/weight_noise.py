@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gengap.network.folding import FoldedNetwork
 from lightning_gengap.network.probe import Probe, State
+from lightning_gengap.network.rows import Rows
 from lightning_gengap.samples.batches import ProbeBatch
 
 FLOOR = 1e-3
@@ -86,34 +87,33 @@ def states_under_noise(
     return (network.state | noisy(network.parameters, deviation, seed, kind) for seed in seeds)
 
 
-def losses(probe: Probe, state: State | None = None) -> Iterator[tuple[Tensor, int]]:
-    """For each batch, in one forward, the samples' cross-entropies, shape (examples,), and the number of right ones."""
+def losses(probe: Probe, state: State | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each batch, in one forward, the samples' cross-entropies and whether they are right; shapes (examples,)."""
     for batch, logits in probe.forwards(state):
         targets = batch.targets.to(logits.device)
-        yield cross_entropy(logits, targets, reduction="none"), int((logits.argmax(1) == targets).sum())
+        yield cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
 
 
-def fit_of(batches: Iterable[tuple[Tensor, int]]) -> Fit:
-    """The fit that such losses and numbers make."""
-    loss, correct, count = 0.0, 0, 0
+def fit_of(batches: Iterable[tuple[Tensor, Tensor]]) -> Fit:
+    """The fit that such losses make."""
+    rows = Rows()
     for entropies, right in batches:
-        loss += float(entropies.cpu().double().sum())
-        correct += right
-        count += len(entropies)
-    return Fit(loss / count, correct / count)
+        rows.add(torch.stack([entropies.detach(), right.to(entropies)], dim=1))
+    loss, accuracy = rows.on_cpu().double().mean(dim=0).tolist()
+    return Fit(loss, accuracy)
 
 
 def fit_at(probe: Probe, state: State | None = None) -> Fit:
     """Loss and accuracy on the probe with `state` bound; one forward."""
-    parts = probe.per_sample(_entropy_and_right, state).split(probe.sizes)
-    return fit_of((part[:, 0].contiguous(), int(part[:, 1].sum())) for part in parts)
+    loss, accuracy = probe.per_sample(_entropy_and_right, state).double().mean(dim=0).tolist()
+    return Fit(loss, accuracy)
 
 
 def _entropy_and_right(batch: ProbeBatch, logits: Tensor) -> Tensor:
-    """Of every sample its cross-entropy and whether it is right; shape (examples, 2), on the CPU."""
+    """Of every sample its cross-entropy and whether it is right; shape (examples, 2)."""
     targets = batch.targets.to(logits.device)
     entropies = cross_entropy(logits, targets, reduction="none")
-    return torch.stack([entropies, (logits.argmax(1) == targets).to(entropies)], dim=1).cpu()
+    return torch.stack([entropies, (logits.argmax(1) == targets).to(entropies)], dim=1)
 
 
 def fit_under_noise(probe: Probe, network: FoldedNetwork, deviation: Deviation, seeds: Iterable[int]) -> Fit:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin, logit_gap, tukey_statistics
 from tests import oracles
+from tests.pretended_device import PretendedDevice
 
 
 def filled(distances: Tensor, activations: Tensor, *sizes: int) -> NormalizedMargin:
@@ -119,3 +120,18 @@ def test_output_margins_are_quantiles_of_the_logit_gap() -> None:
     assert {name: float(value) for name, value in metric.compute().items()} == pytest.approx(
         expected | {"mean": float(np.mean(gaps))}, rel=1e-9
     )
+
+
+def test_the_accumulators_run_on_a_device_without_float64(stream: tuple[Tensor, Tensor]) -> None:
+    distances, activations = (part.float() for part in stream)
+    logits, targets = activations[:, 0], torch.arange(40) % 3
+    with PretendedDevice() as device:
+        margin, output = NormalizedMargin().to(device.place), OutputMargin().to(device.place)
+        margin.update(distances.to(device.place), activations.to(device.place))
+        output.update(logits.to(device.place), targets.to(device.place))
+        found = {**margin.compute(), **output.compute()}
+        values = {name: float(value) for name, value in found.items()}
+    on_cpu = OutputMargin()
+    on_cpu.update(logits, targets)
+    expected = {**filled(distances, activations, 40).compute(), **on_cpu.compute()}
+    assert values == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-5)
