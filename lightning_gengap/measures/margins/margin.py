@@ -156,7 +156,7 @@ def _gradients(total: Tensor, tensors: Iterable[Tensor]) -> tuple[Tensor | None,
 
 def _row_norms(gradient: Tensor) -> Tensor:
     """Euclidean norm per example in float64; float32 sums unless they would leave their range (8 times slower)."""
-    rows = gradient.flatten(1)
+    rows = gradient.reshape(len(gradient), -1)
     norms = torch.linalg.vector_norm(rows, dim=1)
     if rows.dtype == torch.float64 or bool(((norms > 1e-15) & (norms < 1e15)).all()):
         return norms.double()
