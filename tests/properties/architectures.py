@@ -56,6 +56,13 @@ class Attention(nn.Module):
         return self.attend(x, x, x, need_weights=False)[0]
 
 
+class InPlace(nn.Module):
+    """Writes its outputs over a tensor that no other layer needs for its gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu_(1.0 * x)
+
+
 class Average(nn.Module):
     """Adds a running mean that every forward in train mode moves: a buffer that it replaces."""
 
@@ -99,7 +106,7 @@ def encoder() -> nn.Module:
 
 OF_ANY: dict[str, Layer] = {
     "ReLU": nn.ReLU,
-    "ReLU in place": lambda: nn.ReLU(inplace=True),
+    "in place": InPlace,
     "GELU": nn.GELU,
     "random slopes": nn.RReLU,
     "dropout": lambda: nn.Dropout(0.3),
@@ -108,6 +115,7 @@ OF_ANY: dict[str, Layer] = {
 }
 OF_VECTORS: dict[str, Layer] = OF_ANY | {
     "linear": lambda: nn.Linear(WIDTH, WIDTH),
+    "linear and ReLU in place": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True)),
     "lazy linear": lambda: nn.LazyLinear(WIDTH),
     "weight norm": lambda: parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
     "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)),
@@ -122,6 +130,7 @@ OF_VECTORS: dict[str, Layer] = OF_ANY | {
 }
 OF_IMAGES: dict[str, Layer] = OF_ANY | {
     "convolution": lambda: nn.Conv2d(2, 2, 3, padding=1),
+    "convolution and ReLU in place": lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(inplace=True)),
     "lazy convolution": lambda: nn.LazyConv2d(2, 3, padding=1),
     "grouped convolution": lambda: nn.Conv2d(2, 2, 3, padding=1, groups=2, bias=False),
     "batch norm": lambda: nn.BatchNorm2d(2),
@@ -186,6 +195,11 @@ class Architecture:
     head: str = "linear"
     time_first: bool = False
     whole_numbers: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all layers."""
+        return (*self.body, *self.tail, self.head)
 
     @property
     def features(self) -> str:

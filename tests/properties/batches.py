@@ -131,7 +131,7 @@ def trained_on(order: str, batches: int | None, batch_size: int, drop_last: bool
         most = EXAMPLES if batches is None else batches * batch_size
         return list(range(min(most, EXAMPLES - EXAMPLES % batch_size if drop_last else EXAMPLES)))
     if order == "subset":
-        return list(range(len(HALF)))
+        return HALF
     return sorted(HALF) if order in ("random half", "weighted") else list(range(EXAMPLES))
 
 
