@@ -1,4 +1,4 @@
-"""Small networks put together from parts: inputs, layers that keep a shape, a way to pool, layers of vectors, a head."""
+"""Small networks put together from parts: inputs, layers that keep a shape, a way to pool, more layers, a head."""
 
 from __future__ import annotations
 

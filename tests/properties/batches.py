@@ -115,9 +115,7 @@ ORDERS: dict[str, Callable[[Samples], dict[str, Any]]] = {
     "with replacement": lambda data: {"sampler": RandomSampler(data, replacement=True, num_samples=EXAMPLES)},
     "subset": lambda data: {"dataset": Subset(data, HALF), "shuffle": True},
     "random half": lambda data: {"sampler": SubsetRandomSampler(HALF)},
-    "weighted": lambda data: {
-        "sampler": WeightedRandomSampler([float(i % 2 == 0) for i in range(EXAMPLES)], EXAMPLES)
-    },
+    "weighted": lambda data: {"sampler": WeightedRandomSampler([float(i % 2 == 0) for i in range(EXAMPLES)], EXAMPLES)},
     "batch sampler": lambda data: {"batch_sampler": BatchSampler(RandomSampler(data), 7, False), "batch_size": 1},
     "stream": lambda data: {"dataset": Stream(data)},
 }

@@ -32,23 +32,25 @@ def assert_unchanged(chosen: Training, *readers: Callback, **changes: Any) -> No
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         watched = left_behind(chosen, tiny_monitor(**(chosen.monitor | changes)), *readers)
-    assert [path for path in sorted(plain.keys() | watched.keys()) if not same(plain.get(path), watched.get(path))] == []
+    assert [
+        path for path in sorted(plain.keys() | watched.keys()) if not same(plain.get(path), watched.get(path))
+    ] == []
     assert [str(each.message) for each in caught if FAILURE.search(str(each.message))] == []
 
 
-@examples(60)
+@examples(30)
 @given(trainings())
 def test_training_is_unchanged(chosen: Training) -> None:
     assert_unchanged(chosen)
 
 
-@examples(25)
+@examples(10)
 @given(trainings())
 def test_training_is_unchanged_where_callbacks_read(chosen: Training) -> None:
     assert_unchanged(chosen, GapEarlyStopping(patience=99), EarlyStopping("gengap/predicted_gap", patience=99))
 
 
-@examples(15)
+@examples(10)
 @given(trainings())
 def test_training_is_unchanged_where_everything_is_measured(chosen: Training) -> None:
     assert_unchanged(chosen, verbosity="full")

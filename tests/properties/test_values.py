@@ -90,7 +90,7 @@ def logged_until(logged: Any, weights: int) -> list[Any]:
     return taken
 
 
-@examples(60)
+@examples(16)
 @given(trainings())
 def test_values_are_those_of_brute_force(chosen: Training) -> None:
     witness = witnessed(chosen)
@@ -99,7 +99,7 @@ def test_values_are_those_of_brute_force(chosen: Training) -> None:
     assert witness.found
 
 
-@examples(30)
+@examples(16)
 @given(trainings(), st.sampled_from(["min", "max"]), st.sampled_from([1, 2]))
 def test_checkpoints_keep_fresh_values(chosen: Training, mode: str, top: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def test_checkpoints_keep_fresh_values(chosen: Training, mode: str, top: int) ->
     assert all(min(abs(score - value) for value in values) < 1e-6 for score in kept)
 
 
-@examples(20)
+@examples(8)
 @given(trainings())
 def test_stoppers_read_values_of_now(chosen: Training) -> None:
     stopping = EarlyStopping(GAP, mode="min", patience=1)
