@@ -10,13 +10,14 @@
 #   make leak-check                 what 1,000 default measurements leave in the process; some minutes
 #   make gpu-check                  tests and costs on a GPU, with the torch and Lightning that are installed; eight minutes
 #   make compat                     GapMonitor() beside a plain twin on some 160 architectures; hours, and torchvision
+#   make versions                   fast tests with the oldest and the newest torch and Lightning, on each Python found
 #   make studies                    the studies of studies/README.md; random labels take hours, the others seconds to minutes
 PYTHON ?= python3
 TORCH ?= torch>=2.4
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types check docs predictor benchmarks leak-check gpu-check studies compat clean
+.PHONY: demo test lint types check docs predictor benchmarks leak-check gpu-check studies compat versions clean
 
 demo: $(VENV)/ready
 	$(RUN) -m lightning_gengap demo
@@ -105,6 +106,34 @@ compat: .venv-compat/ready
 	.venv-compat/bin/python -m pip install --quiet --editable .
 	touch $@
 
+# The oldest torch and Lightning that pyproject.toml allows, on the oldest Python, and the newest that pip finds for each Python
+# whose command is there. Each has an environment of its own, some GB large. `make versions-oldest-3.10` runs one alone.
+VERSIONS ?= oldest-3.10 newest-3.10 newest-3.11 newest-3.12 newest-3.13
+OLDEST := "torch==2.4.*" "lightning==2.4.*" "pytorch-lightning==2.4.*"
+FAST_TESTS := tests/network tests/samples tests/undisturbed tests/predictors tests/monitor tests/properties \
+	tests/integration/test_bit_identity.py tests/integration/test_early_stopping.py
+versions:
+	@failed=; for version in $(VERSIONS); do \
+		if ! python$${version##*-} -c "" 2> /dev/null; then echo "$$version: there is no python$${version##*-}"; continue; fi; \
+		echo "== $$version"; $(MAKE) --no-print-directory versions-$$version || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+versions-%: .venv-versions/%/ready
+	.venv-versions/$*/bin/python -c "import torch, lightning as l, sys; print(sys.version.split()[0], torch.__version__, l.__version__)"
+	.venv-versions/$*/bin/python -m pytest -n 2 $(FAST_TESTS)
+
+.PRECIOUS: .venv-versions/oldest-%/ready .venv-versions/newest-%/ready
+.venv-versions/oldest-%/ready: pyproject.toml
+	python$* -m venv .venv-versions/oldest-$*
+	.venv-versions/oldest-$*/bin/python -m pip install --quiet $(OLDEST)
+	.venv-versions/oldest-$*/bin/python -m pip install --quiet $(OLDEST) --editable ".[dev]"
+	touch $@
+
+.venv-versions/newest-%/ready: pyproject.toml
+	python$* -m venv .venv-versions/newest-$*
+	.venv-versions/newest-$*/bin/python -m pip install --quiet --upgrade torch lightning --editable ".[dev]"
+	touch $@
+
 # Debian ships venv without ensurepip. There virtualenv, which carries its own pip, is fetched into a private folder.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && \
@@ -115,4 +144,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bootstrap .venv-compat build dist *.egg-info
+	rm -rf $(VENV) .venv-bootstrap .venv-compat .venv-versions build dist *.egg-info

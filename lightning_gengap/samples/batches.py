@@ -145,9 +145,15 @@ def _float_inputs(batch: Any, source: Any, examples: int) -> tuple[Tensor | None
     if not plain:
         return None, "the inputs are sparse or nested"
     floats = [tensor for tensor in plain if tensor.is_floating_point()]
-    fitting = next((tensor for tensor in floats if len(tensor) == examples), None)
+    others = [tensor for tensor in plain if not tensor.is_floating_point() and len(tensor) == examples]
+    # Beside whole numbers, as pixels or tokens, one float per example is a weight of it, not the input.
+    fewest = 2 if any(tensor.numel() > examples for tensor in others) else 1
+    large = (tensor for tensor in floats if tensor.numel() >= fewest * examples)
+    fitting = next((tensor for tensor in large if len(tensor) == examples), None)
     if fitting is None:
-        reason = "no float input has the examples on its first axis" if floats else "the inputs are not floats"
+        reason = "the inputs are not floats"
+        if floats and fewest == 1:
+            reason = "no float input has the examples on its first axis"
         return None, reason
     if any(tensor is fitting for tensor in flat_tensors(batch)):
         return fitting, ""

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_gengap import GapEarlyStopping
 from tests.integration.scripted_gaps import scripted_monitor
 from tests.integration.test_bit_identity import assert_identical
-from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted, resumed, saved
+from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted, resumed, saved, stream
 from tests.tiny_predictors import tiny_monitor
 
 GAP, STATUS = "gengap/predicted_gap", "gengap/status"
@@ -101,3 +101,11 @@ def test_epochs_are_measured_also_where_lightning_sees_no_optimizer_step():
     assert values.trainer.global_step == 0
     assert values(STATUS) == [0, 0, 0]
     assert len(set(values("gengap/train_loss"))) == 3
+
+
+def test_a_stream_is_measured_once_enough_of_it_is_copied() -> None:
+    logger = MemoryLogger()
+    fitted(tiny_monitor(every_n_train_steps=1, samples=40), data=stream(), max_epochs=1, logger=logger)
+    series = logger.series("gengap/train_accuracy")
+    assert [step for step, _ in series] == [2, 3]  # three batches of 16
+    assert all(48 * accuracy == pytest.approx(round(48 * accuracy), abs=1e-4) for _, accuracy in series)

@@ -109,3 +109,13 @@ def test_a_target_that_is_no_tensor_can_be_repaired_by_the_hook():
 def test_the_default_forward_calls_the_model_on_the_inputs():
     model = nn.Linear(3, 2)
     assert torch.equal(default_forward(model, {"features": X, "label": Y}), model(X))
+
+
+def test_one_float_an_example_beside_whole_numbers_is_a_weight_and_no_input() -> None:
+    pixels, weights, targets = torch.zeros(3, 2, 4, 4, dtype=torch.uint8), torch.rand(3), torch.arange(3)
+    found = read_batch(((pixels, {"weight": weights}), targets))
+    assert (found.inputs, found.no_inputs) == (None, "the inputs are not floats")
+    alone = read_batch((weights, targets))
+    assert alone.inputs is weights
+    counts = read_batch(((weights, torch.arange(3)), targets))
+    assert counts.inputs is weights

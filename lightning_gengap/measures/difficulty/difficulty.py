@@ -63,7 +63,7 @@ def _on_inputs(probe: Probe) -> dict[str, Value]:
     if probe.inputs is None:
         reason = Undefined("the inputs are integers or differ in shape")
         return {"difficulty/neighbour_*": reason, "difficulty/class_mean_accuracy": reason}
-    flat = probe.inputs.flatten(1).cpu()
+    flat = probe.inputs.reshape(len(probe.inputs), -1).cpu()
     ten = partial(leave_one_out_neighbours, neighbours=10)
     return {
         "difficulty/neighbour_1_accuracy": leave_one_out_neighbours(flat, probe.targets, 1),
@@ -89,4 +89,4 @@ def _pooled(activation: Tensor) -> Tensor:
         activation = adaptive_avg_pool2d(activation, (min(4, height), min(4, width)))
     elif activation.ndim == 3:
         activation = activation.mean(dim=1)
-    return activation.flatten(1)
+    return activation.reshape(len(activation), -1)

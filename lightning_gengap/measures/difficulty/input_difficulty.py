@@ -55,7 +55,7 @@ def input_difficulty(probe: Probe) -> Values:
     check_enough_samples(probe)
     values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):
-        flat = inputs.flatten(1).cpu()
+        flat = inputs.reshape(len(inputs), -1).cpu()
         values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
     for kind, side, features in (
         ("convolution", RANDOM_SIDE, convolution_features),

@@ -35,11 +35,13 @@ class LayerMargins:
             gradient: of the summed gaps by the activation, shape (examples, ...).
             activation: shape (examples, ...).
         """
-        activation, gradient = activation.detach(), gradient.detach().flatten(1)
+        activation, gradient = activation.detach(), gradient.detach().reshape(len(gradient), -1)
         if activation.device.type == "cpu":
             self._metric.update(gap.detach().double() / _row_norms(gradient), activation)
         else:
-            self._gather(gap.detach(), _at_least_float32(gradient), _at_least_float32(activation.flatten(1)))
+            self._gather(
+                gap.detach(), _at_least_float32(gradient), _at_least_float32(activation.reshape(len(activation), -1))
+            )
 
     def metric(self) -> NormalizedMargin:
         """The accumulator of all batches."""

@@ -146,7 +146,7 @@ def tukey_statistics(values: Tensor) -> dict[str, Tensor]:
 
 def _moments(activation: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over examples, shape (features,), and sum of all squares; in `_precise`, summed in float32 by batch."""
-    flat = activation.detach().flatten(1)
+    flat = activation.detach().reshape(len(activation), -1)
     if flat.dtype != torch.float64:
         flat = flat.float()
     total, squares = _sums(flat)

@@ -84,8 +84,8 @@ def margins_of(probe: Probe, tap: Tap, inputs: Tensor) -> Tensor:
         if gradient is None:
             return torch.empty(0)
         gaps.append(gap.detach().cpu().double())
-        norms.append(vector_norm(gradient.flatten(1).cpu(), dim=1, dtype=torch.float64))
-        for rows in output.detach().flatten(1).cpu().split(ROWS):
+        norms.append(vector_norm(gradient.reshape(len(gradient), -1).cpu(), dim=1, dtype=torch.float64))
+        for rows in output.detach().reshape(len(output), -1).cpu().split(ROWS):
             moments.add(rows.double())
     gap, norm, spread = torch.cat(gaps), torch.cat(norms), trimmed_mean(moments.variance()).sqrt()
     reached = norm > 0

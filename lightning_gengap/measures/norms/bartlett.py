@@ -117,7 +117,7 @@ def _term(layer: WeightLayer, probe: Probe) -> Term:
 
 def _log_size(inputs: Tensor, train_samples: int) -> float:
     """The log of |X|_2 / n."""
-    square = float(torch.linalg.vector_norm(inputs.flatten(1), dim=1).cpu().double().square().mean())
+    square = float(torch.linalg.vector_norm(inputs.reshape(len(inputs), -1), dim=1).cpu().double().square().mean())
     if square <= 0:
         raise Undefined("all inputs are zero")
     return 0.5 * math.log(square / train_samples)

@@ -109,3 +109,24 @@ def test_integer_inputs_have_ridge_only() -> None:
         "difficulty/neighbour_*": integers,
         "difficulty/class_mean_accuracy": integers,
     }
+
+
+def test_inputs_of_one_number_an_example_have_values() -> None:
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+            return self.net(numbers[:, None])
+
+    numbers = torch.linspace(-1, 1, 40)
+    columns = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 2))
+    line = Line()
+    line.net.load_state_dict(columns.state_dict())
+    for measure in ("difficulty", "margin"):
+        targets = (numbers > 0).long()
+        flat = measured(measure, line, numbers, targets, initial_state=copy_state(line))
+        rows = measured(measure, columns, numbers[:, None], targets, initial_state=copy_state(columns))
+        assert flat.values == pytest.approx(rows.values)
+        assert flat.values

@@ -1,0 +1,1 @@
+"""Properties of trainings that are put together from parts at random."""
