@@ -17,7 +17,7 @@ class GapEarlyStopping(EarlyStopping):
     """Stop when the predicted test accuracy no longer improves, or when the predicted gap grows too large.
 
     It reads the value of the epoch that just ended, with or without validation. It ignores epochs in which
-    `GapMonitor` abstains or only holds a value: they neither improve nor use up patience. It costs nothing.
+    `GapMonitor` abstains or has no fresh value: they neither improve nor use up patience. It costs nothing.
 
     Args:
         monitor: the key to watch. `GapMonitor` has to log it.

@@ -41,8 +41,7 @@ PREDICTED: dict[str, Key] = {
         "0 to 5",
         0,
         5,
-        "0 fresh, 1 held by schedule or budget, 2 held after a failure, 3 abstaining for now, 4 off, "
-        "5 abstaining for good",
+        "0 fresh, 1 not measured now, 2 failed, 3 abstaining for now, 4 switched off, 5 abstaining for good",
     ),
     "actual_gap": Key("fraction", -1, 1, "train accuracy minus validation accuracy of the same epoch", better="lower"),
     "overhead": Key("share", 0, math.inf, "time spent measuring, start-up included, over time spent training, so far"),
