@@ -66,7 +66,7 @@ class RunState:
         off: why the monitor is switched off for the rest of the training; None while it is on.
         untold: a failure before the first step, which is tried again after it and only then told.
         trained_on: the number of samples, where the first batches are copied because reading by index failed.
-        warned: whether the user knows of them.
+        warned: whether the user knows of the failures.
         said: what the user was told once.
         never_because: why the prediction abstains for good; empty while it may yet be made.
         notes: what the user is yet to be told.
