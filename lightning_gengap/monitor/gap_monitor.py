@@ -49,7 +49,7 @@ class GapMonitor(Callback):
     callback averages them. A second monitor in one Trainer, with another predictor, logs under
     `gengap/<name of its predictor>/`. The prediction costs at most 5 % of the training time, or half a second an epoch.
     Where it would cost more, fewer samples are measured, at least 256, and the interval is wider; beyond that, fewer
-    epochs are.
+    epochs are. Nothing of the monitor's ends a training: what fails is one warning.
 
     Args:
         predictor: name of a bundled predictor, path of a predictor file, a `Predictor`, or None to only measure.
@@ -71,8 +71,9 @@ class GapMonitor(Callback):
             fresh. Where a measure fails that the predictor does not need, only its own keys are missing. `raise` is
             for debugging.
         measures: names of measures to take and log, whether or not the predictor needs them.
-        forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys.
-        target: maps a batch to class indices.
+        forward: maps (module, batch) to logits, for batches that are neither `(x, y)` nor a mapping with usual keys,
+            and for a `training_step` that calls the network on other inputs than the batch's.
+        target: maps a batch to class indices, for batches whose targets have no usual name.
         seed: draws the samples and the perturbations.
 
     Raises:

@@ -53,7 +53,7 @@ class Readout:
         self.fresh[key] = value
 
     def hold(self, status: Status) -> None:
-        """Say why nothing is of now. An abstention that is held by the schedule stays an abstention."""
+        """Say why nothing is of now. Where nothing is measured after an abstention, it stays one."""
         self.fresh = {}
         self.status = self.of_last if status == Status.HELD and self.of_last != Status.FRESH else status
 

@@ -193,7 +193,7 @@ class RunState:
                 self.notes.append(_NEVER.format(reason))
 
     def switch_off(self, cause: str) -> None:
-        """Measure no more in this training. The last values are held."""
+        """Measure no more in this training. Nothing is of now any longer."""
         self.off = self.off or cause
         self.hold(Status.OFF)
         self.training_loss.close()

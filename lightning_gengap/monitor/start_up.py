@@ -214,7 +214,7 @@ class StartUp:
             say_failure(state, error, "the difficulty of the task")
 
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
-        """Watch these samples from now on. The first time, show the values before any step."""
+        """Watch these samples from now on. The first time, remember the values before any step."""
         rehearse(module, samples, self.reader.forward, self.layers, state)
         measurer = Measurer.of(
             module,

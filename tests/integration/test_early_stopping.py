@@ -210,7 +210,7 @@ def test_gap_early_stopping_ignores_epochs_without_a_fresh_value(monkeypatch: py
         put_measure(monkeypatch, failing, careless())
     early = GapEarlyStopping(**({"mode": "min", "patience": 1} | stopping))
     logged = fitted(tiny_monitor(**monitor), early, max_epochs=9 if kind == "held" else len(statuses))
-    assert logged("gengap/status") == statuses  # a held value that counted would stop it after the second epoch
+    assert logged("gengap/status") == statuses  # a stale value that counted would stop it after the second epoch
     if kind != "held":
         assert early.reason is None
         assert early.wait_count == 0

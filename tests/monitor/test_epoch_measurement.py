@@ -1,4 +1,4 @@
-"""What fails after the first step is said once, and training completes with the last values held."""
+"""What fails after the first step is said once, and training completes without fresh values."""
 
 from __future__ import annotations
 
