@@ -168,7 +168,7 @@ def differences(condition: Condition) -> tuple[list[str], bool, list[str]]:
 
 
 class Statuses(Callback):
-    """The statuses that the monitor logged: 0 is a prediction, 1 an epoch without a measurement, 3 and 5 are abstentions."""
+    """The statuses that the monitor logged: 0 is a prediction, 1 an epoch left out, 3 and 5 are abstentions."""
 
     def __init__(self) -> None:
         self.logged: list[int] = []
