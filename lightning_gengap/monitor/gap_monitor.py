@@ -374,7 +374,7 @@ def _validates_in_fit(trainer: Trainer) -> bool:
 
 
 def _at_least(least: int, value: object) -> bool:
-    return isinstance(value, Real) and value >= least
+    return isinstance(value, Real) and float(value) >= least
 
 
 def _require(argument: str, value: object, holds: bool, expected: str) -> None:
