@@ -90,9 +90,9 @@ class Undefined(Exception):  # noqa: N818
 
 
 def one_line(error: Exception) -> str:
-    """The type of an error and the first line of its message, at most 160 characters of it."""
+    """The type of an error and the first line of its message, at most 160 characters of it, without a full stop."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
+    return f"{type(error).__name__}: {lines[0][:160].rstrip('.') if lines else ''}"
 
 
 def sentence(error: Exception) -> str:

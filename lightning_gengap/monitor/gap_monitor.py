@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,13 +129,14 @@ class GapMonitor(Callback):
         super().__init__()
         kinds = str | Path | Predictor | None
         _require("predictor", predictor, isinstance(predictor, kinds), "a name, a path, a Predictor or None")
-        _require("every_n_epochs", every_n_epochs, every_n_epochs >= 1, "at least 1")
+        _require("every_n_epochs", every_n_epochs, _at_least(1, every_n_epochs), "at least 1")
         steps = every_n_train_steps
-        _require("every_n_train_steps", steps, steps is None or steps >= 1, "at least 1, or None")
+        _require("every_n_train_steps", steps, steps is None or _at_least(1, steps), "at least 1, or None")
         alone = steps is None or every_n_epochs == 1
         _require("every_n_train_steps", steps, alone, f"None beside every_n_epochs={every_n_epochs}")
-        _require("samples", samples, samples >= 20, "at least 20")
-        _require("budget", budget, budget is None or 0 < budget <= 1, "a share in (0, 1], or None")
+        _require("samples", samples, _at_least(20, samples), "at least 20")
+        is_share = isinstance(budget, Real) and 0 < budget <= 1
+        _require("budget", budget, budget is None or is_share, "a share in (0, 1], or None")
         _require("verbosity", verbosity, verbosity in ("quiet", "normal", "full"), "'quiet', 'normal' or 'full'")
         _require("on_error", on_error, on_error in ("warn", "raise"), "'warn' or 'raise'")
         _require("measures", measures, not isinstance(measures, str), "a sequence of names")
@@ -370,6 +372,10 @@ def monitors_of(trainer: Trainer) -> list[GapMonitor]:
 
 def _validates_in_fit(trainer: Trainer) -> bool:
     return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _at_least(least: int, value: object) -> bool:
+    return isinstance(value, Real) and float(value) >= least
 
 
 def _require(argument: str, value: object, holds: bool, expected: str) -> None:

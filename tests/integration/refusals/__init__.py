@@ -1,0 +1,1 @@
+"""The situations of docs/refusals.md, one case for each row."""
