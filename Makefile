@@ -96,14 +96,14 @@ studies: $(VENV)/ready
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 
 # torchvision and timm need a torch that fits them, so they have an environment of their own.
-COMPAT_TORCH ?= torch torchvision timm
+COMPAT_TORCH ?= torch torchvision
 compat: .venv-compat/ready
 	.venv-compat/bin/python -W ignore benchmarks/compatibility.py --table docs/compatibility.md
 
 .venv-compat/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-compat
 	.venv-compat/bin/python -m pip install --quiet $(COMPAT_TORCH)
-	.venv-compat/bin/python -m pip install --quiet --editable .
+	.venv-compat/bin/python -m pip install --quiet --editable ".[compat]"
 	touch $@
 
 # The oldest torch and Lightning that pyproject.toml allows, on the oldest Python, and the newest that pip finds for each Python

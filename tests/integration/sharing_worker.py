@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_gengap import GapMonitor
 from tests.lightning_models import MemoryLogger, ValidatedModel, blobs, loader, quiet_trainer
+from tests.tally import emptied
 from tests.tiny_predictors import tiny_monitor
 
 RANK, SIZE = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 2))  # without in a spawned one
 MEASURES = ["perturbation", "calibration", "margin", "augmentation", "sharpness"]
-SEEN: list[int] = []  # samples of each forward of the monitor
+SEEN: SimpleQueue[int] = SimpleQueue()  # of samples, one entry a forward
 
 
 class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
@@ -41,10 +43,10 @@ class Counting(ValidatedModel):
 
     def forward(self, images: Tensor) -> Tensor:
         if not (self.training or self.trainer.validating or self.trainer.sanity_checking):
-            SEEN.append(len(images))
+            SEEN.put(len(images))
             if (
                 self.global_rank == self.trainer.world_size - 1
-                and len(SEEN) == self.fails_in
+                and SEEN.qsize() == self.fails_in
                 and self.trainer.current_epoch == 0
             ):
                 raise ArithmeticError("broken forward")
@@ -59,18 +61,18 @@ class Rows(Callback):
         self.alone = alone
 
     def on_train_batch_end(self, *others: Any) -> None:
-        SEEN.clear()
+        emptied(SEEN)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         monitor = _monitor_of(trainer)
         shown = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("gengap/")}
-        row = {"seen": sum(SEEN), "shown": shown, "values": monitor.values}
+        row = {"seen": sum(emptied(SEEN)), "shown": shown, "values": monitor.values}
         if self.alone is not None:
             assert monitor._state is not None
             assert monitor._state.measurer is not None
-            SEEN.clear()
+            emptied(SEEN)
             row["alone"] = monitor._state.measurer.measure(pl_module, ["fit", *self.alone]).values
-            row["seen alone"] = sum(SEEN)
+            row["seen alone"] = sum(emptied(SEEN))
         self.rows.append(row)
 
 
@@ -90,7 +92,7 @@ def trained(
 ) -> dict[str, Any]:
     """The rows, the weights and buffers at the end, and what was said."""
     torch.manual_seed(0)
-    SEEN.clear()
+    emptied(SEEN)
     rows, own = Rows(alone), [] if monitor is None else [monitor]
     arguments = {"strategy": "ddp", "devices": SIZE, "max_epochs": 2} | arguments
     trainer = quiet_trainer(*own, *callbacks, *([] if monitor is None else [rows]), **arguments)

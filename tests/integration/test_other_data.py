@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -326,11 +327,11 @@ def test_data_that_change_at_a_reload_are_measured_anew(other: Callable[[], Tens
 
 
 def test_a_reload_of_the_same_data_reads_one_chunk_and_changes_nothing():
-    class Counted(TensorDataset):
-        reads = 0
+    counted: SimpleQueue[int] = SimpleQueue()
 
+    class Counted(TensorDataset):
         def __getitem__(self, index: int) -> Any:
-            type(self).reads += 1
+            counted.put(index)
             return super().__getitem__(index)
 
         __getitems__ = None
@@ -340,7 +341,7 @@ def test_a_reload_of_the_same_data_reads_one_chunk_and_changes_nothing():
 
     class Reads(EpochValues):
         def on_train_epoch_end(self, *others: Any) -> None:
-            reads.append(Counted.reads)
+            reads.append(counted.qsize())
 
     torch.manual_seed(5)
     model = Reloaded(data)

@@ -89,7 +89,7 @@ CORE = [f"lightning_gengap/{path.name}" for path in (ROOT / "lightning_gengap").
         (["lightning_gengap"], ["wandb", "report", "zoo"]),
         (CORE, ["wandb"]),
         (["examples"], ["examples"]),
-        (["tests", "benchmarks", "studies"], ["dev", "wandb", "report", "zoo"]),
+        (["tests", "benchmarks", "studies"], ["dev", "wandb", "report", "zoo", "compat"]),
     ],
 )
 def test_every_imported_distribution_is_declared(folders: list[str], extras: list[str]):
