@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
+from textwrap import shorten
 from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound=BaseException)
@@ -96,8 +97,12 @@ def one_line(error: Exception) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """The type of an error and its message, as a sentence that another one can follow."""
-    text = f"{type(error).__name__}: {error}".rstrip()
+    """The type of an error and its message in one line, as a sentence that another one can follow.
+
+    Of an error that is none of ours, at most 600 characters are shown.
+    """
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = text if isinstance(error, GapError) else shorten(text, 600, placeholder=" ...")
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 

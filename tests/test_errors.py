@@ -5,7 +5,16 @@ import weakref
 import pytest
 import torch
 
-from lightning_gengap.errors import DataError, GapError, MeasureError, Undefined, frameless, one_line, out_of_memory
+from lightning_gengap.errors import (
+    DataError,
+    GapError,
+    MeasureError,
+    Undefined,
+    frameless,
+    one_line,
+    out_of_memory,
+    sentence,
+)
 
 
 def test_a_refusal_says_what_was_got_what_was_expected_and_what_to_do() -> None:
@@ -32,6 +41,20 @@ def test_what_is_undefined_is_no_refusal() -> None:
 )
 def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
     assert one_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("\nfirst\n  second"), "RuntimeError: first second."),
+        (ValueError("really?"), "ValueError: really?"),
+        (KeyError(), "KeyError:"),
+        (RuntimeError("word " * 200), f"RuntimeError: {'word ' * 116}..."),
+        (DataError("d", got="g" * 700, expected="e", remedy="Do."), f"DataError: d: got {'g' * 700}; expected e. Do."),
+    ],
+)
+def test_an_error_is_told_in_one_sentence(error: Exception, line: str) -> None:
+    assert sentence(error) == line
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a size mismatch"), OSError("out of memory"), ValueError()])

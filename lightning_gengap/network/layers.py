@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lightning_gengap.errors import LayerError
+from lightning_gengap.errors import LayerError, closest
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.trace import Side, Trace, Visit, clean_name, trace_forward
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.nested import handed_out
 
 LAYERS = ("input", "h1", "h2", "h3")
+_MOST_SHOWN = 20  # modules in one message
 _LAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -175,15 +176,25 @@ def _called_modules(trace: Trace) -> tuple[CalledModule, ...]:
     )
 
 
-def _named_taps(trace: Trace, layers: Sequence[str]) -> tuple[Tap, ...]:
-    """The taps that the user named, as h1, h2 and h3."""
-    if isinstance(layers, str) or not 1 <= len(layers) <= 3:
+def check_layers(layers: object) -> None:
+    """Refuse what is not one to three module names.
+
+    Raises:
+        LayerError: it is something else.
+    """
+    named = isinstance(layers, Sequence) and not isinstance(layers, str) and all(isinstance(n, str) for n in layers)
+    if not named or not 1 <= len(layers) <= 3:  # type: ignore[arg-type]
         raise LayerError(
             "layers",
             got=repr(layers),
             expected="one to three module names, for h1, h2 and h3",
             remedy="For example layers=['layer1', 'layer2', 'layer3'].",
         )
+
+
+def _named_taps(trace: Trace, layers: Sequence[str]) -> tuple[Tap, ...]:
+    """The taps that the user named, as h1, h2 and h3."""
+    check_layers(layers)
     return tuple(_named_tap(trace, layer, name) for layer, name in zip(LAYERS[1:], layers, strict=False))
 
 
@@ -193,11 +204,13 @@ def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
     wanted = (module, side, call or "0")
     visit = next((v for v in trace.visits if (v.module, v.side, str(v.call)) == wanted), None)
     if visit is None:
+        called = sorted(dict.fromkeys(v.module for v in trace.visits), key=lambda each: each.count("."))
+        spelling = "" if module in called else f"{closest(module, called)} "
         raise LayerError(
             f"layer {layer}",
             got=repr(name),
-            expected=f"a module that the forward calls: {', '.join(sorted({v.module for v in trace.visits}))}",
-            remedy="Append ':in' for a module's input, '#1' for its second call.",
+            expected=f"a module that the forward calls: {_shown(called)}",
+            remedy=f"{spelling}Append ':in' for a module's input, '#1' for its second call.",
         )
     tap = _tap(trace, layer, visit)
     if not _examples_first(trace, visit):
@@ -208,3 +221,9 @@ def _named_tap(trace: Trace, layer: str, name: str) -> Tap:
             remedy="Name another module, or give recurrent layers and attention batch_first=True.",
         )
     return tap
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Names in one line: the first of them where there are many."""
+    left = len(names) - _MOST_SHOWN
+    return ", ".join([*names[:_MOST_SHOWN], *([f"{left} more"] if left > 0 else [])])

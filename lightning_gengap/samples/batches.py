@@ -178,11 +178,13 @@ def _checked_targets(targets: Any, written: str) -> Tensor:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if targets.ndim != 1:
+        way_out = f"{written}.argmax(1) for one-hot labels, or another that"
         raise TargetError(
             "targets",
             got=f"shape {tuple(targets.shape)}",
             expected="class indices of shape (batch,)",
-            remedy="Pass target=lambda batch: ... that returns one class index per example.",
+            remedy=f"Pass {way_out if targets.ndim == 2 else 'target=lambda batch: ... that'} returns one class index "
+            "per example.",
         )
     return targets.long()
 

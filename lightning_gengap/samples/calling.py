@@ -94,8 +94,7 @@ def _refusal(model: nn.Module, batch: Any, error: Exception) -> LogitsError:
         "model forward",
         got=one_line(error),
         expected="that the model, called with the inputs of a batch, returns logits",
-        remedy="Pass forward=lambda module, batch: ... that returns the logits, such as "
-        f"{hooks_for(batch, network=_network_of(model, error))}.",
+        remedy=f"Pass {hooks_for(batch, network=_network_of(model, error))}, or another that returns the logits.",
     )
 
 

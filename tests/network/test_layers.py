@@ -162,13 +162,22 @@ REFUSED: list[tuple[Factory, Any, type[GapError], str]] = [
             networks.Reused,
             ["head", name],
             LayerError,
-            rf"layer h2: got {name!r}; expected a module that the forward calls: first, head, shared. Append ':in'",
+            rf"layer h2: got {name!r}; expected a module that the forward calls: first, shared, head. "
+            rf"{spelling}Append ':in'",
         )
-        for name in ("nowhere", "shared#2", "shared#second", "shared#1#1", "", "head:out")
+        for name, spelling in (
+            ("nowhere", "Check the spelling. "),
+            ("shaerd", r"Did you mean 'shared'\? "),
+            ("shared#2", ""),
+            ("shared#second", ""),
+            ("shared#1#1", ""),
+            ("", "Check the spelling. "),
+            ("head:out", ".*"),
+        )
     ),
     *(
         (networks.ResNet, names, LayerError, "one to three module names, for h1, h2 and h3")
-        for names in ("layer1", [], ["a", "b", "c", "d"])
+        for names in ("layer1", [], ["a", "b", "c", "d"], [1], 7)
     ),
     (sequence_first, ["lstm"], LayerError, r"'lstm' of shape \(8, 9, 12\) for 9 examples.* batch_first=True"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), None, LogitsError, "one logit per class"),
@@ -179,6 +188,12 @@ REFUSED: list[tuple[Factory, Any, type[GapError], str]] = [
 def test_what_cannot_be_watched_is_refused(factory: Factory, layers: Any, error: type[GapError], message: str) -> None:
     with pytest.raises(error, match=message):
         taps_of(networks.made(factory), networks.images(9), layers)
+
+
+def test_of_many_modules_the_first_are_named() -> None:
+    model = nn.Sequential(nn.Flatten(), *(nn.Linear(192, 192) for _ in range(30)), nn.Linear(192, 2))
+    with pytest.raises(LayerError, match=r"calls: 0, 1, 2, .*, 19, 12 more\. Check the spelling\."):
+        taps_of(model, networks.images(9), ["nowhere"])
 
 
 def read_by_taps(model: nn.Module, images: Tensor, layers: list[str] | None = None) -> dict[str, Tensor]:

@@ -208,7 +208,8 @@ def test_a_module_without_forward_is_refused_with_the_part_to_call() -> None:
             super().__init__()
             self.loss, self.net = nn.CrossEntropyLoss(), nn.Linear(3, 2)
 
-    with pytest.raises(LogitsError, match=r"such as forward=lambda module, batch: module\.net\(batch\[0\]\)\.$"):
+    message = r"Pass forward=lambda module, batch: module\.net\(batch\[0\]\), or another that returns the logits\.$"
+    with pytest.raises(LogitsError, match=message):
         chosen_forward(OnlySteps(), (X, Y), lambda output: logits_of(output, 8))
 
 
