@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.derivatives.gauss_newton import dual_curvature
-from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT
 from lightning_gengap.measures.curvature.lanczos_runs import estimated
 from lightning_gengap.measures.margins.margin import margin_signature
