@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -62,9 +63,12 @@ class GapEarlyStopping(EarlyStopping):
             strict=not monitor.startswith(PREFIX),  # epochs without one of our values are ignored
             check_on_train_epoch_end=True,
         )
-        if max_gap is not None and not 0 < max_gap <= 1:
+        if max_gap is not None and not _is_fraction(max_gap):
             raise ConfigurationError(
-                "max_gap", got=repr(max_gap), expected="an accuracy fraction in (0, 1]", remedy="For example 0.2."
+                "GapEarlyStopping(max_gap=)",
+                got=repr(max_gap),
+                expected="an accuracy fraction in (0, 1], or None",
+                remedy="For example max_gap=0.2.",
             )
         self.max_gap = max_gap
         self.reason: str | None = None
@@ -111,3 +115,7 @@ class GapEarlyStopping(EarlyStopping):
         """The prefix of the monitor whose key is watched: a second monitor has its own."""
         own = f"{self.monitor.rpartition('/')[0]}/"
         return own if f"{own}status" in trainer.callback_metrics else PREFIX
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, Real) and 0 < float(value) <= 1

@@ -76,7 +76,7 @@ class GapMonitor(Callback):
         seed: draws the samples and the perturbations.
 
     Raises:
-        PredictorError, MeasureError, ConfigurationError: an argument that cannot work.
+        PredictorError, MeasureError, LayerError, BatchError, ConfigurationError: an argument that cannot work.
         ConfigurationError: in `setup`, a Trainer that cannot be watched. Nothing is raised later: a task or data that
             cannot be watched, and whatever else fails, are one warning, and training goes on unchanged.
 
@@ -122,7 +122,22 @@ class GapMonitor(Callback):
         every_n_train_steps: int | None = None,
     ) -> None:
         super().__init__()
-        check_arguments(predictor, every_n_epochs, every_n_train_steps, samples, budget, verbosity, on_error, measures)
+        check_arguments(
+            predictor=predictor,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            samples=samples,
+            budget=budget,
+            probe_data=probe_data,
+            layers=layers,
+            validation_accuracy=validation_accuracy,
+            verbosity=verbosity,
+            on_error=on_error,
+            measures=measures,
+            forward=forward,
+            target=target,
+            seed=seed,
+        )
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
         self.budget, self.validation_accuracy, self.on_error = budget, validation_accuracy, on_error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
+from lightning_gengap.errors import sentence
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
 from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
@@ -74,29 +75,34 @@ class Display:
             logger.log_metrics({**values, "epoch": float(epoch)}, step)
             logger.save()
 
-        self._tell(trainer, send, state.raises)
+        self._tell(trainer, send, state)
         if state.pending is not None and self.verbosity != "quiet":
             contributions = {} if state.prediction is None else state.prediction.contributions
             panels = Panels(state.pending.figures, contributions, step, state.prefix)
-            self._tell(trainer, lambda logger: draw(logger, panels), state.raises)
+            self._tell(trainer, lambda logger: draw(logger, panels), state)
         state.pending, state.compared = None, False
 
     def lay_out(self, trainer: Trainer, state: RunState) -> None:
         """Prepare the loggers' charts, once."""
         if self.verbosity != "quiet":
-            self._tell(trainer, lambda logger: lay_out(logger, state.prefix), state.raises)
+            self._tell(trainer, lambda logger: lay_out(logger, state.prefix), state)
 
     def _shows(self, key: str) -> bool:
         if key not in MEASURED:
             return False
         return self.verbosity == "full" or MEASURED[key].measure in self.selection.named
 
-    def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], raises: bool) -> None:
-        """Tell every logger. A failure is only said, so that no logger ends the run for our sake."""
+    def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], state: RunState) -> None:
+        """Tell every logger. A failure is only said, once, so that no logger ends the run for our sake."""
         for logger in trainer.loggers if trainer.is_global_zero else ():
             try:
                 tell(logger)
             except Exception as error:
-                if raises:
+                if state.raises:
                     raise
-                rank_zero_warn(f"GapMonitor could not draw in {type(logger).__name__}: {type(error).__name__}: {error}")
+                name = type(logger).__name__
+                if state.says_first(f"failure of {name}"):
+                    rank_zero_warn(
+                        f"GapMonitor could not log to {name}: {sentence(error)} Training goes on, and callbacks find "
+                        "all values. GapMonitor(on_error='raise') shows the traceback."
+                    )

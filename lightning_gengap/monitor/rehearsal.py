@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_gengap.errors import one_line
+from lightning_gengap.errors import sentence
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.warning import rank_zero_warn
 from lightning_gengap.samples.batches import Forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import find_lasting_changes
 
 _NAMED = 3
+_WAY_OUT = "pass GapMonitor(forward=lambda module, batch: ...) with a forward that leaves it alone."
 
 
 def rehearse(
@@ -30,12 +31,16 @@ def rehearse(
         return
     try:
         changed = find_lasting_changes(model, run)
-    except Exception as error:  # whatever an object of the user's raises when it is read
-        changed = [f"parts that cannot be compared ({one_line(error)})"]
+    except Exception as error:  # whatever an object of the user's raises when it is read or copied
+        rank_zero_warn(
+            f"GapMonitor cannot tell whether it can undo all that a measurement changes: {sentence(error)} Where a "
+            "forward in eval mode changes this, training may differ from one without the monitor. Keep such state in "
+            f"buffers or plain attributes, or {_WAY_OUT}"
+        )
+        return
     if changed:
         others = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         rank_zero_warn(
             f"GapMonitor cannot undo what a measurement changes in {', '.join(changed[:_NAMED])}{others}: training may "
-            "differ from one without the monitor. Keep such state in buffers or plain attributes, or pass "
-            "GapMonitor(forward=lambda module, batch: ...) with a forward that leaves it alone."
+            f"differ from one without the monitor. Keep such state in buffers or plain attributes, or {_WAY_OUT}"
         )

@@ -126,7 +126,11 @@ class Validation:
         if figure is None:
             figure = (_logged(trainer) or {}).get(key)  # in a hook of training, in this epoch
         if figure is None:
-            return Refusal(f"stale {key}", f"{key} was not logged in this epoch. Log it in every validation.")
+            return Refusal(
+                f"stale {key}",
+                f"{key} was not logged for the whole of this epoch's validation. Log it in every validation, with "
+                "on_epoch=True.",
+            )
         value, samples = float(trainer.callback_metrics[key]), self._samples_of(key)
         found = read(key, value, figure, samples, named=name is not None, percent=key in self.percent)
         if isinstance(found, ValidationAccuracy) and value > 1 + _ROUNDING and not figure.total:
@@ -193,7 +197,7 @@ def read(
             counted = f"an accuracy of {figure.total} predictions, where this validation had {samples} samples"
             return refused("counts", counted)
         remark = None
-        if figure.average in ("macro", "none"):
+        if figure.average == "macro":
             remark = f"{key} is logged with average={figure.average!r}; its counts give {_PLAIN}, which is used."
         return ValidationAccuracy(figure.right / figure.total, figure.total, key, remark)
     if figure.objection and not named:
@@ -256,16 +260,14 @@ def _of_metric(metric: Metric) -> Figure:
     name = type(metric).__name__
     if isinstance(metric, MultilabelAccuracy):
         return Figure(objection=f"a {name}, of several labels a sample")
-    if isinstance(metric, BinaryAccuracy | MulticlassAccuracy):
-        if metric.multidim_average != "global":
-            return Figure(objection=f"a {name} with multidim_average={metric.multidim_average!r}")
-        if isinstance(metric, BinaryAccuracy):
-            if metric.threshold != 0.5:
-                return Figure(objection=f"a {name} with threshold={metric.threshold}")
-            return _counted(metric, ("tp", "tn"), ("fp", "fn"))
+    if isinstance(metric, BinaryAccuracy):
+        if metric.threshold != 0.5:
+            return Figure(objection=f"a {name} with threshold={metric.threshold}")
+        return _counted(metric, ("tp", "tn"), ("fp", "fn"))
+    if isinstance(metric, MulticlassAccuracy):  # one value for each class or sample is none that Lightning can log
         if metric.top_k > 1:
             return Figure(objection=f"a {name} with top_k={metric.top_k}")
-        return _counted(metric, ("tp",), ("fn",), metric.average or "none")
+        return _counted(metric, ("tp",), ("fn",), metric.average)
     if isinstance(metric, MaxMetric | MinMetric):
         return Figure(objection=f"a {name} over batches")
     if isinstance(metric, BaseAggregator | CompositionalMetric):

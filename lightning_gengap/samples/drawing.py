@@ -57,6 +57,21 @@ def draw_samples(
         return _read_indices(Source.of(loader, tuple(keep)), indices, reader, len(indices))
 
 
+def check_probe_data(data: object) -> None:
+    """Refuse what no samples can be read from.
+
+    Raises:
+        BatchError: it is no data set, no loader and no iterable.
+    """
+    if not isinstance(data, Dataset | Iterable):
+        raise BatchError(
+            "probe_data",
+            got=type(data).__name__,
+            expected="a dataset, a DataLoader or an iterable of batches",
+            remedy="Pass an un-augmented view of the training set.",
+        )
+
+
 def _from_probe_data(
     data: Any, loader: Any, indices: Sequence[int] | None, reader: SampleReader, keep: tuple[Any, ...]
 ) -> Samples:
@@ -74,13 +89,6 @@ def _from_probe_data(
             collate = default_collate if own_loader is None else own_loader.collate_fn
             source = Source(data, collate, loader=own_loader, keep=keep, plain=True)
         return _read_indices(source, own, reader, train_samples, plain=True)
-    if not isinstance(data, Iterable):
-        raise BatchError(
-            "probe_data",
-            got=type(data).__name__,
-            expected="a dataset, a DataLoader or an iterable of batches",
-            remedy="Pass an un-augmented view of the training set.",
-        )
     notes: list[str] = []
     with private_copy(data, keep) as (copied_data, _):
         taken = _taken(copied_data, reader, notes)

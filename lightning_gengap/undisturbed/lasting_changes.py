@@ -20,6 +20,10 @@ Run = Callable[[nn.Module], object]
 _REGISTRIES = ("_modules", "_parameters", "_buffers")  # modules are named without them, as users name them
 
 
+class UncopiedError(Exception):
+    """A model of which no copy can be made."""
+
+
 def find_lasting_changes(model: nn.Module, run: Run) -> list[str]:
     """Run a measurement on a guarded copy of `model`, and name what it leaves changed.
 
@@ -31,7 +35,10 @@ def find_lasting_changes(model: nn.Module, run: Run) -> list[str]:
         run: what a measurement does with a model. An error that it raises says nothing about lasting changes.
 
     Returns:
-        The names of what differs afterwards, sorted. Where the model cannot be copied, what prevents it.
+        The names of what differs afterwards, sorted.
+
+    Raises:
+        UncopiedError: the model cannot be copied; the message names what prevents it.
 
     Example:
         >>> import itertools
@@ -52,7 +59,7 @@ def find_lasting_changes(model: nn.Module, run: Run) -> list[str]:
         try:
             twin = copy.deepcopy(model, _shared(reached))
         except Exception as error:  # whatever an object of the user's raises
-            return [f"{_uncopied(model)}, which cannot be copied ({type(error).__name__}: {error})"]
+            raise UncopiedError(f"{_uncopied(model)} cannot be copied ({type(error).__name__}: {error})") from error
         before = digests(twin)
         try:
             with undisturbed(twin):

@@ -142,8 +142,8 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
         "actual_gap and recalibrated_gap need a validation",
     ),
     *(
-        (lambda gap=gap: [GapEarlyStopping(max_gap=gap)], "max_gap: got .* expected an accuracy fraction")
-        for gap in (0, -0.1, 1.5)
+        (lambda gap=gap: [GapEarlyStopping(max_gap=gap)], r"max_gap=\): got .* expected an accuracy fraction")
+        for gap in (0, -0.1, 1.5, float("nan"), "0.2")
     ),
 ]
 

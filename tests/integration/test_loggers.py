@@ -169,6 +169,7 @@ def test_a_logger_that_cannot_draw_is_said_and_training_goes_on(tmp_path: Path, 
         raise RuntimeError("no space left")
 
     monkeypatch.setattr(charts, "histogram", fail)
-    with pytest.warns(UserWarning, match="could not draw in TensorBoardLogger: RuntimeError: no space left"):
+    with pytest.warns(UserWarning, match="could not log to TensorBoardLogger: RuntimeError: no space left") as caught:
         fit_with(TensorBoardLogger(tmp_path, name=None, version=""))
+    assert sum("could not log" in str(warning.message) for warning in caught) == 1
     assert set(events(tmp_path).Tags()["scalars"]) >= SCALARS

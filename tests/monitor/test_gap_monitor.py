@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap import GapError, GapMonitor
-from lightning_gengap.errors import ConfigurationError, MeasureError, PredictorError
+from lightning_gengap.errors import BatchError, ConfigurationError, GapError, LayerError, MeasureError, PredictorError
 from lightning_gengap.measures import BY_DEFAULT, MEASURED
 from lightning_gengap.predictors.parts import Feature
 from tests.lightning_models import (
@@ -54,22 +54,43 @@ class OddModel(Stepping):
             ConfigurationError,
             r"GapMonitor\(measures=\): got 'norm'; expected a sequence of names",
         ),
-        ({"every_n_epochs": 0}, ConfigurationError, r"GapMonitor\(every_n_epochs=\): got 0; expected at least 1"),
+        (
+            {"every_n_epochs": 0},
+            ConfigurationError,
+            r"every_n_epochs=\): got 0; expected a whole number",
+        ),
         (
             {"every_n_train_steps": 0},
             ConfigurationError,
-            r"every_n_train_steps=\): got 0; expected at least 1",
+            r"every_n_train_steps=\): got 0; expected a whole number of",
         ),
         (
             {"every_n_train_steps": 5, "every_n_epochs": 2},
             ConfigurationError,
             r"every_n_train_steps=\): got 5; expected None beside every_n_epochs=2",
         ),
-        ({"samples": 5}, ConfigurationError, r"GapMonitor\(samples=\): got 5; expected at least 20"),
+        ({"samples": 5}, ConfigurationError, r"GapMonitor\(samples=\): got 5; expected a whole number of at least 20"),
         ({"budget": 0}, ConfigurationError, r"GapMonitor\(budget=\): got 0; expected a share in \(0, 1\], or None"),
         ({"budget": 5}, ConfigurationError, "budget"),
         ({"verbosity": "loud"}, ConfigurationError, "got 'loud'; expected 'quiet', 'normal' or 'full'"),
         ({"on_error": "ignore"}, ConfigurationError, "got 'ignore'; expected 'warn' or 'raise'"),
+        *(
+            ({argument: value}, ConfigurationError, rf"GapMonitor\({argument}=\): got .* For example {argument}=")
+            for argument, values in {
+                "samples": (100.5, True, "many"),
+                "every_n_epochs": (1.0, None),
+                "budget": (float("nan"), True, "5 %"),
+                "measures": (None, [7], 7),
+                "validation_accuracy": (7,),
+                "forward": ("forward",),
+                "target": (1,),
+                "seed": (0.5, None),
+            }.items()
+            for value in values
+        ),
+        ({"layers": "neck"}, LayerError, "layers: got 'neck'; expected one to three module names"),
+        ({"layers": []}, LayerError, "one to three"),
+        ({"probe_data": 7}, BatchError, "probe_data: got int; expected a dataset, a DataLoader"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], error: type[GapError], message: str):
