@@ -75,6 +75,7 @@ def check_probe_data(data: object) -> None:
 def _from_probe_data(
     data: Any, loader: Any, indices: Sequence[int] | None, reader: SampleReader, keep: tuple[Any, ...]
 ) -> Samples:
+    check_probe_data(data)
     train_samples = None if indices is None else len(indices)
     own, dataset = _indexed(data)
     if own is not None:

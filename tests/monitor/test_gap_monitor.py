@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_gengap import GapError, GapMonitor
-from lightning_gengap.errors import BatchError, ConfigurationError, GapError, LayerError, MeasureError, PredictorError
+from lightning_gengap.errors import BatchError, ConfigurationError, LayerError, MeasureError, PredictorError
 from lightning_gengap.measures import BY_DEFAULT, MEASURED
 from lightning_gengap.predictors.parts import Feature
 from tests.lightning_models import (
