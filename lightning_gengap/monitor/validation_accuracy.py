@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)", re.IGNORECASE)
 _ROUNDING = 2.0**-21  # of a float32 that was summed over batches and divided
 _TELLING = 0.2  # with more rounding than this, in samples, every number looks like a count
-NO_KEY = "no key"  # the kind of the refusal that many trainings meet, as they log no accuracy
+NO_KEY = "no key"  # the kind of the refusal of trainings that log no accuracy, which are many
 _PLAIN = "the share of validation samples that are classified right"
 
 
@@ -168,8 +168,9 @@ def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:
     if len(found) == 1:
         return found[0]
     wanted = repr(name) if name else "a key like val_acc or val/accuracy"
-    reason = f"{len(found)} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
-    return Refusal(NO_KEY, f"{reason}. Pass GapMonitor(validation_accuracy='<the key you log>').")
+    reason = f"{len(found) or 'no'} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
+    kind = NO_KEY if name is None and not found else "unclear key"
+    return Refusal(kind, f"{reason}. Pass GapMonitor(validation_accuracy='<the key you log>').")
 
 
 def read(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.processes import needs_gloo, run_processes
+from tests.integration.refusals.page import is_said, rows
 from tests.namespaces import FIRST, OTHER, needs_both
 
 pytestmark = needs_gloo
@@ -111,6 +112,11 @@ def test_what_fails_on_one_rank_is_said_with_its_cause_and_ends_no_training(rank
     assert [words in message for message in said] == ([] if words is None else [True]), said
     for rank in ranks:
         assert rank[setting]["weights"] == rank["fails on rank 0"]["weights"]
+
+
+def test_the_message_of_another_process_is_the_documented_one(ranks: list[dict[str, Any]]):
+    (said,) = ranks[0]["odd forward"]["said"]
+    assert is_said(rows()["a failure of another process"], said)
 
 
 def test_another_function_on_one_rank_ends_the_predictions_of_both(ranks: list[dict[str, Any]]):

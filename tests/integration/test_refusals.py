@@ -1,11 +1,10 @@
-"""Each row of docs/refusals.md: what raises before training, and what is one message while training goes on unchanged.
+"""Each row of docs/refusals.md: what raises, and what is one message while training goes on unchanged.
 
 A new row is a line of the document and a case of the same situation in `refusals`.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,50 +14,48 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_gengap.cli import main
 from lightning_gengap.errors import GapError
 from tests.integration.refusals.arguments import RAISES
 from tests.integration.refusals.case import Case
 from tests.integration.refusals.data import DATA
+from tests.integration.refusals.functions import COMMANDS, FUNCTIONS, files
+from tests.integration.refusals.page import is_said, rows
 from tests.integration.refusals.runs import RUNS
 from tests.integration.refusals.tasks import TASKS
 from tests.integration.refusals.validations import VALIDATIONS
-from tests.lightning_models import put_measure, quiet_trainer, validation_loader
+from tests.lightning_models import quiet_trainer, validation_loader
 from tests.tiny_predictors import tiny_monitor
 
-PAGE = Path(__file__).parents[2] / "docs" / "refusals.md"
-ROW = re.compile(r"^\| (?P<situation>[^|]+) \| `(?P<message>.+)` \| (?P<remedy>.+) \|$")
 GOES_ON: dict[str, Case] = {**TASKS, **DATA, **RUNS, **VALIDATIONS}
-
-
-def rows(title: str) -> dict[str, str]:
-    """The messages of one section of the page, by situation."""
-    (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(title)]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    found = [match for match in map(ROW.match, lines) if match]
-    heads = sum(line.startswith("|---") for line in lines)
-    assert len(found) == len(lines) - 2 * heads, "a row that is not: situation, `message`, what to do"
-    named = {match["situation"]: match["message"] for match in found}
-    assert len(named) == len(found), "a situation that comes twice"
-    return named
-
-
-def is_said(message: str, text: str) -> bool:
-    """Whether the text begins with the message, where each … is anything."""
-    return re.match(".*".join(map(re.escape, message.split("…"))), text, re.DOTALL) is not None
+IN_TEST_DISTRIBUTED = {"a failure of another process"}
+RAISED, SAID, REFUSED = "What raises before training", "What is said once", "What functions and commands refuse"
 
 
 def test_every_row_has_a_case_and_every_case_a_row():
-    assert set(rows("What raises before training")) == set(RAISES)
-    assert set(rows("What is said once")) == set(GOES_ON)
+    assert set(rows(RAISED)) == set(RAISES)
+    assert set(rows(SAID)) == set(GOES_ON) | IN_TEST_DISTRIBUTED
+    assert set(rows(REFUSED)) == set(FUNCTIONS) | set(COMMANDS)
+    assert rows().keys() == rows(RAISED).keys() | rows(SAID).keys() | rows(REFUSED).keys()
 
 
-@pytest.mark.parametrize("situation", RAISES)
+@pytest.mark.parametrize("situation", [*RAISES, *FUNCTIONS])
 @pytest.mark.filterwarnings("ignore")
-def test_it_raises_before_training(situation: str):
+def test_it_raises(situation: str):
     with pytest.raises(GapError) as raised:
-        RAISES[situation]()
-    assert is_said(rows("What raises before training")[situation], str(raised.value))
+        (RAISES | FUNCTIONS)[situation]()
+    assert is_said(rows()[situation], str(raised.value))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("situation", COMMANDS)
+def test_a_command_refuses_in_one_line(
+    situation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(files(tmp_path))
+    assert main(COMMANDS[situation]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert is_said(rows(REFUSED)[situation], line)
 
 
 def weights(case: Case, model: LightningModule, path: Path | None, *callbacks: Any) -> torch.Tensor:
@@ -85,8 +82,8 @@ def test_it_is_said_once_and_training_goes_on_unchanged(
     situation: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ):
     case = GOES_ON[situation]
-    for name, (function, forwards) in case.measures.items():
-        put_measure(monkeypatch, name, function, forwards)
+    if case.patch is not None:
+        case.patch(monkeypatch)
     readers = [] if case.reader is None else [case.reader()]
     with warnings.catch_warnings(record=True) as of_the_checkpoint:
         warnings.simplefilter("always")
@@ -99,7 +96,7 @@ def test_it_is_said_once_and_training_goes_on_unchanged(
         warnings.simplefilter("always")
         with_monitor = weights(case, watched, path, tiny_monitor(**case.monitor), *readers)
     texts = [*(str(warning.message) for warning in caught), *caplog.messages]
-    message = rows("What is said once")[situation]
+    message = rows(SAID)[situation]
     said = [text for text in texts if is_said(message, text)]
     assert len(said) == 1, "\n".join(text for text in texts if "GapMonitor" in text)
     assert "\n" not in said[0]

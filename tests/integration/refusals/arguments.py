@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.monitor.trainer_facts import check_strategy
-from lightning_gengap.predictors.files import dumps
+from lightning_gengap.predictors.files import MOST_BYTES, dumps
 from tests.lightning_models import ValidatedModel, loader, quiet_trainer, validation_loader
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
@@ -60,6 +60,7 @@ def forbidden() -> None:
 RAISES: dict[str, Callable[[], Any]] = {
     "too few samples": lambda: GapMonitor(samples=19),
     "an argument of another type": lambda: GapMonitor(every_n_epochs=None),  # type: ignore[arg-type]
+    "a number of samples that is no whole one": lambda: GapMonitor(samples=1e3),  # type: ignore[arg-type]
     "a measurement every 0 epochs": lambda: GapMonitor(every_n_epochs=0),
     "a measurement every 0 steps": lambda: GapMonitor(every_n_train_steps=0),
     "steps and epochs both": lambda: GapMonitor(every_n_train_steps=100, every_n_epochs=2),
@@ -73,7 +74,14 @@ RAISES: dict[str, Callable[[], Any]] = {
     "a predictor file of another format": lambda: file_of(changed(format=1)),
     "a predictor file that is cut off": lambda: file_of(changed()[:-9]),
     "a predictor file of other bytes": lambda: file_of(b"\xff\xfe\x00"),
+    "a predictor file that is too large": lambda: file_of(b" " * (MOST_BYTES + 1)),
     "a predictor file that cannot be read": forbidden,
+    "a key that is no text": lambda: GapMonitor(validation_accuracy=3),  # type: ignore[arg-type]
+    "a forward that is no function": lambda: GapMonitor(forward="forward"),  # type: ignore[arg-type]
+    "a target that is no function": lambda: GapMonitor(target=1),  # type: ignore[arg-type]
+    "a seed that is no whole number": lambda: GapMonitor(seed=0.5),  # type: ignore[arg-type]
+    "too many layers": lambda: GapMonitor(layers=["a", "b", "c", "d"]),
+    "probe data of another kind": lambda: GapMonitor(probe_data=7),
     "an unknown measure": lambda: GapMonitor(measures=["margins"]),
     "a strategy that shards weights": sharded,
     "a callback on a key that is never logged": lambda: fitting(tiny_monitor(), EarlyStopping("gengap/predicted")),

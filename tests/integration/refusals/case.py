@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightning.pytorch import LightningModule
 
 from tests.lightning_models import TinyModel, loader
@@ -22,7 +23,7 @@ class Case:
         data: makes the training data.
         trainer: arguments of the Trainer.
         reader: makes a callback that stands behind the monitor.
-        measures: what these measures do and how many forwards they say that they cost.
+        patch: breaks a part of the monitor.
         earlier: makes the data of an earlier fit of one epoch with the same Trainer.
         late: whether the monitor comes only after that.
         checkpoint: writes into a folder the checkpoint that training resumes from.
@@ -33,7 +34,7 @@ class Case:
     data: Callable[[], Any] = loader
     trainer: dict[str, Any] = field(default_factory=dict)
     reader: Callable[[], Any] | None = None
-    measures: dict[str, tuple[Callable[[Any], Any], float]] = field(default_factory=dict)
+    patch: Callable[[pytest.MonkeyPatch], None] | None = None
     earlier: Callable[[], Any] | None = None
     late: bool = False
     checkpoint: Callable[[Path], Path] | None = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
-from tests.lightning_models import CLASSES, TinyModel, blobs, loader, stream
+from tests.integration.refusals.tasks import unlabelled
+from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, loader, stream
 from tests.streams import Parts
 from tests.tiny_predictors import tiny_predictor, wide_feature
 
@@ -123,6 +124,14 @@ def needing(name: str, **changes: float) -> dict[str, Any]:
     return {"predictor": tiny_predictor(measures=("difficulty", "margin"), features=features)}
 
 
+class Unlabelled(IterableDataset[Any]):
+    """Only its first batch has labels."""
+
+    def __iter__(self) -> Iterator[Any]:
+        images, targets = blobs().tensors
+        yield from ([images[:32], targets[:32]], [images[32:]])
+
+
 DATA: dict[str, Case] = {
     "a training set that is augmented": Case(Jittered),
     "a training set that cannot be read by index": Case(Opening, data=lambda: DataLoader(OpenedLate(), 16)),
@@ -133,8 +142,11 @@ DATA: dict[str, Case] = {
     ),
     "transfer hooks that mix, beside probe data": probed(blobs, model=Shifted),
     "probe data that cannot be read": probed(Broken),
-    "probe data of another kind": probed(lambda: 7),
-    "probe data without a sample": probed(list),
+    "probe data without a batch": probed(list),
+    "probe data without a sample": probed(lambda: blobs(0)),
+    "a batch of a stream that has no labels": Case(
+        lambda: Stepping(unlabelled), {"samples": 48}, lambda: DataLoader(Unlabelled(), None)
+    ),
     "a loader that is asked for again, and cannot be watched": Case(
         Reloading, data=lambda: None, trainer={"reload_dataloaders_every_n_epochs": 1}
     ),

@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_gengap import GapMonitor
+from lightning_gengap.monitor.allowance import Budget
+from lightning_gengap.monitor.training_loss import TrainingLoss
 from tests.integration.refusals.case import Case
-from tests.lightning_models import TinyModel, blobs, fitted, loader
+from tests.lightning_models import MemoryLogger, TinyModel, blobs, fitted, loader
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -57,6 +59,19 @@ def others() -> Any:
     return DataLoader(blobs(48, seed=7), 16)
 
 
+class Full(MemoryLogger):
+    """Refuses what the monitor logs, and keeps all else."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(key.startswith("gengap/") for key in metrics):
+            raise OSError("no space left")
+        super().log_metrics(metrics, step)
+
+
+def broken(*_: Any) -> Any:
+    raise ValueError("a fault")
+
+
 RUNS: dict[str, Case] = {
     "a checkpoint that looks during training": Case(
         reader=lambda: ModelCheckpoint(mkdtemp(), monitor="gengap/predicted_gap", every_n_train_steps=2)
@@ -65,6 +80,9 @@ RUNS: dict[str, Case] = {
     "a stopper that looks after a validation that never comes": Case(
         reader=lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False)
     ),
+    "a logger that fails": Case(trainer={"logger": Full()}),
+    "a hook of the monitor that fails": Case(patch=lambda patch: patch.setattr(TrainingLoss, "step", broken)),
+    "another fault of the monitor": Case(patch=lambda patch: patch.setattr(Budget, "allowance", broken)),
     "a barebones Trainer": Case(trainer={"barebones": True, "log_every_n_steps": 0}),
     "a checkpoint that was written without the monitor": Case(checkpoint=saved()),
     "a checkpoint with the initial weights of another network": Case(

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
-from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, careless, loader
+from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, careless, loader, put_measure
 
 
 class Around(TinyModel):
@@ -108,9 +110,79 @@ def noisy(model: Any, batch: Any) -> Tensor:
     return cross_entropy(model(batch[0] + 0.3 * torch.randn_like(batch[0])), batch[1])
 
 
+def measuring(name: str, function: Callable[[Any], Any], **more: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """Put this function in the place of the measure."""
+    return lambda monkeypatch: put_measure(monkeypatch, name, function, **more)
+
+
+class Doubled(torch.autograd.Function):
+    """Without the rules of forward-mode derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * logits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * gradient
+
+
+class Own(torch.optim.Adam):
+    """Steps in a way of its own, for all that is known."""
+
+
+class Decayed(TinyModel):
+    def configure_optimizers(self) -> Any:
+        return Own(self.parameters(), self.learning_rate, weight_decay=0.1)
+
+
+class Pointed(LightningModule):
+    """Has no forward: its step calls a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), three_layers())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Writing(TinyModel):
+    """Its forward in eval mode writes to a parameter, the same values."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            with torch.no_grad():
+                self.head.weight.mul_(1.0)
+        return super().forward(images)
+
+
+def copying_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_gengap.undisturbed.snapshot.MOST_COPIED", 0)
+
+
+class Listed(TinyModel):
+    """Holds what Python cannot copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = (number for number in range(3))
+
+
+def listed(samples: Any) -> Any:
+    images, targets = default_collate(samples)
+    return images, targets.tolist()
+
+
 TASKS: dict[str, Case] = {
     "regression targets": labelled(lambda labels: labels + 0.5),
     "one-hot labels": labelled(lambda labels: one_hot(labels, CLASSES).float()),
+    "one-hot labels that are whole numbers": labelled(lambda labels: one_hot(labels, CLASSES)),
+    "a label for every pixel": labelled(lambda labels: labels[:, None, None].expand(-1, 6, 6).contiguous()),
+    "labels in a list": Case(lambda: Stepping(unlabelled), data=lambda: loader(collate_fn=listed)),
     "classes that do not begin at 0": labelled(lambda labels: labels + 1),
     "a single class": labelled(torch.zeros_like),
     "a batch without labels": Case(
@@ -124,6 +196,8 @@ TASKS: dict[str, Case] = {
     "outputs that are not finite later": evaluated(lambda logits, step: logits * torch.nan if step else logits),
     "outputs that are random": evaluated(lambda logits, _: logits + torch.randn_like(logits)),
     "samples that interact": evaluated(lambda logits, _: logits - logits.mean(0)),
+    "outputs of another shape": evaluated(lambda logits, _: logits[..., None]),
+    "a module without a forward": Case(Pointed),
     "a forward that fails": evaluated(lambda logits, _: fail(RuntimeError("broken here"))),
     "a forward that does not fit into memory": evaluated(lambda logits, _: no_memory()),
     "samples that do not fit into memory": Case(Crowded),
@@ -136,15 +210,25 @@ TASKS: dict[str, Case] = {
     "augmentation in the step": stepping(noisy),
     "augmentation in the step, with forward= given": stepping(noisy, forward=lambda module, batch: module(batch[0])),
     "a state that cannot be put back": Case(Counting),
+    "a model that cannot be copied": Case(Listed),
+    "a write that cannot be undone": Case(Writing, patch=copying_nothing),
     "an unknown layer": Case(monitor={"layers": ["neck"]}),
-    "too many layers": Case(monitor={"layers": ["a", "b", "c", "d"]}),
+    "a layer with the samples on another axis": Case(
+        lambda: Around(lambda body, images: body[1](body[0](images.T).T), nn.Sequential(nn.Tanh(), one_layer())),
+        {"layers": ["body.0"]},
+    ),
     "a network with few layers": around(lambda body, images: body(images), three_layers),
     "a network of functional layers": around(lambda body, images: linear(images, body.weight, body.bias)),
     "a forward that detaches its inputs": around(lambda body, images: body(images.detach() * 1)),
     "a feature that is undefined": around(lambda body, images: body(images), verbosity="quiet"),
-    "a measurement that fails": Case(measures={"difficulty": (careless(), 1.0)}),
-    "an optional measure that fails": Case(monitor={"measures": ["norm"]}, measures={"norm": (careless(), 1.0)}),
+    "a measurement that fails": Case(patch=measuring("difficulty", careless())),
+    "a measure of the task that fails": Case(patch=measuring("difficulty", careless(), per_training=True)),
+    "an optional measure that fails": Case(monitor={"measures": ["norm"]}, patch=measuring("norm", careless())),
     "a measure that is never paid for": Case(
-        monitor={"measures": ["norm"], "budget": 0.05}, measures={"norm": (lambda probe: {}, 1e15)}
+        monitor={"measures": ["norm"], "budget": 0.05}, patch=measuring("norm", lambda probe: {}, forwards=1e15)
     ),
+    "a measure that takes a slower way": Case(
+        lambda: Around(lambda body, images: Doubled.apply(body(images)), three_layers()), {"measures": ["tic"]}
+    ),
+    "a weight decay that is not known": Case(Decayed, {"measures": ["tic"]}),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchmetrics import classification as metrics
 
 from tests.integration.refusals.case import Case
@@ -50,6 +51,18 @@ class Blind(TinyModel):
         self(batch[0])
 
 
+class LogsWith(Logs):
+    """Its metric is updated with what is made of logits and targets."""
+
+    def __init__(self, metric: Any, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__(metric=metric)
+        self.change = change
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.metric.update(*self.change(self(batch[0]), batch[1]))
+        self.log("val_acc", self.metric)
+
+
 def of(metric: Callable[[], Any]) -> Case:
     return Case(lambda: Logs(metric=metric()))
 
@@ -60,8 +73,21 @@ def number(value: float) -> Case:
 
 VALIDATIONS: dict[str, Case] = {
     "a validation without an accuracy": Case(Blind),
+    "a key that is not logged": Case(lambda: Logs(share), {"validation_accuracy": "my_accuracy"}),
+    "a negative number": number(-0.5),
     "two validation accuracies": Case(lambda: LogsTwo(share)),
     "a top-k accuracy": of(lambda: metrics.MulticlassAccuracy(CLASSES, top_k=2)),
+    "an accuracy of several labels a sample": Case(
+        lambda: LogsWith(
+            metrics.MultilabelAccuracy(CLASSES), lambda logits, labels: (logits.sigmoid(), one_hot(labels, CLASSES))
+        )
+    ),
+    "an accuracy with a threshold": Case(
+        lambda: LogsWith(
+            metrics.BinaryAccuracy(threshold=0.4),
+            lambda logits, labels: (logits.softmax(1)[:, 0], (labels == 0).long()),
+        )
+    ),
     "a metric that is no accuracy": of(lambda: metrics.MulticlassF1Score(CLASSES)),
     "an accuracy of other samples": of(lambda: metrics.MulticlassAccuracy(CLASSES, ignore_index=0)),
     "a number that is no share of the samples": number(0.4451),

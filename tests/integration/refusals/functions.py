@@ -1,0 +1,84 @@
+"""What `measure`, predictors and the command `gengap` refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_gengap import measure
+from lightning_gengap.predictors.recalibration import recalibrate
+from tests.lightning_models import blobs, careless, put_measure
+from tests.tiny_predictors import tiny_predictor
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def measured(**arguments: Any) -> None:
+    measure(build(), blobs(), **arguments)
+
+
+def failing(error: Exception) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        put_measure(patch, "norm", careless(error))
+        measured(measures=["norm"])
+
+
+def crowded() -> None:
+    """Samples that do not fit into memory."""
+
+    def read() -> Any:
+        yield torch.eye(4), torch.arange(4)
+        raise MemoryError("too many")
+
+    measure(nn.Linear(4, 4), read())
+
+
+FUNCTIONS: dict[str, Callable[[], Any]] = {
+    "no samples to measure": lambda: measured(samples=0),
+    "a loader without samples": lambda: measure(build(), DataLoader(blobs(0))),
+    "a weight decay below 0": lambda: measured(weight_decay=-1),
+    "one measure in place of a list": lambda: measured(measures="norm"),
+    "initial weights of another network": lambda: measured(initial_state=nn.Linear(2, 2).state_dict()),
+    "no value of what was asked for": lambda: measured(measures=["kernel_difficulty"]),
+    "a measure that fails for an unknown reason": lambda: failing(RuntimeError("broken measure")),
+    "a measure without room in memory": lambda: failing(MemoryError()),
+    "data without room in memory": crowded,
+    "a prediction from no values": lambda: tiny_predictor().predict({}),
+    "an observed gap in percent": lambda: recalibrate(tiny_predictor(), [({}, 12.0)]),
+    "observed gaps of untrained models": lambda: recalibrate(
+        tiny_predictor(), [({"train_accuracy": 0.1, "train_loss": 2.3, "classes": 10.0}, 0.0)]
+    ),
+}
+
+MEASURE = ["measure", "--model", f"{__name__}:build", "--data"]
+COMMANDS: dict[str, list[str]] = {
+    "a model that cannot be built": ["measure", "--model", "no_such:build", "--data", "data.npz"],
+    "data that cannot be read": [*MEASURE, "nowhere.npz"],
+    "data that the model does not take": [*MEASURE, "wide.npz"],
+    "a checkpoint of another model": [*MEASURE, "data.npz", "--checkpoint", "pairs.json"],
+    "pairs that cannot be read": ["recalibrate", "pairs.json", "--out", "new.json"],
+    "a file that would be written over": ["recalibrate", "pairs.json", "--out", "data.npz"],
+    "a folder that does not exist": ["recalibrate", "pairs.json", "--out", "no/new.json"],
+    "JSON of no predictor": ["predictors", "--json"],
+    "an option that does not exist": ["predictors", "--jsno"],
+    "a file in place of a folder": ["demo", "--epochs", "1", "--out", "data.npz"],
+}
+
+
+def files(folder: Path) -> Path:
+    """A folder with what the commands read."""
+    images, labels = blobs().tensors
+    np.savez(folder / "data.npz", inputs=images.numpy(), labels=labels.numpy())
+    np.savez(folder / "wide.npz", inputs=np.zeros((60, 37), np.float32), labels=np.arange(60) % 4)
+    (folder / "pairs.json").write_text(json.dumps([1, 2]))
+    return folder
