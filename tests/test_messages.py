@@ -23,7 +23,6 @@ SPEAKERS = {
 LETTERS = 24  # by which a row is found
 FEWEST = 12  # letters that tell a message from others
 APART = ("zoo", "randomized_data.py", "pairs.py")  # tests/zoo and tests/test_randomized_data.py have their refusals
-NO_REFUSAL = {"GapMonitor watches"}  # what is watched
 
 
 def written(node: ast.AST | None, constants: dict[str, str]) -> str:
@@ -62,14 +61,12 @@ def messages() -> Iterator[tuple[str, str]]:
                     constants[statement.targets[0].id] = written(statement.value, constants)
             for call in ast.walk(module):
                 if isinstance(call, ast.Call):
-                    part = max(said_by(call, constants).split("…"), key=len).strip()
+                    part = max(said_by(call, constants).split("…"), key=len).strip(" .,;:()")
                     if len(part) >= FEWEST:
                         yield f"{where}:{call.lineno}", part[:LETTERS]
 
 
 def test_every_message_has_a_row():
-    known = [*rows().values(), *NO_REFUSAL]
-    found = dict(messages())
+    known, found = rows().values(), dict(messages())
     assert len(found) > 80
     assert {where: part for where, part in found.items() if not any(part in row for row in known)} == {}
-    assert all(any(part in words for part in found.values()) for words in NO_REFUSAL)
