@@ -103,7 +103,7 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
 def test_a_measure_costs_less_where_few_of_its_keys_are_wanted(name: str) -> None:
     model, images, targets = task()
     entry = MEASURES[name]
-    for wanted in (frozenset(entry.keys), *map(frozenset, zip(entry.keys))):  # noqa: B905
+    for wanted in (frozenset(entry.keys), *map(frozenset, zip(entry.keys))):
         with probing(model, images, targets, chunk=CHUNK, wanted=wanted) as probe:
             with Multiplications() as one:
                 forward(probe)
