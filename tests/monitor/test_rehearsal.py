@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
+import pytest
+
 from tests.integration.refusals.tasks import Counting
-from tests.lightning_models import TinyModel, watched
+from tests.lightning_models import TinyModel, fitted, watched
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -13,6 +17,15 @@ def test_what_cannot_be_undone_is_said_once_and_by_name():
     assert line.startswith("GapMonitor cannot undo what a measurement changes in source: training may differ")
     assert "GapMonitor(forward=lambda module, batch: ...)" in line
     assert values("gengap/status") == [0, 0]
+
+
+def test_a_warning_that_is_an_error_ends_no_start(caplog: pytest.LogCaptureFixture):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        values = fitted(tiny_monitor(), model=Counting())
+    assert values("gengap/status") == [0, 0]
+    assert sum("cannot undo what a measurement changes in source" in line for line in caplog.messages) == 1
+    caplog.clear()
 
 
 class Uncopied(TinyModel):
