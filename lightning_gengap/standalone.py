@@ -176,7 +176,7 @@ def _check_size(name: str, size: Any) -> None:
     valid = isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
     if size is not None and not valid:
         raise ConfigurationError(
-            name, got=repr(size), expected="a whole number of at least 1, or None", remedy="See the docs of measure."
+            name, got=repr(size), expected="a whole number of at least 1, or None", remedy=f"For example {name}=1024."
         )
 
 

@@ -128,6 +128,6 @@ def say_unpaid(state: RunState) -> None:
     unpaid = [name for name in state.schedule.untried() if name in state.selection.asked]
     if share is not None and unpaid:
         rank_zero_warn(
-            f"GapMonitor never measured {', '.join(unpaid)}: {share:.2g} of the time of this training did "
+            f"GapMonitor never measured {', '.join(unpaid)}: {100 * share:.3g} % of the time of this training did "
             "not pay for it. Pass a larger budget, or budget=None."
         )

@@ -75,7 +75,7 @@ def test_one_that_is_too_expensive_does_not_make_the_prediction_stale(monkeypatc
     assert series(values, WORST) == [None] * 5
     assert series(values, TIC) == [None, 1, 2, 3, 4]
     (message,) = said
-    assert "GapMonitor never measured worst_case: 0.05 of the time of this training did not pay for it." in message
+    assert "GapMonitor never measured worst_case: 5 % of the time of this training did not pay for it." in message
 
 
 def test_keys_hold_their_last_value_and_say_how_old_it_is(monkeypatch: pytest.MonkeyPatch):
