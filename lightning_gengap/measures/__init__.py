@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 
 from lightning_gengap.errors import GapError, MeasureError, Undefined, closest, one_line, out_of_memory
 from lightning_gengap.measures import derived
+from lightning_gengap.measures.agreement import agreement, reference
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
     hessian,
@@ -109,6 +110,16 @@ MEASURES: dict[str, Measure] = {
         drawn_by_place=True,
     ),
     "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
+    "agreement": Measure(agreement.agreement, agreement.KEYS, by_default=True, forwards=0.0),
+    "reference": Measure(
+        reference.reference,
+        reference.KEYS,
+        by_default=True,
+        forwards=1.0,
+        per_training=True,
+        besides="two eigendecompositions (examples x examples), and 200 trees",
+        drawn_by_place=True,
+    ),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
     "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
     "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),
