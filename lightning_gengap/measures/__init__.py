@@ -62,6 +62,7 @@ class Measure:
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
         besides: what else takes time, in words.
+        reads: a measure, taken once per training, whose findings it reads; "" for none. It is taken with this one.
         by_key: whether every key takes an equal part of the cost, and only those that are wanted are computed.
     """
 
@@ -74,6 +75,7 @@ class Measure:
     at_most: float | None = None
     besides: str = ""
     by_key: bool = False
+    reads: str = ""
 
     def cost(self, wanted: Collection[str] | None) -> float:
         """Forward passes that it takes where only these keys are wanted; None for all."""
@@ -118,7 +120,15 @@ MEASURES: dict[str, Measure] = {
         drawn_by_place=True,
     ),
     "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
-    "agreement": Measure(agreement.agreement, agreement.KEYS, by_default=True, forwards=0.0),
+    "agreement": Measure(
+        agreement.agreement,
+        agreement.KEYS,
+        by_default=True,
+        forwards=1.0,
+        drawn_by_place=True,
+        besides="what `reference` takes, where that was not taken",
+        reads="reference",
+    ),
     "reference": Measure(
         reference.reference,
         reference.KEYS,

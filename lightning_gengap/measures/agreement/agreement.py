@@ -32,9 +32,9 @@ def agreement(probe: Probe) -> Values:
     `reference`; `agreement/<reference>_against_label`, the same share among the samples whose label the reference does
     not predict: it falls as the network memorises them.
 
-    Cost: the forward pass of `fit`, which is shared. The references are computed once per training. Reference: none
-    that is known; nearest are confident learning (Northcutt et al. 2021, arXiv 1911.00068) and leave-one-out
-    interpolation in feature space.
+    Cost: the forward pass of `fit`, which is shared; and once per training what `reference` costs, where that measure
+    was not taken before. Reference: none that is known; nearest are confident learning (Northcutt et al. 2021, arXiv
+    1911.00068) and leave-one-out interpolation in feature space.
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. What a reference is needed for is absent

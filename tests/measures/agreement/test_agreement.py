@@ -48,12 +48,12 @@ def test_shares_by_hand() -> None:
 
 def test_a_network_that_says_every_label_agrees_as_often_as_the_reference_is_right() -> None:
     inputs, _ = task()
-    inputs = torch.cat([inputs[:, :1], 5 * inputs[:, 1:]], dim=1)  # so that trees are not always right
-    with probing(Says(), inputs, inputs[:, 0].long()) as probe:
-        accuracy = out_of_fold(probe, "forest").accuracy(probe.targets)
+    targets = inputs[:, 0].long()
+    told = torch.where(torch.arange(90) % 4 == 0, (targets + 1) % 3, targets).double()
+    memory = {"out_of_fold/forest": torch.stack([told, torch.zeros(90)])}
+    with probing(Says(), inputs, targets, memory=memory) as probe:
         found = taken("agreement", probe)
-    assert accuracy < 1
-    assert found.values == {"agreement/forest": accuracy, "agreement/forest_against_label": 0.0}
+    assert found.values == {"agreement/forest": 67 / 90, "agreement/forest_against_label": 0.0}
 
 
 def test_where_the_reference_is_always_right_nothing_is_against_the_label() -> None:
