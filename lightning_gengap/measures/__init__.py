@@ -135,7 +135,7 @@ MEASURES: dict[str, Measure] = {
         by_default=True,
         forwards=1.0,
         per_training=True,
-        besides="two eigendecompositions (examples x examples), and 200 trees",
+        besides="two eigendecompositions (examples x examples), and 100 trees",
         drawn_by_place=True,
     ),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.

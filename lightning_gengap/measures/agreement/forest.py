@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 
-TREES = 200
+TREES = 100
 MOST_INPUTS = 2**13  # of one sample
 
 

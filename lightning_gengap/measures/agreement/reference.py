@@ -18,7 +18,7 @@ def reference(probe: Probe) -> Values:
     """Accuracy of simple classifiers on samples whose label they have not seen.
 
     Keys, higher for easier data: `reference/patch_accuracy` of leave-one-out ridge on the images' own patches, as
-    `input_difficulty/patch_accuracy`; `reference/forest_accuracy` of 200 extremely randomised trees on the flattened
+    `input_difficulty/patch_accuracy`; `reference/forest_accuracy` of 100 extremely randomised trees on the flattened
     inputs, each tree asked about the samples outside its bootstrap alone; `reference/features_accuracy` of
     leave-one-out ridge on the untrained network's features, as `difficulty/ridge_accuracy`. What each of them says of
     every sample is kept for `agreement`.
