@@ -4,7 +4,9 @@
 
 Each run trains once under GapMonitor at default arguments, with Lightning's own callbacks on its key. Some runs improve
 to the end; in others the test accuracy turns. The stoppers note when they would stop, and let the training go on, so
-that one training serves all recipes. A finished run is appended to --out and not trained again. Prints Markdown.
+that one training serves all recipes. Two more stand beside those of the README: the epoch that 100 held-out samples
+find best, and the one whose network agrees most with leave-one-out ridge on patches. A finished run is appended to
+--out and not trained again. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
+from lightning_gengap.samples.reader import SampleReader
+from lightning_gengap.standalone import measurer_for
 from lightning_gengap.zoo.files import append_row, read_rows
 from lightning_gengap.zoo.train.model import ZooModel
 from lightning_gengap.zoo.train.recipe import Recipe
@@ -38,6 +42,7 @@ RECIPES = {
     "checkpoint": "`ModelCheckpoint`",
     "stop": "`EarlyStopping`",
     "gap stop": "`GapEarlyStopping(patience=5)`",
+    "agreement": "highest `agreement/patch`",
     "hold-out": "best of 100 held-out samples",
 }
 STATUSES = {"fresh": (0,), "held": (1,), "abstaining": (3, 5)}  # 2 and 4 are failures
@@ -184,6 +189,16 @@ def accuracies(model: ZooModel, weights: Sequence[Mapping[str, Tensor]], images:
     return found
 
 
+def agreements(model: ZooModel, weights: Sequence[Mapping[str, Tensor]], data: TaskData) -> list[float]:
+    """With ridge on patches, on the samples that a monitor draws, of every epoch."""
+    measurer = measurer_for(model, TensorDataset(data.train_images, data.train_labels), SampleReader(1024, 0))
+    found = []
+    for own in weights:
+        model.load_state_dict(own)
+        found.append(measurer.measure(model, ["fit", "agreement"]).values["agreement/patch"])
+    return found
+
+
 def row_of(run: Run, directory: Path | None) -> dict[str, Any]:
     """The test accuracy, in points, at the last epoch, at the best one, and at the one that each recipe keeps.
 
@@ -201,6 +216,7 @@ def row_of(run: Run, directory: Path | None) -> dict[str, Any]:
     test = accuracies(model, recorder.weights, data.test_images[tested], data.test_labels[tested])
     hold_out = accuracies(model, recorder.weights, data.test_images[held], given)
     kept["hold-out"] = int(np.argmax(hold_out))
+    kept["agreement"] = int(np.argmax(agreements(model, recorder.weights, data)))
     oracle = int(np.argmax(test))
     row: dict[str, Any] = {"run": run.name, "kind": run.kind, "epochs": run.epochs}
     for name, group in STATUSES.items():

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 
 from lightning_gengap.errors import GapError, MeasureError, Undefined, closest, one_line, out_of_memory
 from lightning_gengap.measures import derived
+from lightning_gengap.measures.agreement import agreement, reference
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
     hessian,
@@ -61,6 +62,7 @@ class Measure:
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
         besides: what else takes time, in words.
+        reads: a measure, taken once per training, whose findings it reads; "" for none. It is taken with this one.
         by_key: whether every key takes an equal part of the cost, and only those that are wanted are computed.
     """
 
@@ -73,6 +75,7 @@ class Measure:
     at_most: float | None = None
     besides: str = ""
     by_key: bool = False
+    reads: str = ""
 
     def cost(self, wanted: Collection[str] | None) -> float:
         """Forward passes that it takes where only these keys are wanted; None for all."""
@@ -117,6 +120,24 @@ MEASURES: dict[str, Measure] = {
         drawn_by_place=True,
     ),
     "calibration": Measure(calibration.calibration, calibration.KEYS, by_default=True, forwards=0.0),
+    "agreement": Measure(
+        agreement.agreement,
+        agreement.KEYS,
+        by_default=True,
+        forwards=1.0,
+        drawn_by_place=True,
+        besides="what `reference` takes, where that was not taken",
+        reads="reference",
+    ),
+    "reference": Measure(
+        reference.reference,
+        reference.KEYS,
+        by_default=True,
+        forwards=1.0,
+        per_training=True,
+        besides="two eigendecompositions (examples x examples), and 100 trees",
+        drawn_by_place=True,
+    ),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
     "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),
     "distance": Measure(distance.distance, distance.KEYS, forwards=0.1, besides="singular values of dense layers"),

@@ -47,9 +47,8 @@ class Selection:
         """
         needed = tuple(dict.fromkeys(("fit", *(() if predictor is None else predictor.measures))))
         by_default = BY_DEFAULT if everything else ("margin",) if drawn else ()
-        measures = tuple(dict.fromkeys((*needed, *named, *by_default)))
-        for name in measures:
-            get_measure(name)
+        chosen = dict.fromkeys((*needed, *named, *by_default))
+        measures = tuple(dict.fromkeys((*chosen, *(row.reads for row in map(get_measure, chosen) if row.reads))))
         if everything:
             return cls(predictor, tuple(named), measures, needed, None, None)
         of_named = [key for key, declared in MEASURED.items() if declared.measure in named]

@@ -252,3 +252,10 @@ def test_state_of_measures_that_are_no_longer_asked_for_is_kept_as_spent():
     assert other.ages(5) == {}
     assert other.others(Budget(0.05, trained=100.0, spent=4.5), (), 0.005, last=False) == ("b",)
     assert other.others(Budget(0.05, trained=94.0, spent=4.5), (), 0.005, last=False) == ()
+
+
+def test_a_measure_brings_what_it_reads():
+    selection = Selection.of(None, ["agreement"])
+    assert selection.measures == ("fit", "agreement", "reference")
+    assert selection.once([]) == ([], ["reference"])
+    assert selection.asked == ("agreement",)

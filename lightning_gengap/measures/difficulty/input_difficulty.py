@@ -57,19 +57,31 @@ def input_difficulty(probe: Probe) -> Values:
     if probe.wants("input_difficulty/ridge_accuracy"):
         flat = inputs.reshape(len(inputs), -1).cpu()
         values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
-    for kind, side, features in (
-        ("convolution", RANDOM_SIDE, convolution_features),
-        ("patch", PATCH_SIDE, patch_features),
-    ):
-        name = f"input_difficulty/{kind}"
-        if not any(probe.wants(key) for key in curve_keys(name, "")):
-            continue
-        if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
-            values[f"{name}_*"] = Undefined(f"the inputs are not images of {side} x {side} or more")
-            continue
-        rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
-        values |= learning_curve(name, leave_one_out_ridge, rows, probe)
+    for name, rows in (("input_difficulty/convolution", convolution_rows), ("input_difficulty/patch", patch_rows)):
+        if any(probe.wants(key) for key in curve_keys(name, "")):
+            try:
+                values |= learning_curve(name, leave_one_out_ridge, probe.cached(rows), probe)
+            except Undefined as undefined:
+                values[f"{name}_*"] = undefined
     return values
+
+
+def convolution_rows(probe: Probe) -> Tensor:
+    """The `convolution_features` of the probe's images."""
+    return convolution_features(_images_of(probe, RANDOM_SIDE), torch.Generator().manual_seed(probe.seed))
+
+
+def patch_rows(probe: Probe) -> Tensor:
+    """The `patch_features` of the probe's images."""
+    return patch_features(_images_of(probe, PATCH_SIDE), torch.Generator().manual_seed(probe.seed))
+
+
+def _images_of(probe: Probe, side: int) -> Tensor:
+    """The probe's images, standardised; undefined where they are smaller, or no images."""
+    inputs = probe.inputs
+    if inputs is None or inputs.ndim != 4 or min(inputs.shape[2:]) < side:
+        raise Undefined(f"the inputs are not images of {side} x {side} or more")
+    return standardised(inputs)
 
 
 def standardised(images: Tensor) -> Tensor:
