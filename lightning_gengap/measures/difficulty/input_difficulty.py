@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.time import of_eigenvalues, require_time
+from lightning_gengap.errors import Undefined, frameless
+from lightning_gengap.measures.difficulty.compared_samples import compared, compared_inputs
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
-    check_enough_samples,
     curve_keys,
+    defined,
     learning_curve,
     leave_one_out_ridge,
 )
@@ -41,22 +44,26 @@ def input_difficulty(probe: Probe) -> Values:
     For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`. The classifier is
     that of `difficulty/ridge_accuracy`. No weights of the network are used; scaling the inputs changes nothing.
 
+    Images of more than 64 pixels a side are averaged down to 64 before all this. Of more than 4,096 samples, 4,096 are
+    compared.
+
     Taken once per training, and only those keys that are wanted. Cost: no forward; two convolutions, three
     eigendecompositions of an (examples x examples) matrix, and four of one of half that size. Reference: none.
 
     Raises:
         Undefined: the inputs are integers or differ in shape, or there are fewer than five samples per class that is
-            present. The last two are absent where the inputs are not images of such a size, and what is extrapolated
-            where the train size is unknown.
+            present. The last two are absent where the inputs are not images of such a size, what is extrapolated where
+            the train size is unknown, and what takes more memory than there is, or more than a minute.
     """
-    inputs = probe.inputs
-    if inputs is None:
+    if probe.inputs is None:
         raise Undefined("the inputs are integers or differ in shape")
-    check_enough_samples(probe)
+    rows, targets = compared(probe)
+    inputs = compared_inputs(probe, rows)
+    assert inputs is not None
     values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):
         flat = inputs.reshape(len(inputs), -1).cpu()
-        values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
+        values["input_difficulty/ridge_accuracy"] = defined(leave_one_out_ridge, flat, targets)
     for kind, side, features in (
         ("convolution", RANDOM_SIDE, convolution_features),
         ("patch", PATCH_SIDE, patch_features),
@@ -67,9 +74,23 @@ def input_difficulty(probe: Probe) -> Values:
         if inputs.ndim != 4 or min(inputs.shape[2:]) < side:
             values[f"{name}_*"] = Undefined(f"the inputs are not images of {side} x {side} or more")
             continue
-        rows = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
-        values |= learning_curve(name, leave_one_out_ridge, rows, probe)
+        try:
+            _require(inputs, side)
+            found = features(standardised(inputs), torch.Generator().manual_seed(probe.seed))
+        except Undefined as undefined:
+            values[f"{name}_*"] = frameless(undefined)
+            continue
+        values |= learning_curve(name, leave_one_out_ridge, found, targets, probe.train_samples)
     return values
+
+
+def _require(images: Tensor, side: int) -> None:
+    """Raise `Undefined` where filters of this side take more memory than there is, or more than a minute."""
+    patch, places = images.shape[1] * side**2, images[0, 0].numel()
+    whose = f"filters of {patch} numbers on {len(images)} images"
+    features = 2 * FILTERS * POOLED**2
+    require_room(3 * images.numel() * images.element_size() + 12 * len(images) * features + 16 * PATCHES * patch, whose)
+    require_time(len(images) * places * FILTERS * patch + PATCHES * patch**2 + of_eigenvalues(patch), whose)
 
 
 def standardised(images: Tensor) -> Tensor:
