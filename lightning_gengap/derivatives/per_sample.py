@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.samples.nested import flat_tensors, map_tensors
 
@@ -60,7 +60,8 @@ def require_room_for(weights: Mapping[str, Tensor], numbers: int, sums: int) -> 
     """
     length, size = (sum(value.numel() for value in weights.values()), max(v.element_size() for v in weights.values()))
     if all(value.device.type == "cpu" for value in weights.values()):
-        require_room(8 * sums * length + 2 * size * max(MOST_NUMBERS, numbers), f"gradients by {length} weights")
+        wanted = 8 * sums * length + 2 * size * max(MOST_NUMBERS, numbers)
+        require_room(wanted, f"gradients by {length} weights", FREE)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from lightning_gengap.errors import Undefined
 
 A_SECOND = 1e10  # multiplications of float64 on one core, in products of matrices; a third of what is usual
 MOST_SECONDS = 60
+LEAVE = "leave the measure out"
 
 
 def require_time(multiplications: float, what: str, remedy: str = FEWER) -> None:
@@ -19,5 +20,10 @@ def require_time(multiplications: float, what: str, remedy: str = FEWER) -> None
 
 
 def of_eigenvalues(side: float) -> float:
-    """As many multiplications take as long as the eigenvalues and vectors of a matrix of this side."""
-    return 4 * side**3
+    """As many multiplications take as long as the eigenvalues and vectors of a symmetric matrix of this side."""
+    return 4.0 * side**3
+
+
+def of_singular_values(rows: float, columns: float) -> float:
+    """The same of the singular values of a matrix."""
+    return 5.0 * min(rows, columns) ** 2 * max(rows, columns)

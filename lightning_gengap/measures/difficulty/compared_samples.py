@@ -63,7 +63,8 @@ def compared_inputs(probe: Probe, rows: Tensor) -> Tensor | None:
     inputs = probe.inputs
     if inputs is None:
         return None
-    parts, start = [], 0
+    parts: list[Tensor] = []
+    start = 0
     for part in inputs:
         own = rows[(rows >= start) & (rows < start + len(part))] - start
         start += len(part)

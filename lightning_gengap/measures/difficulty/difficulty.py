@@ -110,7 +110,8 @@ def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tenso
 def _pooled(activation: Tensor) -> Tensor:
     """Images averaged over a grid of 4 x 4, volumes over 4 x 4 x 4, sequences over their tokens; flattened."""
     if activation.ndim == 5:
-        activation = adaptive_avg_pool3d(activation, [min(4, side) for side in activation.shape[2:]])
+        depth, height, width = activation.shape[2:]
+        activation = adaptive_avg_pool3d(activation, (min(4, depth), min(4, height), min(4, width)))
     elif activation.ndim == 4:
         height, width = activation.shape[2:]
         activation = adaptive_avg_pool2d(activation, (min(4, height), min(4, width)))

@@ -82,7 +82,7 @@ def require_comparison(samples: int, features: int, eigenvectors: bool = True) -
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
     """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths."""
-    require_comparison(*features.shape)
+    require_comparison(len(features), features.shape[1])
     return leave_one_out_accuracy(left_out_scores(standardised_gram(features), targets), targets)
 
 
@@ -137,7 +137,7 @@ def leave_one_out_error(scores: list[Tensor], targets: Tensor) -> float:
 
 def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
     """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
-    require_comparison(*inputs.shape, eigenvectors=False)
+    require_comparison(len(inputs), inputs.shape[1], eigenvectors=False)
     distance = squared_distances(inputs, inputs)
     distance.fill_diagonal_(torch.inf)
     neighbours = min(neighbours, len(targets) - 1)

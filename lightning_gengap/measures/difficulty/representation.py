@@ -84,7 +84,7 @@ def representation(probe: Probe) -> Values:
         raise Undefined("there is one class only")
     layers = {layer: samples.of(rows) for layer, rows in pooled_features(probe).items()}
     features = torch.cat(list(layers.values()), dim=1)
-    require_comparison(*features.shape)
+    require_comparison(len(features), features.shape[1])
     scores = left_out_scores(standardised_gram(features), targets)
     accuracy = leave_one_out_accuracy(scores, targets)
     values: dict[str, Value] = {

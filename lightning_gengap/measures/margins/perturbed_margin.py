@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from lightning_gengap.derivatives.weights import require_room_for_graph
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.activations import first_weight_layer
 from lightning_gengap.measures.key import INVARIANT, Key
@@ -54,6 +55,7 @@ def perturbed_margin(probe: Probe) -> Values:
             where outputs or gradients vanish at that layer.
     """
     images, first = images_of(probe), first_weight_layer(probe)
+    require_room_for_graph(probe, max(probe.sizes))
     generator = torch.Generator().manual_seed(probe.seed)
     values: dict[str, Value] = {}
     for name, perturbed in mixes_and_copies(images, probe.targets, generator).items():
