@@ -134,7 +134,7 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal:
     with undefined_where_it_fails(), torch.no_grad():
         classes = probe.logits_on(contents[0], counts[0]).shape[1]
     refuse_many_classes(classes)
-    require_room_for(weights, _numbers(weights), sums=2)
+    require_room_for(weights, _numbers(weights), max(counts), sums=2)
     labels = one_hot(targets, classes).split(counts)
     failures = []
     for name, method in {"samples together": _together, "one sample at a time": _one_by_one}.items():

@@ -86,7 +86,7 @@ def sketched_gradients(probe: Probe, state: State) -> Tensor:
         return grad(lambda moved: combination @ probe.logits_on(sample, 1, {**state, **moved})[0])(weights)
 
     numbers = sum(weight.numel() for weight in weights.values())
-    require_room_for(weights, numbers, sums=1)
+    require_room_for(weights, numbers, max(probe.sizes), sums=1)
     return torch.cat(
         [
             sketch(found, signs)
