@@ -13,6 +13,8 @@ from lightning_gengap.errors import Undefined
 
 UNLIMITED = 2**60  # above it, a control group's limit means that there is none
 SHARE = 0.75  # of what is left, which others want too
+FEWER = "use fewer samples"
+FREE = "free memory, or leave the measure out"
 
 
 def room_for(count: float) -> bool:
@@ -21,10 +23,10 @@ def room_for(count: float) -> bool:
     return left is None or count <= SHARE * left
 
 
-def require_room(count: float, what: str) -> None:
+def require_room(count: float, what: str, remedy: str = FEWER) -> None:
     """Raise `Undefined` where that many bytes do not fit into what is left; `what` would take them."""
     if not room_for(count):
-        raise Undefined(f"{what} would not fit into memory: they take {count / 2**20:,.0f} MiB")
+        raise Undefined(f"{what} would not fit into memory: they take {count / 2**20:,.0f} MiB; {remedy}")
 
 
 def available(root: Path = Path("/")) -> int | None:

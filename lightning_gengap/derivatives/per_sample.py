@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.samples.nested import flat_tensors, map_tensors
 
@@ -50,17 +50,19 @@ def per_sample(
         yield found
 
 
-def require_room_for(weights: Mapping[str, Tensor], numbers: int, sums: int) -> None:
+def require_room_for(weights: Mapping[str, Tensor], numbers: int, examples: int, sums: int) -> None:
     """Raise `Undefined` where one pass and sums over the samples do not fit into memory.
 
     Args:
         weights: what is differentiated by.
         numbers: as for `per_sample`.
+        examples: the samples of the largest batch.
         sums: how many float64 vectors of all weights are held.
     """
     length, size = (sum(value.numel() for value in weights.values()), max(v.element_size() for v in weights.values()))
     if all(value.device.type == "cpu" for value in weights.values()):
-        require_room(8 * sums * length + 2 * size * max(MOST_NUMBERS, numbers), f"gradients by {length} weights")
+        wanted = 8 * sums * length + 2 * size * max(min(MOST_NUMBERS, numbers * examples), numbers)
+        require_room(wanted, f"gradients by {length} weights", FREE)
 
 
 @contextmanager

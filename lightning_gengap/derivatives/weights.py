@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, leaves_of
-from lightning_gengap.derivatives.memory import kept_by
+from lightning_gengap.derivatives.memory import kept_by, require_room
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.nested import rows_of
@@ -66,12 +66,22 @@ def _reached(probe: Probe) -> bool:
     return any(part is not None for part in found)
 
 
+def require_room_for_graph(probe: Probe, samples: int) -> None:
+    """Raise `Undefined` where a graph of so many samples does not fit into what is left of the CPU's memory.
+
+    A device says itself when it is full. Cost: two forwards of one and two samples, once per probe.
+    """
+    if all(weight.device.type == "cpu" for weight in probe.model.parameters()):
+        require_room(samples * probe.cached(kept_for_each_sample), f"the graph of {samples} samples")
+
+
 def kept_for_each_sample(probe: Probe) -> int:
     """Bytes that one more sample adds to the graph of the logits; 0 where there is no graph."""
-    weights, batch = trained(probe), probe.batches[0]
+    batch = probe.batches[0]
     most = min(2, len(batch.targets))
 
     def forward(count: int) -> Tensor:
+        weights = trained(probe)
         content = rows_of(batch.content, torch.arange(count), len(batch.targets))
         return logits_at(probe, list(weights), content, count, leaves_of(tuple(weights.values())))
 

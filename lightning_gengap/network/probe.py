@@ -24,6 +24,7 @@ from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.samples.nested import exchange, handed_out
 
 State = Mapping[str, Tensor]
+Inputs = Tensor | Callable[[int], Tensor]  # of all samples, or what gives those of each batch by its place
 Quantity = TypeVar("Quantity")
 
 
@@ -110,13 +111,13 @@ class Probe:
         """The number of samples of every batch."""
         return [len(batch.targets) for batch in self.batches]
 
-    @cached_property
-    def inputs(self) -> Tensor | None:
-        """All input tensors in one, on their device; None where there are none, or shapes differ."""
+    @property
+    def inputs(self) -> list[Tensor] | None:
+        """The input tensor of every batch, on its device; None where there are none, or shapes differ."""
         parts = [batch.inputs.detach() for batch in self.batches if batch.inputs is not None]
         if len(parts) != len(self.batches) or len({part.shape[1:] for part in parts}) != 1:
             return None
-        return torch.cat(parts)
+        return parts
 
     @property
     def no_inputs(self) -> str | None:
@@ -133,23 +134,24 @@ class Probe:
         """All modules of the network by name, without the wrappers that compilation adds."""
         return {clean_name(name): module for name, module in self.model.named_modules()}
 
-    def forwards(self, state: State | None = None, inputs: Tensor | None = None) -> Iterator[tuple[ProbeBatch, Tensor]]:
+    def forwards(self, state: State | None = None, inputs: Inputs | None = None) -> Iterator[tuple[ProbeBatch, Tensor]]:
         """One forward over all samples: every batch with its logits.
 
         Args:
             state: weights to use instead of the model's own.
-            inputs: all input tensors in one, to use instead of the samples' own.
+            inputs: to use instead of the samples' own: all in one tensor, or what makes those of a batch when they are
+                needed.
         """
         state = None if state is None else placed(self.model, state)
-        parts = self._parts(inputs)
-        for batch, part in zip(self.batches, parts, strict=True):
-            yield batch, self._logits_of(batch, part, state)
+        part = self._parts(inputs)
+        for place, batch in enumerate(self.batches):
+            yield batch, self._logits_of(batch, part(place), state)
 
     def per_sample(
         self,
         rows: Callable[[ProbeBatch, Tensor], Tensor],
         state: State | None = None,
-        inputs: Tensor | None = None,
+        inputs: Inputs | None = None,
     ) -> Tensor:
         """What `rows` makes of each batch and its logits, one row per sample; one forward, which the ranks share.
 
@@ -161,11 +163,11 @@ class Probe:
                 for batch, logits in self.forwards(state, inputs):
                     found.add(rows(batch, logits))
                 return found.on_cpu()
-            parts, state = self._parts(inputs), None if state is None else placed(self.model, state)
+            part, state = self._parts(inputs), None if state is None else placed(self.model, state)
 
             def rows_at(place: int) -> Tensor:
                 batch = self.batches[place]
-                return rows(batch, self._logits_of(batch, parts[place], state)).cpu()
+                return rows(batch, self._logits_of(batch, part(place), state)).cpu()
 
             return self.ranks.computed(self.sizes, rows_at)
 
@@ -173,9 +175,11 @@ class Probe:
         """Around each measure: the ranks that share the forwards take it together."""
         return nullcontext() if self.ranks is None else self.ranks.step()
 
-    def _parts(self, inputs: Tensor | None) -> Sequence[Tensor | None]:
-        """The inputs of every batch; None for its own."""
-        return [None] * len(self.batches) if inputs is None else inputs.split(self.sizes)
+    def _parts(self, inputs: Inputs | None) -> Callable[[int], Tensor | None]:
+        """The inputs of each batch by its place; None for its own."""
+        if inputs is None:
+            return lambda place: None
+        return inputs.split(self.sizes).__getitem__ if isinstance(inputs, Tensor) else inputs
 
     def _logits_of(self, batch: ProbeBatch, inputs: Tensor | None, state: State | None) -> Tensor:
         content = batch.content if inputs is None else batch.with_inputs(inputs)
@@ -194,11 +198,11 @@ class Probe:
         logits = logits_of(output, examples)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def all_logits(self, state: State | None = None, inputs: Tensor | None = None) -> Tensor:
+    def all_logits(self, state: State | None = None, inputs: Inputs | None = None) -> Tensor:
         """The logits of `forwards`, shape (examples, classes), in float64 on the CPU; one forward, no graph."""
         return self.per_sample(lambda _, logits: logits, state, inputs).double()
 
-    def accuracy_on(self, inputs: Tensor, targets: Tensor) -> float:
+    def accuracy_on(self, inputs: Inputs, targets: Tensor) -> float:
         """Accuracy with all inputs exchanged for `inputs`, labelled `targets`; one forward."""
         predicted = self.per_sample(lambda _, logits: logits.argmax(1), inputs=inputs)
         return int((predicted == targets).sum()) / len(predicted)

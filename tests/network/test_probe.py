@@ -47,12 +47,13 @@ def test_a_copied_state_does_not_follow_the_model() -> None:
     assert not any(value.requires_grad for value in state.values())
 
 
-def test_targets_and_inputs_are_joined_over_batches() -> None:
+def test_targets_are_joined_over_batches_and_inputs_are_no_copies() -> None:
     images = networks.images(COUNT)
     probe = probe_of(read(images, TARGETS, chunk=7))
     assert torch.equal(probe.targets, TARGETS)
     assert probe.inputs is not None
-    assert torch.equal(probe.inputs, images)
+    assert torch.equal(torch.cat(probe.inputs), images)
+    assert [part.data_ptr() for part in probe.inputs] == [batch.inputs.data_ptr() for batch in probe.batches]
 
 
 def test_inputs_of_several_shapes_or_integers_are_none() -> None:
@@ -69,8 +70,10 @@ def test_other_inputs_keep_their_order_over_batches(chunk: int) -> None:
     with probing(model, images, TARGETS, chunk=chunk) as probe:
         assert probe.accuracy_on(others, targets) == pytest.approx(0.8)
         pairs = list(probe.forwards(inputs=others))
+        made = list(probe.forwards(inputs=others.split(chunk).__getitem__))
     assert torch.equal(torch.cat([batch.targets for batch, _ in pairs]), TARGETS)
     torch.testing.assert_close(torch.cat([logits for _, logits in pairs]), model(others))
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(pairs, made, strict=True))
 
 
 @pytest.mark.parametrize("defined", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.agreement.out_of_fold import REFERENCES, WORDS, out_of_fold
-from lightning_gengap.measures.difficulty.leave_one_out_scores import check_enough_samples
+from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.margins.fit import clean_logits
 from lightning_gengap.measures.values import Value, Values
@@ -40,16 +40,17 @@ def agreement(probe: Probe) -> Values:
         Undefined: there are fewer than five samples per class that is present. What a reference is needed for is absent
             where it is, and what is counted against the label where a reference predicts every label.
     """
-    check_enough_samples(probe)
+    compared(probe)
     predicted = probe.cached(clean_logits).argmax(1)
     values: dict[str, Value] = {}
     for name in REFERENCES:
         try:
-            expected = out_of_fold(probe, name).predicted
+            found = out_of_fold(probe, name)
         except Undefined as undefined:
             values[f"agreement/{name}*"] = undefined
             continue
-        agrees, against = (predicted == expected).double(), expected != probe.targets
+        agrees = (predicted[found.rows] == found.predicted).double()
+        against = found.predicted != probe.targets[found.rows]
         nothing = Undefined("the reference predicts every label")
         values[f"agreement/{name}"] = float(agrees.mean())
         values[f"agreement/{name}_against_label"] = float(agrees[against].mean()) if bool(against.any()) else nothing

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_gengap.errors import Undefined
 
 TREES = 100
-MOST_INPUTS = 2**13  # of one sample
+MOST_INPUTS = 2**14  # of one sample
 
 
 def out_of_bag_scores(inputs: Tensor, targets: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from lightning_gengap.derivatives.fallback import undefined_where_it_fails
 from lightning_gengap.derivatives.gauss_newton import SAMPLES
 from lightning_gengap.derivatives.jacobian import differentiable_attention, gradients, leaves_of
-from lightning_gengap.derivatives.per_sample import per_sample, zeros_for_sums
+from lightning_gengap.derivatives.per_sample import per_sample, require_room_for, zeros_for_sums
 from lightning_gengap.derivatives.weight_decay import ridge_of
 from lightning_gengap.derivatives.weights import require_gradients, trained
 from lightning_gengap.errors import Undefined, one_line
@@ -88,7 +88,8 @@ def diagonal_curvature(probe: Probe) -> Values:
     classes. Where `vmap` fails, samples are taken one at a time, and a remark says so.
 
     Raises:
-        Undefined: per-sample derivatives fail, no gradient reaches a parameter, or there are more than 256 classes.
+        Undefined: per-sample derivatives fail, no gradient reaches a parameter, there are more than 256 classes, or
+            memory does not suffice.
 
     References: Becker and LeCun 1988; Thomas et al. 2020 (arXiv 1906.07774).
     """
@@ -133,6 +134,7 @@ def diagonal_of(probe: Probe, names: Sequence[str], keys: str) -> Diagonal:
     with undefined_where_it_fails(), torch.no_grad():
         classes = probe.logits_on(contents[0], counts[0]).shape[1]
     refuse_many_classes(classes)
+    require_room_for(weights, _numbers(weights), max(counts), sums=2)
     labels = one_hot(targets, classes).split(counts)
     failures = []
     for name, method in {"samples together": _together, "one sample at a time": _one_by_one}.items():
@@ -183,10 +185,14 @@ def _together(logits_at: LogitsAt, weights: Parts, content: Any, labels: Tensor,
         logits, pull = vjp(lambda parts: logits_at(alone, parts)[0], weights)[:2]
         return _squares(logits, label, lambda cotangent: list(pull(cotangent)[0].values()))
 
-    numbers = 4 * sum(weight.numel() for weight in weights.values())
     own = labels.to(next(iter(weights.values())).device)
-    for found in per_sample(squares_of, content, len(labels), numbers, (own,)):
+    for found in per_sample(squares_of, content, len(labels), _numbers(weights), (own,)):
         _add(sums, weights, [(curvature.sum(0), noise.sum(0)) for curvature, noise in found])
+
+
+def _numbers(weights: Parts) -> int:
+    """That one sample's result has, on the way to it too."""
+    return 4 * sum(weight.numel() for weight in weights.values())
 
 
 def _one_by_one(logits_at: LogitsAt, weights: Parts, content: Any, labels: Tensor, sums: tuple[Parts, Parts]) -> None:

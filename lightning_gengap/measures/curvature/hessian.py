@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from lightning_gengap.derivatives.fallback import LADDER, Fallback, unsupported_where_it_fails
 from lightning_gengap.derivatives.gauss_newton import SAMPLES
 from lightning_gengap.derivatives.jacobian import REBUILT, Weights, differentiable_attention, gradients, leaves_of
-from lightning_gengap.derivatives.memory import room_for
+from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import logits_at, trained
 from lightning_gengap.errors import Undefined
@@ -89,8 +89,9 @@ def hessian(probe: Probe) -> Values:
     """
     weights = trained(probe)
     size = sum(weight.numel() for weight in weights.values())
-    if size > MOST_NUMBERS or not room_for(VECTORS * 8 * size):
-        raise Undefined(f"vectors of {size} trained parameters are too large")
+    if size > MOST_NUMBERS:
+        raise Undefined(f"vectors of {size} trained parameters are too large, at most {MOST_NUMBERS} are taken")
+    require_room(VECTORS * 8 * size, f"vectors of {size} trained parameters", FREE)
     ridge = probe.cached(ridge_of)
     run = _run(probe, weights, ridge)
     gauss, radau = run.gauss(), run.gauss_radau()

@@ -14,9 +14,9 @@ from torch.nn.functional import unfold
 
 from lightning_gengap.derivatives.gauss_newton import SAMPLES
 from lightning_gengap.derivatives.jacobian import Weights, differentiable_attention, gradients, leaves_of
-from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.derivatives.per_sample import precise
-from lightning_gengap.derivatives.weights import logits_at, trained
+from lightning_gengap.derivatives.weights import logits_at, require_room_for_graph, trained
 from lightning_gengap.measures.curvature.diagonal_curvature import refuse_many_classes
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.subsample import subsample
@@ -74,6 +74,7 @@ def factored(probe: Probe) -> list[Layer]:
     if not layers:
         return []
     contents, _, sizes = subsample(probe, SAMPLES)
+    require_room_for_graph(probe, max(sizes))
     generator = torch.Generator().manual_seed(probe.seed)
     for content, size in zip(contents, sizes, strict=True):
         leaves = leaves_of(weights)
@@ -95,7 +96,7 @@ def factored(probe: Probe) -> list[Layer]:
 def candidates(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Layer]:
     """Layers with trained weights that no other module holds, as far as can be seen without a forward."""
     holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
-    layers = []
+    layers, wanted = [], 0
     for prefix, module in model.named_modules():
         if not _plain(module):
             continue
@@ -108,7 +109,8 @@ def candidates(model: nn.Module, weights: Mapping[str, Tensor]) -> list[Layer]:
         weight = weights[names[0]]
         sides = weight[0].numel() + len(names) - 1, len(weight)
         if max(sides) <= LARGEST_SIDE:
-            require_room(2 * 8 * sum(side**2 for side in sides), f"the Kronecker factors of {prefix!r}")
+            wanted += 8 * sum(side**2 for side in sides)  # of all: zeros take no room before they are written
+            require_room(wanted + 3 * 8 * max(sides) ** 2, "the Kronecker factors", FREE)
             inner, outer = (weight.new_zeros(side, side, dtype=precise(weight.device)) for side in sides)
             layers.append(Layer(module, names, inner, outer))
     return layers

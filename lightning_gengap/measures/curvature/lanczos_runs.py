@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.gauss_newton import Curvature
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.linalg.lanczos import Bracket, Tridiagonal, lanczos, shrinkage
 from lightning_gengap.measures.values import Spectrum
 
 MOST_PRODUCTS = 60
 TOLERANCE = 0.02  # half-width of the bracket, relative; a start's own spread is 1 to 4 %
 FEW_DIRECTIONS = 100
+VECTORS = 8  # that a product holds beside the basis
 
 
 @dataclass(frozen=True)
@@ -62,5 +64,10 @@ def estimated(curvature: Curvature, ridge: float, seed: int, most: int = MOST_PR
 
 
 def one_run(curvature: Curvature, start: Tensor, ridge: float, most: int = MOST_PRODUCTS) -> Tridiagonal:
-    """Lanczos until the bracket at `ridge` is narrow enough, or for `most` products."""
+    """Lanczos until the bracket at `ridge` is narrow enough, or for `most` products.
+
+    Raises:
+        Undefined: the vectors do not fit into memory.
+    """
+    require_room(8 * (min(most, len(start)) + VECTORS) * len(start), f"vectors of {len(start)} samples x classes")
     return lanczos(curvature.product, start, most, lambda run: shrinkage(run, ridge).half_width <= TOLERANCE)

@@ -11,6 +11,7 @@ from torch.nn.functional import linear, log_softmax, nll_loss
 
 from lightning_gengap.derivatives.fallback import undefined_without_memory
 from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.time import of_eigenvalues, require_time
 from lightning_gengap.derivatives.weight_decay import ridge_of
 from lightning_gengap.derivatives.weights import trained
 from lightning_gengap.errors import Undefined
@@ -22,6 +23,7 @@ from lightning_gengap.linalg.leverage import (
     kronecker_blocks,
     left_out,
     leverage_bytes,
+    leverage_multiplications,
 )
 from lightning_gengap.measures.key import INVARIANT, NO, NOTHING, YES, Invariances, Key
 from lightning_gengap.measures.values import Values
@@ -92,11 +94,12 @@ def leave_one_out(probe: Probe) -> Values:
     Cost: one forward and a solve with the layer's weights, which grows with their cube. On one core, for 1,024
     samples, it takes 0.4 s at 1,500 weights, and 6 s and 0.6 GB at 5,130, the last layer of ResNet-18. Where samples
     x classes are below half the weights, the solve is with those instead (1 s for 256 samples and ten classes). With
-    many classes it grows with samples x classes^3. Memory: that of the features, of some matrices of the layer's
-    weights where G is exact, and some 100 MiB for the leverages of a few samples at a time.
+    many classes it grows with samples x classes^3, to half a minute at 400 classes. What would take more than a minute
+    is absent: 1,024 samples of more than 520 classes, 150 of 1,000. Memory: that of the features, of some matrices of
+    the layer's weights where G is exact, and some 100 MiB for the leverages of a few samples at a time.
 
     Raises:
-        Undefined: the logits are not the output of a trained linear layer, or memory does not suffice.
+        Undefined: the logits are not the output of a trained linear layer, or memory or time do not suffice.
 
     Reference: Nickl et al. 2023 (arXiv 2310.19273), with the leverage correction.
     """
@@ -107,6 +110,7 @@ def leave_one_out(probe: Probe) -> Values:
     exact = weights <= DENSE_WEIGHTS
     probabilities = layer.logits.softmax(dim=1)
     require_room(needed(samples, inputs, classes), f"the leverages of {weights} weights")
+    require_time(multiplications(samples, inputs, classes), f"the leverages of {samples} samples and {classes} classes")
     if exact and 2 * layer.logits.numel() <= weights:
         blocks: Blocks = few_blocks(layer.features, probabilities, ridge)
     elif exact:
@@ -127,6 +131,14 @@ def needed(samples: int, inputs: int, classes: int) -> int:
     if inputs * classes <= DENSE_WEIGHTS:
         return 8 * 4 * (inputs * classes) ** 2 + together
     return 8 * (3 * samples * (inputs + classes) + 6 * min(samples, inputs) ** 2 + 6 * classes**2) + together
+
+
+def multiplications(samples: int, inputs: int, classes: int) -> float:
+    """As many take as long as the leverages of a linear layer."""
+    together, weights = leverage_multiplications(samples, classes), inputs * classes
+    if weights <= DENSE_WEIGHTS:
+        return min(of_eigenvalues(samples * classes), weights**3 / 2 + samples * weights**2) + together
+    return of_eigenvalues(min(samples, inputs)) + of_eigenvalues(classes) + together
 
 
 def last_layer(probe: Probe) -> LastLayer:

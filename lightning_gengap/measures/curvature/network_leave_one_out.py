@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_gengap.derivatives.fallback import undefined_where_it_fails, undefined_without_memory
 from lightning_gengap.derivatives.gauss_newton import jacobian_of
-from lightning_gengap.derivatives.memory import room_for
+from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.time import require_time
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import trained
 from lightning_gengap.errors import Undefined
@@ -18,6 +19,7 @@ from lightning_gengap.linalg.leverage import (
     gram_of,
     left_out,
     leverage_bytes,
+    leverage_multiplications,
     weight_blocks,
 )
 from lightning_gengap.measures.curvature.keys import CHANGING
@@ -60,8 +62,9 @@ def network_leave_one_out(probe: Probe) -> Values:
         raise Undefined(f"{parameters} trained parameters, {count} samples fit into memory")
     rows = count * classes
     matrices = 4 * min(rows, parameters) ** 2 + GRAM_BLOCK
-    if not room_for(size * rows * parameters + 8 * matrices + leverage_bytes(count, classes)):
-        raise Undefined(f"the Jacobian of {count} samples would not fit into memory")
+    wanted = size * rows * parameters + 8 * matrices + leverage_bytes(count, classes)
+    require_room(wanted, f"the derivatives of {count} samples")
+    require_time(leverage_multiplications(count, classes), f"the leverages of {count} samples and {classes} classes")
     with undefined_where_it_fails():
         jacobian, logits, targets = jacobian_of(probe, count)
     ridge = probe.cached(ridge_of)

@@ -6,14 +6,15 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.activations import activations_at
+from lightning_gengap.measures.difficulty.compared_samples import Compared, compared, compared_inputs
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
-    check_enough_samples,
     curve_keys,
+    defined,
     learning_curve,
     leave_one_out_class_means,
     leave_one_out_neighbours,
@@ -39,37 +40,61 @@ def difficulty(probe: Probe) -> Values:
     mean; the own class's mean is taken without the point). For ridge and ten neighbours also `..._growth` and
     `..._extrapolated` to the train size, see `learning_curve`.
 
-    Taken once per training. Cost: one forward pass, and an eigendecomposition of an (examples x examples) matrix.
-    Reference: none.
+    The inputs are compared as they are, images of more than 64 pixels a side averaged down to 64. Of more than 4,096
+    samples, 4,096 are compared.
+
+    Taken once per training, and only what is wanted. Cost: one forward pass, and an eigendecomposition of an (examples
+    x examples) matrix. Reference: none.
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. Ridge is absent without initial weights
             or hidden layers, neighbours and class means for integer inputs, what is extrapolated where the train size
-            is unknown.
+            is unknown, and what takes more memory than there is, or more than a minute.
     """
-    check_enough_samples(probe)
-    return {**_on_features(probe), **_on_inputs(probe)}
+    samples = compared(probe)
+    return {**_on_features(probe, samples), **_on_inputs(probe, samples)}
 
 
-def _on_features(probe: Probe) -> dict[str, Value]:
+def _wants(probe: Probe, start: str) -> bool:
+    return any(probe.wants(key) for key in KEYS if key.startswith(start))
+
+
+def _on_features(probe: Probe, samples: Compared) -> dict[str, Value]:
+    if not _wants(probe, "difficulty/ridge"):
+        return {}
     if probe.initial_state is None:
         return {"difficulty/ridge_*": Undefined("there are no initial weights")}
     if not probe.layout.taps:
         return {"difficulty/ridge_*": Undefined("there are no hidden layers")}
-    return learning_curve("difficulty/ridge", leave_one_out_ridge, initial_features(probe), probe)
+    try:
+        features = samples.of(initial_features(probe))
+    except Undefined as undefined:
+        return {"difficulty/ridge_*": frameless(undefined)}
+    return learning_curve("difficulty/ridge", leave_one_out_ridge, features, samples.targets, probe.train_samples)
 
 
-def _on_inputs(probe: Probe) -> dict[str, Value]:
-    if probe.inputs is None:
-        reason = Undefined("the inputs are integers or differ in shape")
+def _on_inputs(probe: Probe, samples: Compared) -> dict[str, Value]:
+    names = ("difficulty/neighbour_1_accuracy", "difficulty/neighbour_10", "difficulty/class_mean_accuracy")
+    one, ten, means = (_wants(probe, name) for name in names)
+    if not (one or ten or means):
+        return {}
+    try:
+        inputs = compared_inputs(probe, samples.rows)
+        if inputs is None:
+            raise Undefined("the inputs are integers or differ in shape")
+    except Undefined as undefined:
+        reason = frameless(undefined)
         return {"difficulty/neighbour_*": reason, "difficulty/class_mean_accuracy": reason}
-    flat = probe.inputs.reshape(len(probe.inputs), -1).cpu()
-    ten = partial(leave_one_out_neighbours, neighbours=10)
-    return {
-        "difficulty/neighbour_1_accuracy": leave_one_out_neighbours(flat, probe.targets, 1),
-        **learning_curve("difficulty/neighbour_10", ten, flat, probe),
-        "difficulty/class_mean_accuracy": leave_one_out_class_means(flat, probe.targets),
-    }
+    flat = inputs.reshape(len(inputs), -1).cpu()
+    values: dict[str, Value] = {}
+    if one:
+        values[names[0]] = defined(leave_one_out_neighbours, flat, samples.targets, 1)
+    if ten:
+        among_ten = partial(leave_one_out_neighbours, neighbours=10)
+        values |= learning_curve(names[1], among_ten, flat, samples.targets, probe.train_samples)
+    if means:
+        values[names[2]] = leave_one_out_class_means(flat, samples.targets)
+    return values
 
 
 def initial_features(probe: Probe) -> Tensor:
@@ -83,8 +108,11 @@ def pooled_features(probe: Probe, state: State | None = None) -> dict[str, Tenso
 
 
 def _pooled(activation: Tensor) -> Tensor:
-    """Images averaged over a grid of 4 x 4, sequences over their tokens; flattened."""
-    if activation.ndim == 4:
+    """Images averaged over a grid of 4 x 4, volumes over 4 x 4 x 4, sequences over their tokens; flattened."""
+    if activation.ndim == 5:
+        depth, height, width = activation.shape[2:]
+        activation = adaptive_avg_pool3d(activation, (min(4, depth), min(4, height), min(4, width)))
+    elif activation.ndim == 4:
         height, width = activation.shape[2:]
         activation = adaptive_avg_pool2d(activation, (min(4, height), min(4, width)))
     elif activation.ndim == 3:

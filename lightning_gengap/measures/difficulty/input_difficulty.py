@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.time import of_eigenvalues, require_time
+from lightning_gengap.errors import Undefined, frameless
+from lightning_gengap.measures.difficulty.compared_samples import compared, compared_inputs
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
-    check_enough_samples,
     curve_keys,
+    defined,
     learning_curve,
     leave_one_out_ridge,
 )
@@ -41,47 +44,68 @@ def input_difficulty(probe: Probe) -> Values:
     For the last two also `..._growth` and `..._extrapolated` to the train size, see `learning_curve`. The classifier is
     that of `difficulty/ridge_accuracy`. No weights of the network are used; scaling the inputs changes nothing.
 
+    Images of more than 64 pixels a side are averaged down to 64 before all this. Of more than 4,096 samples, 4,096 are
+    compared.
+
     Taken once per training, and only those keys that are wanted. Cost: no forward; two convolutions, three
     eigendecompositions of an (examples x examples) matrix, and four of one of half that size. Reference: none.
 
     Raises:
         Undefined: the inputs are integers or differ in shape, or there are fewer than five samples per class that is
-            present. The last two are absent where the inputs are not images of such a size, and what is extrapolated
-            where the train size is unknown.
+            present. The last two are absent where the inputs are not images of such a size, what is extrapolated where
+            the train size is unknown, and what takes more memory than there is, or more than a minute.
     """
-    inputs = probe.inputs
-    if inputs is None:
+    if probe.inputs is None:
         raise Undefined("the inputs are integers or differ in shape")
-    check_enough_samples(probe)
+    samples = compared(probe)
     values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):
+        inputs = compared_inputs(probe, samples.rows)
+        assert inputs is not None
         flat = inputs.reshape(len(inputs), -1).cpu()
-        values["input_difficulty/ridge_accuracy"] = leave_one_out_ridge(flat, probe.targets)
+        values["input_difficulty/ridge_accuracy"] = defined(leave_one_out_ridge, flat, samples.targets)
     for name, rows in (("input_difficulty/convolution", convolution_rows), ("input_difficulty/patch", patch_rows)):
-        if any(probe.wants(key) for key in curve_keys(name, "")):
-            try:
-                values |= learning_curve(name, leave_one_out_ridge, probe.cached(rows), probe)
-            except Undefined as undefined:
-                values[f"{name}_*"] = undefined
+        if not any(probe.wants(key) for key in curve_keys(name, "")):
+            continue
+        try:
+            found = probe.cached(rows)
+        except Undefined as undefined:
+            values[f"{name}_*"] = frameless(undefined)
+            continue
+        values |= learning_curve(name, leave_one_out_ridge, found, samples.targets, probe.train_samples)
     return values
 
 
 def convolution_rows(probe: Probe) -> Tensor:
-    """The `convolution_features` of the probe's images."""
+    """The `convolution_features` of the samples that are compared."""
     return convolution_features(_images_of(probe, RANDOM_SIDE), torch.Generator().manual_seed(probe.seed))
 
 
 def patch_rows(probe: Probe) -> Tensor:
-    """The `patch_features` of the probe's images."""
+    """The `patch_features` of the samples that are compared."""
     return patch_features(_images_of(probe, PATCH_SIDE), torch.Generator().manual_seed(probe.seed))
 
 
 def _images_of(probe: Probe, side: int) -> Tensor:
-    """The probe's images, standardised; undefined where they are smaller, or no images."""
-    inputs = probe.inputs
+    """The images that are compared, standardised.
+
+    Raises:
+        Undefined: they are smaller, or no images; or filters of this side take too much memory or time.
+    """
+    inputs = compared_inputs(probe, compared(probe).rows)
     if inputs is None or inputs.ndim != 4 or min(inputs.shape[2:]) < side:
         raise Undefined(f"the inputs are not images of {side} x {side} or more")
+    _require(inputs, side)
     return standardised(inputs)
+
+
+def _require(images: Tensor, side: int) -> None:
+    """Raise `Undefined` where filters of this side take more memory than there is, or more than a minute."""
+    patch, places = images.shape[1] * side**2, images[0, 0].numel()
+    whose = f"filters of {patch} numbers on {len(images)} images"
+    features = 2 * FILTERS * POOLED**2
+    require_room(3 * images.numel() * images.element_size() + 12 * len(images) * features + 16 * PATCHES * patch, whose)
+    require_time(len(images) * places * FILTERS * patch + PATCHES * patch**2 + of_eigenvalues(patch), whose)
 
 
 def standardised(images: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from torch.nn.functional import pad
 from lightning_gengap.derivatives.per_sample import defined_where_it_succeeds, per_sample, require_room_for
 from lightning_gengap.derivatives.weights import refuse_complex
 from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
-    check_enough_samples,
     leave_one_out_accuracy,
     left_out_scores,
+    require_comparison,
 )
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe, State
@@ -36,7 +37,7 @@ def kernel_difficulty(probe: Probe) -> Values:
     sums estimates the product. Both estimates are unbiased, seeded, and the same for all samples.
 
     Key `kernel_difficulty/ridge_accuracy`, higher for easier data: the classifier of `difficulty/ridge_accuracy` with
-    this kernel.
+    this kernel. Of more than 4,096 samples, 4,096 are compared.
 
     Taken once per training. Cost: a forward and a full backward per sample, each gradient written out: on a CPU 10 to
     30 forwards' worth for convolutional networks, 100 for dense ones; and an eigendecomposition of an
@@ -45,20 +46,21 @@ def kernel_difficulty(probe: Probe) -> Values:
 
     Raises:
         Undefined: there are no initial weights, fewer than five samples per class that is present, no gradients that
-            vary, or per-sample derivatives fail.
+            vary, too little memory, or per-sample derivatives fail.
     """
     if probe.initial_state is None:
         raise Undefined("there are no initial weights")
-    check_enough_samples(probe)
+    samples = compared(probe)
+    require_comparison(len(samples.rows), WIDTH)
     with defined_where_it_succeeds():
-        features = sketched_gradients(probe, probe.initial_state)
+        features = samples.of(sketched_gradients(probe, probe.initial_state))
     centred = features - features.mean(dim=0)
     gram = centred @ centred.T
     scale = gram.diagonal().mean()
     if not scale > ROUNDING * features.square().sum(dim=1).mean():
         raise Undefined("the gradients do not vary")
-    scores = left_out_scores(gram / scale, probe.targets)
-    return {"kernel_difficulty/ridge_accuracy": leave_one_out_accuracy(scores, probe.targets)}
+    scores = left_out_scores(gram / scale, samples.targets)
+    return {"kernel_difficulty/ridge_accuracy": leave_one_out_accuracy(scores, samples.targets)}
 
 
 def sketched_gradients(probe: Probe, state: State) -> Tensor:
@@ -84,7 +86,7 @@ def sketched_gradients(probe: Probe, state: State) -> Tensor:
         return grad(lambda moved: combination @ probe.logits_on(sample, 1, {**state, **moved})[0])(weights)
 
     numbers = sum(weight.numel() for weight in weights.values())
-    require_room_for(weights, numbers, sums=1)
+    require_room_for(weights, numbers, max(probe.sizes), sums=1)
     return torch.cat(
         [
             sketch(found, signs)

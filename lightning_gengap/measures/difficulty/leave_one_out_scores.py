@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.time import of_eigenvalues, require_time
+from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.values import Value
-from lightning_gengap.network.probe import Probe
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-FEWEST_PER_CLASS = 5
 COLUMNS = 2**12  # of float64 features that are worked on at once
+VOTES = 2**24  # numbers of the neighbours' votes that are held at once
 
 
 def accuracy_key(words: str) -> Key:
@@ -35,33 +37,52 @@ def curve_keys(name: str, words: str) -> dict[str, Key]:
     }
 
 
-def learning_curve(name: str, score: Callable[[Tensor, Tensor], float], rows: Tensor, probe: Probe) -> dict[str, Value]:
+def learning_curve(
+    name: str, score: Callable[[Tensor, Tensor], float], rows: Tensor, targets: Tensor, train_samples: int | None
+) -> dict[str, Value]:
     """A leave-one-out accuracy, how it grows with the number of samples, and where that leads.
 
     `<name>_accuracy` is that with all m samples. `<name>_growth` is what it exceeds the mean over both halves of the
     samples by, every class being halved. `<name>_extrapolated` lies on the line through both over the log of the number
-    of samples, at the train size n: accuracy + growth log2(n / m), in [0, 1]. It is absent where n is unknown.
+    of samples, at the train size n: accuracy + growth log2(n / m), in [0, 1]. It is absent where n is unknown; all are
+    where memory or time do not suffice.
     """
-    accuracy = score(rows, probe.targets)
-    by_class = probe.targets.argsort(stable=True)
-    halves = [score(rows[by_class[part::2]], probe.targets[by_class[part::2]]) for part in (0, 1)]
+    try:
+        accuracy = score(rows, targets)
+        by_class = targets.argsort(stable=True)
+        halves = [score(rows[by_class[part::2]], targets[by_class[part::2]]) for part in (0, 1)]
+    except Undefined as undefined:
+        return {f"{name}_*": frameless(undefined)}
     growth = accuracy - sum(halves) / 2
     extrapolated: Value = Undefined("the number of training samples is unknown")
-    if probe.train_samples is not None:
-        doublings = math.log2(max(probe.train_samples / len(rows), 1.0))
+    if train_samples is not None:
+        doublings = math.log2(max(train_samples / len(rows), 1.0))
         extrapolated = min(max(accuracy + growth * doublings, 0.0), 1.0)
     return {f"{name}_accuracy": accuracy, f"{name}_growth": growth, f"{name}_extrapolated": extrapolated}
 
 
-def check_enough_samples(probe: Probe) -> None:
-    """Undefined with fewer than five samples per class that is present."""
-    present = int(probe.targets.unique().numel())
-    if len(probe.targets) < FEWEST_PER_CLASS * present:
-        raise Undefined(f"{len(probe.targets)} samples of {present} classes are too few")
+def defined(score: Callable[..., float], *arguments: Any) -> Value:
+    """What the score gives, or why it is undefined."""
+    try:
+        return score(*arguments)
+    except Undefined as undefined:
+        return frameless(undefined)
+
+
+def require_comparison(samples: int, features: int, eigenvectors: bool = True) -> None:
+    """Raise `Undefined` where comparing so many samples by so many numbers each takes more than memory, or a minute.
+
+    With eigenvectors it is a kernel that is decomposed, without them distances alone.
+    """
+    held, what = (6, "the kernel") if eigenvectors else (3, "the distances")
+    whose = f"{what} of {samples} samples, by {features} numbers each,"
+    require_room(8 * samples * (held * samples + 3 * min(features, COLUMNS)), whose)
+    require_time(samples**2 * features + eigenvectors * of_eigenvalues(samples), whose)
 
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
     """Leave-one-out accuracy of kernel ridge on standardised features, the best over four strengths."""
+    require_comparison(len(features), features.shape[1])
     return leave_one_out_accuracy(left_out_scores(standardised_gram(features), targets), targets)
 
 
@@ -116,13 +137,16 @@ def leave_one_out_error(scores: list[Tensor], targets: Tensor) -> float:
 
 def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
     """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
+    require_comparison(len(inputs), inputs.shape[1], eigenvectors=False)
     distance = squared_distances(inputs, inputs)
     distance.fill_diagonal_(torch.inf)
     neighbours = min(neighbours, len(targets) - 1)
     nearest = distance.topk(neighbours, largest=False).indices
     # Earlier neighbours weigh slightly more, by less than one vote in all.
     weight = 1 + torch.linspace(1, 0, neighbours, dtype=torch.float64) / (2 * neighbours)
-    votes = (one_hot(targets)[nearest].double() * weight[:, None]).sum(dim=1)
+    labels = one_hot(targets)
+    step = max(VOTES // (neighbours * labels.shape[1]), 1)
+    votes = torch.cat([(labels[some].double() * weight[:, None]).sum(dim=1) for some in nearest.split(step)])
     return float((votes.argmax(1) == targets).double().mean())
 
 

@@ -7,15 +7,16 @@ import math
 import torch
 
 from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.difficulty.compared_samples import Compared, compared
 from lightning_gengap.measures.difficulty.difficulty import initial_features, pooled_features
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
-    check_enough_samples,
     leave_one_out_accuracy,
     leave_one_out_error,
     leave_one_out_neighbours,
     leave_one_out_ridge,
     left_out_scores,
+    require_comparison,
     standardised_gram,
 )
 from lightning_gengap.measures.key import INVARIANT, Key
@@ -62,7 +63,8 @@ def representation(probe: Probe) -> Values:
     one at the initial weights; `representation/ridge_error`, the smallest over the strengths of the mean squared error
     of the left-out scores, over the variance of the labels (about 1 where nothing is learnt): it still moves where the
     accuracy is 1; `representation/h3/ridge_accuracy`, on h3 alone; for every hidden layer
-    `representation/<layer>/neighbour_1_accuracy` and `.../neighbour_10_accuracy` (Euclidean, pooled features).
+    `representation/<layer>/neighbour_1_accuracy` and `.../neighbour_10_accuracy` (Euclidean, pooled features). Of more
+    than 4,096 samples, 4,096 are compared.
 
     Cost: one forward pass, two eigendecompositions of an (examples x examples) matrix, and the distances at every
     layer: at 1,000 samples a second or two of one core, worth ten and more forwards of a small network; once per
@@ -70,17 +72,20 @@ def representation(probe: Probe) -> Values:
     2010.15110).
 
     Raises:
-        Undefined: there are no hidden layers, fewer than five samples per class that is present, or one class only.
-            The growth is absent without initial weights, and a layer where the network has none.
+        Undefined: there are no hidden layers, fewer than five samples per class that is present, or one class only; or
+            it takes more memory than there is, or more than a minute. The growth is absent without initial weights, and
+            a layer where the network has none.
     """
-    targets = probe.targets
     if not probe.layout.taps:
         raise Undefined("there are no hidden layers")
-    check_enough_samples(probe)
+    samples = compared(probe)
+    targets = samples.targets
     if len(targets.unique()) < 2:
         raise Undefined("there is one class only")
-    layers = pooled_features(probe)
-    scores = left_out_scores(standardised_gram(torch.cat(list(layers.values()), dim=1)), targets)
+    layers = {layer: samples.of(rows) for layer, rows in pooled_features(probe).items()}
+    features = torch.cat(list(layers.values()), dim=1)
+    require_comparison(len(features), features.shape[1])
+    scores = left_out_scores(standardised_gram(features), targets)
     accuracy = leave_one_out_accuracy(scores, targets)
     values: dict[str, Value] = {
         "representation/ridge_accuracy": accuracy,
@@ -88,7 +93,7 @@ def representation(probe: Probe) -> Values:
         "representation/ridge_growth": Undefined("there are no initial weights"),
     }
     if probe.initial_state is not None:
-        values["representation/ridge_growth"] = accuracy - initial_accuracy(probe)
+        values["representation/ridge_growth"] = accuracy - initial_accuracy(probe, samples)
     if LAST in layers:
         values[f"representation/{LAST}/ridge_accuracy"] = leave_one_out_ridge(layers[LAST], targets)
     for layer in LAYERS[1:]:
@@ -101,11 +106,11 @@ def representation(probe: Probe) -> Values:
     return values
 
 
-def initial_accuracy(probe: Probe) -> float:
+def initial_accuracy(probe: Probe, samples: Compared) -> float:
     """The ridge accuracy at the initial weights, computed once per training for these samples."""
     kept = probe.memory.get(_INITIAL)
     if kept is None or int(kept[1]) != len(probe.targets):
-        accuracy = leave_one_out_ridge(initial_features(probe), probe.targets)
+        accuracy = leave_one_out_ridge(samples.of(initial_features(probe)), samples.targets)
         kept = torch.tensor([accuracy, len(probe.targets)], dtype=torch.float64)
         probe.memory[_INITIAL] = kept
     return float(kept[0])

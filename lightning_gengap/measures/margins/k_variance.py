@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.activations import activations_at
 from lightning_gengap.measures.key import INVARIANT, Key
@@ -62,8 +63,10 @@ def k_variance(probe: Probe) -> Values:
 def _median_over_spread(probe: Probe, tap: Tap, margins: NormalizedMargin) -> float | Undefined:
     distances = torch.cat(list(margins.distances))
     distances = distances[distances.isfinite()]
+    half = min(MOST_PER_CLASS, int(probe.targets.bincount().max())) // 2
     try:
         features = activations_at(probe, [tap], lambda activation: activation.flatten(1))[tap.layer]
+        require_room(4 * 8 * half * (features.shape[1] + half), f"the features of two half classes at {tap.layer}")
     except Undefined as undefined:
         return frameless(undefined)
     spread = mean_class_spread(features, probe.targets, probe.seed)

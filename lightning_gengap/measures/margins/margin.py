@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.weights import require_room_for_graph
 from lightning_gengap.errors import Undefined, one_line, out_of_memory
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, NO, OPEN, YES, Invariances, Key
 from lightning_gengap.measures.margins.layer_margins import LayerMargins
@@ -129,6 +130,7 @@ def _take_over_all(metric: NormalizedMargin, ranks: Ranks, has_any: bool) -> Non
 
 def _signature(probe: Probe) -> Signature:
     """The signature of the samples, which this process computes."""
+    require_room_for_graph(probe, max(probe.sizes))
     margins: dict[str, LayerMargins] = {}
     undifferentiable = None
     all_logits = Rows()

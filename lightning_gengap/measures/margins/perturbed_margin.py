@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from lightning_gengap.derivatives.weights import require_room_for_graph
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.activations import first_weight_layer
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.margins.margin_metrics import logit_gap
-from lightning_gengap.measures.perturbation.perturbation import COPIES, images_of, mixes_and_copies
+from lightning_gengap.measures.perturbation.perturbation import COPIES, Changed, images_of, mixes_and_copies
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe
@@ -54,9 +55,10 @@ def perturbed_margin(probe: Probe) -> Values:
             where outputs or gradients vanish at that layer.
     """
     images, first = images_of(probe), first_weight_layer(probe)
+    require_room_for_graph(probe, max(probe.sizes))
     generator = torch.Generator().manual_seed(probe.seed)
     values: dict[str, Value] = {}
-    for name, perturbed in mixes_and_copies(images, probe.targets, generator):
+    for name, perturbed in mixes_and_copies(images, probe.targets, generator).items():
         margins = margins_of(probe, first, perturbed)
         if len(margins) == 0:
             values[f"perturbed_margin/{name}_*"] = Undefined(f"outputs or gradients at {first.module} vanish")
@@ -66,16 +68,15 @@ def perturbed_margin(probe: Probe) -> Values:
     return values
 
 
-def margins_of(probe: Probe, tap: Tap, inputs: Tensor) -> Tensor:
-    """Signed normalized margins at the tap, with all inputs exchanged for `inputs`; float64, on the CPU.
+def margins_of(probe: Probe, tap: Tap, inputs: Changed) -> Tensor:
+    """Signed normalized margins at the tap, with the inputs of each batch exchanged; float64, on the CPU.
 
     Empty where the tapped output does not vary or has not the examples on its first axis, or no gradient reaches it.
     """
     gaps, norms, moments = [], [], Moments()
-    sizes = [len(batch.targets) for batch in probe.batches]
-    for batch, part in zip(probe.batches, inputs.split(sizes), strict=True):
+    for place, batch in enumerate(probe.batches):
         with probe.tapped([tap]) as caught:
-            logits = probe.logits_on(batch.with_inputs(part), len(part))
+            logits = probe.logits_on(batch.with_inputs(inputs(place)), len(batch.targets))
         output = caught.get(tap.layer)
         gap = logit_gap(logits, batch.targets.to(logits.device))
         if output is None or len(output) != len(gap) or not gap.requires_grad:
@@ -84,7 +85,8 @@ def margins_of(probe: Probe, tap: Tap, inputs: Tensor) -> Tensor:
         if gradient is None:
             return torch.empty(0)
         gaps.append(gap.detach().cpu().double())
-        norms.append(vector_norm(gradient.reshape(len(gradient), -1).cpu(), dim=1, dtype=torch.float64))
+        for rows in gradient.reshape(len(gradient), -1).cpu().split(ROWS):
+            norms.append(vector_norm(rows, dim=1, dtype=torch.float64))
         for rows in output.detach().reshape(len(output), -1).cpu().split(ROWS):
             moments.add(rows.double())
     gap, norm, spread = torch.cat(gaps), torch.cat(norms), trimmed_mean(moments.variance()).sqrt()

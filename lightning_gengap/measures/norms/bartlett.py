@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,11 +74,12 @@ def bartlett(probe: Probe) -> Values:
             absent where tensors meet in other ways than such shortcuts: concatenation, gates, shortcuts around an
             activation.
     """
-    if probe.inputs is None or probe.train_samples is None:
+    inputs = probe.inputs
+    if inputs is None or probe.train_samples is None:
         raise Undefined("it needs float inputs of one shape, and the number of training samples")
     layers, blocks = probe.cached(checked).layers, probe.cached(checked).blocks
     terms = {name: _term(layer, probe) for name, layer in layers.items()}
-    size = _log_size(probe.inputs, probe.train_samples)
+    size = _log_size(inputs, probe.train_samples)
     gaps = logit_gap(probe.cached(clean_logits), probe.targets)
     values = _normalized(gaps, _log_complexity(terms.values()) + size)
     if isinstance(blocks, Undefined):
@@ -115,9 +116,10 @@ def _term(layer: WeightLayer, probe: Probe) -> Term:
     return spectral, incoming_norms(layer)
 
 
-def _log_size(inputs: Tensor, train_samples: int) -> float:
+def _log_size(inputs: Sequence[Tensor], train_samples: int) -> float:
     """The log of |X|_2 / n."""
-    square = float(torch.linalg.vector_norm(inputs.reshape(len(inputs), -1), dim=1).cpu().double().square().mean())
+    norms = torch.cat([torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in inputs])
+    square = float(norms.cpu().double().square().mean())
     if square <= 0:
         raise Undefined("all inputs are zero")
     return 0.5 * math.log(square / train_samples)

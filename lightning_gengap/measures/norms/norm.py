@@ -27,8 +27,8 @@ def norm(probe: Probe) -> Values:
     Keys: `norm/log_product_spectral` and `norm/log_product_frobenius` are the sum of log |W_i|^2.
     `norm/log_sum_spectral` and `norm/log_sum_frobenius` are log d + the mean of log |W_i|^2, the log of d times the
     geometric mean. `norm/spectral_change` bounds the relative error of every spectral norm, (|W_i|_2 - value) over
-    |W_i|_2. The norms of convolutions are approached from below, from a random start, and stop at 1e-4 or after 50
-    products. The bound fails for one start in 10,000.
+    |W_i|_2. The norms of convolutions, and of dense layers above some 2,700 inputs and outputs, are approached from
+    below, from a random start, and stop at 1e-4 or after 50 products. The bound fails for one start in 10,000.
 
     A convolution's spectral norm is that of the operator it applies at its input size, zero padding included. It is
     not that of the reshaped kernel. An embedding of integer inputs counts as the linear map of one-hot vectors.
@@ -39,6 +39,7 @@ def norm(probe: Probe) -> Values:
         Undefined: a scale would be missing. So it is where a parameterised layer is none of these nor a batch norm
             right behind one of its own; where the folded layers, run in place of the network's on up to 8 samples, do
             not give its logits; with embedded positions, attention, or normalisation by the samples' own statistics.
+            Or memory does not suffice.
 
     Reference: rows 30 to 39 of Jiang et al. 2020 (arXiv 1912.02178).
     """

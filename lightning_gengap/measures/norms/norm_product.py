@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.memory import FREE, require_room
+from lightning_gengap.derivatives.time import LEAVE, of_singular_values, require_time
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, WEIGHTS, Key
 from lightning_gengap.measures.norms.layer_norms import log_key, log_margin, nonzero_layers
@@ -69,14 +70,16 @@ def norm_product(probe: Probe) -> Values:
     without initial weights. Cost: the singular values of every kernel; the forward of `fit` is shared.
 
     Raises:
-        Undefined: a layer cannot be folded, or is zero.
+        Undefined: a layer cannot be folded, or is zero; or it takes more memory than there is, or more than a minute.
 
     References: Neyshabur et al. 2017 (arXiv 1706.08947), Bartlett et al. 2017 (arXiv 1706.08498), Neyshabur et al. 2018
     (arXiv 1707.09564).
     """
     layers = nonzero_layers(probe).values()
     weights = [layer.weight.numel() for layer in layers]
-    require_room(8 * (2 * sum(weights) + 3 * max(weights)), "all weights in double precision")
+    require_room(8 * (2 * sum(weights) + 3 * max(weights)), "all weights in double precision", FREE)
+    work = sum(2 * of_singular_values(len(layer.weight), layer.weight[0].numel()) for layer in layers)
+    require_time(work, "the singular values of all layers", LEAVE)
     matrices = [layer.matrix() for layer in layers]
     logs = log_products(matrices)
     values: dict[str, Value] = {f"norm_product/log_{name}": logs[name] for name in PRODUCTS}

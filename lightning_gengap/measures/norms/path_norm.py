@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.derivatives.per_sample import precise
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.key import FUNCTION, INVARIANT
@@ -46,8 +47,8 @@ def path_norm(probe: Probe) -> Values:
     smooth activations. Cost: three forwards of one batch, in float64.
 
     Raises:
-        Undefined: a layer cannot be folded, its weights are computed, the inputs are not floats, or the device has no
-            float64.
+        Undefined: a layer cannot be folded, its weights are computed, the inputs are not floats, the device has no
+            float64, or memory does not suffice.
 
     Reference: rows 43 and 44 of Jiang et al. 2020 (arXiv 1912.02178); Neyshabur et al. 2015 (arXiv 1503.00036) and
     2017 (arXiv 1706.08947).
@@ -83,6 +84,9 @@ def log_path_norm(probe: Probe, power: float) -> float:
     network = probe.cached(linear_network)
     if precise(inputs.device) != torch.float64:
         raise Undefined("the device has no float64; in float32, sums over paths cannot be told from others")
+    numbers = sum(value.numel() for value in network.state.values())
+    if inputs.device.type == "cpu":
+        require_room(3 * 8 * numbers, "all weights in double precision", FREE)
     state = {name: value.double() if value.is_floating_point() else value for name, value in network.state.items()}
     parameters = [name for name, value in probe.model.named_parameters() if value.is_floating_point()]
     state |= {name: state[name].abs().pow(power) for name in parameters}

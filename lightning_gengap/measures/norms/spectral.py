@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import starmap
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.derivatives.memory import FREE, require_room
+from lightning_gengap.derivatives.time import LEAVE, of_eigenvalues, of_singular_values, require_time
 from lightning_gengap.linalg.lanczos import Tridiagonal, lanczos
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.weight_layers import EMBEDDINGS, Operator, WeightLayer
@@ -18,6 +20,7 @@ MOST_PRODUCTS = 50
 TOLERANCE = 1e-4  # of the norm, relative, that is enough
 CHECKED_EVERY = 5  # products
 MOST_NUMBERS = 2**26  # in the basis of float64 vectors that Lanczos keeps: 512 MiB
+EXACT = 1e11  # multiplications: of as many at most are all singular values of a dense layer computed
 MISSED = 1e-4  # the probability, over random starts, that the bound does not hold
 
 
@@ -34,11 +37,17 @@ class Spectral(NamedTuple):
 
 
 def spectral_norm(layer: WeightLayer, probe: Probe) -> Spectral:
-    """The largest singular value of the map that the layer applies; exact but for convolutions."""
-    if isinstance(layer.module, nn.Linear):
-        require_room(4 * 4 * layer.weight.numel(), f"the singular values of {layer.name!r}")
+    """The largest singular value of the map that the layer applies; exact but for convolutions and huge dense layers.
+
+    Dense layers are huge above some 2,700 inputs and outputs, where all singular values take more than ten seconds.
+    """
+    if isinstance(layer.module, nn.Linear) and of_singular_values(*layer.weight.shape) <= EXACT:
+        require_room(4 * 4 * layer.weight.numel(), f"the singular values of {layer.name!r}", FREE)
         return Spectral(float(torch.linalg.matrix_norm(_with_svd(layer.weight).float(), ord=2)), 0.0)
     if isinstance(layer.module, EMBEDDINGS):  # tall: its Gram matrix is small
+        rows, columns = layer.weight.shape
+        require_room(8 * columns * (rows + 3 * columns), f"the weights of {layer.name!r} in double precision", FREE)
+        require_time(rows * columns**2 + of_eigenvalues(columns), f"the spectral norm of {layer.name!r}", LEAVE)
         tall = layer.weight.cpu().double()
         return Spectral(float(torch.linalg.eigvalsh(tall.mT @ tall)[-1].clamp(min=0).sqrt()), 0.0)
     return operator_norm(layer.operator(), layer, probe)
@@ -61,7 +70,7 @@ def operator_norm(operator: Operator, layer: WeightLayer, probe: Probe) -> Spect
     """
     start = torch.randn(layer.input_shape, generator=torch.Generator().manual_seed(probe.seed)).double()
     most = min(MOST_PRODUCTS, max(MOST_NUMBERS // start.numel(), 2))
-    require_room(8 * (most + 6) * start.numel(), f"the vectors for the spectral norm of {layer.name!r}")
+    require_room(8 * (most + 6) * start.numel(), f"the vectors for the spectral norm of {layer.name!r}", FREE)
     return largest_singular_value(operator, start, layer.weight, TOLERANCE)
 
 
@@ -100,7 +109,10 @@ def largest_singular_value(
 
 def matrix_norm(layer: WeightLayer) -> float:
     """The largest singular value of the weight as a matrix of outputs by everything else."""
-    require_room(4 * 8 * layer.weight.numel(), f"the singular values of {layer.name!r}")
+    rows = len(layer.weight)
+    require_room(4 * 8 * layer.weight.numel(), f"the singular values of {layer.name!r}", FREE)
+    work = of_singular_values(rows, layer.weight.numel() / rows)
+    require_time(work, f"the singular values of {layer.name!r}", LEAVE)
     return float(torch.linalg.matrix_norm(layer.matrix(), ord=2))
 
 
@@ -117,6 +129,7 @@ def circular_norm(layer: WeightLayer) -> float:
     blocks = layer.weight.detach().cpu().double().unflatten(0, (groups, -1)).to(torch.complex128)
     phases = list(starmap(_phases, zip(sizes, layer.weight.shape[2:], dilation, strict=True)))
     phases[-1] = phases[-1][: sizes[-1] // 2 + 1]  # the other frequencies are conjugate, as the weights are real
+    _require_circular(layer, blocks.shape[:3], [len(part) for part in phases])
     largest = 0.0
     for first in phases[0]:  # one at a time, for memory
         response = torch.tensordot(blocks, first, dims=([3], [0]))
@@ -127,6 +140,16 @@ def circular_norm(layer: WeightLayer) -> float:
         gram = matrices.mH @ matrices if tall else matrices @ matrices.mH
         largest = max(largest, float(torch.linalg.eigvalsh(gram)[..., -1].max()))
     return math.sqrt(largest)
+
+
+def _require_circular(layer: WeightLayer, blocks: Sequence[int], frequencies: Sequence[int]) -> None:
+    """Ask for room and time for matrices of all frequencies, so many an axis; `blocks` is (groups, rows, columns)."""
+    groups, rows, columns = blocks
+    small, large = min(rows, columns), max(rows, columns)
+    whose = f"the matrices of all frequencies of {layer.name!r}"
+    require_room(16 * groups * math.prod(frequencies[1:]) * (2 * rows * columns + 3 * small**2), whose, FREE)
+    work = 4 * groups * math.prod(frequencies) * (small**2 * large + of_eigenvalues(small))  # of complex numbers
+    require_time(work, whose, LEAVE)
 
 
 def _phases(size: int, taps: int, dilation: int) -> Tensor:

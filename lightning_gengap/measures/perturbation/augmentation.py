@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
+from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, Key
 from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, images_of
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 
+COPIES_HELD = 4  # of all images, at most, beside the images themselves
 TURN, ZOOM = math.radians(15), 1.25
 TOGETHER = 64  # images whose grids are held at once
 DRAWS = 3  # of flips and shifts; the mean over them is less noisy
@@ -30,12 +32,13 @@ def augmentation(probe: Probe) -> Values:
     other one) and `all` (flip, shift, turn, zoom and contrast together). Everything is drawn from the probe's seed, so
     it is the same at every measurement.
 
-    Cost: ten forward passes. Reference: after Natekar and Sharma 2020 (arXiv 2012.02775).
+    Cost: ten forward passes. Memory: four copies of all images at once. Reference: after Natekar and Sharma 2020 (arXiv
+    2012.02775).
 
     Raises:
-        Undefined: the inputs are not images of one size, of 4 x 4 or more.
+        Undefined: the inputs are not images of one size, of 4 x 4 or more, or the copies do not fit into memory.
     """
-    images = images_of(probe, least_side=4)
+    images = _together(images_of(probe, least_side=4))
     generator = torch.Generator().manual_seed(probe.seed)
     values: dict[str, float] = {}
     for name, kind in KINDS.items():
@@ -43,6 +46,13 @@ def augmentation(probe: Probe) -> Values:
         values[f"augmentation/{name}_accuracy"] = sum(accuracy for accuracy, _ in drawn) / len(drawn)
         values[f"augmentation/{name}_loss"] = sum(loss for _, loss in drawn) / len(drawn)
     return values
+
+
+def _together(images: Sequence[Tensor]) -> Tensor:
+    """The images of all batches in one tensor, where there is room for what is made of it."""
+    numbers = sum(part.numel() for part in images)
+    require_room((1 + COPIES_HELD) * numbers * images[0].element_size(), "changed copies of the images")
+    return torch.cat(list(images))
 
 
 def scores_on(probe: Probe, images: Tensor) -> tuple[float, float]:

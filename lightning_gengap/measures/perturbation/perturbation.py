@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_gengap.derivatives.memory import require_room
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.key import INVARIANT, Key
-from lightning_gengap.measures.values import Values
+from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe
 
 NOISE_LEVELS = (0.1, 0.3, 0.6)
-COPIES_HELD = 4  # of all images, at most, beside the images themselves
+Changed = Callable[[int], Tensor]  # makes the changed images of a batch, by its place: all are more than memory holds
 COPIES = {"mix": "same-class half-half mixes", "augment": "flipped and shifted images"}
 _NOISES = {f"noise_{level}": level for level in NOISE_LEVELS}
 
@@ -43,35 +44,55 @@ def perturbation(probe: Probe) -> Values:
     probe, for s in 0.1, 0.3, 0.6. Pairs, shifts and noise are drawn from the probe's seed, so they are the same at
     every measurement.
 
+    Changed images are made batch by batch, the noise for all of them together.
+
     Cost: five forward passes, one for each key that is wanted. Reference: Natekar and Sharma 2020 (arXiv 2012.02775).
 
     Raises:
-        Undefined: the inputs are not images.
+        Undefined: the inputs are not images. The accuracies under noise are absent where the noise does not fit into
+            memory.
     """
     images = images_of(probe)
     generator = torch.Generator().manual_seed(probe.seed)
     # Mixes and copies are always drawn, in this order: what is drawn later depends on it.
-    changed = chain(mixes_and_copies(images, probe.targets, generator), _noisy(probe, images, generator))
-    return {_key(name): probe.accuracy_on(inputs, probe.targets) for name, inputs in changed if probe.wants(_key(name))}
+    changed = mixes_and_copies(images, probe.targets, generator)
+    values: dict[str, Value] = {}
+    for name, made in changed.items():
+        if probe.wants(_key(name)):
+            values[_key(name)] = probe.accuracy_on(made, probe.targets)
+    try:
+        for name, made in _noisy(probe, images, generator):
+            values[_key(name)] = probe.accuracy_on(made, probe.targets)
+    except Undefined as undefined:
+        values[_key("noise_*")] = frameless(undefined)
+    return values
 
 
-def _noisy(probe: Probe, images: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+def _noisy(probe: Probe, images: Sequence[Tensor], generator: torch.Generator) -> Iterator[tuple[str, Changed]]:
     """The images under noise, level by level, where a level is wanted."""
-    if any(probe.wants(_key(name)) for name in _NOISES):
-        deviation = images.std(dim=0, correction=0)
-        noise = torch.randn(images.shape, generator=generator).to(images)
-        for name, level in _NOISES.items():
-            yield name, (noise * (level * deviation)).add_(images)
+    wanted = {name: level for name, level in _NOISES.items() if probe.wants(_key(name))}
+    if not wanted:
+        return
+    numbers = sum(part.numel() for part in images)
+    require_room(2 * images[0].element_size() * numbers, "noise for all images")
+    deviation = torch.cat(list(images)).std(dim=0, correction=0)
+    shape = len(probe.targets), *images[0].shape[1:]
+    noise = torch.randn(shape, generator=generator).to(images[0]).split(probe.sizes)
+
+    def noisy(level: float, place: int) -> Tensor:
+        return (noise[place] * (level * deviation)).add_(images[place])
+
+    for name, level in wanted.items():
+        yield name, partial(noisy, level)
 
 
-def images_of(probe: Probe, least_side: int = 1) -> Tensor:
-    """All images of the probe, shape (examples, channels, height, width), or undefined."""
+def images_of(probe: Probe, least_side: int = 1) -> list[Tensor]:
+    """The images of every batch, shape (examples, channels, height, width), or undefined; no copies."""
     images = probe.inputs
-    if images is None or images.ndim != 4:
+    if images is None or images[0].ndim != 4:
         raise Undefined(_why_no_images(probe))
-    if min(images.shape[2:]) < least_side:
+    if min(images[0].shape[2:]) < least_side:
         raise Undefined(f"the images are smaller than {least_side} x {least_side}")
-    require_room(COPIES_HELD * images.numel() * images.element_size(), "changed copies of the images")
     return images
 
 
@@ -80,31 +101,64 @@ def _why_no_images(probe: Probe) -> str:
     return reason if probe.no_inputs is None else f"{reason}: {probe.no_inputs}"
 
 
-def mixes_and_copies(images: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """The images mixed within their class, and flipped and shifted, by the names in `COPIES`, one after the other."""
-    yield "mix", same_class_mixes(images, targets, generator)
-    yield "augment", flipped_and_shifted(images, generator)
+def mixes_and_copies(images: Sequence[Tensor], targets: Tensor, generator: torch.Generator) -> dict[str, Changed]:
+    """The images mixed within their class, and flipped and shifted, by the names in `COPIES`; drawn now, made later."""
+    return {"mix": same_class_mixes(images, targets, generator), "augment": _flips_and_shifts(images, generator)}
 
 
-def same_class_mixes(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image averaged with another of its class, or with itself where the class has no other; same shape."""
+def same_class_mixes(images: Sequence[Tensor], targets: Tensor, generator: torch.Generator) -> Changed:
+    """Each image averaged with another of its class, or with itself where the class has no other; same shapes."""
     partner = torch.arange(len(targets))
     for label in targets.unique():
         members = (targets == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
         partner[members] = members.roll(1)
-    return images[partner.to(images.device)].add_(images).div_(2)
+    partners = partner.split([len(part) for part in images])
+    return lambda place: _gathered(images, partners[place]).add_(images[place]).div_(2)
+
+
+def _gathered(images: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Copies of the images at these rows of all batches together."""
+    found = images[0].new_empty(len(rows), *images[0].shape[1:])
+    start = 0
+    for part in images:
+        own = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
+        if len(own):
+            found[own.to(part.device)] = part[(rows[own] - start).to(part.device)]
+        start += len(part)
+    return found
+
+
+class _Moves(NamedTuple):
+    """For each image whether it is flipped, and by how many pixels it is shifted down and right."""
+
+    flip: list[bool]
+    down: list[int]
+    right: list[int]
 
 
 def flipped_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image flipped left to right with probability one half and shifted by up to an eighth of its side."""
-    examples, _, height, width = images.shape
+    return _flips_and_shifts([images], generator)(0)
+
+
+def _flips_and_shifts(images: Sequence[Tensor], generator: torch.Generator) -> Changed:
+    """The same for images in batches; drawn now, made later."""
+    sizes, (height, width) = [len(part) for part in images], images[0].shape[2:]
     reach_y, reach_x = height // 8, width // 8
-    flip = torch.rand(examples, generator=generator) < 0.5
-    down = torch.randint(-reach_y, reach_y + 1, (examples,), generator=generator)
-    right = torch.randint(-reach_x, reach_x + 1, (examples,), generator=generator)
+    flip = torch.rand(sum(sizes), generator=generator) < 0.5
+    down = torch.randint(-reach_y, reach_y + 1, (sum(sizes),), generator=generator)
+    right = torch.randint(-reach_x, reach_x + 1, (sum(sizes),), generator=generator)
+    drawn = (part.split(sizes) for part in (flip, down, right))
+    moves = [_Moves(*(part.tolist() for part in parts)) for parts in zip(*drawn, strict=True)]
+    return lambda place: _moved(images[place], moves[place])
+
+
+def _moved(images: Tensor, moves: _Moves) -> Tensor:
+    height, width = images.shape[2:]
+    reach_y, reach_x = height // 8, width // 8
     moved = torch.empty_like(images)
-    for place, (image, turn, y, x) in enumerate(zip(images, flip.tolist(), down.tolist(), right.tolist(), strict=True)):
-        padded = pad(image.flip(2) if turn else image, (reach_x, reach_x, reach_y, reach_y))
-        moved[place] = padded[:, reach_y + y : reach_y + y + height, reach_x + x : reach_x + x + width]
+    for place, (image, flip, down, right) in enumerate(zip(images, *moves, strict=True)):
+        padded = pad(image.flip(2) if flip else image, (reach_x, reach_x, reach_y, reach_y))
+        moved[place] = padded[:, reach_y + down : reach_y + down + height, reach_x + right : reach_x + right + width]
     return moved

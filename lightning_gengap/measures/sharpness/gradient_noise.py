@@ -121,7 +121,7 @@ def summed_gradients(probe: Probe) -> Sums:
     """The sums over all samples of the probe."""
     weights = trained(probe)
     numbers = 2 * sum(value.numel() for value in weights.values())
-    require_room_for(weights, numbers, sums=6)
+    require_room_for(weights, numbers, max(probe.sizes), sums=6)
     gradient, square = ({name: torch.zeros_like(_precise(at)) for name, at in weights.items()} for _ in range(2))
     sums = Sums(gradient, square)
     generator = torch.Generator().manual_seed(probe.seed)

@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy, linear, normalize
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
 
+from lightning_gengap.derivatives.time import A_SECOND, MOST_SECONDS
 from lightning_gengap.linalg.leverage import left_out
-from lightning_gengap.measures.curvature.leave_one_out import last_layer
+from lightning_gengap.measures.curvature.leave_one_out import last_layer, multiplications
 from tests import networks
 from tests.derivatives.tasks import small_mlp, task
 from tests.oracles import curvature as oracles
@@ -241,6 +242,26 @@ def test_without_room_it_is_absent(count: int, monkeypatch: pytest.MonkeyPatch) 
     found = measured("leave_one_out", model, images, targets)
     assert found.values == {}
     assert "would not fit into memory: they take" in found.absent["loo/last_layer/*"]
+
+
+def test_what_would_take_minutes_is_absent_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 30))
+    inputs, targets = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 30
+    monkeypatch.setattr("lightning_gengap.derivatives.time.A_SECOND", 40 * 4 * 30**3 / 60)
+    monkeypatch.setattr("lightning_gengap.measures.curvature.leave_one_out.left_out", None)
+    for measure, keys in (("leave_one_out", "loo/last_layer/*"), ("network_leave_one_out", "loo/network/*")):
+        monkeypatch.setattr("lightning_gengap.derivatives.time.MOST_SECONDS", 59.9)
+        found = measured(measure, model, inputs, targets)
+        assert found.values == {}
+        minutes = {"leave_one_out": 2, "network_leave_one_out": 1}[measure]  # the former's layer has a solve, too
+        why = f"the leverages of 40 samples and 30 classes would take {minutes} minutes of one core; use fewer samples"
+        assert found.absent == {keys: why}
+
+
+@pytest.mark.parametrize(("samples", "classes", "absent"), [(1024, 500, False), (1024, 1000, True), (128, 1000, False)])
+def test_a_thousand_classes_are_too_many_for_a_thousand_samples(samples: int, classes: int, absent: bool) -> None:
+    seconds = multiplications(samples, 512, classes) / A_SECOND
+    assert (seconds > MOST_SECONDS) == absent
 
 
 def convolutional() -> nn.Module:

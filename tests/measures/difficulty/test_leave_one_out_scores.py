@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.difficulty import leave_one_out_scores
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     RIDGES,
     learning_curve,
@@ -18,7 +21,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 )
 from lightning_gengap.network.probe import copy_state
 from tests import networks, oracles
-from tests.probes import measured, probing
+from tests.probes import measured
 
 CLASSES = 3
 
@@ -77,20 +80,37 @@ def test_a_learning_curve_is_a_line_over_the_log_of_the_samples(train_samples: i
         return 0.3 if len(rows) == 80 else 0.25
 
     rows, targets = torch.randn(80, 5), torch.arange(80) % 4
-    with probing(networks.made(networks.mlp), networks.images(80), targets, train_samples=train_samples) as probe:
-        curve = learning_curve("a/b", scored, rows, probe)
+    curve = learning_curve("a/b", scored, rows, targets, train_samples)
     assert curve == pytest.approx({"a/b_accuracy": 0.3, "a/b_growth": 0.05, "a/b_extrapolated": 0.3 + 0.05 * doublings})
 
 
 def test_what_is_extrapolated_stays_a_fraction_and_needs_the_train_size() -> None:
     rows, targets = torch.randn(80, 5), torch.arange(80) % 4
-    model, images = networks.made(networks.mlp), networks.images(80)
     for rise, end in ((0.5, 1.0), (-0.5, 0.0)):
-        with probing(model, images, targets, train_samples=80 * 2**4) as probe:
-            curve = learning_curve("a", lambda x, y, by=rise: 0.5 + by * (len(x) == 80) * 0.9, rows, probe)  # type: ignore[misc]
+        curve = learning_curve("a", lambda x, y, by=rise: 0.5 + by * (len(x) == 80) * 0.9, rows, targets, 80 * 2**4)  # type: ignore[misc]
         assert curve["a_extrapolated"] == end
-    with probing(model, images, targets) as probe:
-        assert isinstance(learning_curve("a", lambda x, y: 0.5, rows, probe)["a_extrapolated"], Undefined)
+    assert isinstance(learning_curve("a", lambda x, y: 0.5, rows, targets, None)["a_extrapolated"], Undefined)
+
+
+def test_votes_are_counted_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, targets = clusters()
+    whole = leave_one_out_neighbours(rows, targets, 10)
+    monkeypatch.setattr(leave_one_out_scores, "VOTES", 10 * 3 * 7)
+    assert leave_one_out_neighbours(rows, targets, 10) == whole
+
+
+@pytest.mark.parametrize(("left", "why"), [(2**12, "not fit into memory: they"), (2**40, "minutes of one core")])
+def test_what_is_too_much_to_compare_is_absent(left: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, targets = clusters()
+    monkeypatch.setattr("lightning_gengap.derivatives.memory.available", lambda: left)
+    monkeypatch.setattr("lightning_gengap.derivatives.time.A_SECOND", len(rows) ** 2 * rows.shape[1] / 100)
+    for score in (leave_one_out_ridge, partial(leave_one_out_neighbours, neighbours=10)):
+        curve = learning_curve("a", score, rows, targets, 100)
+        assert set(curve) == {"a_*"}
+        reason = str(curve["a_*"].reason)  # type: ignore[union-attr]
+        assert f"of {len(rows)} samples, by {rows.shape[1]} numbers each, would" in reason
+        assert reason.endswith("; use fewer samples")
+        assert why in reason
 
 
 def test_neighbours_of_duplicates_find_each_other() -> None:

@@ -48,7 +48,7 @@ def test_against_one_backward_per_image(factory: Callable[[], nn.Module]) -> Non
     values = values_of(model, images, targets, chunk=7, seed=3)
     stream = torch.Generator().manual_seed(3)
     for kind, make in (("mix", same_class_mixes), ("augment", flipped_and_shifted)):
-        perturbed = make(images, targets, stream) if kind == "mix" else make(images, stream)  # type: ignore[operator]
+        perturbed = make([images], targets, stream)(0) if kind == "mix" else make(images, stream)  # type: ignore[operator]
         distances = oracles.distances(model, FIRST[factory], perturbed, targets)
         assert (distances < 0).any()
         margins = distances / trimmed_variation(model, FIRST[factory], perturbed)
@@ -61,7 +61,7 @@ def test_the_share_of_positive_margins_is_the_accuracy_under_the_same_perturbati
     model, images, targets = task(networks.cnn)
     with probing(model, images, targets, seed=5) as probe:
         accuracies = taken("perturbation", probe).values
-        mixes = same_class_mixes(images, targets, torch.Generator().manual_seed(5))
+        mixes = same_class_mixes([images], targets, torch.Generator().manual_seed(5))
         margins = margins_of(probe, first_weight_layer(probe), mixes)
     assert len(margins) == COUNT
     assert float((margins > 0).double().mean()) == pytest.approx(accuracies["perturbation/mix_accuracy"])
@@ -85,7 +85,7 @@ def test_images_without_a_gradient_are_left_out() -> None:
         dead = (model[1](images.flatten(1)) <= 0).all(dim=1)
     assert 5 < int(dead.sum()) < 35
     with probing(model, images, torch.arange(COUNT) % 4) as probe:
-        margins = margins_of(probe, first_weight_layer(probe), images)
+        margins = margins_of(probe, first_weight_layer(probe), lambda place: images)
     assert len(margins) == COUNT - int(dead.sum())
     assert bool(margins.isfinite().all())
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, same_class_mixes
+from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, mixes_and_copies, same_class_mixes
 from tests import networks
 from tests.probes import measured
 
@@ -21,7 +21,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_a_mix_is_half_an_image_and_half_another_of_its_class() -> None:
     images, targets = networks.images(40).double(), torch.arange(40) % 3
-    mixes = same_class_mixes(images, targets, generator())
+    mixes = same_class_mixes([images], targets, generator())(0)
     assert mixes.shape == images.shape
     partners = 2 * mixes - images
     found = torch.cdist(partners.flatten(1), images.flatten(1)).min(dim=1)
@@ -29,12 +29,12 @@ def test_a_mix_is_half_an_image_and_half_another_of_its_class() -> None:
     assert torch.equal(targets[found.indices], targets)
     assert not bool((found.indices == torch.arange(40)).any())
     assert sorted(found.indices.tolist()) == list(range(40))
-    assert not torch.equal(same_class_mixes(images, targets, generator(1)), mixes)
+    assert not torch.equal(same_class_mixes([images], targets, generator(1))(0), mixes)
 
 
 def test_a_class_of_one_is_mixed_with_itself() -> None:
     images, targets = networks.images(5), torch.tensor([0, 0, 0, 0, 1])
-    torch.testing.assert_close(same_class_mixes(images, targets, generator())[4], images[4])
+    torch.testing.assert_close(same_class_mixes([images], targets, generator())(0)[4], images[4])
 
 
 @pytest.mark.parametrize(("height", "width", "down", "right"), [(16, 8, 2, 1), (8, 24, 1, 3), (7, 7, 0, 0)])
@@ -61,13 +61,36 @@ def test_the_values_are_accuracies_on_perturbed_images() -> None:
     model, images = networks.made(networks.mlp).eval(), networks.images(60)
     targets = networks.mostly_right_targets(model, images)
     stream = generator(3)
-    inputs = [same_class_mixes(images, targets, stream), flipped_and_shifted(images, stream)]
+    inputs = [same_class_mixes([images], targets, stream)(0), flipped_and_shifted(images, stream)]
     noise = torch.randn(images.shape, generator=stream)
     deviation = images.double().var(dim=0, correction=0).sqrt().float()
     inputs += [images + level * deviation * noise for level in (0.1, 0.3, 0.6)]
     with torch.no_grad():
         expected = [float((model(perturbed).argmax(1) == targets).double().mean()) for perturbed in inputs]
     assert values_of(model, images, targets, chunk=17, seed=3) == pytest.approx(dict(zip(KEYS, expected, strict=True)))
+
+
+@pytest.mark.parametrize("sizes", [[40], [1, 25, 14], [7] * 5 + [5]])
+def test_batches_are_changed_as_all_images_together_are(sizes: list[int]) -> None:
+    images, targets = networks.images(40), torch.arange(40) % 3
+    together = mixes_and_copies([images], targets, generator(3))
+    for name, made in mixes_and_copies(images.split(sizes), targets, generator(3)).items():
+        assert torch.equal(torch.cat([made(place) for place in range(len(sizes))]), together[name](0))
+
+
+def test_without_room_for_the_noise_only_the_accuracies_under_noise_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = networks.made(networks.mlp), networks.images(40)
+    targets = networks.mostly_right_targets(model, images)
+    everything = values_of(model, images, targets)
+    monkeypatch.setattr("lightning_gengap.derivatives.memory.available", lambda: 2**14)
+    found = measured("perturbation", model, images, targets)
+    assert found.values == {key: value for key, value in everything.items() if "noise" not in key}
+    (reason,) = found.absent.values()
+    assert set(found.absent) == {"perturbation/noise_*_accuracy"}
+    assert "noise for all images would not fit into memory: they take" in reason
+    assert reason.endswith("use fewer samples")
+    found = measured("augmentation", model, images, targets)
+    assert "changed copies of the images would not fit into memory" in found.absent["augmentation/*"]
 
 
 @pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
