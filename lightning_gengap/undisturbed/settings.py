@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,11 +91,26 @@ def _float32_switches() -> list[Switch]:
 def eagerly() -> Iterator[None]:
     """Run compiled modules eagerly: hooks do not fire in compiled graphs, and derivatives do not pass them."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    if set_stance is None:
+    with set_stance("force_eager") if set_stance is not None else _compiler_kept_out():
+        yield
+
+
+@contextmanager
+def _compiler_kept_out() -> Iterator[None]:
+    """Let compiled code call no compiler: what the stance does, before torch 2.6."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None:  # nothing is compiled yet
         yield
         return
-    with set_stance("force_eager"):
+    places = (dynamo, torch._C._dynamo.eval_frame)  # torch 2.4 calls the one, 2.5 the other
+    before = [place.set_eval_frame for place in places]
+    for place in places:
+        place.set_eval_frame = lambda callback, hand_to=before[-1]: hand_to(None)
+    try:
         yield
+    finally:
+        for place, function in zip(places, before, strict=True):
+            place.set_eval_frame = function
 
 
 @contextmanager

@@ -232,7 +232,6 @@ def test_transformers_take_no_fast_path_inside(model: nn.Module, interrupted: bo
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="stances came with torch 2.6")
 def test_compiled_modules_run_eagerly_so_that_hooks_fire() -> None:
     compilations: list[Any] = []
 
