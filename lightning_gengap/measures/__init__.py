@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -61,6 +61,7 @@ class Measure:
             every measurement of a run draws the same, and another order of the samples is another draw.
         at_most: the upper bound of the cost where it depends on the model, as that of a search does.
         besides: what else takes time, in words.
+        by_key: whether every key takes an equal part of the cost, and only those that are wanted are computed.
     """
 
     function: Callable[[Probe], Values]
@@ -71,6 +72,13 @@ class Measure:
     drawn_by_place: bool = False
     at_most: float | None = None
     besides: str = ""
+    by_key: bool = False
+
+    def cost(self, wanted: Collection[str] | None) -> float:
+        """Forward passes that it takes where only these keys are wanted; None for all."""
+        if wanted is None or not self.by_key:
+            return self.forwards
+        return self.forwards * sum(key in wanted for key in self.keys) / len(self.keys)
 
 
 @dataclass
@@ -97,7 +105,7 @@ MEASURES: dict[str, Measure] = {
     "fit": Measure(fit.fit, fit.KEYS, by_default=True, forwards=1.0),
     "norm": Measure(norm.norm, norm.KEYS, by_default=True, forwards=0.1, besides="singular values of dense layers"),
     "perturbation": Measure(
-        perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True
+        perturbation.perturbation, perturbation.KEYS, by_default=True, forwards=5.0, drawn_by_place=True, by_key=True
     ),
     "difficulty": Measure(
         difficulty.difficulty,

@@ -71,7 +71,8 @@ class Selection:
 
     def schedule(self) -> Schedule:
         """A new schedule. What is measured once per training belongs to the start."""
-        costs = {name: 0.0 if get_measure(name).per_training else get_measure(name).forwards for name in self.measures}
+        rows = {name: get_measure(name) for name in self.measures}
+        costs = {name: 0.0 if row.per_training else row.cost(self.wanted) for name, row in rows.items()}
         optional = {name: cost for name, cost in costs.items() if name not in self.needed}
         return Schedule(optional, sum(costs[name] for name in self.needed))
 

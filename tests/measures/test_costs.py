@@ -99,6 +99,21 @@ def test_a_measure_costs_what_it_declares(name: str) -> None:
         assert entry.forwards <= entry.at_most
 
 
+@pytest.mark.parametrize("name", [name for name, entry in MEASURES.items() if entry.by_key])
+def test_a_measure_costs_less_where_few_of_its_keys_are_wanted(name: str) -> None:
+    model, images, targets = task()
+    entry = MEASURES[name]
+    for wanted in (frozenset(entry.keys), *map(frozenset, zip(entry.keys))):
+        with probing(model, images, targets, chunk=CHUNK, wanted=wanted) as probe:
+            with Multiplications() as one:
+                forward(probe)
+            with Multiplications() as counted:
+                assert set(entry.function(probe)) == wanted
+        assert counted.total / one.total == pytest.approx(entry.cost(wanted))
+    assert entry.cost(frozenset()) == 0
+    assert entry.cost(None) == entry.forwards
+
+
 # No search ends early: every bracket and drop is out of tolerance, every ascent goes on, soft ranks are small.
 UNENDING: dict[str, list[tuple[Any, str, float]]] = {
     "soft_rank": [(lanczos_runs, "TOLERANCE", -1.0), (lanczos_runs, "FEW_DIRECTIONS", math.inf)],

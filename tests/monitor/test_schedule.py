@@ -31,6 +31,16 @@ def test_what_is_taken_once_costs_the_schedule_nothing_and_expensive_measures_ar
     assert [name for name in schedule.forwards if schedule.is_expensive(name)] == ["hessian"]
 
 
+def test_a_measure_of_which_some_keys_are_wanted_is_expected_to_cost_that_part():
+    default = load_predictor("default")
+    wanted = Selection.of(default, ()).wanted & get_measure("perturbation").keys.keys()
+    assert len(wanted) == 1
+    assert Selection.of(default, ()).schedule().needed == pytest.approx(
+        2.0
+    )  # one forward on the samples, one on copies
+    assert Selection.of(default, (), everything=True).schedule().needed == pytest.approx(6.0)
+
+
 def test_margins_are_optional_and_taken_where_they_are_drawn():
     predictor = tiny_predictor()
     assert Selection.of(predictor, (), drawn=True).measures == ("fit", "difficulty", "margin")
