@@ -102,7 +102,7 @@ def _compiler_kept_out() -> Iterator[None]:
     if dynamo is None:  # nothing is compiled yet
         yield
         return
-    places = (dynamo, torch._C._dynamo.eval_frame)  # torch 2.4 calls the one, 2.5 the other
+    places: tuple[Any, Any] = (dynamo, torch._C._dynamo.eval_frame)  # torch 2.4 calls the one, 2.5 the other
     before = [place.set_eval_frame for place in places]
     for place in places:
         place.set_eval_frame = lambda callback, hand_to=before[-1]: hand_to(None)
@@ -116,13 +116,9 @@ def _compiler_kept_out() -> Iterator[None]:
 @contextmanager
 def without_fast_paths() -> Iterator[None]:
     """Switch off the fast path of transformers in eval mode: it makes nested tensors, and hooks do not see inside."""
-    backend: Any = getattr(torch.backends, "mha", None)
-    if backend is None or not hasattr(backend, "set_fastpath_enabled"):
-        yield
-        return
-    before = backend.get_fastpath_enabled()
-    backend.set_fastpath_enabled(False)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        backend.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(before)
