@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,23 +91,34 @@ def _float32_switches() -> list[Switch]:
 def eagerly() -> Iterator[None]:
     """Run compiled modules eagerly: hooks do not fire in compiled graphs, and derivatives do not pass them."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    if set_stance is None:
+    with set_stance("force_eager") if set_stance is not None else _compiler_kept_out():
+        yield
+
+
+@contextmanager
+def _compiler_kept_out() -> Iterator[None]:
+    """Let compiled code call no compiler: what the stance does, before torch 2.6."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None:  # nothing is compiled yet
         yield
         return
-    with set_stance("force_eager"):
+    places: tuple[Any, Any] = (dynamo, torch._C._dynamo.eval_frame)  # torch 2.4 calls the one, 2.5 the other
+    before = [place.set_eval_frame for place in places]
+    for place in places:
+        place.set_eval_frame = lambda callback, hand_to=before[-1]: hand_to(None)
+    try:
         yield
+    finally:
+        for place, function in zip(places, before, strict=True):
+            place.set_eval_frame = function
 
 
 @contextmanager
 def without_fast_paths() -> Iterator[None]:
     """Switch off the fast path of transformers in eval mode: it makes nested tensors, and hooks do not see inside."""
-    backend: Any = getattr(torch.backends, "mha", None)
-    if backend is None or not hasattr(backend, "set_fastpath_enabled"):
-        yield
-        return
-    before = backend.get_fastpath_enabled()
-    backend.set_fastpath_enabled(False)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        backend.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(before)

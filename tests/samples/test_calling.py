@@ -260,6 +260,7 @@ def test_a_mask_that_is_trained_with_is_measured_with() -> None:
             super().__init__()
             self.plain, self.hint = nn.Linear(5, 3), nn.Linear(3, 3)
             nn.init.eye_(self.hint.weight)
+            nn.init.zeros_(self.hint.bias)
 
         def forward(self, x: Tensor, meta: Tensor | None = None) -> Tensor:
             return 0.01 * self.plain(x) + (0 if meta is None else 9 * self.hint(meta))

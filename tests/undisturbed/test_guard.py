@@ -223,7 +223,6 @@ def settings() -> list[Any]:
     ]
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "mha"), reason="the switch came with torch 2.3")
 def test_transformers_take_no_fast_path_inside(model: nn.Module, interrupted: bool) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
     seen: list[bool] = []
@@ -232,7 +231,6 @@ def test_transformers_take_no_fast_path_inside(model: nn.Module, interrupted: bo
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="stances came with torch 2.6")
 def test_compiled_modules_run_eagerly_so_that_hooks_fire() -> None:
     compilations: list[Any] = []
 

@@ -193,7 +193,7 @@ def test_a_circle_of_objects_and_a_deep_chain_are_looked_into():
     assert innermost == [0]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_a_scripted_module_is_restored_with_its_parts():
     class Part(nn.Module):
         def __init__(self) -> None:
