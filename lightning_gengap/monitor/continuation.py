@@ -117,7 +117,7 @@ def settle(
     if changes:
         state.forget_measured()
         say_other_measuring(state, changes)
-    elif old.lacks_keys(new):
+    elif old.lacks_keys(new) or old.samples.count < new.samples.count:  # more batches of training were copied since
         state.memory.forget()
     state.origin = new if new.samples.count >= old.samples.count or changes else old
     return bool(changes)

@@ -152,18 +152,19 @@ class Moments:
         by_epoch = self.every_n_train_steps is None
         read = moment is not None and reads_now(state.readers, moment, trainer, waiting=not by_epoch)
         last = last or is_last(trainer, trainer.current_epoch + share)
-        if moment in ("step", "validation") and not last and self._is_copying(trainer, state):
-            state.hold(Status.HELD)  # or too few samples would be watched from now on
+        ended = last or moment not in ("step", "validation")  # after an epoch no more batches are copied
+        if not ended and self._lacks_samples(trainer, state):
+            state.hold(Status.HELD)
             return
         planned = plan(trainer, state, due, read, last, retries=by_epoch and moment == "epoch", share=share)
         if planned is not None:
-            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share)
+            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share, ended)
 
-    def _is_copying(self, trainer: Trainer, state: RunState) -> bool:
-        """Whether more batches of training are to be copied, on any rank, before anything can be measured."""
+    def _lacks_samples(self, trainer: Trainer, state: RunState) -> bool:
+        """Whether batches of training are being copied, and these are too few on any rank to be worth measuring."""
         if state.first_batches is None:
             return False
-        too_few = not self.start_up.reader.has_enough(state.first_batches)
+        too_few = not self.start_up.reader.has_some(state.first_batches)
         return bool(trainer.strategy.reduce_boolean_decision(too_few, all=False))
 
     def _publish(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
