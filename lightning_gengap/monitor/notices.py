@@ -55,9 +55,8 @@ def say_unreadable(error: Exception, has_weights: bool) -> None:
     rank_zero_warn(f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {error}; {rest}.")
 
 
-def say_unknown_size(state: RunState) -> None:
-    """Say that the sampler hides how many samples are trained on."""
-    reason = "the sampler takes other samples in every epoch, so that nobody knows how many are trained on"
+def say_unknown_size(state: RunState, reason: str) -> None:
+    """Say why nobody knows how many samples are trained on."""
     state.absences["train_samples"] = reason
     if state.selection.predictor is None:  # a predictor that needs it says so
         state.notes.append(f"train_samples is absent: {reason}")

@@ -29,6 +29,7 @@ from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.fingerprint import Fingerprint
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches, count
+from lightning_gengap.samples.trainable_indices import why_unknown
 
 _CALLED_OTHERWISE = (
     "If training_step calls the model on other inputs than the batch's, pass forward=lambda module, batch: "
@@ -151,6 +152,8 @@ class StartUp:
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         state.read_in = trainer.current_epoch
         state.pool = pool_of(trainer)
+        if state.pool is None:
+            say_unknown_size(state, why_unknown(trainer.train_dataloader))
         samples = read_samples(trainer, module, self.reader, self.probe_data, state)
         if samples is None:  # batches of training are copied, whose samples are not those of any indices
             state.trained_on = None if state.pool is None else state.pool.met(planned_epochs(trainer))
@@ -167,7 +170,7 @@ class StartUp:
         if state.pool is not None:
             samples = replace(samples, train_samples=state.pool.met(planned_epochs(trainer)))
             if not state.pool.known:
-                say_unknown_size(state)
+                say_unknown_size(state, "the sampler takes other samples in every epoch")
         measurer = self._watch(samples, module, state)
         say_watched(state, measurer, size_of(samples, state.pool))
         for note in samples.notes:

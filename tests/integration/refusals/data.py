@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
-from tests.lightning_models import CLASSES, TinyModel, blobs, loader, stream
+from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, loader, stream
 from tests.streams import Parts
 from tests.tiny_predictors import tiny_predictor, wide_feature
 
@@ -140,6 +140,12 @@ DATA: dict[str, Case] = {
     ),
     "whole numbers as inputs": Case(Tokens, needing("margin/input/median"), tokens),
     "a training set of unknown size": Case(monitor=needing("train_samples"), data=stream),
+    "several loaders of known size": Case(
+        model=lambda: Stepping(lambda module, batch: TinyModel.training_step(module, batch["a"], 0)),
+        monitor=needing("train_samples")
+        | {"forward": lambda module, batch: module(batch["a"][0]), "target": lambda batch: batch["a"][1]},
+        data=lambda: {"a": loader(), "b": loader()},
+    ),
     "a training set far from all others": Case(monitor=needing("difficulty/ridge_accuracy", low=1e3)),
     "a sampler that takes other samples in each epoch": Case(
         monitor=needing("train_samples"), data=lambda: loader(sampler=Parts(), shuffle=False)
