@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
+from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, ValidationAccuracy
@@ -130,3 +131,17 @@ def say_unpaid(state: RunState) -> None:
             f"GapMonitor never measured {', '.join(unpaid)}: {share:.2g} of the time of this training did "
             "not pay for it. Pass a larger budget, or budget=None."
         )
+
+
+def say_unpredicted(state: RunState) -> None:
+    """Say why no prediction was made in all of a training that only ever abstained for the time being; it has ended."""
+    last = state.prediction
+    if last is None or state.readout.of_last != Status.ABSTAINING or "predicted_gap" in state.readout.extremes:
+        return
+    if last.learned:
+        why = f"{', '.join(last.too_far)} lay too far beyond what the predictor was fitted on"
+        remedy = "Train longer, or fit one on tasks like this with `gengap zoo fit`"
+    else:
+        why = f"the train accuracy, {state.values['train_accuracy']:.2f} at the end, was too near to that of chance"
+        remedy = "Train longer, or pass a forward= that returns the logits which are trained"
+    rank_zero_info(f"GapMonitor made no prediction: {why}. {remedy}.")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.integration.refusals.case import Case
 from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, careless, loader
+from tests.tiny_predictors import abstaining_predictor
 
 
 class Around(TinyModel):
@@ -144,6 +145,8 @@ TASKS: dict[str, Case] = {
     "a feature that is undefined": around(lambda body, images: body(images), verbosity="quiet"),
     "a measurement that fails": Case(measures={"difficulty": (careless(), 1.0)}),
     "an optional measure that fails": Case(monitor={"measures": ["norm"]}, measures={"norm": (careless(), 1.0)}),
+    "a network that learns too little": Case(lambda: TinyModel(0.0)),
+    "a network that stays far from all others": Case(monitor={"predictor": abstaining_predictor()}),
     "a measure that is never paid for": Case(
         monitor={"measures": ["norm"], "budget": 0.05}, measures={"norm": (lambda probe: {}, 1e15)}
     ),
