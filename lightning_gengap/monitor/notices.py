@@ -50,6 +50,16 @@ def say_no_initial_weights(cause: str = "") -> None:
     )
 
 
+def say_knowing_weights(state: RunState, accuracy: float, chance: float) -> None:
+    """Say why the intervals are wider where weights of the start know the samples, or look as if they did."""
+    if state.says_first("knowing weights"):
+        rank_zero_info(
+            f"GapMonitor: the weights that training starts from classify {accuracy:.2f} of the samples right, where "
+            f"the largest class has {chance:.2f}, so they may know these data; the intervals are wider, and in_support "
+            "is 0."
+        )
+
+
 def say_unreadable(error: Exception, has_weights: bool) -> None:
     """Say that the state in a checkpoint cannot be taken over."""
     rest = "all but its initial weights is measured anew" if has_weights else "it holds no initial weights either"
