@@ -112,6 +112,8 @@ def noisy(model: Any, batch: Any) -> Tensor:
 TASKS: dict[str, Case] = {
     "regression targets": labelled(lambda labels: labels + 0.5),
     "one-hot labels": labelled(lambda labels: one_hot(labels, CLASSES).float()),
+    "several labels per example": labelled(lambda labels: (labels[:, None] >= torch.arange(CLASSES)).float()),
+    "labels for pixels or tokens": labelled(lambda labels: labels[:, None, None].expand(-1, 6, 6)),
     "classes that do not begin at 0": labelled(lambda labels: labels + 1),
     "a single class": labelled(torch.zeros_like),
     "a batch without labels": Case(
