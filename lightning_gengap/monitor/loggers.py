@@ -74,29 +74,31 @@ class Display:
             logger.log_metrics({**values, "epoch": float(epoch)}, step)
             logger.save()
 
-        self._tell(trainer, send, state.raises)
+        self._tell(trainer, send, state)
         if state.pending is not None and self.verbosity != "quiet":
             contributions = {} if state.prediction is None else state.prediction.contributions
             panels = Panels(state.pending.figures, contributions, step, state.prefix)
-            self._tell(trainer, lambda logger: draw(logger, panels), state.raises)
+            self._tell(trainer, lambda logger: draw(logger, panels), state)
         state.pending, state.compared = None, False
 
     def lay_out(self, trainer: Trainer, state: RunState) -> None:
         """Prepare the loggers' charts, once."""
         if self.verbosity != "quiet":
-            self._tell(trainer, lambda logger: lay_out(logger, state.prefix), state.raises)
+            self._tell(trainer, lambda logger: lay_out(logger, state.prefix), state)
 
     def _shows(self, key: str) -> bool:
         if key not in MEASURED:
             return False
         return self.verbosity == "full" or MEASURED[key].measure in self.selection.named
 
-    def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], raises: bool) -> None:
-        """Tell every logger. A failure is only said, so that no logger ends the run for our sake."""
+    def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], state: RunState) -> None:
+        """Tell every logger. A failure is only said, and only once, so that no logger ends the run for our sake."""
         for logger in trainer.loggers if trainer.is_global_zero else ():
             try:
                 tell(logger)
             except Exception as error:
-                if raises:
+                if state.raises:
                     raise
-                rank_zero_warn(f"GapMonitor could not draw in {type(logger).__name__}: {type(error).__name__}: {error}")
+                failure = f"GapMonitor could not draw in {type(logger).__name__}: {type(error).__name__}: {error}"
+                if state.says_first(failure):
+                    rank_zero_warn(failure)

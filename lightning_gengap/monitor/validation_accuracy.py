@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)", re.IGNORECASE)
 _ROUNDING = 2.0**-21  # of a float32 that was summed over batches and divided
 _TELLING = 0.2  # with more rounding than this, in samples, every number looks like a count
+_MOST_NAMED = 5  # keys of the user's, in a message
 NO_KEY = "no key"  # the kind of the refusal that many trainings meet, as they log no accuracy
 _PLAIN = "the share of validation samples that are classified right"
 
@@ -164,7 +165,9 @@ def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:
     if len(found) == 1:
         return found[0]
     wanted = repr(name) if name else "a key like val_acc or val/accuracy"
-    reason = f"{len(found)} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
+    reason = f"{len(found)} logged metrics match {wanted}"
+    others = [key for key in metrics if "val" in key.lower() and not key.startswith(PREFIX)][:_MOST_NAMED]
+    reason += f" ({', '.join(found)})" if found else f", but there are {', '.join(others)}" if others else ""
     return Refusal(NO_KEY, f"{reason}. Pass GapMonitor(validation_accuracy='<the key you log>').")
 
 

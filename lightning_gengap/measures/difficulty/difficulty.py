@@ -55,7 +55,7 @@ def _on_features(probe: Probe) -> dict[str, Value]:
     if probe.initial_state is None:
         return {"difficulty/ridge_*": Undefined("there are no initial weights")}
     if not probe.layout.taps:
-        return {"difficulty/ridge_*": Undefined("there are no hidden layers")}
+        return {"difficulty/ridge_*": Undefined("there are no hidden layers; layers=[...] can name some")}
     return learning_curve("difficulty/ridge", leave_one_out_ridge, initial_features(probe), probe)
 
 
