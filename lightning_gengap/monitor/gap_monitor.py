@@ -185,7 +185,7 @@ class GapMonitor(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Copy initial weights that a lazy module made in its first forward; replay the first batch of training."""
         if self._state is not None:
-            self._moments.before_backward(trainer, pl_module, self._state)
+            self._moments.before_backward(trainer, pl_module, self._state, loss)
 
     @harmless
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.readers import Moment, looks_after_steps, modes, readers_of, reads_now, warn_readers
 from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.replay import Trained
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import is_last, minimised_loss, scalar_step, share_of_epoch, weights_step
@@ -51,10 +53,10 @@ class Moments:
         if state.measurer is not None:
             state.training_loss.begin_step(module, state.measurer.classes, trainer.current_epoch, number)
 
-    def before_backward(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+    def before_backward(self, trainer: Trainer, module: LightningModule, state: RunState, loss: Tensor) -> None:
         """Copy what lazy modules have made; replay the first batch of training."""
         self.start_up.add_lazy_weights(module, state)
-        state.replay.check(trainer, module, state.measurer)
+        state.replay.check(trainer, module, state.measurer, Trained(loss, self.start_up.reader.batch))
 
     def batch_end(self, trainer: Trainer, module: LightningModule, state: RunState, outputs: Any, batch: Any) -> None:
         """Add the step's loss to the running means; measure where a number of steps makes it due."""
