@@ -153,5 +153,5 @@ def say_unpredicted(state: RunState) -> None:
         remedy = "Train longer, or fit one on tasks like this with `gengap zoo fit`"
     else:
         why = f"the train accuracy, {state.values['train_accuracy']:.2f} at the end, was too near to that of chance"
-        remedy = "Train longer, or pass a forward= that returns the logits which are trained"
+        remedy = "Train longer, or pass the forward= and target= that training_step uses"
     rank_zero_info(f"GapMonitor made no prediction: {why}. {remedy}.")
