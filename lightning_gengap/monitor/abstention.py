@@ -38,7 +38,9 @@ def _stays(name: str) -> bool:
 
 def _cause(name: str, absences: Mapping[str, str]) -> str:
     found = (why for pattern, why in absences.items() if fnmatchcase(name, pattern) and name != "train_samples")
-    why = next(found, _UNKNOWN_SIZE if name == "train_samples" else "it was not measured")
+    # A resumed training takes over what was measured once, but not why a part of it was absent.
+    by_size = name == "train_samples" or (name.endswith("_extrapolated") and "train_samples" in absences)
+    why = next(found, _UNKNOWN_SIZE if by_size else "it was not measured")
     return why if why != _UNKNOWN_SIZE else f"{why}: {absences.get('train_samples', 'nothing tells it')}"
 
 

@@ -18,6 +18,13 @@ def test_an_unknown_number_of_samples_is_one_reason_whatever_it_makes_absent():
     assert reason.startswith(f"{UNKNOWN}: the data can only be iterated. Train on one DataLoader")
 
 
+def test_what_is_extrapolated_has_that_reason_also_after_a_resume():
+    (reason,) = obstacles(
+        abstention("difficulty/ridge_extrapolated", "train_samples"), {"train_samples": "of a stream"}
+    )
+    assert reason.startswith(f"{UNKNOWN}: of a stream. Train")
+
+
 def test_each_other_reason_is_said_with_what_it_makes_absent():
     absences = {"margin/*": "the inputs are not floats", "train_samples": "2 loaders are combined"}
     margins, size = obstacles(abstention("margin/input/median", "train_samples"), absences)
