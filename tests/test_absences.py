@@ -28,7 +28,7 @@ COUNT = 24
 TAKEN = ("margin", "fit", "norm", "difficulty")
 # In one word each: what the line about the layers names where some are missing.
 CAUSES = {
-    "linear": "no layer with weights stands before 1",
+    "linear": "no layer with weights stands before 1, the last linear or convolutional one",
     "one hidden layer": "only 1 layer with weights stands before 3",
     "two hidden layers": "only 2 layers with weights stand before 5",
     "bare parameters": "the forward calls no linear or convolutional module",

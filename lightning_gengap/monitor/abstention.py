@@ -9,6 +9,7 @@ from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.predictors.predictor import Prediction
 
 _SIZES = ("classes", "classes_present", "train_samples")
+_UNKNOWN_SIZE = "the number of training samples is unknown"  # as the measures say that need it
 
 
 def obstacles(prediction: Prediction, absences: Mapping[str, str]) -> tuple[str, ...]:
@@ -36,15 +37,18 @@ def _stays(name: str) -> bool:
 
 
 def _cause(name: str, absences: Mapping[str, str]) -> str:
-    if name == "train_samples":
-        reason = absences.get(name, "the data have no length. Give the training data one")
-        return f"the number of training samples is unknown: {reason}"
-    return next((why for pattern, why in absences.items() if fnmatchcase(name, pattern)), "it was not measured")
+    found = (why for pattern, why in absences.items() if fnmatchcase(name, pattern) and name != "train_samples")
+    # A resumed training takes over what was measured once, but not why a part of it was absent.
+    by_size = name == "train_samples" or (name.endswith("_extrapolated") and "train_samples" in absences)
+    why = next(found, _UNKNOWN_SIZE if by_size else "it was not measured")
+    return why if why != _UNKNOWN_SIZE else f"{why}: {absences.get('train_samples', 'nothing tells it')}"
 
 
 def _why_missing(names: Sequence[str], cause: str) -> str:
     if "train_samples" in names:
-        return f"{cause}; or pass predictor=None to only measure"
+        return (
+            f"{cause}. Train on one DataLoader whose data can be read by index, or pass predictor=None to only measure"
+        )
     are = "which is absent" if len(names) == 1 else "which are absent"
     return f"it needs {', '.join(names)}, {are}: {cause}. Pass a predictor without, or predictor=None to only measure"
 

@@ -12,7 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.containment import contained
-from lightning_gengap.monitor.notices import say_no_initial_weights, say_other_data, say_other_measuring, say_unreadable
+from lightning_gengap.monitor.notices import (
+    say_knowing_weights,
+    say_no_initial_weights,
+    say_other_data,
+    say_other_measuring,
+    say_unreadable,
+)
 from lightning_gengap.monitor.origin import Origin, fitting, weights_digest
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.saved_state import StateError
@@ -117,7 +123,7 @@ def settle(
     if changes:
         state.forget_measured()
         say_other_measuring(state, changes)
-    elif old.lacks_keys(new):
+    elif old.lacks_keys(new) or old.samples.count < new.samples.count:  # more batches of training were copied since
         state.memory.forget()
     state.origin = new if new.samples.count >= old.samples.count or changes else old
     return bool(changes)
@@ -139,13 +145,14 @@ def judge_start(state: RunState, measurer: Measurer, module: LightningModule, ac
     `accuracy` is that of the weights at the start; None where training has gone on since.
     """
     initial = measurer.initial_accuracy(module)
-    knowing = measurer.doubts_initial_weights(initial) or (
-        state.fresh and accuracy is not None and measurer.doubts_initial_weights(accuracy)
-    )
-    if state.unsure and knowing:
-        state.memory.initial_state = state.spare
-        if state.spare is None:
-            say_no_initial_weights()
-    state.unsure, state.spare, state.fresh = False, None, False
-    if knowing:
+    judged = [initial, accuracy] if state.fresh and accuracy is not None else [initial]
+    doubtful = [each for each in judged if measurer.doubts_initial_weights(each)]
+    if doubtful:
         state.doubt("initial_weights")
+        if state.unsure and state.spare is None:
+            say_no_initial_weights()
+        elif doubtful[0] is not None:
+            say_knowing_weights(state, doubtful[0], measurer.chance())
+        if state.unsure:
+            state.memory.initial_state = state.spare
+    state.unsure, state.spare, state.fresh = False, None, False

@@ -87,11 +87,17 @@ def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterabl
 
 
 def measure(
-    trainer: Trainer, module: LightningModule, state: RunState, start_up: StartUp, planned: Plan, epochs: float
+    trainer: Trainer,
+    module: LightningModule,
+    state: RunState,
+    start_up: StartUp,
+    planned: Plan,
+    epochs: float,
+    ended: bool,
 ) -> None:
     """Finish the start if need be, measure, and take the result over, unless any rank failed.
 
-    `epochs` is how many have been trained.
+    `epochs` is how many have been trained; `ended` says that this one copies no more batches of training.
     """
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
     state.tried_step = weights_step(trainer)
@@ -101,7 +107,7 @@ def measure(
     needed = state.selection.needed
     try:
         state.budget.train(seconds_until_idle(module.device))
-        measurer = start_up.finish(trainer, module, state)
+        measurer = start_up.finish(trainer, module, state, ended)
         found = measurer.measure(module, needed, optional, trainer.optimizers, planned.samples, ranks)
         measurement = examine(found, measurer, state)
     except AnotherRankFailed:

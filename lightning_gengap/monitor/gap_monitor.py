@@ -18,7 +18,7 @@ from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
 from lightning_gengap.monitor.namespaces import Callback
-from lightning_gengap.monitor.notices import say_unpaid
+from lightning_gengap.monitor.notices import say_unpaid, say_unpredicted
 from lightning_gengap.monitor.origin import weights_digest
 from lightning_gengap.monitor.readers import check_readers
 from lightning_gengap.monitor.run_state import RunState
@@ -200,7 +200,7 @@ class GapMonitor(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Copy initial weights that a lazy module made in its first forward; replay the first batch of training."""
         if self._state is not None:
-            self._moments.before_backward(trainer, pl_module, self._state)
+            self._moments.before_backward(trainer, pl_module, self._state, loss)
 
     @harmless
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -256,10 +256,11 @@ class GapMonitor(Callback):
 
     @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the final weights if that is not done, and say which measures were asked for and never paid for."""
+        """Measure the final weights if that is not done, and say what was asked for and never there."""
         if self._state is not None:
             self._moments.end(trainer, pl_module, self._state)
             say_unpaid(self._state)
+            say_unpredicted(self._state)
 
     # State: tensors and primitives; nothing stays registered between measurements.
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.readers import Moment, looks_after_steps, modes, readers_of, reads_now, warn_readers
 from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.replay import Trained
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import is_last, minimised_loss, scalar_step, share_of_epoch, weights_step
@@ -51,10 +53,10 @@ class Moments:
         if state.measurer is not None:
             state.training_loss.begin_step(module, state.measurer.classes, trainer.current_epoch, number)
 
-    def before_backward(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+    def before_backward(self, trainer: Trainer, module: LightningModule, state: RunState, loss: Tensor) -> None:
         """Copy what lazy modules have made; replay the first batch of training."""
         self.start_up.add_lazy_weights(module, state)
-        state.replay.check(trainer, module, state.measurer)
+        state.replay.check(trainer, module, state.measurer, Trained(loss, self.start_up.reader.batch))
 
     def batch_end(self, trainer: Trainer, module: LightningModule, state: RunState, outputs: Any, batch: Any) -> None:
         """Add the step's loss to the running means; measure where a number of steps makes it due."""
@@ -152,18 +154,19 @@ class Moments:
         by_epoch = self.every_n_train_steps is None
         read = moment is not None and reads_now(state.readers, moment, trainer, waiting=not by_epoch)
         last = last or is_last(trainer, trainer.current_epoch + share)
-        if moment in ("step", "validation") and not last and self._is_copying(trainer, state):
-            state.hold(Status.HELD)  # or too few samples would be watched from now on
+        ended = last or moment not in ("step", "validation")  # after an epoch no more batches are copied
+        if not ended and self._lacks_samples(trainer, state):
+            state.hold(Status.HELD)
             return
         planned = plan(trainer, state, due, read, last, retries=by_epoch and moment == "epoch", share=share)
         if planned is not None:
-            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share)
+            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share, ended)
 
-    def _is_copying(self, trainer: Trainer, state: RunState) -> bool:
-        """Whether more batches of training are to be copied, on any rank, before anything can be measured."""
+    def _lacks_samples(self, trainer: Trainer, state: RunState) -> bool:
+        """Whether batches of training are being copied, and these are too few on any rank to be worth measuring."""
         if state.first_batches is None:
             return False
-        too_few = not self.start_up.reader.has_enough(state.first_batches)
+        too_few = not self.start_up.reader.has_some(state.first_batches)
         return bool(trainer.strategy.reduce_boolean_decision(too_few, all=False))
 
     def _publish(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:

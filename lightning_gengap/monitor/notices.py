@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
+from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, ValidationAccuracy
@@ -49,15 +50,24 @@ def say_no_initial_weights(cause: str = "") -> None:
     )
 
 
+def say_knowing_weights(state: RunState, accuracy: float, chance: float) -> None:
+    """Say why the intervals are wider where weights of the start know the samples, or look as if they did."""
+    if state.says_first("knowing weights"):
+        rank_zero_info(
+            f"GapMonitor: the weights that training starts from classify {accuracy:.2f} of the samples right, where "
+            f"the largest class has {chance:.2f}, so they may know these data; the intervals are wider, and in_support "
+            "is 0."
+        )
+
+
 def say_unreadable(error: Exception, has_weights: bool) -> None:
     """Say that the state in a checkpoint cannot be taken over."""
     rest = "all but its initial weights is measured anew" if has_weights else "it holds no initial weights either"
     rank_zero_warn(f"GapMonitor starts anew, because its state in the checkpoint cannot be used: {error}; {rest}.")
 
 
-def say_unknown_size(state: RunState) -> None:
-    """Say that the sampler hides how many samples are trained on."""
-    reason = "the sampler takes other samples in every epoch, so that nobody knows how many are trained on"
+def say_unknown_size(state: RunState, reason: str) -> None:
+    """Say why nobody knows how many samples are trained on."""
     state.absences["train_samples"] = reason
     if state.selection.predictor is None:  # a predictor that needs it says so
         state.notes.append(f"train_samples is absent: {reason}")
@@ -131,3 +141,17 @@ def say_unpaid(state: RunState) -> None:
             f"GapMonitor never measured {', '.join(unpaid)}: {100 * share:.3g} % of the time of this training did "
             "not pay for it. Pass a larger budget, or budget=None."
         )
+
+
+def say_unpredicted(state: RunState) -> None:
+    """Say why no prediction was made in all of a training that only ever abstained for the time being; it has ended."""
+    last = state.prediction
+    if last is None or state.readout.of_last != Status.ABSTAINING or "predicted_gap" in state.readout.extremes:
+        return
+    if last.learned:
+        why = f"{', '.join(last.too_far)} lay too far beyond what the predictor was fitted on"
+        remedy = "Train longer, or fit one on tasks like this with `gengap zoo fit`"
+    else:
+        why = f"the train accuracy, {state.values['train_accuracy']:.2f} at the end, was too near to that of chance"
+        remedy = "Train longer, or pass the forward= and target= that training_step uses"
+    rank_zero_info(f"GapMonitor made no prediction: {why}. {remedy}.")

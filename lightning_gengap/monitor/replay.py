@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.as_in_training import as_in_training, rounding
@@ -16,7 +17,7 @@ from lightning_gengap.monitor.changed_inputs import is_augmented
 from lightning_gengap.monitor.step_recording import Called, Returned, StepRecording, Streams, outputs_in
 from lightning_gengap.monitor.training_loss import is_compiled
 from lightning_gengap.network.functional_call import run_at
-from lightning_gengap.samples.batches import hooks_for
+from lightning_gengap.samples.batches import ProbeBatch, hooks_for
 from lightning_gengap.samples.nested import exchange, flat_tensors, handed_out
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_STREAMS = 6
+_SAME_LOSS = 1e-5  # apart, relatively
 _MOST_STEPS = 8  # that are recorded in vain, because no backward of theirs is seen
 
 
@@ -38,6 +40,22 @@ class Mismatch(NamedTuple):
     difference: str
     remedy: str
     augmented: bool = False
+
+
+class Trained(NamedTuple):
+    """The loss that the step is about to go back through, and how the targets of a batch are read."""
+
+    loss: Tensor
+    read: Callable[[Any], ProbeBatch]
+
+    def is_of(self, logits: Tensor, batch: Any, parts: int) -> bool:
+        """Whether the loss, or so many `parts` of it, is the plain cross entropy of these logits."""
+        targets = self.read(batch).targets
+        if len(targets) != len(logits) or self.loss.numel() != 1:
+            return False
+        expected = float(cross_entropy(logits.double(), targets))
+        losses = (float(self.loss.detach()) * factor for factor in (1, parts))
+        return any(math.isclose(loss, expected, rel_tol=_SAME_LOSS) for loss in losses)
 
 
 _ON_ANOTHER_RANK = Mismatch(
@@ -83,7 +101,7 @@ class Replay:
             _log.debug("The first training step is not compared: %s", error)
             self.close()
 
-    def check(self, trainer: Trainer, module: nn.Module, measurer: Measurer | None) -> None:
+    def check(self, trainer: Trainer, module: nn.Module, measurer: Measurer | None, trained: Trained) -> None:
         """Compare, before the first backward."""
         recording = self._recording
         if recording is None:
@@ -91,7 +109,7 @@ class Replay:
         recording.close()
         try:
             if measurer is not None:
-                self.mismatch = self._compared(trainer, module, measurer, recording)
+                self.mismatch = self._compared(trainer, module, measurer, recording, trained)
         except Exception as error:
             _log.debug("The first training step could not be compared: %s", error)
         finally:
@@ -134,7 +152,7 @@ class Replay:
         self._recording, self._batch, self._buffers = None, None, {}
 
     def _compared(
-        self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording
+        self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording, step: Trained
     ) -> Mismatch | None:
         """What differs; None where nothing does, or nothing can be compared."""
         smallest = math.inf
@@ -151,7 +169,8 @@ class Replay:
                 return None
             if _is_the_same_call(own, recording):
                 return None  # a state outside the buffers, such as a counter, makes the difference
-            if last.module and _nearest(last.tensor, own.outputs) <= limit:
+            is_on_our_way = last.module and _nearest(last.tensor, own.outputs) <= limit
+            if is_on_our_way and not self._lacks_what_follows(trainer, step, last.tensor, logits):
                 return None  # it is followed by what is no module: a scale, or the mean of several heads
             smallest = min(smallest, apart)
         call = _last_call(recording)
@@ -160,6 +179,11 @@ class Replay:
         mismatch = _explained(smallest, call, self._batch)
         augmented = call.prepared is not None and self._augments(trainer, module, measurer, recording, call.prepared)
         return mismatch._replace(augmented=augmented)
+
+    def _lacks_what_follows(self, trainer: Trainer, step: Trained, trained: Tensor, ours: Tensor) -> bool:
+        """Whether the loss shows that the step leaves out what turns these outputs into our logits."""
+        parts = int(getattr(trainer, "accumulate_grad_batches", 1))
+        return step.is_of(trained, self._batch, parts) and not step.is_of(ours, self._batch, parts)
 
     def _augments(
         self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording, prepared: Tensor

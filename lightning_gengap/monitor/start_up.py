@@ -28,7 +28,8 @@ from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.fingerprint import Fingerprint
 from lightning_gengap.samples.nested import copied
-from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
+from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches, count
+from lightning_gengap.samples.trainable_indices import why_unknown
 
 _CALLED_OTHERWISE = (
     "If training_step calls the model on other inputs than the batch's, pass forward=lambda module, batch: "
@@ -101,19 +102,32 @@ class StartUp:
         with naming_memory("copying a batch of training"):
             copies.append(self.reader.batch(copied(batch)))
 
-    def finish(self, trainer: Trainer, module: LightningModule, state: RunState) -> Measurer:
-        """Watch all copied batches once the first epoch has ended, or make up for a start that failed."""
+    def finish(self, trainer: Trainer, module: LightningModule, state: RunState, ended: bool) -> Measurer:
+        """Watch the batches copied so far, or make up for a start that failed.
+
+        While more are being copied, those at hand are watched instead of earlier ones once they are twice as many, so
+        that few starts are paid for. Copying is over with enough samples, or where it has `ended` with the epoch.
+        """
         started = time.perf_counter()
-        if state.first_batches is not None:
-            copies = checked_batches(state.first_batches)
-            self._start(self._copied(copies, state), trainer, module, state)
-            state.first_batches = None
+        if (copies := state.first_batches) is not None:
+            is_complete = ended or self.reader.has_enough(copies)
+            if is_complete or self._are_worth_a_start(copies, state):
+                self._start(self._copied(checked_batches(copies), state), trainer, module, state)
+            if is_complete:
+                state.first_batches = None
         elif state.measurer is None:
             self._read_and_start(trainer, module, state)
         state.budget.start_up += time.perf_counter() - started
         if state.measurer is None:
             raise RuntimeError("there are no samples yet; the first batches of the next epoch are copied.")
         return _counted(state.measurer, trainer, state)
+
+    @staticmethod
+    def _are_worth_a_start(copies: Sequence[ProbeBatch], state: RunState) -> bool:
+        """Whether nothing was started yet, or on half as many samples at most."""
+        if state.measurer is None or any(state.selection.once(state.memory.taken)):
+            return True
+        return count(copies) >= 2 * len(state.measurer.samples)
 
     def reload(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Watch the samples of a loader that Lightning has asked for again, where its first ones are not the same.
@@ -138,6 +152,8 @@ class StartUp:
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         state.read_in = trainer.current_epoch
         state.pool = pool_of(trainer)
+        if state.pool is None:
+            say_unknown_size(state, why_unknown(trainer.train_dataloader))
         samples = read_samples(trainer, module, self.reader, self.probe_data, state)
         if samples is None:  # batches of training are copied, whose samples are not those of any indices
             state.trained_on = None if state.pool is None else state.pool.met(planned_epochs(trainer))
@@ -154,7 +170,7 @@ class StartUp:
         if state.pool is not None:
             samples = replace(samples, train_samples=state.pool.met(planned_epochs(trainer)))
             if not state.pool.known:
-                say_unknown_size(state)
+                say_unknown_size(state, "the sampler takes other samples in every epoch")
         measurer = self._watch(samples, module, state)
         say_watched(state, measurer, size_of(samples, state.pool))
         for note in samples.notes:

@@ -24,6 +24,7 @@ _USUAL = re.compile(r"(val|valid|validation)[_/](acc|accuracy)", re.IGNORECASE)
 _ROUNDING = 2.0**-21  # of a float32 that was summed over batches and divided
 _TELLING = 0.2  # with more rounding than this, in samples, every number looks like a count
 NO_KEY = "no key"  # the kind of the refusal of trainings that log no accuracy, which are many
+_MOST_NAMED = 5  # keys of the user's, in a message
 _PLAIN = "the share of validation samples that are classified right"
 
 
@@ -168,8 +169,10 @@ def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:
     if len(found) == 1:
         return found[0]
     wanted = repr(name) if name else "a key like val_acc or val/accuracy"
-    reason = f"{len(found) or 'no'} logged metrics match {wanted}" + (f" ({', '.join(found)})" if found else "")
+    reason = f"{len(found) or 'no'} logged metrics match {wanted}"
     kind = NO_KEY if name is None and not found else "unclear key"
+    others = [key for key in metrics if "val" in key.lower() and not key.startswith(PREFIX)][:_MOST_NAMED]
+    reason += f" ({', '.join(found)})" if found else f", but there are {', '.join(others)}" if others else ""
     return Refusal(kind, f"{reason}. Pass GapMonitor(validation_accuracy='<the key you log>').")
 
 

@@ -111,7 +111,8 @@ def _chosen_taps(model: nn.Module, trace: Trace) -> tuple[tuple[Tap, ...], dict[
         reason = "the forward calls no linear or convolutional module; layers=[...] can name others to watch"
         return (), dict.fromkeys(LAYERS[1:], reason)
     if last.depth == 0:
-        return (), dict.fromkeys(LAYERS[1:], f"no layer with weights stands before {last.module}, the last one")
+        reason = f"no layer with weights stands before {last.module}, the last linear or convolutional one"
+        return (), dict.fromkeys(LAYERS[1:], reason)
     stages = [stage for stage in _stage_ends(trace, below=last.depth) if stage.edge != last.edge]
     chosen = {"h3": _named_after(trace, last)} if _examples_first(trace, last) else {}
     if stages:

@@ -13,6 +13,8 @@ from lightning_gengap.errors import BatchError, TargetError, Undefined
 from lightning_gengap.samples.nested import exchange, flat_tensors, with_own_containers
 
 INPUT_KEYS = ("x", "input", "inputs", "image", "images", "img", "imgs", "pixel_values", "features", "data", "input_ids")
+_ONE_LABEL = "GapMonitor watches classifiers with one label per example"
+_SEVERAL = "several or no labels per example"
 TARGET_KEYS = ("y", "label", "labels", "target", "targets", "class", "classes")
 
 Forward = Callable[[nn.Module, Any], Tensor]
@@ -171,26 +173,55 @@ def _checked_targets(targets: Any, written: str) -> Tensor:
     if targets.is_floating_point() or targets.is_complex():
         raise TargetError(
             "targets",
-            got=f"{targets.dtype} of shape {tuple(targets.shape)}, a regression target or soft labels",
+            got=f"{targets.dtype} of shape {tuple(targets.shape)}, {_kind_of_floats(targets)}",
             expected="integer class indices of shape (batch,)",
-            remedy=f"GapMonitor watches classifiers{_of_floats(targets, written)}.",
+            remedy=f"{_ONE_LABEL}{_of_floats(targets, written)}.",
         )
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if targets.ndim != 1:
-        way_out = f"{written}.argmax(1) for one-hot labels, or another that"
         raise TargetError(
             "targets",
-            got=f"shape {tuple(targets.shape)}",
+            got=f"shape {tuple(targets.shape)}, {_kind_of_indices(targets)}",
             expected="class indices of shape (batch,)",
-            remedy=f"Pass {way_out if targets.ndim == 2 else 'target=lambda batch: ... that'} returns one class index "
-            "per example.",
+            remedy=f"{_ONE_LABEL}; {_of_indices(targets, written)}.",
         )
     return targets.long()
 
 
+def _labels_of_each(targets: Tensor) -> Tensor | None:
+    """How many labels each example has, where targets are a matrix of zeros and ones with a column for each class."""
+    if targets.ndim != 2 or targets.is_complex() or not bool(((targets == 0) | (targets == 1)).all()):
+        return None
+    return targets.sum(1)
+
+
+def _kind_of_floats(targets: Tensor) -> str:
+    labels = _labels_of_each(targets)
+    several = labels is not None and bool((labels != 1).any())
+    return _SEVERAL if several else "a regression target or soft labels"
+
+
+def _kind_of_indices(targets: Tensor) -> str:
+    if targets.ndim == 0:
+        return "one number for the whole batch"
+    labels = _labels_of_each(targets)
+    if labels is None:
+        return "labels for parts of each example, as for pixels or tokens"
+    return _SEVERAL if bool((labels != 1).any()) else "one-hot labels"
+
+
+def _of_indices(targets: Tensor, written: str) -> str:
+    """What to do about whole numbers that are not one per example."""
+    if _kind_of_indices(targets) == "one-hot labels":
+        return f"pass {written}.argmax(1)"
+    return "if each example has one, pass target=lambda batch: ... that returns it"
+
+
 def _of_floats(targets: Tensor, written: str) -> str:
     """What to do about targets that are floats, where they may stand for classes."""
+    if _kind_of_floats(targets) == _SEVERAL:
+        return ""
     if targets.ndim == 2 and targets.shape[1] > 1:
         mixed = "for labels that training mixes pass probe_data=<the plain training set>"
         return f"; for one-hot labels pass {written}.argmax(1), {mixed}"

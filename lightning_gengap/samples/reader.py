@@ -35,7 +35,7 @@ class Samples:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return sum(len(batch.targets) for batch in self.batches)
+        return count(self.batches)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -98,13 +98,22 @@ class SampleReader:
 
     def has_enough(self, batches: Iterable[ProbeBatch]) -> bool:
         """Whether these are as many samples as are wanted."""
-        return sum(len(batch.targets) for batch in batches) >= self.samples
+        return count(batches) >= self.samples
+
+    def has_some(self, batches: Iterable[ProbeBatch]) -> bool:
+        """Whether these are so many that they can be measured already, although more are wanted."""
+        return count(batches) >= min(self.samples, FEWEST)
+
+
+def count(batches: Iterable[ProbeBatch]) -> int:
+    """The number of samples in these batches."""
+    return sum(len(batch.targets) for batch in batches)
 
 
 def checked_batches(batches: Iterable[ProbeBatch]) -> tuple[ProbeBatch, ...]:
     """The batches; a DataError refuses those without a sample, or with a single class."""
     checked = tuple(batches)
-    if not checked or sum(len(batch.targets) for batch in checked) == 0:
+    if count(checked) == 0:
         raise no_samples("no batch")
     targets = torch.cat([batch.targets.cpu() for batch in checked])
     if len(targets.unique()) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -88,6 +88,20 @@ def trainable(loader: Any, batches_per_epoch: float = math.inf) -> Trainable | N
     if found is not None and len(found.indices) == 0:
         raise no_samples(f"a loader over {type(loader.dataset).__name__} that yields no index")
     return found
+
+
+def why_unknown(loader: Any) -> str:
+    """Why `trainable` finds nothing in this loader, in words."""
+    if isinstance(loader, Mapping | list | tuple):
+        return f"{len(loader)} loaders are combined" if len(loader) > 1 else "the loader is in a container"
+    if not isinstance(loader, DataLoader):
+        return f"{type(loader).__name__} is no DataLoader of torch"
+    if isinstance(loader.dataset, IterableDataset):
+        return "the data can only be iterated"
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if loader.batch_sampler is None and not isinstance(sampler, BatchSampler):
+        return f"each item of the {type(loader.dataset).__name__} is a batch"
+    return f"the {type(getattr(sampler, 'sampler', sampler)).__name__} cannot be asked what it draws"
 
 
 def trainable_indices(loader: Any, batches_per_epoch: float = math.inf) -> Sequence[int] | None:

@@ -45,6 +45,16 @@ def test_lightnings_checkpoints_keep_the_best_fresh_epochs(
     assert {int(path.stem) for path in tmp_path.glob("*.ckpt")} == set(best)
 
 
+@pytest.mark.parametrize(
+    ("gaps", "lines"), [([ABSTAINS] * 3, 1), ([ABSTAINS, 0.1, ABSTAINS], 0), ([0.1] * 3, 0)], ids=["none", "one", "all"]
+)
+def test_a_training_without_any_prediction_ends_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gaps: list[float | str], lines: int
+):
+    fitted(scripted_monitor(monkeypatch, gaps), max_epochs=3)
+    assert sum("GapMonitor made no prediction: " in message for message in caplog.messages) == lines
+
+
 @pytest.mark.parametrize("kind", GAPS)
 def test_loggers_get_fresh_predictions_alone(monkeypatch: pytest.MonkeyPatch, kind: str):
     logger = MemoryLogger()

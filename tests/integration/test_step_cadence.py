@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader
 
-from lightning_gengap import GapEarlyStopping
+from lightning_gengap import GapEarlyStopping, GapMonitor
+from lightning_gengap.measures import MEASURED
 from tests.integration.scripted_gaps import scripted_monitor
 from tests.integration.test_bit_identity import assert_identical
-from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted, resumed, saved, stream
+from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, blobs, fitted, resumed, saved, stream
+from tests.streams import Stream
 from tests.tiny_predictors import tiny_monitor
 
 GAP, STATUS = "gengap/predicted_gap", "gengap/status"
@@ -109,3 +112,26 @@ def test_a_stream_is_measured_once_enough_of_it_is_copied() -> None:
     series = logger.series("gengap/train_accuracy")
     assert [step for step, _ in series] == [2, 3]  # three batches of 16
     assert all(48 * accuracy == pytest.approx(round(48 * accuracy), abs=1e-4) for _, accuracy in series)
+
+
+@pytest.mark.filterwarnings("ignore:GapMonitor. each of difficulty")
+def test_a_stream_that_is_read_in_mid_epoch_is_measured_on_what_is_copied_so_far() -> None:
+    """Batches of 64; so 256 samples are there at the second of the validations, and all 512 at the fourth."""
+    seen: list[tuple[bool, float | None]] = []
+    monitors = [tiny_monitor(samples=512, measures=["difficulty"]) for _ in range(2)]
+
+    class Reader(EarlyStopping):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            seen.append((monitors[0].is_fresh(self.monitor), monitors[0].values.get("probe_samples")))
+            super().on_validation_end(trainer, pl_module)
+
+    def train(monitor: GapMonitor, *others: Callback) -> None:
+        data = DataLoader(Stream(blobs(640)), batch_size=64)
+        fitted(monitor, *others, data=data, max_epochs=1, validate=True, val_check_interval=2)
+
+    train(monitors[0], Reader("gengap/train_loss", check_on_train_epoch_end=False, patience=9))
+    train(monitors[1])
+    assert seen == [(False, None), (True, 256), (True, 256), (True, 512), (True, 512)]
+    read, unread = ({key: value for key, value in monitor.values.items() if key in MEASURED} for monitor in monitors)
+    assert read["difficulty/ridge_accuracy"] == unread["difficulty/ridge_accuracy"]  # of 512 samples, not of 256
+    assert read == unread

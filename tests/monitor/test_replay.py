@@ -77,6 +77,13 @@ class Scaled(Flat):
         return super().forward(images) * self.scale
 
 
+class Turned(Flat):
+    """Gives its columns in another order than the training step has them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).flip(1)
+
+
 class Counting(Flat):
     """Its scale follows a counter, which no buffer holds."""
 
@@ -165,7 +172,14 @@ AGREE: dict[str, tuple[Callable[..., LightningModule], Callable[[], Any]]] = {
     "smoothed with a penalty": (lambda: Flat(smoothed), loader),
     "forward called": (lambda: Flat(lambda m, b: cross_entropy(m.forward(b[0]), b[1])), loader),
     "parts called": (lambda: Flat(lambda m, b: cross_entropy(m.head(m.net(b[0])), b[1])), loader),
-    "parts called, then scaled": (lambda: Scaled(lambda m, b: cross_entropy(m.head(m.net(b[0])), b[1])), loader),
+    "parts called, then scaled": (
+        lambda: Scaled(lambda m, b: cross_entropy(m.head(m.net(b[0])) * m.scale, b[1])),
+        loader,
+    ),
+    "parts called, smoothed": (
+        lambda: Scaled(lambda m, b: cross_entropy(m.head(m.net(b[0])) * m.scale, b[1], label_smoothing=0.1)),
+        loader,
+    ),
     "forward called, then scaled": (lambda: Scaled(lambda m, b: cross_entropy(m.forward(b[0]), b[1])), loader),
     "flattened": (lambda: Flat(lambda m, b: cross_entropy(m(b[0].flatten(1)), b[1])), loader),
     "counter": (lambda: Counting(plain), loader),
@@ -240,6 +254,16 @@ DIFFER: dict[str, tuple[Callable[..., LightningModule], Callable[[], Any], str]]
         lambda: Hinted(hinted),
         rows,
         "Pass GapMonitor(forward=lambda module, batch: module(batch['image'], more=batch['hint']))",
+    ),
+    "parts alone": (
+        lambda: Scaled(lambda m, b: cross_entropy(m.head(m.net(b[0])), b[1])),
+        loader,
+        "Pass GapMonitor(forward=lambda module, batch: module.head(module.net(batch[0])))",
+    ),
+    "columns in another order": (
+        lambda: Turned(lambda m, b: cross_entropy(m.head(m.net(b[0])), b[1])),
+        loader,
+        "Pass GapMonitor(forward=lambda module, batch: module.head(module.net(batch[0])))",
     ),
     "other parts": (lambda: Flat(otherwise), loader, "training_step calls module.head(prepared(batch))"),
 }

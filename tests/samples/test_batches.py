@@ -68,7 +68,7 @@ BAD_BATCHES: list[tuple[Any, type[GapError], str]] = [
     (
         (X, torch.rand(4)),
         TargetError,
-        "expected integer class indices of shape (batch,). GapMonitor watches classifiers.",
+        "expected integer class indices of shape (batch,). GapMonitor watches classifiers with one label per example.",
     ),
     (
         {"a": (X, Y), "b": (X, Y)},
@@ -83,8 +83,16 @@ BAD_BATCHES: list[tuple[Any, type[GapError], str]] = [
         TargetError,
         "for one-hot labels pass target=lambda batch: batch['y'].argmax(1), for labels",
     ),
-    ((X, torch.zeros(4, 3).long()), TargetError, "got shape (4, 3); expected class indices of shape (batch,)"),
-    ((X, torch.tensor(1)), TargetError, "got shape (); expected class indices of shape (batch,)"),
+    ((X, torch.ones(4, 3).long()), TargetError, "got shape (4, 3), several or no labels per example; expected class"),
+    (
+        (X, torch.ones(4, 3)),
+        TargetError,
+        "got torch.float32 of shape (4, 3), several or no labels per example; expected",
+    ),
+    ((X, torch.eye(4).long()), TargetError, "one label per example; pass target=lambda batch: batch[1].argmax(1)."),
+    ((X, 2 * torch.ones(4, 3, 3).long()), TargetError, "got shape (4, 3, 3), labels for parts of each example, as for"),
+    ((X, torch.arange(12).reshape(4, 3)), TargetError, "got shape (4, 3), labels for parts of each example, as for"),
+    ((X, torch.tensor(1)), TargetError, "got shape (), one number for the whole batch; expected class indices of"),
 ]
 
 

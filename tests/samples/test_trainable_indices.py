@@ -24,8 +24,8 @@ from torch.utils.data import (
 
 from lightning_gengap.errors import DataError
 from lightning_gengap.samples.drawing import draw_samples
-from lightning_gengap.samples.trainable_indices import trainable, trainable_indices
-from tests.lightning_models import blobs
+from lightning_gengap.samples.trainable_indices import trainable, trainable_indices, why_unknown
+from tests.lightning_models import Iterated, blobs
 from tests.samples.numbered import READER, drawn, numbered, numbers
 from tests.streams import Stream
 
@@ -132,19 +132,22 @@ def test_the_users_sampler_and_random_streams_do_not_move():
 
 
 @pytest.mark.parametrize(
-    "loader",
+    ("loader", "why"),
     [
-        DataLoader(Stream(blobs()), batch_size=4),
-        {"a": DataLoader(numbered()), "b": DataLoader(numbered())},
-        [1, 2, 3],
-        DataLoader(numbered(), batch_size=None),
-        DataLoader(numbered(), sampler=Uncopyable()),
+        (DataLoader(Stream(blobs()), batch_size=4), "the data can only be iterated"),
+        ({"a": DataLoader(numbered()), "b": DataLoader(numbered())}, "2 loaders are combined"),
+        ([1, 2, 3], "3 loaders are combined"),
+        ([DataLoader(numbered())], "the loader is in a container"),
+        (Iterated(numbered()), "Iterated is no DataLoader of torch"),
+        (DataLoader(numbered(), batch_size=None), "each item of the TensorDataset is a batch"),
+        (DataLoader(numbered(), sampler=Uncopyable()), "the Uncopyable cannot be asked what it draws"),
     ],
-    ids=["stream", "mapping", "list", "ready batches", "uncopyable sampler"],
+    ids=["stream", "mapping", "list", "list of one", "iterable", "ready batches", "uncopyable sampler"],
 )
-def test_what_cannot_be_indexed_waits_for_the_first_batches(loader: Any):
+def test_what_cannot_be_indexed_waits_for_the_first_batches(loader: Any, why: str):
     assert trainable_indices(loader) is None
     assert draw_samples(loader, READER) is None
+    assert why_unknown(loader) == why
 
 
 def test_nothing_to_read_is_refused():

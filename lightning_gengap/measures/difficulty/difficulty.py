@@ -65,7 +65,7 @@ def _on_features(probe: Probe, samples: Compared) -> dict[str, Value]:
     if probe.initial_state is None:
         return {"difficulty/ridge_*": Undefined("there are no initial weights")}
     if not probe.layout.taps:
-        return {"difficulty/ridge_*": Undefined("there are no hidden layers")}
+        return {"difficulty/ridge_*": Undefined("there are no hidden layers; layers=[...] can name some")}
     try:
         features = samples.of(initial_features(probe))
     except Undefined as undefined:

@@ -152,6 +152,12 @@ DATA: dict[str, Case] = {
     ),
     "whole numbers as inputs": Case(Tokens, needing("margin/input/median"), tokens),
     "a training set of unknown size": Case(monitor=needing("train_samples"), data=stream),
+    "several loaders of known size": Case(
+        model=lambda: Stepping(lambda module, batch: TinyModel.training_step(module, batch["a"], 0)),
+        monitor=needing("train_samples")
+        | {"forward": lambda module, batch: module(batch["a"][0]), "target": lambda batch: batch["a"][1]},
+        data=lambda: {"a": loader(), "b": loader()},
+    ),
     "a training set far from all others": Case(monitor=needing("difficulty/ridge_accuracy", low=1e3)),
     "a sampler that takes other samples in each epoch": Case(
         monitor=needing("train_samples"), data=lambda: loader(sampler=Parts(), shuffle=False)

@@ -55,6 +55,12 @@ def of_another_network(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "memory": {**state["memory"], "initial_state": weights}}
 
 
+def trained_elsewhere() -> TinyModel:
+    model = TinyModel()
+    fitted(model=model)
+    return model
+
+
 def others() -> Any:
     return DataLoader(blobs(48, seed=7), 16)
 
@@ -93,5 +99,6 @@ RUNS: dict[str, Case] = {
         monitor={"seed": 1}, checkpoint=saved(tiny_monitor(samples=32))
     ),
     "weights that were trained before": Case(earlier=loader, late=True),
+    "a network that was trained elsewhere": Case(trained_elsewhere),
     "a second fit on other data": Case(earlier=others),
 }

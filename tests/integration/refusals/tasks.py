@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
 from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, careless, loader, put_measure
+from tests.tiny_predictors import abstaining_predictor
 
 
 class Around(TinyModel):
@@ -183,6 +184,7 @@ TASKS: dict[str, Case] = {
     "one-hot labels that are whole numbers": labelled(lambda labels: one_hot(labels, CLASSES)),
     "a label for every pixel": labelled(lambda labels: labels[:, None, None].expand(-1, 6, 6).contiguous()),
     "labels in a list": Case(lambda: Stepping(unlabelled), data=lambda: loader(collate_fn=listed)),
+    "several labels per example": labelled(lambda labels: (labels[:, None] >= torch.arange(CLASSES)).float()),
     "classes that do not begin at 0": labelled(lambda labels: labels + 1),
     "a single class": labelled(torch.zeros_like),
     "a batch without labels": Case(
@@ -224,6 +226,8 @@ TASKS: dict[str, Case] = {
     "a measurement that fails": Case(patch=measuring("difficulty", careless())),
     "a measure of the task that fails": Case(patch=measuring("difficulty", careless(), per_training=True)),
     "an optional measure that fails": Case(monitor={"measures": ["norm"]}, patch=measuring("norm", careless())),
+    "a network that learns too little": Case(lambda: TinyModel(0.0)),
+    "a network that stays far from all others": Case(monitor={"predictor": abstaining_predictor()}),
     "a measure that is never paid for": Case(
         monitor={"measures": ["norm"], "budget": 0.05}, patch=measuring("norm", lambda probe: {}, forwards=1e15)
     ),

@@ -95,7 +95,7 @@ def test_ridge_is_absent_without_initial_weights_or_hidden_layers() -> None:
     }
     model = networks.made(networks.linear)
     found = measured("difficulty", model, images, targets, initial_state=copy_state(model), train_samples=40)
-    assert found.absent == {"difficulty/ridge_*": "there are no hidden layers"}
+    assert found.absent == {"difficulty/ridge_*": "there are no hidden layers; layers=[...] can name some"}
     assert set(found.values) == {key for key in KEYS if "ridge" not in key}
 
 
