@@ -10,7 +10,6 @@ With --data the longer epochs train on CIFAR-10; without it, on enlarged digits 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -23,11 +22,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from networks import dense, images, resnet_20
+from timing import spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor
+from lightning_gengap.zoo.files import append_row, read_rows
 from lightning_gengap.zoo.train.architectures import Shape, vgg
 from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 
@@ -143,31 +144,6 @@ def training(setting: Setting, data: TensorDataset, watched: bool) -> dict[str, 
     }
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The finished trainings."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a finished training."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Median and range."""
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} [{low}, {high}]"
-
-
 def line(setting: Setting, rows: Sequence[Mapping[str, str]]) -> str:
     """What one setting showed and cost."""
     by_round = {(int(row["round"]), row["watched"] == "True"): row for row in rows}
@@ -216,7 +192,7 @@ def main(arguments: Sequence[str] | None = None, settings: Sequence[Setting] = S
     chosen = [setting.quick for setting in chosen] if options.quick else chosen
     warm = False
     for setting in chosen:
-        done = {(row["round"], row["watched"]) for row in read(options.out) if row["setting"] == setting.name}
+        done = {(row["round"], row["watched"]) for row in read_rows(options.out) if row["setting"] == setting.name}
         keys = [(number, watched) for number in range(setting.rounds) for watched in (False, True)]
         todo = [(number, watched) for number, watched in keys if (str(number), str(watched)) not in done]
         data = setting.data(options.data) if todo else None
@@ -226,11 +202,11 @@ def main(arguments: Sequence[str] | None = None, settings: Sequence[Setting] = S
                 few = TensorDataset(*data[: 2 * setting.batch])
                 warm = bool(training(replace(setting, epochs=1), few, watched=True))
             row = training(setting, data, watched)
-            append(options.out, {"setting": setting.name, "round": number, "watched": watched, **row})
+            append_row(options.out, {"setting": setting.name, "round": number, "watched": watched, **row})
     print(f"{torch.get_num_threads()} threads. Median and range over rounds.\n")
     print(f"| {' | '.join(HEADER)} |\n{'|---' * len(HEADER)}|")
     for setting in chosen:
-        print(line(setting, [row for row in read(options.out) if row["setting"] == setting.name]))
+        print(line(setting, [row for row in read_rows(options.out) if row["setting"] == setting.name]))
 
 
 if __name__ == "__main__":

@@ -134,16 +134,18 @@ def measure(
     """Measure a model on training samples, and predict its gap."""
     from lightning_gengap.command_inputs import explaining_failures, load_model, read_samples, restore_weights
     from lightning_gengap.predictors.files import load_predictor
-    from lightning_gengap.standalone import default_measures, measured
+    from lightning_gengap.samples.reader import SampleReader
+    from lightning_gengap.standalone import ALL, default_measures, flags_of, measurer_for
 
     chosen = load_predictor(predictor)
     samples, module = read_samples(data), load_model(model)
     initial_state = None if checkpoint is None else restore_weights(module, checkpoint)
     with explaining_failures(samples), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        names = default_measures(chosen)
-        found = measured(module, samples, names, initial_state, samples=number, train_samples=train_samples)
-        flags = found.flags(module)
+        reader = SampleReader(ALL if number is None else number)
+        measurer = measurer_for(module, samples, reader, initial_state, train_samples)
+        found = measurer.measure(module, default_measures(chosen))
+        flags = flags_of(measurer, module)
     for note in (*found.notes, *(str(warning.message) for warning in caught)):
         print(f"gengap: {' '.join(note.split())}", file=sys.stderr)
     prediction = asdict(chosen.predict(found.values, flags))

@@ -1,33 +1,15 @@
-"""Measures one model again and again on the same samples. No Lightning."""
+"""The result of one measurement: values, what is absent, and why. No Lightning."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from lightning_gengap.errors import LogitsError, frameless, naming_memory
-from lightning_gengap.measures import MEASURED, Computed, compute, get_measure
+from lightning_gengap.measures import MEASURED, Computed
 from lightning_gengap.measures.derived import INGREDIENTS, derived
 from lightning_gengap.measures.values import Figure
-from lightning_gengap.network.first_forwards import FirstForwards
-from lightning_gengap.network.layers import Layout
-from lightning_gengap.network.logits import check_logits
-from lightning_gengap.network.probe import Probe, State
-from lightning_gengap.network.ranks import Ranks
-from lightning_gengap.network.shared_probe import shared
-from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for, labels_for
-from lightning_gengap.samples.reader import Samples
-from lightning_gengap.undisturbed import undisturbed
-
-FEWEST = 256  # samples of which an accuracy is still worth predicting from
 
 
 class Absence(NamedTuple):
@@ -83,260 +65,17 @@ class Measurement:
         """What the user should be told, one sentence each."""
         return tuple(dict.fromkeys((*said(self.absences), *self.remarks)))
 
+    def complete(self, values: dict[str, float], names: Iterable[str]) -> None:
+        """Take over all values of the needed measures, of these names, with what all values derive."""
+        for name, found in self.optional.items():
+            self.optional[name] = found | _own_derived(name, values | found)
+        self.values = values | derived(values)
+        self.absences += _derived_absences({*names, *self.optional}, self)
+
     def add(self, computed: Computed) -> None:
         """Take over the figures of some measures and the reasons for what is absent."""
         self.figures |= computed.figures
         self.absences += [Absence(*why) for absent in computed.absent.values() for why in absent.items()]
-
-
-@dataclass
-class TrainingMemory:
-    """What one training keeps between its measurements. A `Measurer` borrows it.
-
-    Attributes:
-        initial_state: parameters and buffers before the first step; None if unknown.
-        per_training: values of the measures that are taken once per training.
-        taken: names of those measures, once they are taken.
-        warm_starts: where iterative measures start the next time.
-    """
-
-    initial_state: State | None = None
-    per_training: dict[str, float] = field(default_factory=dict)
-    taken: list[str] = field(default_factory=list)
-    warm_starts: dict[str, Tensor] = field(default_factory=dict)
-
-    def forget(self) -> None:
-        """Let everything be measured anew, in place, for whoever has borrowed it. The initial weights are kept."""
-        self.per_training.clear()
-        self.taken.clear()
-        self.warm_starts.clear()
-
-
-@dataclass(frozen=True)
-class Measurer:
-    """Measures one model on fixed samples.
-
-    Attributes:
-        first: how the model is called, and whether its samples can be computed apart.
-        classes: the number of logits.
-        seed: draws the perturbations.
-        weight_decay: of the training, where it is stated. None reads it from the optimizers.
-        wanted: the only keys that are asked for, see `Probe`; None for all.
-        raises: whether an optional measure that fails is an error.
-    """
-
-    samples: Samples
-    layout: Layout
-    first: FirstForwards
-    classes: int
-    memory: TrainingMemory
-    seed: int = 0
-    weight_decay: float | None = None
-    wanted: frozenset[str] | None = None
-    raises: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        samples: Samples,
-        memory: TrainingMemory | None = None,
-        forward: Forward | None = None,
-        layers: Sequence[str] | None = None,
-        *,
-        seed: int = 0,
-        weight_decay: float | None = None,
-        wanted: frozenset[str] | None = None,
-        raises: bool = False,
-    ) -> Measurer:
-        """Trace the model on its first batch, and refuse outputs that are no logits; ones that are not finite may pass.
-
-        The arguments are the attributes. `layers` are the module names to watch; None is the automatic choice.
-        """
-        with naming_memory("the first forward in eval mode"), undisturbed(model):
-            first = FirstForwards.of(model, samples.batches, forward)
-            samples = replace(samples, batches=first.batches)
-            layout = Layout.of(model, samples.batches[0], first.forward, layers)
-            classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=first.forward))
-        memory = TrainingMemory() if memory is None else memory
-        return cls(samples, layout, first, classes, memory, seed, weight_decay, wanted, raises)
-
-    def initial_accuracy(self, model: nn.Module) -> float | None:
-        """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
-        initial = self.memory.initial_state
-        return None if initial is None else self.accuracy(model, initial)
-
-    def accuracy(self, model: nn.Module, state: State | None = None) -> float | None:
-        """Accuracy now, or at other weights; None where logits are not finite."""
-        with undisturbed(model):
-            probe = self._probe(model)
-            logits = probe.all_logits(state)
-        if not bool(logits.isfinite().all()):
-            return None
-        return int((logits.argmax(1) == probe.targets).sum()) / len(self.samples)
-
-    def doubts_initial_weights(self, accuracy: float | None) -> bool:
-        """Whether weights of this initial accuracy know the task, or may: None where it is unknown."""
-        chance = self.chance()
-        noise = 2 * math.sqrt(chance * (1 - chance) / len(self.samples))  # the first batch alone may be small
-        return accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise
-
-    def initial_logits(self, model: nn.Module) -> Tensor | None:
-        """Logits of the first batch at the weights before any step; None where these are unknown or do not fit."""
-        if self.memory.initial_state is None:
-            return None
-        first = replace(self, samples=replace(self.samples, batches=self.samples.batches[:1]))
-        try:
-            with undisturbed(model), torch.no_grad():
-                ((_, logits),) = first._probe(model).forwards(self.memory.initial_state)
-        except Exception:  # the measures that need them will say so
-            return None
-        return logits
-
-    def chance(self) -> float:
-        """The largest class's share of the samples."""
-        return float(self._targets().bincount().max() / len(self.samples))
-
-    def task(self) -> dict[str, float]:
-        """Numbers of samples and classes; `train_samples` is absent where it is unknown."""
-        facts = {
-            "classes": float(self.classes),
-            "classes_present": float(len(self._targets().unique())),
-            "probe_samples": float(len(self.samples)),
-        }
-        size = self.samples.train_samples
-        return facts if size is None else facts | {"train_samples": float(size)}
-
-    def measure(
-        self,
-        model: nn.Module,
-        names: Iterable[str],
-        optional: Iterable[str] = (),
-        optimizers: Sequence[Any] = (),
-        samples: float = math.inf,
-        ranks: Ranks | None = None,
-    ) -> Measurement:
-        """Measure the model now. Measures of the task itself are taken at the first request only.
-
-        Args:
-            model: the model that was traced.
-            names: measures that must succeed.
-            optional: measures that may fail, also for want of memory. None is tried where the model's outputs are no
-                longer finite.
-            optimizers: read for the weight decay, and never changed.
-            samples: at most so many are measured where that can be had, see `sizes`. Optional measures, and those
-                taken once, see all of them.
-            ranks: the processes that measure this model now; they share the forwards where they can.
-        """
-        started = time.perf_counter()
-        names = self._missing(names)
-        once = [name for name in names if get_measure(name).per_training]
-        optional = self._missing(optional)
-        measurement = Measurement()
-        with undisturbed(model):
-            thinned, optional = self._thinned(samples), list(optional)
-            request = names, optional, len(thinned)
-            probe = shared(self._probe(model, optimizers), ranks, request, self.samples.augmented)
-            some = probe if len(thinned) == len(probe.batches) else replace(probe, batches=thinned)
-            computed = compute(some, [name for name in names if name not in once])
-            measurement.add(computed)
-            began_once = time.perf_counter()
-            computed_once = compute(probe, once)
-            apart = time.perf_counter() - began_once
-            measurement.add(computed_once)
-            self._keep(once, computed_once.values)
-            diverged = "fit" in names and "train_loss" not in computed.values
-            for name in () if diverged else optional:
-                self._try(probe, name, measurement)
-        apart += sum(measurement.seconds.values())
-        measurement.seconds_of_needed = time.perf_counter() - started - apart
-        measurement.samples = sum(len(batch.targets) for batch in thinned)
-        values = (
-            computed.values | self.memory.per_training | self.task() | {"probe_samples": float(measurement.samples)}
-        )
-        for name, found in measurement.optional.items():
-            measurement.optional[name] = found | _own_derived(name, values | found)
-        measurement.values = values | derived(values)
-        taken = {*names, *measurement.optional}
-        measurement.absences += _derived_absences(taken, measurement)
-        measurement.remarks = tuple(dict.fromkeys((*filter(None, [self.first.remark]), *probe.notes)))
-        return measurement
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many samples can be measured, the most first: all, every second batch, every fourth, and so on.
-
-        They are drawn in random order, and chunks stay whole, so that no sample's value depends on the size.
-        """
-        counts = [len(batch.targets) for batch in self.samples.batches]
-        steps = takewhile(lambda step: sum(counts[::step]) >= min(FEWEST, sum(counts)), (1, 2, 4, 8, 16))
-        return tuple(dict.fromkeys(sum(counts[::step]) for step in steps))
-
-    def _thinned(self, most: float) -> tuple[ProbeBatch, ...]:
-        """The batches of the largest size that is no more than `most`, or of the smallest size."""
-        sizes = self.sizes
-        step = 2 ** next((place for place, size in enumerate(sizes) if size <= most), len(sizes) - 1)
-        return self.samples.batches[::step]
-
-    def _missing(self, names: Iterable[str]) -> list[str]:
-        """The measures that have to be taken."""
-        return [name for name in names if not (get_measure(name).per_training and name in self.memory.taken)]
-
-    def _keep(self, names: Iterable[str], values: dict[str, float]) -> None:
-        """Remember these measures and their values: they are taken once per training."""
-        self.memory.taken += names
-        self.memory.per_training |= values
-
-    def _try(self, probe: Probe, name: str, measurement: Measurement) -> None:
-        """Take one optional measure in a guard of its own, so that a failure leaves nothing to the next measure."""
-        started = time.perf_counter()
-        try:
-            with undisturbed(probe.model):
-                computed = compute(probe, [name])
-        except Exception as error:
-            if self.raises:
-                raise
-            measurement.failures[name] = frameless(error)
-            probe.forget()
-        else:
-            measurement.add(computed)
-            measurement.optional[name] = computed.values
-            if get_measure(name).per_training:
-                self._keep([name], computed.values)
-        measurement.seconds[name] = time.perf_counter() - started
-
-    def _probe(self, model: nn.Module, optimizers: Sequence[Any] = ()) -> Probe:
-        return Probe(
-            model=model,
-            batches=self.samples.batches,
-            layout=self.layout,
-            forward=self.first.forward,
-            inseparable=self.first.inseparable,
-            train_samples=self.samples.train_samples,
-            initial_state=self.memory.initial_state,
-            memory=self.memory.warm_starts,
-            seed=self.seed,
-            ridge=self.weight_decay,
-            optimizers=optimizers,
-            wanted=self.wanted,
-        )
-
-    def _targets(self) -> Tensor:
-        return torch.cat([batch.targets for batch in self.samples.batches]).cpu()
-
-
-def _count_classes(probe: Probe) -> int:
-    """The number of logits, all of which are checked; zero without samples."""
-    if not probe.batches:
-        return 0
-    logits = probe.all_logits()
-    try:
-        content = probe.batches[0].content
-        check_logits(logits, probe.targets, call_for(content), labels_for(content))
-    except LogitsError as error:
-        error.may_pass = not bool(logits.isfinite().all())
-        raise
-    return logits.shape[1]
 
 
 def _derived_absences(taken: Collection[str], measurement: Measurement) -> Iterator[Absence]:

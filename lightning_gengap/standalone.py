@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gengap.errors import ConfigurationError, MeasureError, naming_memory
-from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
+from lightning_gengap.measurement import Measurement
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
 from lightning_gengap.network.probe import State
 from lightning_gengap.predictors.files import load_predictor
@@ -29,7 +30,7 @@ from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
 LEAST_DECAY = 1e-12
-_ALL = 2**62  # more samples than there are
+ALL = 2**62  # more samples than there are
 
 
 def measure(
@@ -93,73 +94,44 @@ def measure(
         >>> values["train_accuracy"], round(values["train_loss"], 3), values["classes"]
         (1.0, 0.139, 4.0)
     """
-    found = measured(
-        model,
-        data,
-        measures,
-        initial_state,
-        layers=layers,
-        forward=forward,
-        target=target,
-        seed=seed,
-        weight_decay=weight_decay,
-        samples=samples,
-        train_samples=train_samples,
-    )
-    for note in found.notes:
-        warnings.warn(note, stacklevel=2)
-    return found.values
-
-
-class Measured(NamedTuple):
-    """What `measure` found.
-
-    Attributes:
-        values: as `measure` returns them.
-        notes: what it warns of.
-        measurer: of the samples.
-    """
-
-    values: dict[str, float]
-    notes: tuple[str, ...]
-    measurer: Measurer
-
-    def flags(self, model: nn.Module) -> tuple[str, ...]:
-        """The monitor's reasons to doubt a prediction for this model, for `Predictor.predict`; one forward."""
-        doubtful = self.measurer.doubts_initial_weights(self.measurer.initial_accuracy(model))
-        return ("initial_weights",) if doubtful else ()
-
-
-def measured(
-    model: nn.Module,
-    data: Any,
-    measures: Iterable[str] | None = None,
-    initial_state: State | None = None,
-    *,
-    layers: Sequence[str] | None = None,
-    forward: Forward | None = None,
-    target: Target | None = None,
-    seed: int = 0,
-    weight_decay: float | Optimizer | None = None,
-    samples: int | None = None,
-    train_samples: int | None = None,
-) -> Measured:
-    """What `measure` returns and warns of, and what it measured with. The arguments are its own."""
     optimizers, ridge = _decay(weight_decay)
     names = None if measures is None else _names(measures)
     _check_size("samples", samples)
     _check_size("train_samples", train_samples)
-    memory = TrainingMemory(None if initial_state is None else _fitting(initial_state, model))
-    reader = SampleReader(_ALL if samples is None else samples, seed, target, forward)
-    drawn, collated = _read(data, model, reader, train_samples)
-    measurer = Measurer.of(model, drawn, memory, forward, layers, seed=seed, weight_decay=ridge)
-    if collated:
-        chosen = _drawn(measurer, drawn, reader)
-        measurer = Measurer.of(model, chosen, memory, forward, layers, seed=seed, weight_decay=ridge)
+    reader = SampleReader(ALL if samples is None else samples, seed, target, forward)
+    measurer = measurer_for(model, data, reader, initial_state, train_samples, layers, ridge)
     measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
-    return Measured(measurement.values, measurement.notes, measurer)
+    for note in measurement.notes:
+        warnings.warn(note, stacklevel=2)
+    return measurement.values
+
+
+def measurer_for(
+    model: nn.Module,
+    data: Any,
+    reader: SampleReader,
+    initial_state: State | None = None,
+    train_samples: int | None = None,
+    layers: Sequence[str] | None = None,
+    weight_decay: float | None = None,
+) -> Measurer:
+    """What measures this model on the samples that are drawn from `data`. The arguments are those of `measure`."""
+    memory = TrainingMemory(None if initial_state is None else _fitting(initial_state, model))
+    samples, collated = _read(data, model, reader, train_samples)
+
+    def of(samples: Samples) -> Measurer:
+        return Measurer.of(model, samples, memory, reader.forward, layers, seed=reader.seed, weight_decay=weight_decay)
+
+    measurer = of(samples)
+    return of(_drawn(measurer, samples, reader)) if collated else measurer
+
+
+def flags_of(measurer: Measurer, model: nn.Module) -> tuple[str, ...]:
+    """The monitor's reasons to doubt a prediction for this model, for `Predictor.predict`; one forward."""
+    doubtful = measurer.doubts_initial_weights(measurer.initial_accuracy(model))
+    return ("initial_weights",) if doubtful else ()
 
 
 def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:
@@ -194,9 +166,8 @@ def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int 
             size = len(indices)
             batches = reader.take(loader_in_drawn_order(data, indices, reader))
         else:
-            given = replace(reader, samples=_ALL).take(data)
-            size = sum(len(batch.targets) for batch in given)
-            batches = given
+            batches = replace(reader, samples=ALL).take(data)
+            size = sum(len(batch.targets) for batch in batches)
     size = size if train_samples is None else train_samples
     return Samples(checked_batches(batches), size, augmented=False), indices is None
 

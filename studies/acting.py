@@ -10,7 +10,6 @@ that one training serves all recipes. A finished run is appended to --out and no
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
+from lightning_gengap.zoo.files import append_row, read_rows
 from lightning_gengap.zoo.train.model import ZooModel
 from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.silence_lightning import silence_lightning
@@ -212,21 +212,7 @@ def row_of(run: Run, directory: Path | None) -> dict[str, Any]:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The finished runs."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{k: v if k in ("run", "kind") else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a finished run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    return [{k: v if k in ("run", "kind") else float(v) for k, v in row.items()} for row in read_rows(path)]
 
 
 def lost(rows: Sequence[Mapping[str, Any]], recipe: str) -> list[float]:
@@ -268,11 +254,11 @@ def main(arguments: Sequence[str] | None = None, runs: Sequence[Run] = RUNS) -> 
     todo = [run for run in chosen if run.name not in done]
     if options.jobs == 1:
         for run in todo:
-            append(options.out, row_of(run, options.data))
+            append_row(options.out, row_of(run, options.data))
     else:
         with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
             for future in as_completed([pool.submit(row_of, run, options.data) for run in todo]):
-                append(options.out, future.result())
+                append_row(options.out, future.result())
     names = [run.name for run in chosen]
     rows = [row for row in read(options.out) if row["run"] in names]
     print(report(sorted(rows, key=lambda row: names.index(row["run"]))))

@@ -26,7 +26,7 @@ from separations import say_levels, say_pairs
 from torch import Tensor, nn
 
 from lightning_gengap import available_predictors, load_predictor
-from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.derived import derived
 from lightning_gengap.samples.batches import ProbeBatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyExperiment, Logger
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap.measures import MEASURES, Measure
 from lightning_gengap.measures.values import Values
+from lightning_gengap.monitor.namespaces import Callback as AnyCallback
 from lightning_gengap.network.probe import Probe
+from tests.streams import Stream
 
 CLASSES = 4
 EXAMPLES = 64
@@ -37,19 +39,9 @@ def loader(examples: int = EXAMPLES, **arguments: Any) -> DataLoader[Any]:
     return DataLoader(blobs(examples), **({"batch_size": 16, "shuffle": True} | arguments))
 
 
-class Stream(IterableDataset[tuple[Tensor, Tensor]]):
-    """The blobs without length or index."""
-
-    def __init__(self, examples: int = EXAMPLES) -> None:
-        self.examples = examples
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from blobs(self.examples)
-
-
 def stream(batch_size: int = 16) -> DataLoader[Any]:
     """Batches of the blobs that cannot be indexed."""
-    return DataLoader(Stream(), batch_size=batch_size)
+    return DataLoader(Stream(blobs()), batch_size=batch_size)
 
 
 each_data = pytest.mark.parametrize("data", [loader, stream], ids=["indexed", "stream"])
@@ -168,7 +160,7 @@ class MemoryLogger(Logger):
         return [(step, row[key]) for step, row in self.rows if key in row]
 
 
-class EpochValues(Callback):
+class EpochValues(AnyCallback):
     """What any later reader sees at the end of each epoch: the metrics so far, without Lightning's own."""
 
     trainer: Trainer
@@ -244,20 +236,22 @@ class AveragedValidation(Callback):
                 parameter.copy_(kept)
 
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "max_epochs": 2,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+
+
 def quiet_trainer(*callbacks: Callback, **arguments: Any) -> Trainer:
     """Two epochs on the CPU; nothing is printed or written unless asked."""
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-    }
-    return Trainer(callbacks=list(callbacks), **(defaults | arguments))
+    return Trainer(callbacks=list(callbacks), **(QUIET | arguments))
 
 
 def validation_loader() -> DataLoader[Any]:

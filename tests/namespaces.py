@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gengap.monitor.namespaces import Callback
-from tests.lightning_models import loader, validation_loader
+from tests.lightning_models import QUIET, EpochValues, loader, validation_loader
 
 FIRST, OTHER = "lightning.pytorch", "pytorch_lightning"
 needs_both = pytest.mark.skipif(find_spec(OTHER) is None, reason=f"{OTHER} is not installed; it is optional")
@@ -72,33 +71,17 @@ def data_module_of(tree: str) -> Any:
     return Blobs()
 
 
-class Rows(Callback):
-    """The metrics at the end of each epoch."""
-
-    trainer: Any
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+class Rows(EpochValues):
+    """The metrics at the end of each epoch, but the share of the time, which no two trainings share."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self.rows.append({key: value for key, value in metrics.items() if key != "gengap/overhead"})  # seconds
+        super().on_train_epoch_end(trainer, pl_module)
+        self.rows[-1].pop("gengap/overhead", None)
 
 
 def trainer_of(tree: str, *callbacks: Any, **arguments: Any) -> Any:
     """A Trainer of that tree for two epochs on the CPU; nothing is printed or written unless asked."""
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-    }
-    return of(tree, "Trainer")(callbacks=list(callbacks), **(defaults | arguments))
+    return of(tree, "Trainer")(callbacks=list(callbacks), **(QUIET | arguments))
 
 
 def fit(

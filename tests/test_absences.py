@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor, measure
-from lightning_gengap.measurement import Absence, Measurement, Measurer, said
+from lightning_gengap.measurement import Absence, Measurement, said
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.network.probe import copy_state

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.reader import Samples
 from tests import networks

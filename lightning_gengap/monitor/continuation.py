@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.notices import say_no_initial_weights, say_other_data, say_other_measuring, say_unreadable
@@ -20,6 +20,16 @@ from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.trainer_facts import batches_trained
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.fingerprint import Fingerprint
+
+
+def loaded_state(kept: Mapping[str, Any], key: str, kind: str) -> Mapping[str, Any]:
+    """What a checkpoint holds for the monitor of this key, or for any of its `kind`, whatever its predictor."""
+    own = kept.get(key)
+    if not own:
+        other: Any = next((state for name, state in kept.items() if name.startswith(f"{kind}{{")), None)
+        known = other.items() if isinstance(other, Mapping) else ()
+        own = {name: value for name, value in known if name == "format" or name in RunState.SHARED}
+    return own if isinstance(own, Mapping) else {"format": type(own).__name__}
 
 
 def begin(

@@ -17,6 +17,8 @@ from lightning_gengap.monitor.notices import (
     say_optional_failures,
     say_reading,
 )
+from lightning_gengap.monitor.outcome import examine, learn, residual_of, take
+from lightning_gengap.monitor.readers import measures_read
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
@@ -59,7 +61,7 @@ def plan(
     if due or read or again or last or not state.measured:
         must = read or again or last or not state.measured
         with contained(state, "planning"):
-            planned = _afford(state, must, last, share, state.read_measures if read else ())
+            planned = _afford(state, must, last, share, measures_read(state.readers) if read else ())
     # Clocks differ between ranks, and so may copied samples and with them `measured`: rank 0 decides for all.
     planned = trainer.strategy.broadcast(planned)
     if planned is None and state.off is None:
@@ -70,7 +72,7 @@ def plan(
 def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterable[str]) -> Plan | None:
     """What the budget pays for, and the measures that are `read`; None where nothing is and nothing `must` be taken."""
     budget, schedule = state.budget, state.schedule
-    sizes = (0,) if state.measurer is None else state.measurer.sizes
+    sizes = (0,) if state.measurer is None else state.measurer.samples.sizes
     allowance = max(budget.allowance(share), budget.left if last else 0.0)
     samples, usual = math.inf, budget.price * sizes[0]
     if usual > allowance:
@@ -100,7 +102,8 @@ def measure(
     try:
         state.budget.train(seconds_until_idle(module.device))
         measurer = start_up.finish(trainer, module, state)
-        measurement = state.measure(measurer, module, needed, optional, trainer.optimizers, planned.samples, ranks)
+        found = measurer.measure(module, needed, optional, trainer.optimizers, planned.samples, ranks)
+        measurement = examine(found, measurer, state)
     except AnotherRankFailed:
         pass
     except Exception as error:
@@ -120,7 +123,7 @@ def measure(
         say_optional_failures(state, measurement, failed, epoch)
         riding = sum(measurement.seconds.get(name, 0.0) for name in planned.riders)
         state.budget.pay(measurement.seconds_of_needed, measurement.samples, riding)
-        state.take(measurement, planned_share(trainer, epochs), epoch, failed, planned.riders)
+        take(measurement, state, planned_share(trainer, epochs), epoch, failed, planned.riders)
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
@@ -144,9 +147,9 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None)
             actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
             state.readout.add("actual_gap", actual_gap)
             state.compared = True
-            residual = state.residual(actual_gap)
+            residual = residual_of(actual_gap, state)
     # Metrics and predictions may differ between ranks: rank 0 speaks for all.
     residual = trainer.strategy.broadcast(residual)
     with contained(state, "the recalibration"):
-        state.learn(residual)
+        learn(residual, state)
     state.validated = False

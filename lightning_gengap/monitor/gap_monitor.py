@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +11,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.arguments import check_arguments
 from lightning_gengap.monitor.containment import contained, harmless
-from lightning_gengap.monitor.continuation import begin
+from lightning_gengap.monitor.continuation import begin, loaded_state
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
 from lightning_gengap.monitor.namespaces import Callback
 from lightning_gengap.monitor.notices import say_unpaid
 from lightning_gengap.monitor.origin import weights_digest
-from lightning_gengap.monitor.readers import check_readers, readers_of, warn_readers
-from lightning_gengap.monitor.run_state import RunState, shared_part
+from lightning_gengap.monitor.readers import check_readers
+from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp
-from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, minimised_loss, was_reloaded
+from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, validates_in_fit, was_reloaded
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -91,13 +89,10 @@ class GapMonitor(Callback):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
-        ...
         ...     def forward(self, images):
         ...         return self.net(images)
-        ...
         ...     def training_step(self, batch, batch_idx):
         ...         return nn.functional.cross_entropy(self(batch[0]), batch[1])
-        ...
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), 0.1)
         >>> images = torch.randn(64, 1, 8, 8)
@@ -127,27 +122,15 @@ class GapMonitor(Callback):
         every_n_train_steps: int | None = None,
     ) -> None:
         super().__init__()
-        kinds = str | Path | Predictor | None
-        _require("predictor", predictor, isinstance(predictor, kinds), "a name, a path, a Predictor or None")
-        _require("every_n_epochs", every_n_epochs, _at_least(1, every_n_epochs), "at least 1")
-        steps = every_n_train_steps
-        _require("every_n_train_steps", steps, steps is None or _at_least(1, steps), "at least 1, or None")
-        alone = steps is None or every_n_epochs == 1
-        _require("every_n_train_steps", steps, alone, f"None beside every_n_epochs={every_n_epochs}")
-        _require("samples", samples, _at_least(20, samples), "at least 20")
-        is_share = isinstance(budget, Real) and 0 < budget <= 1
-        _require("budget", budget, budget is None or is_share, "a share in (0, 1], or None")
-        _require("verbosity", verbosity, verbosity in ("quiet", "normal", "full"), "'quiet', 'normal' or 'full'")
-        _require("on_error", on_error, on_error in ("warn", "raise"), "'warn' or 'raise'")
-        _require("measures", measures, not isinstance(measures, str), "a sequence of names")
+        check_arguments(predictor, every_n_epochs, every_n_train_steps, samples, budget, verbosity, on_error, measures)
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
         self.budget, self.validation_accuracy, self.on_error = budget, validation_accuracy, on_error
-        everything, drawn = verbosity == "full", verbosity != "quiet"
-        self._selection = Selection.of(self.predictor, measures, everything, drawn)
+        self._selection = Selection.of(self.predictor, measures, verbosity == "full", verbosity != "quiet")
         self.measures = self._selection.measures
         self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
-        self._display = Display(self._selection, verbosity)
+        display = Display(self._selection, verbosity)
+        self._moments = Moments(display, self._start_up, every_n_epochs, every_n_train_steps, validation_accuracy)
         self._state: RunState | None = None
         self._training = False
         self._loaded: Mapping[str, Any] | None = None
@@ -174,9 +157,9 @@ class GapMonitor(Callback):
         if stage != "fit" or trainer.barebones:
             return
         check_strategy(trainer)
-        monitors = monitors_of(trainer)
-        if self is monitors[0]:
-            check_readers(trainer, lambda key: any(monitor._logs(key, trainer) for monitor in monitors))
+        if self is monitors_of(trainer)[0]:
+            prefixes = [(each._moments, each._prefix(trainer)) for each in monitors_of(trainer)]
+            check_readers(trainer, lambda key: any(each.logs(key, prefix, trainer) for each, prefix in prefixes))
 
     # From here on nothing raises: whatever fails is said once, and training goes on unchanged.
 
@@ -192,12 +175,9 @@ class GapMonitor(Callback):
         raises = self.on_error == "raise"
         state = begin(trainer, pl_module, self._selection, self.budget, raises, loaded, previous)
         self._state, self._training = state, True
+        state.prefix = self._prefix(trainer)
         self._start_up.run(trainer, pl_module, state)
-        state.prefix = prefix = self._prefix(trainer)
-        own = [reader for reader in readers_of(trainer) if self._logs(reader.key, trainer)]
-        warn_readers(own, self.every_n_train_steps, trainer.enable_validation)
-        state.readers = [replace(reader, key=reader.key.removeprefix(prefix)) for reader in own]
-        self._moments(trainer).start(trainer, pl_module, state)
+        self._moments.start(trainer, pl_module, state)
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started
 
@@ -205,8 +185,7 @@ class GapMonitor(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Copy initial weights that a lazy module made in its first forward; replay the first batch of training."""
         if self._state is not None:
-            self._start_up.add_lazy_weights(pl_module, self._state)
-            self._state.replay.check(trainer, pl_module, self._state.measurer)
+            self._moments.before_backward(trainer, pl_module, self._state)
 
     @harmless
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -217,35 +196,22 @@ class GapMonitor(Callback):
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the first batches where the data cannot be indexed; watch the step's logits where they are needed."""
-        state = self._state
-        if state is None or state.off is not None:
-            return
-        self._start_up.copy(batch, pl_module, state)
-        state.replay.begin(pl_module, batch, state.measurer)
-        if state.measurer is not None:
-            state.training_loss.begin_step(pl_module, state.measurer.classes, trainer.current_epoch, batch_idx)
+        if self._state is not None:
+            self._moments.batch_start(trainer, pl_module, self._state, batch, batch_idx)
 
     @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the step's loss to the running means; measure where a number of steps makes it due."""
-        state = self._state
-        if state is None:
-            return
-        state.replay.end_step()
-        loss = minimised_loss(trainer, pl_module, outputs)
-        state.training_loss.step(loss, lambda: self._start_up.reader.batch(batch).targets)
-        self._start_up.try_again(trainer, pl_module, state)
-        self._moments(trainer).step(trainer, pl_module, state)
+        if self._state is not None:
+            self._moments.batch_end(trainer, pl_module, self._state, outputs, batch)
 
     @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure where somebody reads our keys right after this validation."""
-        if self._state is not None and _validates_in_fit(trainer):
-            self._state.validation.begin()
-            self._state.validation.weights.look(pl_module)
-            self._moments(trainer).validation_start(trainer, pl_module, self._state)
+        if self._state is not None and validates_in_fit(trainer):
+            self._moments.validation_start(trainer, pl_module, self._state)
 
     @harmless
     def on_validation_batch_end(
@@ -258,36 +224,26 @@ class GapMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the samples of the batch."""
-        if self._state is not None and _validates_in_fit(trainer):
-            self._state.validation.count(lambda: self._start_up.reader.batch(batch).targets, dataloader_idx)
-            if batch_idx == 0 and dataloader_idx == 0:
-                self._state.validation.weights.look(pl_module)
-
-    @harmless
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember that this epoch has a validation accuracy."""
-        if self._state is not None and _validates_in_fit(trainer):
-            self._state.validated = True
+        if self._state is not None and validates_in_fit(trainer):
+            self._moments.validation_batch_end(pl_module, self._state, batch, (batch_idx, dataloader_idx))
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare a prediction of these weights with the validation."""
-        if self._state is not None and _validates_in_fit(trainer):
-            self._state.validation.weights.look(pl_module)
-            self._state.validation.end(trainer)
-            self._moments(trainer).validation_end(trainer, pl_module, self._state)
+        if self._state is not None and validates_in_fit(trainer):
+            self._moments.validation_end(trainer, pl_module, self._state)
 
     @harmless
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan, measure, compare, log and draw."""
         if self._state is not None:
-            self._moments(trainer).epoch_end(trainer, pl_module, self._state)
+            self._moments.epoch_end(trainer, pl_module, self._state)
 
     @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final weights if that is not done, and say which measures were asked for and never paid for."""
         if self._state is not None:
-            self._moments(trainer).end(trainer, pl_module, self._state)
+            self._moments.end(trainer, pl_module, self._state)
             say_unpaid(self._state)
 
     # State: tensors and primitives; nothing stays registered between measurements.
@@ -299,10 +255,8 @@ class GapMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Initial weights, difficulty, training loss, budget, the values last shown, and what they belong to."""
-        if self._loaded is not None:
-            return dict(self._loaded)
-        kept: dict[str, Any] = {}
-        if self._state is not None:
+        kept = {} if self._loaded is None else dict(self._loaded)
+        if self._loaded is None and self._state is not None:
             with contained(self._state, "saving its state"):
                 kept = self._state.state()
         return kept
@@ -318,66 +272,29 @@ class GapMonitor(Callback):
         """Keep the own state until training resumes, or what another monitor's holds for any predictor."""
         if self._training or is_trial(trainer):
             return  # whoever goes back in training, as the learning rate finder does, does so with the same data
-        kept = checkpoint["callbacks"]
-        others = (state for key, state in kept.items() if key.startswith(f"{type(self).__qualname__}{{"))
-        own = kept.get(self.state_key) or shared_part(next(others, {}))
-        self._loaded = own if isinstance(own, Mapping) else {"format": type(own).__name__}
+        self._loaded = loaded_state(checkpoint["callbacks"], self.state_key, type(self).__qualname__)
 
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what a step in progress had registered; Lightning does not call `teardown` then."""
-        self._let_go(pl_module)
+        self.teardown(trainer, pl_module, "fit")
 
     @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the samples."""
-        self._let_go(pl_module)
-
-    def _let_go(self, model: LightningModule) -> None:
         self._loaded = None
         if self._state is not None and self._training:
-            self._state.training_loss.close()
-            self._state.replay.close()
-            self._state.measurer = self._state.first_batches = None
-            self._state.seen.add(weights_digest(model))
+            self._state.let_go()
+            self._state.seen.add(weights_digest(pl_module))
         self._training = False
 
-    # Keys: equal ones would be averaged by `log`, so that every further monitor has a prefix of its own.
-
     def _prefix(self, trainer: Trainer) -> str:
+        """Of all keys: `log` would average equal ones, so that every further monitor has a prefix of its own."""
         if self is monitors_of(trainer)[0]:
             return PREFIX
         return f"{PREFIX}{'measures' if self.predictor is None else self.predictor.name}/"
-
-    def _moments(self, trainer: Trainer) -> Moments:
-        return Moments(
-            self._display,
-            self._start_up,
-            self.every_n_epochs,
-            self.every_n_train_steps,
-            self.validation_accuracy,
-            self._prefix(trainer),
-        )
-
-    def _logs(self, key: str, trainer: Trainer) -> bool:
-        """Whether callbacks will find this full key."""
-        prefix = self._prefix(trainer)
-        return key.startswith(prefix) and self._display.logs(key.removeprefix(prefix), trainer)
 
 
 def monitors_of(trainer: Trainer) -> list[GapMonitor]:
     """The monitors of a Trainer, in the order of its callbacks."""
     return [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]  # type: ignore[attr-defined]
-
-
-def _validates_in_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
-def _at_least(least: int, value: object) -> bool:
-    return isinstance(value, Real) and float(value) >= least
-
-
-def _require(argument: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigurationError(f"GapMonitor({argument}=)", got=repr(value), expected=expected, remedy="See its docs.")

@@ -66,9 +66,9 @@ class Display:
             return self.selection.predictor is not None and self.selection.predictor.loss_head is not None
         return key not in NOW and (key in (*FIT, *PREDICTED) or self._shows(key))
 
-    def log(self, trainer: Trainer, prefix: str, state: RunState, step: int, epoch: int) -> None:
+    def log(self, trainer: Trainer, state: RunState, step: int, epoch: int) -> None:
         """Hand the values and figures of now to every logger."""
-        values = {f"{prefix}{key}": value for key, value in self.for_loggers(state).items()}
+        values = {f"{state.prefix}{key}": value for key, value in self.for_loggers(state).items()}
 
         def send(logger: Logger) -> None:
             logger.log_metrics({**values, "epoch": float(epoch)}, step)
@@ -77,14 +77,14 @@ class Display:
         self._tell(trainer, send, state.raises)
         if state.pending is not None and self.verbosity != "quiet":
             contributions = {} if state.prediction is None else state.prediction.contributions
-            panels = Panels(state.pending.figures, contributions, step, prefix)
+            panels = Panels(state.pending.figures, contributions, step, state.prefix)
             self._tell(trainer, lambda logger: draw(logger, panels), state.raises)
         state.pending, state.compared = None, False
 
-    def lay_out(self, trainer: Trainer, prefix: str, state: RunState) -> None:
+    def lay_out(self, trainer: Trainer, state: RunState) -> None:
         """Prepare the loggers' charts, once."""
         if self.verbosity != "quiet":
-            self._tell(trainer, lambda logger: lay_out(logger, prefix), state.raises)
+            self._tell(trainer, lambda logger: lay_out(logger, state.prefix), state.raises)
 
     def _shows(self, key: str) -> bool:
         if key not in MEASURED:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,33 +11,60 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
-from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
-from lightning_gengap.monitor.readers import Moment, modes, reads_now
+from lightning_gengap.monitor.readers import Moment, looks_after_steps, modes, readers_of, reads_now, warn_readers
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.start_up import StartUp
-from lightning_gengap.monitor.trainer_facts import is_last, scalar_step, share_of_epoch, weights_step
+from lightning_gengap.monitor.trainer_facts import is_last, minimised_loss, scalar_step, share_of_epoch, weights_step
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments of one training. The fields but `prefix`, that of its keys, are arguments or parts of the monitor."""
+    """The moments of a training. The fields are arguments or parts of the monitor."""
 
     display: Display
     start_up: StartUp
     every_n_epochs: int = 1
     every_n_train_steps: int | None = None
     validation_accuracy: str | None = None
-    prefix: str = PREFIX
+
+    def logs(self, key: str, prefix: str, trainer: Trainer) -> bool:
+        """Whether callbacks will find this full key, if ours have this prefix."""
+        return key.startswith(prefix) and self.display.logs(key.removeprefix(prefix), trainer)
 
     def start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
-        """Let callbacks find a value of every key before the first step. Call it once the readers are known."""
+        """Find who reads our keys, and let all find a value of every key before the first step."""
+        readers = [reader for reader in readers_of(trainer) if self.logs(reader.key, state.prefix, trainer)]
+        warn_readers(readers, self.every_n_train_steps, trainer.enable_validation)
+        state.readers = [replace(reader, key=reader.key.removeprefix(state.prefix)) for reader in readers]
         state.due_steps = trainer.global_step // (self.every_n_train_steps or 1)
-        self.display.lay_out(trainer, self.prefix, state)
+        self.display.lay_out(trainer, state)
         self._publish(trainer, module, state)
 
-    def step(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+    def batch_start(self, trainer: Trainer, module: LightningModule, state: RunState, batch: Any, number: int) -> None:
+        """Copy the batch where the data can only be read so; watch the step's logits where they are needed."""
+        if state.off is not None:
+            return
+        self.start_up.copy(batch, module, state)
+        state.replay.begin(module, batch, state.measurer)
+        if state.measurer is not None:
+            state.training_loss.begin_step(module, state.measurer.classes, trainer.current_epoch, number)
+
+    def before_backward(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
+        """Copy what lazy modules have made; replay the first batch of training."""
+        self.start_up.add_lazy_weights(module, state)
+        state.replay.check(trainer, module, state.measurer)
+
+    def batch_end(self, trainer: Trainer, module: LightningModule, state: RunState, outputs: Any, batch: Any) -> None:
+        """Add the step's loss to the running means; measure where a number of steps makes it due."""
+        state.replay.end_step()
+        loss = minimised_loss(trainer, module, outputs)
+        state.training_loss.step(loss, lambda: self.start_up.reader.batch(batch).targets)
+        self.start_up.try_again(trainer, module, state)
+        self._step(trainer, module, state)
+
+    def _step(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """After a batch: measure where an optimizer step has made it due; otherwise nothing is of now any longer."""
         due_steps = trainer.global_step // (self.every_n_train_steps or 1)
         if self.every_n_train_steps is not None and due_steps > state.due_steps:
@@ -44,13 +72,15 @@ class Moments:
             with state.paused():
                 self._take(trainer, module, state, "step", share_of_epoch(trainer), due=True)
                 self._publish(trainer, module, state)
-                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
-        elif state.fresh_step not in (None, weights_step(trainer)) and state.read_by_step:
+                self.display.log(trainer, state, scalar_step(trainer, False), trainer.current_epoch)
+        elif state.fresh_step not in (None, weights_step(trainer)) and looks_after_steps(state.readers):
             state.hold(Status.HELD)
             self._publish(trainer, module, state)
 
     def validation_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Measure where somebody reads our keys at the end of the validation that begins."""
+        state.validation.begin()
+        state.validation.weights.look(module)
         if not reads_now(state.readers, "validation", trainer):
             return
         with state.paused():
@@ -58,17 +88,28 @@ class Moments:
             self._take(trainer, module, state, "validation", share)
             self._publish(trainer, module, state)
             if share < 1.0:
-                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
+                self.display.log(trainer, state, scalar_step(trainer, False), trainer.current_epoch)
+
+    def validation_batch_end(
+        self, module: LightningModule, state: RunState, batch: Any, place: tuple[int, int]
+    ) -> None:
+        """Count the samples of the batch; `place` is its number, and that of its loader."""
+        state.validation.count(lambda: self.start_up.reader.batch(batch).targets, place[1])
+        if place == (0, 0):
+            state.validation.weights.look(module)
 
     def validation_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
-        """Compare the prediction of these weights, if there is one, with the validation."""
+        """Compare the prediction of these weights, if there is one, with the validation that has ended."""
+        state.validated = True
+        state.validation.weights.look(module)
+        state.validation.end(trainer)
         if state.fresh_step != weights_step(trainer):
             return
         with state.paused():
             compare_with_validation(trainer, state, self.validation_accuracy)
             self._publish(trainer, module, state)
             if state.compared and share_of_epoch(trainer) < 1.0:
-                self.display.log(trainer, self.prefix, state, scalar_step(trainer, False), trainer.current_epoch)
+                self.display.log(trainer, state, scalar_step(trainer, False), trainer.current_epoch)
 
     def epoch_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Measure if it is due, and log what is of now."""
@@ -78,7 +119,7 @@ class Moments:
             self._take(trainer, module, state, "epoch", 1.0, due)
             compare_with_validation(trainer, state, self.validation_accuracy)
             self._publish(trainer, module, state)
-            self.display.log(trainer, self.prefix, state, scalar_step(trainer), trainer.current_epoch)
+            self.display.log(trainer, state, scalar_step(trainer), trainer.current_epoch)
         state.validated = False
         state.budget.end_epoch()
 
@@ -90,7 +131,7 @@ class Moments:
             self._take(trainer, module, state, None, 0.0, last=True)
             self._publish(trainer, module, state)
             if state.pending is not None:
-                self.display.log(trainer, self.prefix, state, scalar_step(trainer), trainer.current_epoch - 1)
+                self.display.log(trainer, state, scalar_step(trainer), trainer.current_epoch - 1)
 
     def _take(
         self,
@@ -132,5 +173,5 @@ class Moments:
             found = self.display.for_callbacks(state, modes(state.readers), trainer.current_epoch)
         found = trainer.strategy.broadcast(found)
         trainer.callback_metrics.update(
-            {f"{self.prefix}{key}": torch.tensor(value, device=module.device) for key, value in found.items()}
+            {f"{state.prefix}{key}": torch.tensor(value, device=module.device) for key, value in found.items()}
         )

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.errors import one_line, sentence
-from lightning_gengap.measurement import Absence, Measurement, Measurer, said
+from lightning_gengap.measurement import Absence, Measurement, said
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
 from lightning_gengap.monitor.validation_accuracy import NO_KEY, Refusal, ValidationAccuracy

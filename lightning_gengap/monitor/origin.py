@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.network.probe import State
 from lightning_gengap.samples.fingerprint import Fingerprint, differ, projected
 from lightning_gengap.samples.trainable_indices import Trainable

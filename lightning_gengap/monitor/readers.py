@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.namespaces import Callback, is_early_stopping, is_foreign, is_model_checkpoint
 from lightning_gengap.monitor.warning import rank_zero_warn
@@ -66,6 +67,17 @@ def reads_now(readers: Iterable[Reader], moment: Moment, trainer: Trainer, waiti
     """Whether somebody reads a key at this moment. Who waits for a fresh value counts only if `waiting` says so."""
     now = (reader for reader in readers if reader.moment == moment and (waiting or not reader.waits))
     return any(reader.reads(trainer) for reader in now)
+
+
+def looks_after_steps(readers: Iterable[Reader]) -> bool:
+    """Whether somebody may look after any step."""
+    return any(reader.moment == "step" for reader in readers)
+
+
+def measures_read(readers: Iterable[Reader]) -> tuple[str, ...]:
+    """The measures of the keys, without their prefix, by which somebody decides."""
+    keys = (reader.key for reader in readers if not reader.waits)
+    return tuple(dict.fromkeys(MEASURED[key].measure for key in keys if key in MEASURED))
 
 
 def modes(readers: Iterable[Reader]) -> dict[str, str]:

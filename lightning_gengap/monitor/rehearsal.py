@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_gengap.errors import one_line
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.samples.batches import Forward
 from lightning_gengap.samples.reader import Samples

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.as_in_training import as_in_training, rounding
 from lightning_gengap.monitor.changed_inputs import is_augmented
 from lightning_gengap.monitor.step_recording import Called, Returned, StepRecording, Streams, outputs_in

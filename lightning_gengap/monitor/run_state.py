@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
-
-from lightning_gengap.errors import LogitsError
-from lightning_gengap.measurement import Absence, Measurement, Measurer, TrainingMemory, said
-from lightning_gengap.measures import MEASURED
-from lightning_gengap.monitor.abstention import obstacles
+from lightning_gengap.measurement import Measurement
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.origin import Origin
@@ -26,13 +20,11 @@ from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.network.probe import State
-from lightning_gengap.network.ranks import Ranks
-from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
-from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
+from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.trainable_indices import Trainable
 
-_NEVER = "the prediction always abstains, because {}"
+NEVER = "the prediction always abstains, because {}"
 FIT = ("train_accuracy", "train_loss")
 
 
@@ -165,17 +157,6 @@ class RunState:
         self.readout.hold(status)
         self.fresh_step = None
 
-    @property
-    def read_by_step(self) -> bool:
-        """Whether somebody may look after any step."""
-        return any(reader.moment == "step" for reader in self.readers)
-
-    @property
-    def read_measures(self) -> tuple[str, ...]:
-        """The measures of the keys by which somebody decides."""
-        keys = (reader.key for reader in self.readers if not reader.waits)
-        return tuple(dict.fromkeys(MEASURED[key].measure for key in keys if key in MEASURED))
-
     def doubt(self, flag: str) -> None:
         """Widen the intervals from now on."""
         if flag not in self.flags:
@@ -190,145 +171,26 @@ class RunState:
             self.never_because.append(reason)
             self.readout.of_last = Status.NEVER
             if self.selection.predictor is not None:
-                self.notes.append(_NEVER.format(reason))
+                self.notes.append(NEVER.format(reason))
 
     def switch_off(self, cause: str) -> None:
         """Measure no more in this training. Nothing is of now any longer."""
         self.off = self.off or cause
         self.hold(Status.OFF)
+        self.untold = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Remove what a step in progress had registered, and free the samples."""
         self.training_loss.close()
         self.replay.close()
-        self.measurer = self.first_batches = self.untold = None
+        self.measurer = self.first_batches = None
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""
         is_first = what not in self.said
         self.said.add(what)
         return is_first
-
-    def measure(
-        self,
-        measurer: Measurer,
-        model: nn.Module,
-        names: Iterable[str],
-        optional: Iterable[str] = (),
-        optimizers: Sequence[Any] = (),
-        samples: float = math.inf,
-        ranks: Ranks | None = None,
-    ) -> Measurement:
-        """Measure now. Nothing is shown yet, because in a distributed run another rank may have failed."""
-        measurement = measurer.measure(model, names, optional, optimizers, samples, ranks)
-        self.absences |= dict(measurement.absences)
-        known = measurer.layout.missing.values()  # said when watching began
-        absences = (absence for absence in measurement.absences if absence.reason not in known)
-        self.notes += said(absence for absence in absences if self.selection.explains(absence.key))
-        self.notes += measurement.remarks
-        if "train_loss" not in measurement.values:
-            error = LogitsError(
-                "model output",
-                got="NaN or infinity on the monitored samples",
-                expected="finite logits",
-                remedy="Training seems to have diverged; lower the learning rate.",
-            )
-            error.may_pass = True
-            raise error
-        return measurement
-
-    def start(self, measurement: Measurement) -> None:
-        """Remember what was measured before the first step. It is shown to nobody."""
-        self.readout.remember({key: measurement.values[key] for key in FIT})
-        self.budget.first_price = measurement.seconds_of_needed / measurement.samples * self.schedule.needed
-
-    def take(
-        self,
-        measurement: Measurement,
-        progress: float | None = None,
-        epoch: int = 0,
-        failed: Collection[str] = (),
-        riders: Collection[str] = (),
-        predicts: bool = True,
-    ) -> None:
-        """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
-
-        `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
-        """
-        for name, seconds in measurement.seconds.items():
-            self.schedule.record(name, epoch, seconds, succeeded=name not in failed, rode=name in riders)
-        fresh = {name: values for name, values in measurement.optional.items() if name not in failed}
-        self.optional |= fresh
-        values = {**measurement.values, **_flat(fresh), **self.training_loss.values()}
-        if progress is not None:
-            values["progress"] = progress
-        self.values = _flat(self.optional) | values
-        if predicts:
-            self._predict(values)
-
-    def _predict(self, values: Mapping[str, float]) -> None:
-        """Predict from values of now and of the whole training alone, and show it."""
-        predictor = self._serving(values)
-        status, predicted = Status.FRESH, dict[str, float]()
-        self.prediction = None
-        if predictor is not None:
-            known = values if not self.never_because else {key: values[key] for key in ALWAYS_NEEDED}
-            self.prediction = prediction = predictor.predict(known, self.flags)
-            if prediction.abstained:
-                reasons = () if self.never_because else obstacles(prediction, self.absences)
-                self._say_never(prediction, reasons)
-                status = Status.NEVER if reasons or self.never_because else Status.ABSTAINING
-            else:
-                predicted = _shown(prediction, values["train_accuracy"])
-        self.readout.show({**values, **predicted}, status)
-        self.residual_age += 1
-        self._recalibrate()
-
-    def _say_never(self, prediction: Prediction, reasons: Sequence[str]) -> None:
-        """Say why it abstains for good, instead of what is absent for the same reason."""
-        same = {
-            str(Absence(pattern, why))
-            for pattern, why in self.absences.items()
-            if any(fnmatchcase(name, pattern) for name in prediction.missing)
-        }
-        if reasons and self.says_first(_NEVER):
-            self.said |= same
-            self.notes = [note for note in self.notes if note not in same]
-            self.notes.append(_NEVER.format("; and because ".join(reasons)))
-
-    def _serving(self, values: Mapping[str, float]) -> Predictor | None:
-        """The predictor of this training: the preferred one or the other, as the first measurement decided."""
-        predictor = self.selection.predictor
-        if predictor is None or predictor.preferred is None:
-            return predictor
-        if self.preferred_serves is None:
-            self.preferred_serves = all(math.isfinite(values.get(name, math.nan)) for name in predictor.preferred.needs)
-        if self.preferred_serves:
-            return replace(predictor.preferred, correction=predictor.correction)
-        return replace(predictor, preferred=None)
-
-    def residual(self, actual_gap: float | None) -> float | None:
-        """The scaled error of the shown prediction; None where that is not of now."""
-        if self.prediction is None or actual_gap is None or self.readout.status != Status.FRESH:
-            return None
-        predictor = self._serving(self.values)
-        if predictor is None:
-            return None
-        return scaled_residual(predictor, self.prediction, actual_gap)
-
-    def learn(self, residual: float | None) -> None:
-        """Recalibrate the shown prediction by its own residual. Nothing is predicted anew."""
-        if residual is not None:
-            self.residuals.append(residual)
-            self.residual_age = 0
-            self._recalibrate()
-
-    def _recalibrate(self) -> None:
-        if self.prediction is None or self.prediction.abstained or not self.residuals:
-            return
-        predictor = self._serving(self.values)
-        if predictor is None:
-            return
-        correction = live_correction(self.residuals, self.residual_age)
-        gap = recalibrated(predictor, self.prediction, correction, self.values["train_accuracy"])
-        self.readout.add("recalibrated_gap", gap)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, in tensors and primitives. What is not taken over yet is kept as it was."""
@@ -354,7 +216,7 @@ class RunState:
         for name, value in self.past.items():
             setattr(self, name, value)
         self.past = {}
-        self.values = _flat(self.optional)
+        self.values = flat(self.optional)
 
     def forget_measured(self) -> None:
         """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
@@ -375,23 +237,6 @@ class RunState:
         self.fresh, self.began = True, batches
 
 
-def shared_part(saved: Any) -> dict[str, Any]:
-    """What a monitor's saved state holds for a monitor with another predictor."""
-    known = saved.items() if isinstance(saved, Mapping) else ()
-    return {name: value for name, value in known if name == "format" or name in RunState.SHARED}
-
-
-def _shown(prediction: Prediction, accuracy: float) -> dict[str, float]:
-    """What is shown of a prediction that is no abstention."""
-    loss = {} if prediction.loss_gap is None else {"predicted_loss_gap": prediction.loss_gap[0]}
-    return loss | {
-        "predicted_gap": prediction.gap,
-        "predicted_gap_lower": prediction.lower,
-        "predicted_gap_upper": prediction.upper,
-        "predicted_test_accuracy": accuracy - prediction.gap,
-        "in_support": float(prediction.in_support),
-    }
-
-
-def _flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def flat(optional: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The values of several measures by key alone."""
     return {key: value for values in optional.values() for key, value in values.items()}

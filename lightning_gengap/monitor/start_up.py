@@ -12,37 +12,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
-from lightning_gengap.errors import GapError, MeasureError, frameless, naming_memory, one_line
-from lightning_gengap.measurement import Measurer
+from lightning_gengap.errors import GapError, frameless, naming_memory
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.containment import give_up
 from lightning_gengap.monitor.continuation import judge_start, settle
-from lightning_gengap.monitor.notices import (
-    say_copied_instead,
-    say_failure,
-    say_optional_failures,
-    say_unknown_size,
-    say_watched,
-)
+from lightning_gengap.monitor.notices import say_failure, say_optional_failures, say_unknown_size, say_watched
 from lightning_gengap.monitor.origin import Origin
+from lightning_gengap.monitor.outcome import examine, start, take
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.rehearsal import rehearse
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.monitor.trainer_facts import (
-    batches_trained,
-    current_hook_kept,
-    move_in_training,
-    place_in_training,
-    planned_epochs,
-    planned_share,
-)
+from lightning_gengap.monitor.trainer_facts import batches_trained, planned_epochs, planned_share
+from lightning_gengap.monitor.training_samples import drawn_from, fingerprint_of, pool_of, read_samples, size_of
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.batches import ProbeBatch
-from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.fingerprint import Fingerprint
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches
-from lightning_gengap.samples.trainable_indices import Trainable, trainable
-from lightning_gengap.undisturbed import undisturbed
 
 _CALLED_OTHERWISE = (
     "If training_step calls the model on other inputs than the batch's, pass forward=lambda module, batch: "
@@ -138,7 +124,7 @@ class StartUp:
             return
         with state.paused():
             try:
-                state.pool = _pool(trainer)
+                state.pool = pool_of(trainer)
                 head = self._head(state.origin, module, state)
                 if head is None or state.origin.head.differences(head):
                     state.measurer = None
@@ -151,41 +137,13 @@ class StartUp:
 
     def _read_and_start(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         state.read_in = trainer.current_epoch
-        state.pool = _pool(trainer)
-        samples = self._read(trainer, module, state, self.reader)
+        state.pool = pool_of(trainer)
+        samples = read_samples(trainer, module, self.reader, self.probe_data, state)
         if samples is None:  # batches of training are copied, whose samples are not those of any indices
             state.trained_on = None if state.pool is None else state.pool.met(planned_epochs(trainer))
             state.first_batches, state.pool = [], None
         else:
             self._start(samples, trainer, module, state)
-
-    def _read(self, trainer: Trainer, module: LightningModule, state: RunState, reader: SampleReader) -> Samples | None:
-        """The samples; None where only batches of training can be copied, also because reading by index failed."""
-        reader = replace(reader, place=place_in_training(trainer), move=move_in_training(trainer))
-        loader = trainer.train_dataloader
-        data_module = getattr(trainer, "datamodule", None)  # its transfer hooks may have a state too
-        try:
-            with (
-                naming_memory("reading the training samples"),
-                undisturbed(module, data_module),
-                current_hook_kept(module),
-            ):
-                keep = (trainer, module)
-                return draw_samples(loader, reader, self.probe_data, trainer.num_training_batches, keep)
-        except GapError:
-            raise
-        except Exception as error:  # the user's data set, collate function or transfer hook
-            if state.raises:
-                raise
-            if self.probe_data is not None:
-                raise MeasureError(
-                    "reading probe_data",
-                    got=one_line(error),
-                    expected="samples that can be read by index, or batches",
-                    remedy="Pass another view of the training set, or none: then training data are read.",
-                ) from error
-            say_copied_instead(state, error)
-            return None
 
     @staticmethod
     def _copied(batches: Sequence[ProbeBatch], state: RunState) -> Samples:
@@ -198,7 +156,7 @@ class StartUp:
             if not state.pool.known:
                 say_unknown_size(state)
         measurer = self._watch(samples, module, state)
-        say_watched(state, measurer, _size(samples, state))
+        say_watched(state, measurer, size_of(samples, state.pool))
         for note in samples.notes:
             if state.says_first(note):
                 rank_zero_info(f"GapMonitor: {note}.")
@@ -207,9 +165,9 @@ class StartUp:
             return
         epoch = trainer.current_epoch
         try:
-            measurement = state.measure(measurer, module, ["fit", *needed], optional)
+            measurement = examine(measurer.measure(module, ["fit", *needed], optional), measurer, state)
             say_optional_failures(state, measurement, measurement.failures, epoch)
-            state.take(measurement, planned_share(trainer, epoch), epoch, measurement.failures, predicts=False)
+            take(measurement, state, planned_share(trainer, epoch), epoch, measurement.failures, predicts=False)
         except Exception as error:
             say_failure(state, error, "the difficulty of the task")
 
@@ -226,7 +184,7 @@ class StartUp:
             wanted=state.selection.wanted,
             raises=state.raises,
         )
-        drawn = () if state.pool is None or self.probe_data is not None else self.reader.draw(state.pool.indices)
+        drawn = drawn_from(state.pool, self.reader, self.probe_data)
         origin = Origin.of(measurer, state.pool, drawn, self.reader.samples)
         is_new = settle(measurer, module, state, origin, lambda old: self._head(old, module, state))
         measurer = replace(measurer, memory=state.memory)
@@ -234,9 +192,9 @@ class StartUp:
             judge_start(state, measurer, module, None)
             state.missed_start = False
         elif is_new or not state.readout.last:
-            measurement = state.measure(measurer, module, ["fit"])
+            measurement = examine(measurer.measure(module, ["fit"]), measurer, state)
             judge_start(state, measurer, module, measurement.values["train_accuracy"])
-            state.start(measurement)
+            start(measurement, state)
         if samples.augmented:
             state.doubt("augmented_probe")
         if measurer.first.interaction is not None:
@@ -248,14 +206,8 @@ class StartUp:
 
     def _head(self, old: Origin, module: LightningModule, state: RunState) -> Fingerprint | None:
         """The first of these samples as the monitor had drawn them then."""
-        if state.pool is None:
-            return None
         reader = replace(self.reader, seed=old.seed, samples=old.head.count)
-        samples = self._read(module.trainer, module, state, reader)
-        if samples is None:
-            return None
-        drawn = () if self.probe_data is not None else reader.draw(state.pool.indices)
-        return Fingerprint.of(replace(samples, train_samples=len(state.pool.indices)), drawn)
+        return fingerprint_of(module, reader, self.probe_data, state)
 
 
 @contextmanager
@@ -287,18 +239,3 @@ def _counted(measurer: Measurer, trainer: Trainer, state: RunState) -> Measurer:
         return measurer
     epochs = (batches_trained(trainer) - state.began) / trainer.num_training_batches
     return replace(measurer, samples=replace(measurer.samples, train_samples=state.pool.met(epochs)))
-
-
-def _size(samples: Samples, state: RunState) -> int | None:
-    """The size of the training set, whatever part of it training meets; None if it is unknown."""
-    if state.pool is None:
-        return samples.train_samples
-    return len(state.pool.indices) if state.pool.known else None
-
-
-def _pool(trainer: Trainer) -> Trainable | None:
-    """The indices that training draws from; None where they are unknown."""
-    try:
-        return trainable(trainer.train_dataloader, trainer.num_training_batches)
-    except Exception:  # the user's sampler: the first batches are copied
-        return None

@@ -150,3 +150,8 @@ def seconds_until_idle(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+def validates_in_fit(trainer: Trainer) -> bool:
+    """Whether a validation is one of training, which is not that before it."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lightning_gengap.errors import DataError
 from lightning_gengap.samples.batches import Forward, ProbeBatch, Target, read_batch
 
 CHUNK = 128  # samples read, and measured, at once
+FEWEST = 256  # samples of which an accuracy is still worth predicting from
 
 Place = Callable[[Any], Any]
 
@@ -34,6 +36,22 @@ class Samples:
 
     def __len__(self) -> int:
         return sum(len(batch.targets) for batch in self.batches)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples can be measured, the most first: all, every second batch, every fourth, and so on.
+
+        They are drawn in random order, and chunks stay whole, so that no sample's value depends on the size.
+        """
+        counts = [len(batch.targets) for batch in self.batches]
+        steps = takewhile(lambda step: sum(counts[::step]) >= min(FEWEST, sum(counts)), (1, 2, 4, 8, 16))
+        return tuple(dict.fromkeys(sum(counts[::step]) for step in steps))
+
+    def thinned(self, most: float) -> tuple[ProbeBatch, ...]:
+        """The batches of the largest size that is no more than `most`, or of the smallest size."""
+        sizes = self.sizes
+        step = 2 ** next((place for place, size in enumerate(sizes) if size <= most), len(sizes) - 1)
+        return self.batches[::step]
 
 
 def _as_is(batch: Any) -> Any:

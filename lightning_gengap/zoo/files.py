@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning_gengap.errors import ConfigurationError
 
@@ -23,6 +26,25 @@ def finished(path: Path) -> bool:
         return bool(content["key"] and content["recipe"] and content["rows"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add what is finished to a CSV file, which is made with its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """What was finished; nothing where there is no file yet."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def sorted_out(runs: Path) -> tuple[list[Path], list[Path]]:

@@ -3,7 +3,9 @@ from typing import Any
 
 import fresh_epochs
 import pytest
-from fresh_epochs import HEADER, SETTINGS, Setting, line, main, read
+from fresh_epochs import HEADER, SETTINGS, Setting, line, main
+
+from lightning_gengap.zoo.files import read_rows
 
 TINY = (Setting("tiny", SETTINGS[0].network, 8, 200, epochs=2, rounds=1),)
 
@@ -13,7 +15,7 @@ def test_trainings_alternate_and_are_not_repeated(
 ):
     out = tmp_path / "runs" / "fresh.csv"
     main(["--out", str(out)], TINY)
-    alone, watched = read(out)
+    alone, watched = read_rows(out)
     assert (alone["watched"], watched["watched"]) == ("False", "True")
     assert (len(alone["statuses"]), len(watched["statuses"])) == (0, 2)
     assert all(0 < float(row["start"]) + float(row["epochs"]) < float(row["total"]) for row in (alone, watched))

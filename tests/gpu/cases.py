@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.derivatives.gauss_newton import dual_curvature
-from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT
 from lightning_gengap.measures.curvature.lanczos_runs import estimated
 from lightning_gengap.measures.margins.margin import margin_signature
@@ -31,6 +29,7 @@ from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
+from tests.outcomes import Classifier, different, seed_streams, streams, users
 
 EXAMPLES, CLASSES, SIDE = 320, 4, 12
 Case = Callable[[str], None]
@@ -68,25 +67,17 @@ def network(dropout: float = 0.1) -> nn.Sequential:
     return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, CLASSES))
 
 
-class Net(LightningModule):
-    """The network in training; it logs its loss and a validation accuracy."""
+class Net(Classifier):
+    """The network in training."""
 
     def __init__(self, optimizer: str = "sgd", asks: int = 0) -> None:
-        super().__init__()
-        self.net, self.optimizer, self.asks = network(), optimizer, asks
+        super().__init__(network())
+        self.optimizer, self.asks = optimizer, asks
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.asks and not self.training:  # more memory than there is, where the monitor measures
             return self.net(inputs) + torch.empty(self.asks, device=inputs.device).sum()
         return self.net(inputs)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = cross_entropy(self(batch[0]), batch[1])
-        self.log("loss", loss, on_step=True, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
 
     def configure_optimizers(self) -> Any:
         if self.optimizer == "sgd":
@@ -114,9 +105,7 @@ def loader(**arguments: Any) -> DataLoader[Any]:
 def trained(device: str, monitor: GapMonitor | None, validated: bool = False, **options: Any) -> dict[str, Any]:
     """Everything that a training leaves behind, and under `monitor` what the monitor showed."""
     arguments = {name: options.pop(name) for name in ("optimizer", "asks") if name in options}
-    random.seed(1)
-    np.random.seed(2)
-    torch.manual_seed(3)
+    seed_streams()
     module = Net(**arguments)
     trainer = Trainer(
         accelerator="gpu" if device == "cuda" else device,
@@ -135,33 +124,25 @@ def trained(device: str, monitor: GapMonitor | None, validated: bool = False, **
     return {
         "weights": {name: tensor.clone() for name, tensor in module.state_dict().items()},
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "streams": [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()],
+        "streams": streams(),
         "device's stream": torch.cuda.get_rng_state() if device == "cuda" else None,
         "steps": trainer.global_step,
-        "logged": {key: value for key, value in shown.items() if not key.startswith("gengap/")},
+        "logged": users(shown),
         "precision": (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32),
         "monitor": {key: value for key, value in shown.items() if key.startswith("gengap/")},
     }
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two nests of values are equal bit for bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 def require_identical(device: str, **options: Any) -> dict[str, Any]:
     """Refuse a monitored training that does not end bit for bit where its plain twin ends; what was shown."""
     monitor = GapMonitor(budget=None, on_error="raise", every_n_train_steps=options.pop("every_n_train_steps", None))
     plain, watched = trained(device, None, **options), trained(device, monitor, **options)
-    different = [part for part in plain if part != "monitor" and not same(plain[part], watched[part])]
-    if different and not same(plain["weights"], trained(device, None, **options)["weights"]):
+    shown = watched.pop("monitor")
+    plain.pop("monitor")
+    changed = different(plain, watched)
+    if changed and different(plain["weights"], trained(device, None, **options)["weights"]):
         raise NotHereError("the plain training does not repeat itself here")
-    assert not different, f"the monitor changed {different}"
-    shown = watched["monitor"]
+    assert not changed, f"the monitor changed {changed}"
     assert shown["gengap/status"] == 0, f"the monitor's status is {shown['gengap/status']}"
     assert math.isfinite(shown["gengap/predicted_gap"])
     return shown
@@ -330,7 +311,7 @@ def out_of_memory(device: str) -> None:
         watched = trained(device, GapMonitor(budget=None), asks=2**46)
     said = [str(each.message) for each in caught if "memory" in str(each.message) and "GapMonitor" in str(each.message)]
     assert said, "the monitor does not say that memory ran out"
-    assert same(plain["weights"], watched["weights"])
+    assert not different(plain["weights"], watched["weights"])
     assert watched["monitor"].get("gengap/status", 4) != 0
 
 

@@ -6,9 +6,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+from torch.utils.data import DataLoader, SubsetRandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
@@ -35,17 +34,16 @@ from tests.lightning_models import (
     stream,
 )
 from tests.namespaces import FIRST, OTHER, fit
+from tests.streams import Stream
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
 NEEDING_NORM = tiny_predictor(measures=("difficulty", "norm"))
 RANK = int(os.environ["LOCAL_RANK"])
 
 
-class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
+def rank_stream() -> Stream:
     """Every rank sees other samples; the second has too few of each class for the difficulty to be defined."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from islice((sample for sample in blobs(seed=RANK) if RANK == 1 or sample[1] < 2), 16)
+    return Stream([sample for sample in blobs(seed=RANK) if RANK == 1 or sample[1] < 2][:16])
 
 
 def trained(*callbacks: Callback, data: Any = None, odd: str | None = None, **arguments: Any) -> dict[str, Any]:
@@ -163,7 +161,7 @@ class OddDisplay(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         (monitor,) = [callback for callback in trainer.callbacks if isinstance(callback, GapMonitor)]
         if RANK == 1:
-            monitor._display = None
+            monitor._moments = replace(monitor._moments, display=None)
 
 
 class SlowRank(Callback):
@@ -195,7 +193,7 @@ SETTINGS = {
     "with": lambda: trained(tiny_monitor()),
     "full": lambda: trained(tiny_monitor(verbosity="full")),
     "stream": lambda: trained(tiny_monitor(verbosity="full"), data=stream(8)),
-    "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(RankStream(), batch_size=8)),
+    "rank stream": lambda: trained(tiny_monitor(verbosity="full"), data=DataLoader(rank_stream(), batch_size=8)),
     "subset": subset,
     "validation": validation,
     "budget": lambda: trained(tiny_monitor(budget=0.01), DearOnRankZero(), max_epochs=4),

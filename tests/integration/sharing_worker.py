@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -15,23 +14,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_gengap import GapMonitor
 from tests.lightning_models import MemoryLogger, ValidatedModel, blobs, loader, quiet_trainer
+from tests.streams import Stream
 from tests.tally import emptied
 from tests.tiny_predictors import tiny_monitor
 
 RANK, SIZE = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 2))  # without in a spawned one
 MEASURES = ["perturbation", "calibration", "margin", "augmentation", "sharpness"]
 SEEN: SimpleQueue[int] = SimpleQueue()  # of samples, one entry a forward
-
-
-class RankStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Every rank sees other samples."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from blobs(32, seed=RANK)
 
 
 class Counting(ValidatedModel):
@@ -136,7 +129,7 @@ SETTINGS = {
     "with": lambda: trained(tiny_monitor(measures=["perturbation"])),
     "five chunks": lambda: trained(tiny_monitor(measures=MEASURES), alone=MEASURES, precision="64-true"),
     "one chunk": lambda: trained(tiny_monitor(measures=["perturbation"]), alone=["perturbation"], data=loader(96)),
-    "rank stream": lambda: trained(tiny_monitor(), data=DataLoader(RankStream(), batch_size=8)),
+    "rank stream": lambda: trained(tiny_monitor(), data=DataLoader(Stream(blobs(32, seed=RANK)), batch_size=8)),
     "steps": steps,
     "reader": reader,
     "fit fails": lambda: failing(1),

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measurement import Measurement, Measurer, TrainingMemory
+from lightning_gengap.measurement import Measurement
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURES
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.predictors.files import load_predictor

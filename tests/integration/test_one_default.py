@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_gengap import GapMonitor, load_predictor, measure
 from lightning_gengap.cli import main
 from lightning_gengap.predictors.predictor import Prediction
-from lightning_gengap.standalone import measured
+from lightning_gengap.samples.reader import SampleReader
+from lightning_gengap.standalone import ALL, flags_of, measurer_for
 from tests.lightning_models import TinyModel, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is absent")
@@ -159,7 +160,7 @@ def test_the_train_size_counts_where_values_are_extrapolated(run: Run):
 
 def test_weights_that_know_the_task_widen_the_interval(run: Run):
     flags = [
-        measured(run.model, run.data, [], initial).flags(run.model)
+        flags_of(measurer_for(run.model, run.data, SampleReader(ALL), initial), run.model)
         for initial in (run.initial, run.model.state_dict(), None)
     ]
     assert flags == [(), ("initial_weights",), ("initial_weights",)]

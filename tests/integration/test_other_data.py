@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,15 +14,14 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import (
     DataLoader,
-    IterableDataset,
     RandomSampler,
-    Sampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
 from lightning_gengap import GapMonitor
 from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, quiet_trainer
+from tests.streams import Parts, Stream
 from tests.tiny_predictors import tiny_monitor
 
 pytestmark = [
@@ -68,40 +67,9 @@ def difficulty_of(data: Any, model: LightningModule, **arguments: Any) -> float:
     return monitor.values[RIDGE]
 
 
-class Ordered(IterableDataset[Any]):
-    """Samples that cannot be indexed."""
-
-    def __init__(self, data: TensorDataset) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.data)
-
-
-class Shuffled(Ordered):
-    """The same in an order of their own."""
-
-    def __init__(self, data: TensorDataset, seed: int) -> None:
-        super().__init__(data)
-        self.order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self.data[i] for i in self.order)
-
-
-class Parts(Sampler[int]):
-    """Another quarter of 64 samples in each epoch."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch % 4, 64, 4))
-
-    def __len__(self) -> int:
-        return 16
+def shuffled(data: TensorDataset, seed: int) -> Stream:
+    """The samples in an order of their own, which cannot be indexed."""
+    return Stream(data, lambda count: torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist())
 
 
 def seeded_model() -> TinyModel:
@@ -353,7 +321,7 @@ def test_a_reload_of_the_same_data_reads_one_chunk_and_changes_nothing():
 
 def test_a_reloaded_stream_is_copied_again():
     def ordered(data: TensorDataset) -> DataLoader[Any]:
-        return DataLoader(Ordered(data), batch_size=16)
+        return DataLoader(Stream(data), batch_size=16)
 
     same, other = tiny_monitor(), tiny_monitor()
     reloaded(same, ordered(easy()), ordered(easy()))
@@ -367,7 +335,7 @@ def test_a_reloaded_stream_is_copied_again():
 
 
 def test_a_shuffled_stream_goes_on_and_its_difficulty_is_measured_anew():
-    first, second = DataLoader(Shuffled(easy(), 1), batch_size=16), DataLoader(Shuffled(easy(), 2), batch_size=16)
+    first, second = DataLoader(shuffled(easy(), 1), batch_size=16), DataLoader(shuffled(easy(), 2), batch_size=16)
     monitor = tiny_monitor(samples=32)
     values = reloaded(monitor, first, second)
     assert monitor.state_dict()["training_loss"]["sums"][1] == 16

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lightning_gengap import GapMonitor
-from lightning_gengap.monitor.gap_monitor import GapMonitor as Monitor
 from lightning_gengap.monitor.loggers import Display
+from lightning_gengap.monitor.moments import Moments
 from lightning_gengap.monitor.readout import Readout
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Budget
@@ -193,7 +193,7 @@ OWN: dict[str, tuple[Any, str]] = {
     "the budget": (Budget, "allowance"),
     "the prediction": (Predictor, "predict"),
     "the display": (Display, "for_callbacks"),
-    "the prefix": (Monitor, "_prefix"),
+    "what callbacks find": (Moments, "_publish"),
     "the state": (RunState, "state"),
 }
 

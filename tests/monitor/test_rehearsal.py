@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
-from torch import Tensor
-
+from tests.integration.refusals.tasks import Counting
 from tests.lightning_models import TinyModel, watched
 from tests.tiny_predictors import tiny_monitor
 
 
-class Drawing(TinyModel):
-    """An endless count that each forward moves on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.source: Any = itertools.count()
-
-    def forward(self, images: Tensor) -> Tensor:
-        next(self.source)
-        return super().forward(images)
-
-
 def test_what_cannot_be_undone_is_said_once_and_by_name():
-    values, said = watched(tiny_monitor(), model=Drawing())
+    values, said = watched(tiny_monitor(), model=Counting())
     (line,) = said
     assert line.startswith("GapMonitor cannot undo what a measurement changes in source: training may differ")
     assert "GapMonitor(forward=lambda module, batch: ...)" in line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
     Subset,
     SubsetRandomSampler,
@@ -21,6 +20,7 @@ from torch.utils.data import (
 )
 
 from tests.properties.architectures import CLASSES, SHAPES, VOCABULARY, Architecture
+from tests.streams import Stream
 
 EXAMPLES, HELD_OUT = 30, 13
 HALF = list(range(0, EXAMPLES, 2))[::-1]  # in another order than the data
@@ -48,16 +48,6 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.inputs[index], self.scales[index], self.targets[index]
-
-
-class Stream(IterableDataset[Any]):
-    """Samples in their order, without length or index."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self.samples[index] for index in range(len(self.samples)))
 
 
 # The forms of a batch: how it is made of inputs, scales and targets, and what a step passes to the forward.

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDat
 
 from lightning_gengap.errors import BatchError, DataError, TargetError
 from lightning_gengap.samples.reader import SampleReader
-from tests.lightning_models import Stream
+from tests.lightning_models import blobs
 from tests.samples.numbered import READER, drawn, numbered, numbers
+from tests.streams import Stream
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -73,7 +74,7 @@ VIEWS: dict[str, tuple[Any, Any, list[int], int | None]] = {
     "a data set of another length": (DataLoader(numbered(15)), CLEAN, list(range(500, 540)), 15),
     "its loader with a sampler": (DataLoader(numbered(15)), DataLoader(CLEAN, sampler=FEW), [501, 502], 15),
     "batches": (HELD_OUT, BATCHES, [7] * 12, 10),
-    "a data set for a stream": (DataLoader(Stream()), CLEAN, list(range(500, 540)), None),
+    "a data set for a stream": (DataLoader(Stream(blobs())), CLEAN, list(range(500, 540)), None),
 }
 
 
@@ -85,7 +86,7 @@ def test_which_samples_of_a_view_are_read(loader: Any, probe_data: Any, expected
 
 
 def test_a_view_may_be_a_stream():
-    samples = drawn(HELD_OUT, SampleReader(40), probe_data=DataLoader(Stream(), batch_size=16))
+    samples = drawn(HELD_OUT, SampleReader(40), probe_data=DataLoader(Stream(blobs()), batch_size=16))
     assert (len(samples), samples.train_samples) == (48, 10)
 
 

@@ -25,8 +25,9 @@ from torch.utils.data import (
 from lightning_gengap.errors import DataError
 from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.trainable_indices import trainable, trainable_indices
-from tests.lightning_models import Stream
+from tests.lightning_models import blobs
 from tests.samples.numbered import READER, drawn, numbered, numbers
+from tests.streams import Stream
 
 
 class EveryThird(Sampler[int]):
@@ -133,7 +134,7 @@ def test_the_users_sampler_and_random_streams_do_not_move():
 @pytest.mark.parametrize(
     "loader",
     [
-        DataLoader(Stream(), batch_size=4),
+        DataLoader(Stream(blobs()), batch_size=4),
         {"a": DataLoader(numbered()), "b": DataLoader(numbered())},
         [1, 2, 3],
         DataLoader(numbered(), batch_size=None),

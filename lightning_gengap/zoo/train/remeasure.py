@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lightning_gengap.errors import TableError
-from lightning_gengap.measurement import Measurer, TrainingMemory
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import get_measure
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples

@@ -24,7 +24,6 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
     Subset,
     SubsetRandomSampler,
@@ -45,6 +44,7 @@ from tests.integration.identity.twins import (
     vectors,
 )
 from tests.lightning_models import Iterated
+from tests.streams import Stream
 from tests.tiny_predictors import tiny_predictor
 
 
@@ -221,14 +221,6 @@ class Mapped(Dataset[Any]):
 class Mapping(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return super().training_step((batch["x"], batch["y"]), batch_idx)
-
-
-class Stream(IterableDataset[Any]):
-    """The vectors in an order from the global stream."""
-
-    def __iter__(self) -> Iterator[Any]:
-        dataset = vectors()
-        yield from (dataset[i] for i in torch.randperm(EXAMPLES).tolist())
 
 
 class OwnBatches(BatchSampler):
@@ -411,7 +403,7 @@ LOOPS: dict[str, Condition] = {
     "noise in collation": on(lambda: loader(collate_fn=noisy_collate)),
     "augmented": on(lambda: loader(Augmented())),
     "mappings": on(lambda: loader(Mapped()), Mapping),
-    "stream": on(lambda: DataLoader(Stream(), batch_size=BATCH)),
+    "stream": on(lambda: DataLoader(Stream(vectors(), lambda n: torch.randperm(n).tolist()), batch_size=BATCH)),
     "list of batches": on(lambda: Iterated(list(loader(shuffle=False)))),
     "worker": on(lambda: loader(num_workers=1)),
     "augmented in workers that persist": on(lambda: loader(Augmented(), num_workers=2, persistent_workers=True)),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
 from tests.lightning_models import CLASSES, TinyModel, blobs, loader, stream
+from tests.streams import Parts
 from tests.tiny_predictors import tiny_predictor, wide_feature
 
 
@@ -65,21 +66,6 @@ class Uncopied(TensorDataset):
     def __init__(self) -> None:
         super().__init__(*blobs().tensors)
         self.source = (number for number in range(3))
-
-
-class Parts(Sampler[int]):
-    """Another quarter of 64 samples in each epoch."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch % 4, 64, 4))
-
-    def __len__(self) -> int:
-        return 16
 
 
 class Tokens(TinyModel):

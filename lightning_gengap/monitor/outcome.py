@@ -1,0 +1,155 @@
+"""What follows from a measurement: its costs, the values, the prediction, and its recalibration. No Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from lightning_gengap.errors import LogitsError
+from lightning_gengap.measurement import Absence, Measurement, said
+from lightning_gengap.measurer import Measurer
+from lightning_gengap.monitor.abstention import obstacles
+from lightning_gengap.monitor.readout import Status
+from lightning_gengap.monitor.run_state import FIT, NEVER, RunState, flat
+from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
+from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
+
+
+def examine(measurement: Measurement, measurer: Measurer, state: RunState) -> Measurement:
+    """Note what the user should know of a measurement.
+
+    Nothing is shown yet, because in a distributed run another rank may have failed.
+
+    Raises:
+        LogitsError: the logits are not finite.
+    """
+    state.absences |= dict(measurement.absences)
+    known = measurer.layout.missing.values()  # said when watching began
+    absences = (absence for absence in measurement.absences if absence.reason not in known)
+    state.notes += said(absence for absence in absences if state.selection.explains(absence.key))
+    state.notes += measurement.remarks
+    if "train_loss" not in measurement.values:
+        error = LogitsError(
+            "model output",
+            got="NaN or infinity on the monitored samples",
+            expected="finite logits",
+            remedy="Training seems to have diverged; lower the learning rate.",
+        )
+        error.may_pass = True
+        raise error
+    return measurement
+
+
+def start(measurement: Measurement, state: RunState) -> None:
+    """Remember what was measured before the first step. It is shown to nobody."""
+    state.readout.remember({key: measurement.values[key] for key in FIT})
+    state.budget.first_price = measurement.seconds_of_needed / measurement.samples * state.schedule.needed
+
+
+def take(
+    measurement: Measurement,
+    state: RunState,
+    progress: float | None = None,
+    epoch: int = 0,
+    failed: Collection[str] = (),
+    riders: Collection[str] = (),
+    predicts: bool = True,
+) -> None:
+    """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
+
+    `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
+    """
+    for name, seconds in measurement.seconds.items():
+        state.schedule.record(name, epoch, seconds, succeeded=name not in failed, rode=name in riders)
+    fresh = {name: values for name, values in measurement.optional.items() if name not in failed}
+    state.optional |= fresh
+    values = {**measurement.values, **flat(fresh), **state.training_loss.values()}
+    if progress is not None:
+        values["progress"] = progress
+    state.values = flat(state.optional) | values
+    if predicts:
+        _predict(values, state)
+
+
+def residual_of(actual_gap: float | None, state: RunState) -> float | None:
+    """The scaled error of the shown prediction; None where that is not of now."""
+    if state.prediction is None or actual_gap is None or state.readout.status != Status.FRESH:
+        return None
+    predictor = _serving(state.values, state)
+    return None if predictor is None else scaled_residual(predictor, state.prediction, actual_gap)
+
+
+def learn(residual: float | None, state: RunState) -> None:
+    """Recalibrate the shown prediction by its own residual. Nothing is predicted anew."""
+    if residual is not None:
+        state.residuals.append(residual)
+        state.residual_age = 0
+        _recalibrate(state)
+
+
+def _predict(values: Mapping[str, float], state: RunState) -> None:
+    """Predict from values of now and of the whole training alone, and show it."""
+    predictor = _serving(values, state)
+    status, predicted = Status.FRESH, dict[str, float]()
+    state.prediction = None
+    if predictor is not None:
+        known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
+        state.prediction = prediction = predictor.predict(known, state.flags)
+        if prediction.abstained:
+            reasons = () if state.never_because else obstacles(prediction, state.absences)
+            _say_never(prediction, reasons, state)
+            status = Status.NEVER if reasons or state.never_because else Status.ABSTAINING
+        else:
+            predicted = _shown(prediction, values["train_accuracy"])
+    state.readout.show({**values, **predicted}, status)
+    state.residual_age += 1
+    _recalibrate(state)
+
+
+def _say_never(prediction: Prediction, reasons: Sequence[str], state: RunState) -> None:
+    """Say why it abstains for good, instead of what is absent for the same reason."""
+    same = {
+        str(Absence(pattern, why))
+        for pattern, why in state.absences.items()
+        if any(fnmatchcase(name, pattern) for name in prediction.missing)
+    }
+    if reasons and state.says_first(NEVER):
+        state.said |= same
+        state.notes = [note for note in state.notes if note not in same]
+        state.notes.append(NEVER.format("; and because ".join(reasons)))
+
+
+def _serving(values: Mapping[str, float], state: RunState) -> Predictor | None:
+    """The predictor of this training: the preferred one or the other, as the first measurement decided."""
+    predictor = state.selection.predictor
+    if predictor is None or predictor.preferred is None:
+        return predictor
+    if state.preferred_serves is None:
+        state.preferred_serves = all(math.isfinite(values.get(name, math.nan)) for name in predictor.preferred.needs)
+    if state.preferred_serves:
+        return replace(predictor.preferred, correction=predictor.correction)
+    return replace(predictor, preferred=None)
+
+
+def _recalibrate(state: RunState) -> None:
+    if state.prediction is None or state.prediction.abstained or not state.residuals:
+        return
+    predictor = _serving(state.values, state)
+    if predictor is not None:
+        correction = live_correction(state.residuals, state.residual_age)
+        gap = recalibrated(predictor, state.prediction, correction, state.values["train_accuracy"])
+        state.readout.add("recalibrated_gap", gap)
+
+
+def _shown(prediction: Prediction, accuracy: float) -> dict[str, float]:
+    """What is shown of a prediction that is no abstention."""
+    loss = {} if prediction.loss_gap is None else {"predicted_loss_gap": prediction.loss_gap[0]}
+    return loss | {
+        "predicted_gap": prediction.gap,
+        "predicted_gap_lower": prediction.lower,
+        "predicted_gap_upper": prediction.upper,
+        "predicted_test_accuracy": accuracy - prediction.gap,
+        "in_support": float(prediction.in_support),
+    }
