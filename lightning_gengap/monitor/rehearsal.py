@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_gengap.errors import one_line
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.monitor.warning import rank_zero_warn
 from lightning_gengap.samples.batches import Forward
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import find_lasting_changes

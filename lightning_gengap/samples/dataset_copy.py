@@ -58,7 +58,7 @@ def private_copy(content: Any, keep: Iterable[Any] = ()) -> Iterator[tuple[Any, 
         try:
             copied = copier(content)
         except RecursionError:  # chains of objects that are longer than Python's stack
-            copied, copier.shared = content, [type(content)]
+            copied, copier.shared = content, [type(content[0] if isinstance(content, tuple) else content)]
     try:
         kinds = dict.fromkeys(kind.__qualname__ for kind in copier.shared if kind.__name__ not in _HARMLESS)
         yield copied, tuple(kinds)
@@ -159,6 +159,8 @@ class Copier:
         again = opened_again(x)
         if again is None:
             self.put_back.steps.append(partial(x.seek, x.tell()))
+            if not x.readable():  # what is written to it stays there
+                self.shared.append(type(x))
             return x
         made, handle = again
         self.opened.append(handle)

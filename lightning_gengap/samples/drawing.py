@@ -117,7 +117,7 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
     if isinstance(data, DataLoader):
         return trainable_indices(data), data.dataset
     if (isinstance(data, Dataset) and not isinstance(data, IterableDataset)) or _holds_samples(data):
-        return range(len(data)), data  # type: ignore[arg-type]
+        return range(len(data)), data
     return None, data
 
 

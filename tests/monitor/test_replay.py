@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.monitor.readout import Status
+from tests.hooks import hooks
 from tests.integration.test_bit_identity import assert_identical
 from tests.lightning_models import CLASSES, ManualModel, Stepping, TinyModel, blobs, loader, quiet_trainer, stream
 from tests.tiny_predictors import tiny_monitor
@@ -356,7 +357,7 @@ def test_nothing_stays_registered_where_a_step_fails() -> None:
     model = Flat(broken)
     with pytest.raises(ValueError, match="no"):
         quiet_trainer(tiny_monitor()).fit(model, loader())
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    assert hooks(model) == 0
 
 
 def test_compiled_networks_are_not_compared() -> None:
@@ -396,7 +397,7 @@ def test_steps_whose_backward_is_never_seen_are_not_recorded_for_ever() -> None:
 
     class Look(Callback):
         def on_train_batch_end(self, *_: Any) -> None:
-            counts.append(sum(len(part._forward_hooks) for part in model.modules()))
+            counts.append(hooks(model))
 
     trainer = quiet_trainer(monitor, Look(), max_epochs=3)
     trainer.fit(model, loader())
