@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lightning_gengap.monitor.step_hooks import hook_into
 from lightning_gengap.network.trace import version_of
@@ -93,12 +93,15 @@ class StepRecording:
     Attributes:
         outputs: the float outputs of shape (any, classes), in order.
         calls: the outermost calls.
+        waits: whether one of the calls has waited for other processes: nobody may then repeat it alone.
     """
 
     classes: int
     only_trained: bool = True
     outputs: list[Returned] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
+    waits: bool = False
+    _exchanges: int = 0
     _written: dict[int, _Known] = field(default_factory=dict)  # by identity
     _open: list[tuple[str, bool, Tensor | None, Streams]] = field(default_factory=list)
     _depth: int = 0
@@ -132,6 +135,7 @@ class StepRecording:
                 return
         if self._depth == 0 and len(self.calls) < _MOST_CALLS:
             self._open = [(*self._call(name, args, kwargs), Streams.now())]
+            self._exchanges = exchanges()
         self._depth += 1
 
     def _leave(self, name: str, module: nn.Module, output: Any) -> None:
@@ -146,6 +150,7 @@ class StepRecording:
                 self.outputs.append(Returned(name, tensor.detach().clone(), self._depth == 0))
         if self._depth == 0 and self._open:
             written, known, prepared, streams = self._open.pop()
+            self.waits = self.waits or exchanges() != self._exchanges
             self.calls.append(Called(written, known, streams, len(self.outputs), prepared))
             if isinstance(output, Tensor):
                 self._note(written, output, known)
@@ -207,6 +212,14 @@ class StepRecording:
                 if made is not None:
                     return f"{known.written}{made}", known.whole
         return PREPARED, False
+
+
+def exchanges() -> int:
+    """How often the processes of torch's default group have exchanged something; 0 where there is one process only."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0
+    group: Any = distributed.group.WORLD
+    return int(group._get_sequence_number_for_group())
 
 
 def outputs_in(output: Any, classes: int) -> list[Tensor]:

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -404,3 +405,22 @@ def test_steps_whose_backward_is_never_seen_are_not_recorded_for_ever() -> None:
     assert set(counts) == {0}
     assert monitor._state is not None
     assert monitor._state.replay.mismatch is None
+
+
+def test_a_forward_that_waits_for_other_processes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may not make the call that it would wait for."""
+    tally: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr("lightning_gengap.monitor.step_recording.exchanges", tally.qsize)
+    repeated: list[bool] = []
+    monkeypatch.setattr("lightning_gengap.monitor.replay.run_at", lambda *_: repeated.append(True))
+
+    class Exchanging(Flat):
+        def forward(self, images: Tensor) -> Tensor:
+            tally.put(1)
+            return super().forward(images)
+
+    _, said = watched(Exchanging(normalised), loader())
+    assert said == []
+    assert not repeated
+    watched(Flat(normalised), loader())
+    assert repeated
