@@ -12,7 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap import GapEarlyStopping
-from tests.integration.identity.twins import leaves, same, trained
+from tests.integration.identity.twins import trained
+from tests.outcomes import different
 from tests.properties.effort import examples
 from tests.properties.trainings import Training, trainings
 from tests.tiny_predictors import tiny_monitor
@@ -21,20 +22,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 FAILURE = re.compile("GapMonitor (cannot|could not)|switched off")
 
 
-def left_behind(chosen: Training, *monitors: Callback) -> dict[str, Any]:
-    """All values that stay, by path, but what callbacks keep for themselves."""
-    found = dict(leaves(trained(chosen.condition(), *monitors)))
-    return {path: value for path, value in found.items() if not path.startswith(".checkpoint.callbacks")}
-
-
 def assert_unchanged(chosen: Training, *readers: Callback, **changes: Any) -> None:
-    plain = left_behind(chosen)
+    """Nothing differs in what stays, but what callbacks keep for themselves."""
+    plain = trained(chosen.condition())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        watched = left_behind(chosen, tiny_monitor(**(chosen.monitor | changes)), *readers)
-    assert [
-        path for path in sorted(plain.keys() | watched.keys()) if not same(plain.get(path), watched.get(path))
-    ] == []
+        watched = trained(chosen.condition(), tiny_monitor(**(chosen.monitor | changes)), *readers)
+    assert [path for path in different(plain, watched) if not path.startswith(".checkpoint.callbacks")] == []
     assert [str(each.message) for each in caught if FAILURE.search(str(each.message))] == []
 
 
