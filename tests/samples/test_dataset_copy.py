@@ -8,6 +8,7 @@ import gc
 import gzip
 import io
 import itertools
+import mmap
 import os
 import random
 import sqlite3
@@ -412,3 +413,13 @@ def test_a_file_that_is_written_to_is_told(tmp_path: Path):
         with private_copy(dataset) as (copied, shared):
             assert copied.file is file
     assert shared == ("TextIOWrapper",)
+
+
+def test_a_memory_map_is_put_back_where_it_stood(tmp_path: Path):
+    (tmp_path / "bytes").write_bytes(bytes(range(20)))
+    with (tmp_path / "bytes").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        mapped.seek(5)
+        with private_copy([mapped]) as (copied, shared):
+            assert copied[0].read(2) == bytes([5, 6])
+        assert mapped.tell() == 5
+    assert shared == ("mmap",)
