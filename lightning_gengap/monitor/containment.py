@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -33,13 +34,13 @@ def contained(state: RunState, what: str) -> Iterator[None]:
 
 
 def harmless(hook: Callable[P, None]) -> Callable[P, None]:
-    """Let no failure of this hook of the monitor end the training."""
+    """Let no failure of this hook end the training, and no context variable stay set that is set in it."""
 
     @wraps(hook)
     def safe(*args: P.args, **kwargs: P.kwargs) -> None:
         monitor: Any = args[0]
         try:
-            hook(*args, **kwargs)
+            copy_context().run(hook, *args, **kwargs)
         except Exception as error:
             if monitor.on_error == "raise":
                 raise

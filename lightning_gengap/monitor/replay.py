@@ -70,7 +70,8 @@ class Replay:
 
     The step's own outputs are recorded by hooks. Before its backward, the monitor's call is made on a copy of the
     batch in train mode, with copies of the buffers. No state of the training is touched. A step where no module
-    returns anything like logits, a compiled network and TorchScript are not compared.
+    returns anything like logits, or where one waits for other processes, a compiled network and TorchScript are not
+    compared.
 
     Attributes:
         mismatch: what training calls instead, once it is known to differ.
@@ -155,6 +156,8 @@ class Replay:
         self, trainer: Trainer, module: nn.Module, measurer: Measurer, recording: StepRecording, step: Trained
     ) -> Mismatch | None:
         """What differs; None where nothing does, or nothing can be compared."""
+        if recording.waits:
+            return None
         smallest = math.inf
         for start in _different([call.streams for call in recording.calls])[:_MOST_STREAMS]:
             logits, own = self._ours(trainer, module, measurer, start, self._batch)

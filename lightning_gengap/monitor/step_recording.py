@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from lightning_gengap.monitor.step_hooks import hook_into
 from lightning_gengap.network.trace import version_of
 from lightning_gengap.samples.nested import flat_tensors
 
@@ -92,12 +93,15 @@ class StepRecording:
     Attributes:
         outputs: the float outputs of shape (any, classes), in order.
         calls: the outermost calls.
+        waits: whether one of the calls has waited for other processes: nobody may then repeat it alone.
     """
 
     classes: int
     only_trained: bool = True
     outputs: list[Returned] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
+    waits: bool = False
+    _exchanges: int = 0
     _written: dict[int, _Known] = field(default_factory=dict)  # by identity
     _open: list[tuple[str, bool, Tensor | None, Streams]] = field(default_factory=list)
     _depth: int = 0
@@ -109,50 +113,47 @@ class StepRecording:
         """Record from now on. Tensors of the `batch` are known by where they stand in it."""
         self._batch = batch
         self._note("batch", batch)
-        for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-            before, after = self._hooks(name)
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after))
+        self._handles = hook_into(dict(model.named_modules()), self._leave, self._fail, self._enter)
 
     def close(self) -> None:
-        """Remove the hooks. Copies of them, in a copy that the step made of the network, do nothing from now on."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._batch = [], None
         self._written.clear()
 
-    def _hooks(self, name: str) -> tuple[Any, Any]:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._handles:
-                return
-            if self._depth == 0 and not name and self._batch is not None and args and args[0] is self._batch:
-                redirected = getattr(vars(module).get("forward"), "__name__", "") == "wrapped_forward"
-                if len(args) > 1 or redirected:
-                    self._in_step = True  # in a distributed run the whole training step is a call of the module
-                    return
-            if self._depth == 0 and len(self.calls) < _MOST_CALLS:
-                self._open = [(*self._call(name, args, kwargs), Streams.now())]
-            self._depth += 1
+    def _fail(self) -> None:
+        """Something that was met cannot be recorded: nothing is known of this step then."""
+        self.close()
+        self.calls, self.outputs = [], []
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            if not self._handles:
+    def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._depth == 0 and not name and self._batch is not None and args and args[0] is self._batch:
+            redirected = getattr(vars(module).get("forward"), "__name__", "") == "wrapped_forward"
+            if len(args) > 1 or redirected:
+                self._in_step = True  # in a distributed run the whole training step is a call of the module
                 return
-            if self._depth == 0 and self._in_step:
-                self._in_step = False
-                return
-            self._depth -= 1
-            for tensor in outputs_in(output, self.classes):
-                if tensor.requires_grad or not self.only_trained:
-                    self.outputs.append(Returned(name, tensor.detach().clone(), self._depth == 0))
-            if self._depth == 0 and self._open:
-                written, known, prepared, streams = self._open.pop()
-                self.calls.append(Called(written, known, streams, len(self.outputs), prepared))
-                if isinstance(output, Tensor):
-                    self._note(written, output, known)
+        if self._depth == 0 and len(self.calls) < _MOST_CALLS:
+            self._open = [(*self._call(name, args, kwargs), Streams.now())]
+            self._exchanges = exchanges()
+        self._depth += 1
 
-        return before, after
+    def _leave(self, name: str, module: nn.Module, output: Any) -> None:
+        if not self._handles:
+            return
+        if self._depth == 0 and self._in_step:
+            self._in_step = False
+            return
+        self._depth -= 1
+        for tensor in outputs_in(output, self.classes):
+            if tensor.requires_grad or not self.only_trained:
+                self.outputs.append(Returned(name, tensor.detach().clone(), self._depth == 0))
+        if self._depth == 0 and self._open:
+            written, known, prepared, streams = self._open.pop()
+            self.waits = self.waits or exchanges() != self._exchanges
+            self.calls.append(Called(written, known, streams, len(self.outputs), prepared))
+            if isinstance(output, Tensor):
+                self._note(written, output, known)
 
     def _note(self, written: str, content: Any, whole: bool = True) -> None:
         """Know the tensors of `content` by the code that reads them."""
@@ -211,6 +212,14 @@ class StepRecording:
                 if made is not None:
                     return f"{known.written}{made}", known.whole
         return PREPARED, False
+
+
+def exchanges() -> int:
+    """How often the processes of torch's default group have exchanged something; 0 where there is one process only."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0
+    group: Any = distributed.group.WORLD
+    return int(group._get_sequence_number_for_group())
 
 
 def outputs_in(output: Any, classes: int) -> list[Tensor]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
+from lightning_gengap.monitor.step_hooks import hook_into
+
 _TIGHT, _LOOSE = 1e-4, 2e-2  # relative tolerances in float32 and in lower precision
 _SMALL = 1e-2  # nats; below it the rounding of the softmax, not of the loss, sets the tolerance
 
@@ -142,17 +144,13 @@ class TrainingLoss:
         self._checking = bool(self._handles)
 
     def _watch(self, modules: Mapping[str, nn.Module], classes: int) -> None:
-        def keep(name: str, output: Any) -> None:
+        def keep(name: str, module: nn.Module, output: Any) -> None:
             trained = torch.is_grad_enabled()  # not so while the first step is replayed
             if trained and isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == classes:
                 self._outputs.append((name, output.detach()))
 
         self.close()
-        self._handles = [
-            module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
-            for name, module in modules.items()
-            if not isinstance(module, torch.jit.ScriptModule)  # these take no hooks
-        ]
+        self._handles = hook_into(modules, keep, self.close)
 
     def step(self, loss: Tensor | None, targets: Callable[[], Tensor]) -> None:
         """Add a step with its mean loss, if it reported one. `targets` reads its class indices, if they are needed."""

@@ -109,7 +109,7 @@ def _may_change(name: str, value: Any) -> bool:
 
 
 def _set_state(made: Any, state: Any) -> None:
-    if hasattr(made, "__setstate__"):
+    if hasattr(type(made), "__setstate__"):  # not `made`, whose `__getattr__` may need what it does not have yet
         made.__setstate__(state)
         return
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)

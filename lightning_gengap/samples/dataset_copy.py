@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import mmap
 import sqlite3
 import threading
 import types
@@ -58,7 +59,7 @@ def private_copy(content: Any, keep: Iterable[Any] = ()) -> Iterator[tuple[Any, 
         try:
             copied = copier(content)
         except RecursionError:  # chains of objects that are longer than Python's stack
-            copied, copier.shared = content, [type(content)]
+            copied, copier.shared = content, [type(content[0] if isinstance(content, tuple) else content)]
     try:
         kinds = dict.fromkeys(kind.__qualname__ for kind in copier.shared if kind.__name__ not in _HARMLESS)
         yield copied, tuple(kinds)
@@ -133,6 +134,8 @@ class Copier:
             return self._array(x)
         if isinstance(x, io.IOBase) and not isinstance(x, io.BytesIO | io.StringIO):
             return self._file(x)
+        if isinstance(x, mmap.mmap):
+            return self._memory_map(x)
         for kind, how in _HOW:
             if isinstance(x, kind):
                 return how(self, x)
@@ -159,10 +162,18 @@ class Copier:
         again = opened_again(x)
         if again is None:
             self.put_back.steps.append(partial(x.seek, x.tell()))
+            if not x.readable():  # what is written to it stays there
+                self.shared.append(type(x))
             return x
         made, handle = again
         self.opened.append(handle)
         return made
+
+    def _memory_map(self, x: mmap.mmap) -> mmap.mmap:
+        """The map itself, whose position is put back; what is written to it stays there."""
+        self.put_back.steps.append(partial(x.seek, x.tell()))
+        self.shared.append(type(x))
+        return x
 
     def _container(self, x: Any) -> Any:
         """A list, set, dict or deque; its entries are shared where there are very many."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from lightning_gengap.errors import BatchError
-from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.errors import BatchError, GapError
+from lightning_gengap.samples.batches import ProbeBatch, targets_of
 from lightning_gengap.samples.dataset_copy import private_copy
 from lightning_gengap.samples.mixing import EXAMPLES, examples_in, mixes
 from lightning_gengap.samples.nested import copied, flat_tensors, rows_of
@@ -43,8 +43,8 @@ def draw_samples(
     Args:
         loader: the training loader, whatever the user gave.
         reader: how to read.
-        probe_data: a view of the training data without augmentation: a data set, a loader or batches. A data set of
-            the training set's length is read at the indices that training draws from.
+        probe_data: a view of the training data without augmentation: a data set, a sequence of samples, a loader or
+            batches. A data set of the training set's length is read at the indices that training draws from.
         batches_per_epoch: see `trainable_indices`.
         keep: objects that are never copied, see `private_copy`.
     """
@@ -125,9 +125,20 @@ def _indexed(data: Any) -> tuple[Sequence[int] | None, Any]:
     """The indices that probe data offer, and their data set; no indices where the data can only be iterated."""
     if isinstance(data, DataLoader):
         return trainable_indices(data), data.dataset
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return range(len(data)), data  # type: ignore[arg-type]
+    if (isinstance(data, Dataset) and not isinstance(data, IterableDataset)) or _holds_samples(data):
+        return range(len(data)), data
     return None, data
+
+
+def _holds_samples(data: Any) -> bool:
+    """Whether a sequence holds single samples and no batches: its labels are numbers."""
+    if not isinstance(data, Sequence) or isinstance(data, str) or len(data) == 0:
+        return False
+    try:
+        label = targets_of(data[0])
+    except GapError:
+        return False
+    return isinstance(label, int) or getattr(label, "ndim", None) == 0
 
 
 def _read_indices(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lightning_gengap.undisturbed.kinds import kinds_of
 from lightning_gengap.undisturbed.objects import CLASS, user_classes
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
+_CACHE = functools._lru_cache_wrapper
 _LARGE_KINDS = (torch.nn.Module, Tensor, np.ndarray, types.FunctionType)
 
 
@@ -59,15 +61,17 @@ class PutBack:
                 self.watch(value)
             elif isinstance(value, type):
                 self.watch_class(value)
-            elif type(value) in CONTAINERS:
+            elif type(value) in CONTAINERS or isinstance(value, _CACHE):
                 self._rewind(value)
             elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, _LARGE_KINDS):
                 self._rewind(value.__dict__)
 
     def _rewind(self, held: Any) -> None:
-        """Put one generator or container of the user's own back after the block; not what it holds."""
-        if id(held) not in self.watched and isinstance(held, GENERATORS + CONTAINERS):
+        """Put one generator, container or cache of the user's own back after the block; not what it holds."""
+        if id(held) not in self.watched and isinstance(held, (*GENERATORS, *CONTAINERS, _CACHE)):
             self.watched[id(held)] = held
+            if isinstance(held, _CACHE) and isinstance(held.__wrapped__, types.FunctionType):
+                self.watch(held.__wrapped__)
             if isinstance(held, GENERATORS):
                 self.memo[id(held)] = held
                 self.steps.append(rewinding(held))
@@ -80,4 +84,8 @@ class PutBack:
         for own in user_classes(cls):
             if id(own) not in self.watched:
                 self.watched[id(own)] = own
-                self.steps.append(partial(CLASS.restore, own, CLASS.save(own)))
+                saved = CLASS.save(own)
+                self.steps.append(partial(CLASS.restore, own, saved))
+                for value in saved.values():
+                    if isinstance(value, _CACHE):
+                        self._rewind(value)

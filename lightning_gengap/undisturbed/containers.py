@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import functools
 import io
 import random
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_gengap.undisturbed.kind import Kind, NotKept, no_parts, nothing_to_restore
+from lightning_gengap.undisturbed.kind import Kind, NotKept, no_parts, nothing_to_restore, saved_parts
 
 MOST_ITEMS = 10_000  # of a container whose items are looked into; of larger ones the items themselves are kept
 MOST_BYTES = 64 * 2**20  # of one array
@@ -95,6 +96,30 @@ def _restore_position(file: io.IOBase, saved: int) -> None:
         file.seek(saved)
 
 
+def _save_text(buffer: io.StringIO | io.BytesIO) -> tuple[Any, int]:
+    return buffer.getvalue(), buffer.tell()
+
+
+def _restore_text(buffer: Any, saved: tuple[Any, int]) -> None:
+    content, position = saved
+    if buffer.getvalue() != content:
+        buffer.seek(0)
+        buffer.truncate()
+        buffer.write(content)
+    buffer.seek(position)
+
+
+def _save_cache(cache: Any) -> tuple[Any, Any]:
+    return cache.cache_info(), cache.__wrapped__
+
+
+def _restore_cache(cache: Any, saved: tuple[Any, Any]) -> None:
+    """Empty a cache of results that was empty. Where others had entries, ours cannot be told apart from them."""
+    before, _ = saved
+    if before == (0, 0, before.maxsize, 0) and cache.cache_info() != before:
+        cache.cache_clear()
+
+
 def _restore_generator(generator: torch.Generator, saved: torch.Tensor) -> None:
     if not torch.equal(generator.get_state(), saved):
         generator.set_state(saved)
@@ -116,8 +141,10 @@ CONTAINERS: tuple[tuple[type | tuple[type, ...], Kind], ...] = (
     ((tuple, frozenset), Kind(tuple, nothing_to_restore, _few)),
     (np.ndarray, Kind(_save_array, _restore_array, _parts_of_array)),
     ((bytearray, array.array), Kind(lambda held: held[:], _restore_slices, no_parts)),
+    ((io.StringIO, io.BytesIO), Kind(_save_text, _restore_text, no_parts)),
     (io.IOBase, Kind(_save_position, _restore_position, no_parts)),
     (threading.local, Kind(lambda own: dict(own.__dict__), _restore_local, _few)),
+    (functools._lru_cache_wrapper, Kind(_save_cache, _restore_cache, saved_parts)),
     (torch.Generator, Kind(torch.Generator.get_state, _restore_generator, no_parts)),
     (random.Random, Kind(lambda own: own.getstate(), lambda own, saved: own.setstate(saved), no_parts)),
     (np.random.Generator, Kind(lambda own: own.bit_generator.state, _restore_numpy_generator, no_parts)),

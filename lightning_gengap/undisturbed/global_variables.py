@@ -1,10 +1,13 @@
 """Global variables that functions of the user's name: counters, caches, singletons, and the functions that they call.
 
+So are those of other modules of the user's that they name, as in `state.calls += 1` after `import state`.
+
 Those of installed packages are left alone, because they are many, and large data are not looked at.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import sysconfig
 import types
@@ -29,18 +32,23 @@ _STREAMS = (np.random.Generator, np.random.RandomState)
 
 
 def global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """The variables of its module that the code of a function names and that may change, by name."""
+    """The variables that the code of a function names and that may change, by name: of its module, or of another."""
     if not is_users_own(function):
         return {}
-    variables = function.__globals__
-    named = {name: variables[name] for name in _names(function.__code__) if name in variables}
+    variables, names = function.__globals__, set(_names(function.__code__))
+    named = {name: variables[name] for name in names if name in variables}
+    for name, module in list(named.items()):
+        if isinstance(module, types.ModuleType) and _is_users_module(module):
+            held = vars(module)
+            named |= {f"{name}.{own}": held[own] for own in names if own in held}
     return {name: value for name, value in named.items() if _may_change(value)}
 
 
 def restore_variables(function: types.FunctionType, saved: dict[str, Any]) -> None:
     """Give the variables their objects of before; what these hold is kept by itself."""
-    variables = function.__globals__
-    for name, value in saved.items():
+    for path, value in saved.items():
+        *module, name = path.split(".")
+        variables = vars(function.__globals__[module[0]]) if module else function.__globals__
         if variables.get(name, saved) is not value:
             variables[name] = value
 
@@ -68,6 +76,11 @@ def is_users_own(function: types.FunctionType) -> bool:
     return not is_foreign(function.__module__) and not function.__code__.co_filename.startswith(_INSTALLED)
 
 
+def _is_users_module(module: types.ModuleType) -> bool:
+    path = getattr(module, "__file__", None) or _INSTALLED[0]  # without a file it is a part of Python
+    return not is_foreign(module.__name__) and not path.startswith(_INSTALLED)
+
+
 def _names(code: types.CodeType) -> Iterator[str]:
     """All names in a code and the codes inside it; those of attributes too, which no variable need have."""
     yield from code.co_names
@@ -79,6 +92,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
 def _may_change(value: Any) -> bool:
     if isinstance(value, _KEPT + _STREAMS):
         return not isinstance(value, types.FunctionType) or is_users_own(value)
+    if isinstance(value, functools._lru_cache_wrapper):
+        return isinstance(value.__wrapped__, types.FunctionType) and is_users_own(value.__wrapped__)
     if isinstance(value, torch.Tensor | np.ndarray):
         return value.nbytes <= MOST_BYTES
     if isinstance(value, dict | list | set | deque | bytearray):

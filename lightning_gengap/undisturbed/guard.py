@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -55,12 +57,12 @@ def state_kept(model: nn.Module, *others: Any) -> Iterator[None]:
     """Run a block that may call code of the user's, and restore everything that it may have changed.
 
     The mode of each submodule stays as it is, for hooks that must run as they do in training. Inside, no backward hook
-    of the user's fires, and `self.log` of a LightningModule does nothing.
+    of the user's fires, and nothing is logged to a Trainer.
 
     On exit, also after an exception, these are as before, each in the same object: modes; parameters, buffers and
     gradients; the attributes of every module, and what they hold, such as counters, containers, arrays, metrics,
-    random generators and plain objects; the global random streams; settings of torch. Nothing is written where
-    nothing changed.
+    random generators and plain objects; what global hooks hold; the global random streams; settings of the process.
+    Nothing is written where nothing changed.
 
     Parameters of more than 256 MiB together are watched instead of copied. What belongs to a Trainer, an optimizer, a
     logger, a data set, a file or a thread is not looked at.
@@ -70,15 +72,26 @@ def state_kept(model: nn.Module, *others: Any) -> Iterator[None]:
         others: further objects that the block may change, such as a data module.
 
     Raises:
-        RuntimeError: something could not be restored; everything else was.
+        RuntimeError: something could not be restored; everything else was. Or the code of the user's asked Python to
+            exit, or raised something else that is no `Exception`: what is only measured ends nothing.
     """
     snapshot = Snapshot(model, *others)
     try:
         with random_streams_kept(), settings_kept(), silenced(model):
             yield
-    except BaseException:
+    except BaseException as error:
         snapshot.restore()
-        raise
+        if isinstance(error, Exception | KeyboardInterrupt | GeneratorExit) or _is_of_a_signal(error):
+            raise
+        raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
     failures = snapshot.restore()
     if failures:
         raise RuntimeError(f"what the forward changed could not be undone: {'; '.join(failures[:3])}.")
+
+
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Whether the handler of a signal has raised this: somebody outside wants the process to end."""
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    functions = (getattr(handler, "__func__", handler) for handler in handlers)
+    codes = {getattr(function, "__code__", None) for function in functions}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -14,7 +14,8 @@ _FOREIGN = (frozenset(_LIGHTNING | {"torch", "numpy"}) | sys.stdlib_module_names
 _OF_TRAINERS = ("torch.optim", "torch.utils.data", "torch.distributed")
 _OF_THREADS = frozenset({"_thread", "threading", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"})
 _OF_FILES = frozenset({"_io", "io", "tempfile"})
-_EXTENDED = ("SimpleNamespace", "Namespace", "Callback")  # foreign classes whose objects may keep a forward's state
+_WEAK = ("WeakKeyDictionary", "WeakValueDictionary", "WeakSet")
+_EXTENDED = ("SimpleNamespace", "Namespace", "Callback", *_WEAK)  # foreign classes whose objects may keep some state
 
 
 class Kind(NamedTuple):

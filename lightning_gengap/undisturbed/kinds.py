@@ -20,7 +20,9 @@ def kinds_of(cls: type) -> tuple[Kind, ...]:
         return (object_kind(cls), SCRIPT)
     if issubclass(cls, nn.Module):
         return (object_kind(cls),)
-    if issubclass(cls, torch.Tensor | type | enum.Enum | types.ModuleType | np.generic):
+    if issubclass(cls, enum.Enum):
+        return (object_kind(cls),) if is_users(cls) else ()
+    if issubclass(cls, torch.Tensor | type | types.ModuleType | np.generic):
         return ()
     for bases, kind in (*CONTAINERS, *FUNCTIONS):
         if issubclass(cls, bases):

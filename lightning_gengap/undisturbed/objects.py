@@ -106,7 +106,8 @@ def _data_of_class(cls: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(cls).items()
-        if not (name.startswith(("__", "_abc_")) or hasattr(type(value), "__get__") or isinstance(value, type))
+        if isinstance(value, functools._lru_cache_wrapper)
+        or not (name.startswith(("__", "_abc_")) or hasattr(type(value), "__get__") or isinstance(value, type))
     }
 
 

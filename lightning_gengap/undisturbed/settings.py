@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 Switch = tuple[Callable[[Any], None], Any, Any]
@@ -40,6 +41,24 @@ def _set_deterministic(value: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
+def _precision() -> str | None:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through the `fp32_precision` of torch >= 2.9, which refuses to be mixed with this
+        return None
+
+
+def _set_precision(value: str | None) -> None:
+    if value is not None:
+        torch.set_float32_matmul_precision(value)
+
+
+def _set_environment(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 _SETTINGS: tuple[tuple[Callable[[Any], Any], Callable[[], Any]], ...] = (
     (torch.set_default_dtype, torch.get_default_dtype),
     (torch.set_num_threads, torch.get_num_threads),
@@ -51,6 +70,10 @@ _SETTINGS: tuple[tuple[Callable[[Any], Any], Callable[[], Any]], ...] = (
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ),
     ),
+    (_set_precision, _precision),
+    (lambda errors: np.seterr(**errors), np.geterr),
+    (sys.setrecursionlimit, sys.getrecursionlimit),
+    (_set_environment, lambda: dict(os.environ)),
 )
 
 

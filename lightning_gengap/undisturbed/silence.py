@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.undisturbed.log_calls import unlogged
+
 _MODULE_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-_LOGS = ("log", "log_dict")
 
 
 @contextmanager
@@ -20,26 +21,17 @@ def silenced(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for registry in (torch.nn.modules.module._global_backward_hooks, _global("_global_backward_pre_hooks")):
             stack.enter_context(_emptied(registry))
-        lightning: dict[type, bool] = {}
+        stack.enter_context(unlogged(model))
         for module in model.modules():
-            if type(module) not in lightning:
-                lightning[type(module)] = is_lightning(module)
             attributes = vars(module)
             for name in _MODULE_HOOKS:
                 if attributes.get(name):
                     stack.enter_context(_emptied(attributes[name]))
-            if lightning[type(module)]:
-                stack.enter_context(_without_logs(attributes))
         for parameter in model.parameters():
             for name in _TENSOR_HOOKS:
                 if getattr(parameter, name, None):
                     stack.enter_context(_without_hooks(parameter, name))
         yield
-
-
-def is_lightning(module: nn.Module) -> bool:
-    """Whether a module is a LightningModule, of whichever installed package."""
-    return any(base.__name__ == "LightningModule" for base in type(module).__mro__)
 
 
 def _global(name: str) -> MutableMapping[int, Any]:
@@ -66,19 +58,3 @@ def _without_hooks(tensor: Tensor, name: str) -> Iterator[None]:
     finally:
         with suppress(RuntimeError):  # the tensor does not require a gradient any more
             setattr(tensor, name, hooks)
-
-
-@contextmanager
-def _without_logs(attributes: dict[str, Any]) -> Iterator[None]:
-    own = {name: attributes[name] for name in _LOGS if name in attributes}
-    attributes.update(dict.fromkeys(_LOGS, _log_nothing))
-    try:
-        yield
-    finally:
-        for name in _LOGS:
-            attributes.pop(name, None)
-        attributes.update(own)
-
-
-def _log_nothing(*args: object, **kwargs: object) -> None:
-    """What is logged while a measurement runs is no metric of the training."""

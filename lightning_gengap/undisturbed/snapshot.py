@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from lightning_gengap.undisturbed.global_variables import called_functions
 from lightning_gengap.undisturbed.kind import Kind, Shared, belongs_to_others
@@ -36,7 +37,7 @@ class Snapshot:
         self._kinds: dict[type, tuple[Kind, ...]] = {}
         self._kinds |= {type(root): (object_kind(type(root)),) for root in roots if has_attributes(type(root))}
         self._kinds |= {type(root): kinds_of(type(root)) for root in roots if isinstance(root, nn.Module)}
-        self._walk(roots)
+        self._walk((*roots, *_global_hooks()) if copies else roots)
         self._kept = KeptTensors()
         if copies:
             self._keep_tensors()
@@ -48,6 +49,7 @@ class Snapshot:
         def failed(what: str, error: Exception) -> None:
             failures.append(f"{what}: {error}")
 
+        self._kept.restore(failed)  # first, because classes of tensors may count what is done to them
         for thing, kind, saved in self._records:
             try:
                 kind.restore(thing, saved)
@@ -56,7 +58,6 @@ class Snapshot:
         for thing in self._empty:
             if thing:
                 thing.clear()
-        self._kept.restore(failed)
         return failures
 
     @property
@@ -122,11 +123,12 @@ class Snapshot:
                 kinds = self._kinds[cls] = kinds_of(cls)
             for kind in kinds:
                 stack += self._save(thing, kind)
-            if not kinds and isinstance(thing, Tensor):
+            is_tensor = not kinds and isinstance(thing, Tensor)
+            if is_tensor:
                 self._tensors[id(thing)] = thing
                 if thing.__dict__:  # what the user has noted on it
                     stack.append(thing.__dict__)
-            elif kinds and cls not in classes:
+            if (kinds or is_tensor) and cls not in classes:
                 classes.add(cls)
                 stack += self._save_classes(cls)
                 stack += called_functions(cls).values()
@@ -188,3 +190,8 @@ def _always_copied(module: nn.Module) -> list[Tensor]:
     if module.__dict__.get("max_norm") is not None:
         found += module._parameters.values()
     return [tensor for tensor in found if tensor is not None]
+
+
+def _global_hooks() -> list[Any]:
+    """The registries of hooks that torch calls for every module: what these hooks remember is the user's too."""
+    return [hooks for name, hooks in vars(torch_module).items() if name.startswith("_global_") and hooks]

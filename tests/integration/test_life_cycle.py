@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.tuner import Tuner
 from torch import Tensor
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.logged_keys import PREDICTED
+from tests.hooks import hooks
 from tests.lightning_models import (
     EpochValues,
     MemoryLogger,
@@ -148,10 +149,6 @@ def test_the_monitor_can_be_pickled_before_and_after_training():
     assert pickle.loads(pickle.dumps(monitor)).values == {}
     fitted(monitor)
     assert pickle.loads(pickle.dumps(monitor)).values == monitor.values
-
-
-def hooks(module: LightningModule) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in module.modules())
 
 
 class Interrupted(TinyModel):

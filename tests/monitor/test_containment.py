@@ -31,13 +31,13 @@ class FaultError(Exception):
 class Odd(TinyModel):
     """User code that fails under the monitor's hands, in eval mode, from an epoch on."""
 
-    def __init__(self, place: str, after: int = 0) -> None:
+    def __init__(self, place: str, after: int = 0, fault: type[BaseException] = FaultError) -> None:
         super().__init__()
-        self.place, self.after = place, after
+        self.place, self.after, self.fault = place, after, fault
 
     def _fails_in(self, place: str) -> None:
         if place == self.place and not self.training and self.current_epoch >= self.after:
-            raise FaultError("broken here")
+            raise self.fault("broken here")
 
     def forward(self, images: Tensor) -> Tensor:
         self._fails_in("forward")
@@ -93,6 +93,23 @@ def test_a_forward_that_fails_in_eval_mode_is_said_once(after: int, statuses: li
     (message,) = said
     assert "broken here" in message
     assert "Training goes on" in message
+
+
+class StopEverything(BaseException):
+    """No `Exception`, so that no handler of errors catches it."""
+
+
+@pytest.mark.parametrize("fault", [SystemExit, StopEverything])
+@pytest.mark.parametrize("place", ["forward", "on_after_batch_transfer"])
+def test_user_code_that_leaves_python_under_our_hands_ends_nothing(place: str, fault: type[BaseException]):
+    values, said = unchanged(Odd(place, fault=fault), tiny_monitor())
+    assert values("gengap/status") == ([2, 2, 2] if place == "forward" else [0, 0, 0])
+    assert [f"it raised {fault.__name__}(broken here)" in line for line in said] == [True] * (place == "forward")
+
+
+def test_ctrl_c_in_a_measurement_ends_the_training():
+    with pytest.raises(SystemExit):  # Lightning's answer to an interrupt
+        fitted(tiny_monitor(), model=Odd("forward", after=1, fault=KeyboardInterrupt))
 
 
 class OwnSampler(Sampler[int]):
@@ -241,17 +258,6 @@ def test_a_hook_that_fails_anywhere_switches_it_off(monkeypatch: pytest.MonkeyPa
     )
     if hook != "on_train_epoch_end":
         assert values("gengap/status")[-1] == 4
-
-
-def test_an_interrupt_passes(monkeypatch: pytest.MonkeyPatch):
-    class Interrupted(TinyModel):
-        def forward(self, images: Tensor) -> Tensor:
-            if not self.training:
-                raise SystemExit(3)
-            return super().forward(images)
-
-    with pytest.raises(SystemExit):
-        fitted(tiny_monitor(), model=Interrupted())
 
 
 def test_warnings_that_are_errors_end_no_training(caplog: pytest.LogCaptureFixture):

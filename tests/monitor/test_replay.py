@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.monitor.readout import Status
+from tests.hooks import hooks
 from tests.integration.test_bit_identity import assert_identical
 from tests.lightning_models import CLASSES, ManualModel, Stepping, TinyModel, blobs, loader, quiet_trainer, stream
 from tests.tiny_predictors import tiny_monitor
@@ -380,7 +382,7 @@ def test_nothing_stays_registered_where_a_step_fails() -> None:
     model = Flat(broken)
     with pytest.raises(ValueError, match="no"):
         quiet_trainer(tiny_monitor()).fit(model, loader())
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    assert hooks(model) == 0
 
 
 def test_compiled_networks_are_not_compared() -> None:
@@ -420,10 +422,29 @@ def test_steps_whose_backward_is_never_seen_are_not_recorded_for_ever() -> None:
 
     class Look(Callback):
         def on_train_batch_end(self, *_: Any) -> None:
-            counts.append(sum(len(part._forward_hooks) for part in model.modules()))
+            counts.append(hooks(model))
 
     trainer = quiet_trainer(monitor, Look(), max_epochs=3)
     trainer.fit(model, loader())
     assert set(counts) == {0}
     assert monitor._state is not None
     assert monitor._state.replay.mismatch is None
+
+
+def test_a_forward_that_waits_for_other_processes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may not make the call that it would wait for."""
+    tally: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr("lightning_gengap.monitor.step_recording.exchanges", tally.qsize)
+    repeated: list[bool] = []
+    monkeypatch.setattr("lightning_gengap.monitor.replay.run_at", lambda *_: repeated.append(True))
+
+    class Exchanging(Flat):
+        def forward(self, images: Tensor) -> Tensor:
+            tally.put(1)
+            return super().forward(images)
+
+    _, said = watched(Exchanging(normalised), loader())
+    assert said == []
+    assert not repeated
+    watched(Flat(normalised), loader())
+    assert repeated

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_gengap import GapMonitor
 from lightning_gengap.errors import TargetError
 from lightning_gengap.monitor.training_loss import RunningLoss, TrainingLoss
+from tests.hooks import hooks
 from tests.lightning_models import ManualModel, Stepping, TinyModel, blobs, fitted, loader
 from tests.tiny_predictors import tiny_monitor
 
@@ -182,7 +183,7 @@ def test_without_a_check_there_is_no_value():
 def test_a_compiled_model_is_not_watched():
     model, loss_means = torch.compile(nn.Linear(3, 4), backend="eager"), TrainingLoss()
     loss_means.begin_check(model, 4)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert hooks(model) == 0
     loss_means.step(torch.tensor(1.0), lambda: TARGETS)
     assert loss_means.value() is None
 
@@ -190,12 +191,11 @@ def test_a_compiled_model_is_not_watched():
 def test_hooks_live_for_one_step():
     model, loss_means = nn.Sequential(nn.Linear(3, 4)), TrainingLoss()
     loss_means.begin_check(model, 4)
-    assert len(model._forward_hooks) == len(model[0]._forward_hooks) == 1
+    assert hooks(model) == 1
     loss_means.begin_check(model, 4)
-    assert len(model._forward_hooks) == 1
+    assert hooks(model) == 1
     loss_means.close()
-    assert not model._forward_hooks
-    assert not model[0]._forward_hooks
+    assert hooks(model) == 0
 
 
 def steps_of(loss_means: TrainingLoss, epoch: int, batches: range, per_epoch: int = 3) -> TrainingLoss:
@@ -230,21 +230,18 @@ def test_where_the_first_steps_were_not_seen_the_means_by_epoch_come_with_the_ne
     assert set(steps_of(later, 5, range(3)).values()) == {KEY, "speed/recent_loss"}
 
 
-def test_one_module_is_watched_in_the_first_epoch_and_none_later():
+def test_modules_are_watched_in_the_first_epoch_and_at_the_first_step_of_later_ones():
     model, loss_means = nn.Sequential(nn.Identity(), nn.Identity()), TrainingLoss()
-
-    def hooks() -> int:
-        return sum(len(module._forward_hooks) for module in model.modules())
 
     found = []
     for epoch in range(2):
         for batch in range(3):
             loss_means.begin_step(model, 4, epoch, batch)
-            found.append(hooks())
+            found.append(hooks(model))
             model(LOGITS)
             loss_means.step(cross_entropy(LOGITS, TARGETS), lambda: TARGETS)
-            assert hooks() == 0
-    assert found == [3, 1, 1, 3, 0, 0]
+            assert hooks(model) == 0
+    assert found == [1, 1, 1, 1, 0, 0]
 
 
 def test_running_loss_is_a_metric_of_its_own():

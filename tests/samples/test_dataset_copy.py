@@ -8,6 +8,7 @@ import gc
 import gzip
 import io
 import itertools
+import mmap
 import os
 import random
 import sqlite3
@@ -355,3 +356,70 @@ def test_numbers_that_reading_counts_up_are_as_before(tmp_path: Path):
         assert [copied[1], copied[2]] == [2, 3]
     assert shared == ()
     assert data.state() == before
+
+
+@functools.lru_cache
+def drawn(index: int) -> float:
+    return random.random()
+
+
+class Caching(Dataset[Any]):
+    """Draws once for each sample, in a function and in a method."""
+
+    @functools.lru_cache  # noqa: B019  # as users write it
+    def own(self, index: int) -> float:
+        return random.random()
+
+    def __getitem__(self, index: int) -> float:
+        return drawn(index) + self.own(index)
+
+
+def test_caches_of_results_that_were_empty_are_empty_again():
+    drawn.cache_clear()
+    dataset = Caching()
+    with private_copy(dataset) as (copied, shared):
+        assert copied[0] == copied[0]
+        assert drawn.cache_info().currsize == 1
+    assert shared == ()
+    assert drawn.cache_info() == Caching.own.cache_info() == (0, 0, 128, 0)
+
+
+class Delegating(Dataset[Any]):
+    """What it does not have itself it asks of what it wraps."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.reads = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.inner[index]
+
+
+def test_a_data_set_that_delegates_to_another_is_copied():
+    dataset = Delegating(TensorDataset(torch.arange(3.0)))
+    with private_copy(dataset) as (copied, shared):
+        assert copied[1] == (torch.tensor(1.0),)
+        assert (copied.reads, copied.tensors[0].shape) == (1, (3,))
+    assert (dataset.reads, shared) == (0, ())
+
+
+def test_a_file_that_is_written_to_is_told(tmp_path: Path):
+    with (tmp_path / "reads.txt").open("a") as file:
+        dataset = TensorDataset(torch.arange(3.0))
+        dataset.file = file
+        with private_copy(dataset) as (copied, shared):
+            assert copied.file is file
+    assert shared == ("TextIOWrapper",)
+
+
+def test_a_memory_map_is_put_back_where_it_stood(tmp_path: Path):
+    (tmp_path / "bytes").write_bytes(bytes(range(20)))
+    with (tmp_path / "bytes").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        mapped.seek(5)
+        with private_copy([mapped]) as (copied, shared):
+            assert copied[0].read(2) == bytes([5, 6])
+        assert mapped.tell() == 5
+    assert shared == ("mmap",)

@@ -85,6 +85,22 @@ def test_which_samples_of_a_view_are_read(loader: Any, probe_data: Any, expected
     assert samples.train_samples == train_samples
 
 
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda row, target: (row, target),
+        lambda row, target: (row, int(target)),
+        lambda row, target: {"x": row, "y": target.numpy()[()]},
+    ],
+    ids=["pairs", "pairs with numbers", "dictionaries"],
+)
+def test_a_view_may_be_a_list_of_samples(sample: Any):
+    rows = [sample(*pair) for pair in blobs()]
+    samples = drawn(HELD_OUT, SampleReader(40), probe_data=rows)
+    assert [len(batch.targets) for batch in samples.batches] == [40]
+    assert samples.train_samples == 10
+
+
 def test_a_view_may_be_a_stream():
     samples = drawn(HELD_OUT, SampleReader(40), probe_data=DataLoader(Stream(blobs()), batch_size=16))
     assert (len(samples), samples.train_samples) == (48, 10)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.undisturbed import undisturbed
+from tests.undisturbed import tally_elsewhere
 
 CALLS = 0
 CACHE: dict[str, Any] = {"calls": 0, "seen": []}
@@ -95,3 +96,21 @@ def test_what_a_forward_does_not_name_is_left_alone() -> None:
     with undisturbed(module):
         module.other()
     assert CACHE["calls"] == before + 1
+
+
+class Elsewhere(nn.Module):
+    """Counts in another module of the user's, which it has imported."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tally_elsewhere.CALLS += 1
+        tally_elsewhere.SEEN["calls"] += 1
+        return inputs
+
+
+def test_variables_of_another_module_that_the_forward_names_are_undone() -> None:
+    module = Elsewhere()
+    module(torch.zeros(1))
+    with undisturbed(module):
+        module(torch.zeros(1))
+        assert (tally_elsewhere.CALLS, tally_elsewhere.SEEN) == (2, {"calls": 2})
+    assert (tally_elsewhere.CALLS, tally_elsewhere.SEEN) == (1, {"calls": 1})

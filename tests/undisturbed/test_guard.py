@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,8 +19,8 @@ from lightning_gengap.undisturbed import random_streams_kept, undisturbed
 from tests import networks
 
 
-class Interruption(BaseException):
-    """As KeyboardInterrupt: not an Exception."""
+class Interruption(KeyboardInterrupt):
+    """Not an Exception, and nothing that the guard turns into one."""
 
 
 @pytest.fixture
@@ -206,6 +208,11 @@ def test_settings_that_a_forward_changes_are_restored(model: nn.Module, interrup
         torch.autograd.set_detect_anomaly(True)
         warnings.simplefilter("ignore")
         os.chdir(tmp_path)
+        torch.set_float32_matmul_precision("medium")
+        np.seterr(over="raise")
+        sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+        os.environ["MADE_BY_A_FORWARD"] = "1"
+        del os.environ["PATH"]
 
     guarded(model, change, interrupted)
     assert settings() == before
@@ -220,7 +227,36 @@ def settings() -> list[Any]:
         torch.is_anomaly_enabled(),
         list(warnings.filters),
         os.getcwd(),
+        torch.get_float32_matmul_precision(),
+        np.geterr(),
+        sys.getrecursionlimit(),
+        dict(os.environ),
     ]
+
+
+class Stop(BaseException):
+    """No Exception, as SystemExit is none."""
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), Stop("now")])
+def test_what_a_measured_forward_raises_ends_nothing(model: nn.Module, raised: BaseException) -> None:
+    training = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match=f"it raised {type(raised).__name__}") as caught, undisturbed(model):
+        raise raised
+    assert caught.value.__cause__ is raised
+    assert [module.training for module in model.modules()] == training
+
+
+def test_the_handler_of_a_signal_may_end_the_process(model: nn.Module) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(4)
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    try:
+        with pytest.raises(SystemExit), undisturbed(model):
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_transformers_take_no_fast_path_inside(model: nn.Module, interrupted: bool) -> None:

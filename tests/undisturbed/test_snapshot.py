@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import random
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import pytest
@@ -66,6 +68,21 @@ def named() -> Named:
     return own
 
 
+class Referred:
+    """Referred to weakly."""
+
+
+class Level(enum.Enum):
+    LOW = 1
+
+    def __init__(self, value: int) -> None:
+        self.seen: list[int] = []
+
+
+def noted(number: int) -> int:
+    return number
+
+
 Change = Callable[[Any], Any]
 
 OBJECTS: dict[str, tuple[Callable[[], Any], Change, Change]] = {
@@ -116,6 +133,24 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Change, Change]] = {
         lambda own: repr(own.__defaults__),
     ),
     "closure": (closure, lambda own: own[0](), lambda own: own[1]()),
+    "text in memory": (
+        lambda: io.StringIO("some text"),
+        lambda own: own.write("other words"),
+        lambda own: (own.getvalue(), own.tell()),
+    ),
+    "bytes in memory": (
+        lambda: io.BytesIO(b"ab"),
+        lambda own: (own.seek(2), own.write(b"cd")),
+        lambda own: (own.getvalue(), own.tell()),
+    ),
+    "weak keys": (
+        lambda: WeakKeyDictionary({Referred: 0}),
+        lambda own: own.update({Referred: 1}),
+        lambda own: list(own.values()),
+    ),
+    "weak set": (WeakSet, lambda own: own.add(Referred), len),
+    "enumeration": (lambda: Level.LOW, lambda own: own.seen.append(1), lambda own: len(own.seen)),
+    "cache of results": (lambda: functools.lru_cache(noted), lambda own: own(1), lambda own: own.cache_info()),
     "hidden module": (
         lambda: [nn.BatchNorm1d(2)],
         lambda own: own[0](torch.ones(3, 2)),
@@ -179,6 +214,54 @@ def test_data_of_a_class_are_restored():
     assert (Counts.calls, Counts.bank, hasattr(Counts, "late")) == (0, [], False)
 
 
+def test_a_cache_that_had_entries_keeps_ours():
+    cache = functools.lru_cache(noted)
+    cache(1)
+    with state_kept(Owner(cache)):
+        cache(2)
+    assert cache.cache_info().currsize == 2
+
+
+class Tracked(torch.Tensor):
+    operations = 0
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        Tracked.operations += 1
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_data_of_a_class_of_tensors_are_restored():
+    model = Owner(torch.ones(1).as_subclass(Tracked))
+    before = Tracked.operations
+    with state_kept(model):
+        model.own + 1
+        assert Tracked.operations > before
+    assert Tracked.operations == before
+
+
+def test_what_global_hooks_remember_is_restored():
+    seen: dict[str, int] = {}
+
+    def remember(module: nn.Module, *_: Any) -> None:
+        seen[type(module).__name__] = seen.get(type(module).__name__, 0) + 1
+
+    model = nn.Linear(1, 1)
+    handles = [
+        torch.nn.modules.module.register_module_forward_hook(remember),
+        torch.nn.modules.module.register_module_module_registration_hook(remember),
+    ]
+    try:
+        model(torch.ones(1))
+        with state_kept(model):
+            nn.Sequential(model)(torch.ones(1))
+            assert seen == {"Linear": 2, "Sequential": 2}
+        assert seen == {"Linear": 1}
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def test_a_circle_of_objects_and_a_deep_chain_are_looked_into():
     model = Owner([])
     model.own.append([model, model.own])
@@ -222,7 +305,7 @@ def test_what_is_not_the_models_is_left_alone(tmp_path: Path):
     path = tmp_path / "text"
     path.write_text("some text")
     with path.open() as read, path.open("a") as appended:
-        model = Owner([Shared(), optimizer, read, appended, io.BytesIO(b"ab")])
+        model = Owner([Shared(), optimizer, read, appended])
         with state_kept(model):
             model.own[0].queue.append(2)
             optimizer.param_groups[0]["lr"] = 0.2

@@ -7,15 +7,16 @@ import pytest
 from tests.integration.identity.layers import LAYERS
 from tests.integration.identity.loops import LOOPS
 from tests.integration.identity.state import STATE
+from tests.integration.identity.surroundings import SURROUNDINGS
 from tests.integration.identity.twins import Condition, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-CONDITIONS: dict[str, Condition] = LAYERS | STATE | LOOPS
+CONDITIONS: dict[str, Condition] = LAYERS | STATE | LOOPS | SURROUNDINGS
 
 
 def test_there_are_as_many_conditions_as_the_readme_says():
-    assert len(CONDITIONS) > 160
+    assert len(CONDITIONS) > 180
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
