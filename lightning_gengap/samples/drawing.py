@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_gengap.errors import BatchError, GapError
+from lightning_gengap.free_memory import SHARE, available
 from lightning_gengap.samples.batches import ProbeBatch, targets_of
 from lightning_gengap.samples.dataset_copy import private_copy
 from lightning_gengap.samples.mixing import EXAMPLES, examples_in, mixes
@@ -155,9 +156,21 @@ def _read_indices(
                 reader = _without_mixing(reader, batch, source.notes)
             if len(batches) < len(chunks):
                 batches.append(_read_batch(reader, batch, unmixed=not _MIXES.isdisjoint(source.notes)))
+                _require_room(batches, len(drawn))
             else:
                 twice.append(reader.place(batch))
     return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes))
+
+
+def _require_room(batches: Sequence[ProbeBatch], wanted: int) -> None:
+    """Raise `MemoryError` once so many samples like those of the first batch do not fit into the CPU's memory."""
+    if len(batches) > 1:
+        return
+    held = [tensor for tensor in flat_tensors(batches[0].content) if tensor.layout == torch.strided]
+    size = sum(tensor.nbytes for tensor in held if tensor.device.type == "cpu" and not tensor.is_nested)
+    more, left = size * (wanted / len(batches[0].targets) - 1), available()
+    if left is not None and more > SHARE * left:
+        raise MemoryError(f"{wanted} samples take {more / 2**20:,.0f} MiB more, and {left / 2**20:,.0f} are left")
 
 
 def _read_batch(reader: SampleReader, batch: Any, unmixed: bool) -> ProbeBatch:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap.errors import BatchError, DataError, TargetError
+from lightning_gengap.samples.drawing import draw_samples
 from lightning_gengap.samples.reader import SampleReader
 from tests.lightning_models import blobs
 from tests.samples.numbered import READER, drawn, numbered, numbers
@@ -99,6 +100,20 @@ def test_a_view_may_be_a_list_of_samples(sample: Any):
     samples = drawn(HELD_OUT, SampleReader(40), probe_data=rows)
     assert [len(batch.targets) for batch in samples.batches] == [40]
     assert samples.train_samples == 10
+
+
+def test_samples_that_would_not_fit_are_refused_after_the_first_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TensorDataset(torch.randn(400, 50), torch.arange(400) % 2)
+    loader, more = DataLoader(data, batch_size=8), 272 * (50 * 4 + 8)
+    for left, fits in ((more * 4 / 3 + 1, True), (more * 4 / 3 - 1, False)):
+        monkeypatch.setattr("lightning_gengap.samples.drawing.available", lambda left=left: left)
+        if fits:
+            assert len(draw_samples(loader, SampleReader(400))) == 400
+            continue
+        with pytest.raises(MemoryError, match="400 samples take 0 MiB more"):
+            draw_samples(loader, SampleReader(400))
+    monkeypatch.setattr("lightning_gengap.samples.drawing.available", lambda: None)
+    assert len(draw_samples(loader, SampleReader(400))) == 400
 
 
 def test_a_view_may_be_a_stream():
