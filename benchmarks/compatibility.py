@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from compatible_models import CLASSES, IMAGES, OTHERS, SMALL, Candidate, candidates
+from compatible_models import IMAGES, OTHERS, SMALL, Candidate, candidates, labels
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -92,7 +92,7 @@ def train(candidate: Candidate, monitor: GapMonitor | None) -> Training:
     seed_everything(0, verbose=False)
     net, inputs = candidate.build(candidate.samples)
     module = Classifier(net)
-    data = TensorDataset(inputs, torch.arange(len(inputs)) % CLASSES)
+    data = TensorDataset(inputs, labels(len(inputs)))
     loader = DataLoader(data, len(data) // BATCHES, shuffle=True)
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor] if monitor else [], **quiet)
@@ -242,14 +242,14 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 _HOW = f"""Each architecture is trained twice for {EPOCHS} epochs of {BATCHES} batches, with `GapMonitor()` and without.
-It sees {IMAGES} images of the smallest side that it takes of {", ".join(map(str, SMALL))} pixels, or else of its usual
-side; on other data it sees {OTHERS} samples. *Measured* means that the monitor stayed on to the end. *Identical* means
-that all weights and buffers, the optimizer's state, and the next random numbers of torch, NumPy and Python are those of
-the twin, bit for bit. Then all default measures are taken. What is absent has a number, under which the reason stands.
-{IMAGES} images are fewer than the default predictor was fitted on, so the prediction abstains there. *Margins* are the
-layers that have some. *Seconds* are CPU seconds of one thread for the whole training, with the monitor (its start
-included) and without. Trainings so short pay for the start alone, on a machine that was shared: the seconds show what
-is out of proportion, not what the monitor costs ([measured costs](acting.md))."""
+It sees {IMAGES} images of the smallest side that it takes of {", ".join(map(str, SMALL))} pixels, or half as many of
+its usual side; on other data it sees {OTHERS} samples. *Measured* means that the monitor stayed on to the end.
+*Identical* means that all weights and buffers, the optimizer's state, and the next random numbers of torch, NumPy and
+Python are those of the twin, bit for bit. Then all default measures are taken. What is absent has a number, under which
+the reason stands. {IMAGES} images are fewer than the default predictor was fitted on, so the prediction abstains there.
+*Margins* are the layers that have some. *Seconds* are CPU seconds of one thread for the whole training, with the
+monitor (its start included) and without. Trainings so short pay for the start alone, on a machine that was shared: the
+seconds show what is out of proportion, not what the monitor costs ([measured costs](acting.md))."""
 
 
 def _column(rows: list[dict[str, str]], name: str) -> list[str]:

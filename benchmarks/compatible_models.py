@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 CLASSES = 4
-IMAGES, OTHERS = 20, 512  # samples
+IMAGES, OTHERS = 20, 512  # samples, five of each class and more
 SMALL = (32, 64, 128)  # pixels
 
 # All classification families of torchvision; of each module of timm 1.0 the smallest below 40 million parameters, and
@@ -42,12 +42,12 @@ def candidates() -> list[Candidate]:
 
 def _torchvision(name: str, samples: int) -> tuple[nn.Module, Tensor]:
     options, side = _size("torchvision", name)
-    return _made_by_torchvision(name, **options), images(samples, side)
+    return _made_by_torchvision(name, **options), _few(samples, side)
 
 
 def _timm(name: str, samples: int) -> tuple[nn.Module, Tensor]:
     options, side = _size("timm", name)
-    return _made_by_timm(name, **options), images(samples, side)
+    return _made_by_timm(name, **options), _few(samples, side)
 
 
 def _made_by_torchvision(name: str, **options: int) -> nn.Module:
@@ -87,6 +87,11 @@ def _smallest(kind: str, name: str) -> tuple[dict[str, int], int]:
     return {}, usual
 
 
+def _few(samples: int, side: int) -> Tensor:
+    """Images; half as many where they are large."""
+    return images(samples if side <= SMALL[-1] else samples // 2, side)
+
+
 def _takes(model: nn.Module, side: int) -> bool:
     try:
         for mode in (True, False):
@@ -94,6 +99,11 @@ def _takes(model: nn.Module, side: int) -> bool:
     except Exception:  # whatever a network raises that is made for another size
         return False
     return True
+
+
+def labels(samples: int) -> Tensor:
+    """The classes of so many samples; few samples have fewer classes, because each must have five."""
+    return torch.arange(samples) % min(CLASSES, samples // 5)
 
 
 def images(samples: int, *sides: int, channels: int = 3) -> Tensor:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.predictors.predictor import Prediction
 
+_WITHOUT = "Pass a predictor that does without (`gengap zoo fit` makes one), or predictor=None to only measure"
 _SIZES = ("classes", "classes_present", "train_samples")
 
 
@@ -46,7 +47,7 @@ def _why_missing(names: Sequence[str], cause: str) -> str:
     if "train_samples" in names:
         return f"{cause}; or pass predictor=None to only measure"
     are = "which is absent" if len(names) == 1 else "which are absent"
-    return f"it needs {', '.join(names)}, {are}: {cause}. Pass a predictor without, or predictor=None to only measure"
+    return f"it needs {', '.join(names)}, {are}: {cause}. {_WITHOUT}"
 
 
 def _why_too_far(name: str) -> str:

@@ -56,8 +56,9 @@ def learning_curve(name: str, score: Callable[[Tensor, Tensor], float], rows: Te
 def check_enough_samples(probe: Probe) -> None:
     """Undefined with fewer than five samples per class that is present."""
     present = int(probe.targets.unique().numel())
-    if len(probe.targets) < FEWEST_PER_CLASS * present:
-        raise Undefined(f"{len(probe.targets)} samples of {present} classes are too few")
+    needed = FEWEST_PER_CLASS * present
+    if len(probe.targets) < needed:
+        raise Undefined(f"{len(probe.targets)} samples of {present} classes are too few; {needed} are needed")
 
 
 def leave_one_out_ridge(features: Tensor, targets: Tensor) -> float:
