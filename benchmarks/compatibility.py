@@ -3,35 +3,51 @@
     python benchmarks/compatibility.py [--kind timm] [--name resnet10t] [--out CSV] [--table docs/compatibility.md]
 
 Every finished row is appended to the CSV file, and skipped when the script is run again. A network is trained for two
-epochs of three batches on noise images whose mean tells the class. What is compared: all weights and buffers, the
-optimizer's state and the next random number. `make compat` runs it in an environment of its own, because torchvision
-and timm need a torch that fits them.
+epochs of a few batches on noise whose mean tells the class. What is compared: all weights and buffers, the optimizer's
+state and the next random numbers of torch, NumPy and Python. Then all default measures are taken, and every key must
+have a value or a reason. `make compat` runs it in an environment of its own, because torchvision and timm need a torch
+that fits them.
 """
 
 import argparse
 import csv
 import gc
 import logging
+import platform
+import random
+import re
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from fnmatch import fnmatchcase
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from compatible_models import CLASSES, Candidate, candidates
-from lightning.pytorch import LightningModule, Trainer
+from compatible_models import IMAGES, OTHERS, SMALL, Candidate, candidates, labels
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor
+from lightning_gengap.measures import MEASURED, MEASURES
+from lightning_gengap.standalone import default_measures, measured
 
-SAMPLES, BATCH, EPOCHS = 24, 8, 2
-COLUMNS = ("kind", "name", "parameters", "outcome", "status", "margins", "identical", "seconds", "without", "said")
+BATCHES, EPOCHS = 2, 2
+COLUMNS = (
+    *("kind", "name", "parameters", "outcome", "status", "identical", "seconds", "without"),
+    *("margins", "absent", "unexplained", "said"),
+)
+_PREDICTIONS = {"0": "yes", "1": "not then", "3": "abstains for now", "5": "always abstains"}  # by status
+_NAMES = re.compile(r"'?\bnet(\.\w+)+'?")  # of modules
 MODELS_A_PROCESS = 25  # a fresh process frees what libraries keep
 
 
@@ -56,21 +72,43 @@ class Classifier(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01, momentum=0.9)
 
 
-def train(candidate: Candidate, monitor: GapMonitor | None) -> tuple[Trainer, dict[str, Tensor], float]:
-    """One training, what it leaves behind by name, and its seconds."""
-    torch.manual_seed(0)
-    net, inputs = candidate.build(SAMPLES)
+class Training(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        initial: the weights and buffers at its start.
+        left: what it leaves behind, by name.
+        seconds: of the CPU.
+    """
+
+    trainer: Trainer
+    initial: dict[str, Tensor]
+    left: dict[str, Tensor]
+    seconds: float
+
+
+def train(candidate: Candidate, monitor: GapMonitor | None) -> Training:
+    """One training, with or without a monitor."""
+    seed_everything(0, verbose=False)
+    net, inputs = candidate.build(candidate.samples)
     module = Classifier(net)
-    loader = DataLoader(TensorDataset(inputs, torch.arange(SAMPLES) % CLASSES), BATCH, shuffle=True)
+    data = TensorDataset(inputs, labels(len(inputs)))
+    loader = DataLoader(data, len(data) // BATCHES, shuffle=True)
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor] if monitor else [], **quiet)
-    started = time.perf_counter()
+    initial = _tensors_of(module)
+    started = time.process_time()
     trainer.fit(module, loader)
-    seconds = time.perf_counter() - started
-    left = {f"state {name}": value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    seconds = time.process_time() - started
+    left = {f"state {name}": value for name, value in _tensors_of(module).items()}
     states = trainer.optimizers[0].state_dict()["state"]
     left |= {f"optimizer {i} {key}": v for i, of in states.items() for key, v in of.items() if isinstance(v, Tensor)}
-    return trainer, left | {"random": torch.rand(4)}, seconds
+    streams = (torch.rand(4), torch.from_numpy(np.random.rand(4)), torch.tensor([random.random() for _ in range(4)]))
+    return Training(trainer, initial, left | {f"stream {i}": numbers for i, numbers in enumerate(streams)}, seconds)
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -88,30 +126,49 @@ def tried(index: int) -> dict[str, Any]:
     candidate = candidates()[index]
     row: dict[str, Any] = {"kind": candidate.kind, "name": candidate.name}
     try:
-        row["parameters"] = sum(parameter.numel() for parameter in candidate.build(2)[0].parameters())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, plain, row["without"] = train(candidate, None)
+            plain = train(candidate, None)
+        module = plain.trainer.lightning_module
+        row |= {"parameters": sum(map(Tensor.numel, module.parameters())), "without": plain.seconds}
     except Exception as error:
         return row | {"outcome": f"no twin: {type(error).__name__}: {error}"[:200]}
     monitor = GapMonitor()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            trainer, watched, row["seconds"] = train(candidate, monitor)
+            watched = train(candidate, monitor)
     except Exception as error:
         return row | {"outcome": f"ended: {type(error).__name__}: {error}"[:200]}
-    status = int(trainer.callback_metrics.get("gengap/status", torch.tensor(4)))
-    margins = {key.split("/")[1] for key in monitor.values if key.startswith("margin/") and key.count("/") == 2}
+    status = int(watched.trainer.callback_metrics.get("gengap/status", torch.tensor(4)))
     said = {str(w.message).replace("\n", " ") for w in caught if "GapMonitor" in str(w.message)}
     row |= {
         "outcome": "works" if status in (0, 1, 3, 5) else "off",
         "status": status,
-        "identical": equal(plain, watched),
+        "identical": equal(plain.left, watched.left),
+        "seconds": watched.seconds,
+        "said": " | ".join(sorted(said)),
     }
-    row |= {"margins": " ".join(sorted(margins)), "said": " | ".join(sorted(said))}
     gc.collect()
-    return row
+    return row | all_measured(watched)
+
+
+def all_measured(training: Training) -> dict[str, str]:
+    """What all default measures give for the trained network, by the columns of the table."""
+    loader = training.trainer.train_dataloader
+    try:
+        found = measured(training.trainer.lightning_module, loader, initial_state=training.initial)
+    except Exception as error:
+        return {"absent": f"not measured: {type(error).__name__}: {error}"[:300]}
+    said = [word for note in found.notes for word in note.partition(" absent: ")[0].replace(",", "").split()]
+    wanted = [key for name in default_measures() for key in MEASURES[name].keys if key in MEASURED]
+    silent = [key for key in wanted if key not in found.values and not any(fnmatchcase(key, word) for word in said)]
+    margins = {key.split("/")[1] for key in found.values if key.startswith("margin/") and key.count("/") == 2}
+    return {
+        "margins": " ".join(sorted(margins)),
+        "absent": " | ".join(found.notes),
+        "unexplained": " ".join(silent),
+    }
 
 
 def run(wanted: list[int], out: Path) -> None:
@@ -148,24 +205,79 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """The rows in Markdown, with their counts."""
-    works = sum(row["outcome"] == "works" for row in rows)
-    identical = sum(row["identical"] == "True" for row in rows)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(row["kind"] for row in rows).items())
+    """The rows in Markdown: first their counts, then what is absent and why, then each architecture."""
+    of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(_column(rows, "kind"))}
+    counts = [(kind, *_counts(some)) for kind, some in of_kind.items()] + [("all", *_counts(rows))]
+    notes = Counter(note for row in rows for note in _notes(row))
+    numbers = {note: str(place) for place, (note, _) in enumerate(notes.most_common(), 1)}
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "lightning"))
     lines = [
         "# Architectures that were tried",
         "",
-        f"{works} of {len(rows)} architectures were measured ({kinds}); {identical} trainings were identical to their",
-        f"twin. `make compat` trained each for {EPOCHS} epochs on {SAMPLES} samples, with `GapMonitor()` and without.",
-        "*Margins* are the layers with margins. *Seconds* are those of both epochs with the monitor, start included,",
-        "and without it.",
+        f"`make compat` wrote this page, with Python {platform.python_version()}, {versions} on CPUs.",
         "",
-        "| kind | architecture | parameters | outcome | margins | identical | seconds | without | said |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *_lines(("kind", "tried", "measured", "identical to the twin", "said nothing without a reason"), counts),
+        "",
+        *wrap(_HOW, 120),
+        "",
+        "## What is absent or said, and why",
+        "",
+        *(f"{numbers[note]}. ({count}) {note}" for note, count in notes.most_common()),
+        "",
+        "The count of architectures stands in parentheses.",
+        "",
+        "## Each architecture",
+        "",
     ]
-    shown = ("kind", "name", "parameters", "outcome", "margins", "identical", "seconds", "without", "said")
-    lines += ["| " + " | ".join(row[name].replace("|", "/") for name in shown) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    columns = ("kind", "architecture", "parameters", "outcome", "prediction", "identical", "seconds", "without")
+    shown = [
+        (
+            *(row["kind"], row["name"], _thousands(row["parameters"]), row["outcome"]),
+            *(_PREDICTIONS.get(row["status"], ""), {"True": "yes", "False": "no"}.get(row["identical"], "")),
+            *(row["seconds"], row["without"], row["margins"], " ".join(numbers[note] for note in _notes(row))),
+        )
+        for row in rows
+    ]
+    return "\n".join([*lines, *_lines((*columns, "margins", "absent or said"), shown)]) + "\n"
+
+
+_HOW = f"""Each architecture is trained twice for {EPOCHS} epochs of {BATCHES} batches, with `GapMonitor()` and without.
+It sees {IMAGES} images of the smallest side that it takes of {", ".join(map(str, SMALL))} pixels, or half as many of
+its usual side; on other data it sees {OTHERS} samples. *Measured* means that the monitor stayed on to the end.
+*Identical* means that all weights and buffers, the optimizer's state, and the next random numbers of torch, NumPy and
+Python are those of the twin, bit for bit. Then all default measures are taken. What is absent has a number, under which
+the reason stands. {IMAGES} images are fewer than the default predictor was fitted on, so the prediction abstains there.
+*Margins* are the layers that have some. *Seconds* are CPU seconds of one thread for the whole training, with the
+monitor (its start included) and without. Trainings so short pay for the start alone, on a machine that was shared: the
+seconds show what is out of proportion, not what the monitor costs ([measured costs](acting.md))."""
+
+
+def _column(rows: list[dict[str, str]], name: str) -> list[str]:
+    return [row[name] for row in rows]
+
+
+def _counts(rows: list[dict[str, str]]) -> tuple[int, int, int, int]:
+    measured_ones = [row for row in rows if row["outcome"] == "works"]
+    explained = sum(not row["unexplained"] for row in measured_ones)
+    return len(rows), len(measured_ones), _column(rows, "identical").count("True"), explained
+
+
+def _notes(row: dict[str, str]) -> list[str]:
+    """What was said of one architecture, without the names of its modules, so that equal sentences are counted."""
+    said = (note.removeprefix("GapMonitor: ") for note in f"{row['absent']} | {row['said']}".split(" | "))
+    silent = [f"absent without a reason: {row['unexplained']}"] if row["unexplained"] else []
+    return [*dict.fromkeys(_NAMES.sub("...", note.removesuffix(".")) for note in said if note), *silent]
+
+
+def _thousands(number: str) -> str:
+    return f"{int(number):,}" if number else ""
+
+
+def _lines(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A table in Markdown."""
+    written = [[str(cell).replace("|", "/") for cell in row] for row in (list(head), *rows)]
+    written.insert(1, ["---"] * len(written[0]))
+    return ["| " + " | ".join(row) + " |" for row in written]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The classifiers that `compatibility.py` trains: torchvision's and timm's, and small ones on other kinds of data."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 CLASSES = 4
-SMALL = 96  # pixels
+IMAGES, OTHERS = 20, 512  # samples, five of each class and more
+SMALL = (32, 64, 128)  # pixels
 
 # All classification families of torchvision; of each module of timm 1.0 the smallest below 40 million parameters, and
-# the second smallest where it is small too. Larger ones would train for minutes on a CPU.
+# the second smallest where it is small too. Larger ones would train for minutes on a CPU. The small ones come first.
 _NAMES = Path(__file__).with_name("architectures.txt")
 
 
@@ -22,46 +23,87 @@ class Candidate(NamedTuple):
     Attributes:
         kind: where it comes from, or its kind of data.
         build: makes the network and the inputs of so many samples.
+        samples: how many to train on.
     """
 
     kind: str
     name: str
     build: Callable[[int], tuple[nn.Module, Tensor]]
+    samples: int
 
 
 def candidates() -> list[Candidate]:
-    """All of them."""
+    """All of them, the small ones first."""
     builders = {"torchvision": _torchvision, "timm": _timm}
     named = (line.split() for line in _NAMES.read_text().splitlines())
-    found = [Candidate(kind, name, partial(builders[kind], name)) for kind, name in named]
-    return found + [Candidate(kind, name, build) for kind, name, build in _OWN]
+    large = [Candidate(kind, name, partial(builders[kind], name), IMAGES) for kind, name in named]
+    return [Candidate(kind, name, build, OTHERS) for kind, name, build in _OWN] + large
 
 
 def _torchvision(name: str, samples: int) -> tuple[nn.Module, Tensor]:
-    import torchvision
-
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
-    return model, images(samples, _side(model, 299 if name == "inception_v3" else 224))
+    options, side = _size("torchvision", name)
+    return _made_by_torchvision(name, **options), _few(samples, side)
 
 
 def _timm(name: str, samples: int) -> tuple[nn.Module, Tensor]:
+    options, side = _size("timm", name)
+    return _made_by_timm(name, **options), _few(samples, side)
+
+
+def _made_by_torchvision(name: str, **options: int) -> nn.Module:
+    import torchvision
+
+    init = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **init, **options)
+
+
+def _made_by_timm(name: str, **options: int) -> nn.Module:
     import timm
 
-    model = timm.create_model(name, num_classes=CLASSES)
-    return model, images(samples, _side(model, model.default_cfg["input_size"][-1]))
+    return timm.create_model(name, num_classes=CLASSES, **options)
 
 
-def _side(model: nn.Module, usual: int) -> int:
-    """A small side of images, if the network takes them: convolutional ones mostly do. Otherwise the usual one."""
+@lru_cache
+def _size(kind: str, name: str) -> tuple[dict[str, int], int]:
+    """The smallest side of images that a network takes, and how to make it so. No random number is drawn."""
+    with torch.random.fork_rng(), torch.no_grad():
+        return _smallest(kind, name)
+
+
+def _smallest(kind: str, name: str) -> tuple[dict[str, int], int]:
+    """As it is, or made for this side."""
+    made, argument = {"torchvision": (_made_by_torchvision, "image_size"), "timm": (_made_by_timm, "img_size")}[kind]
+    usual = 299 if name == "inception_v3" else 224
+    for options in ({}, *({argument: side} for side in SMALL)):
+        try:
+            model = made(name, **options)
+        except Exception:  # it has no such argument, or is not made for this size
+            continue
+        if not options:
+            usual = getattr(model, "default_cfg", {}).get("input_size", (3, usual, usual))[-1]
+        for side in options.values() or SMALL:
+            if _takes(model, side):
+                return options, side
+    return {}, usual
+
+
+def _few(samples: int, side: int) -> Tensor:
+    """Images; half as many where they are large."""
+    return images(samples if side <= SMALL[-1] else samples // 2, side)
+
+
+def _takes(model: nn.Module, side: int) -> bool:
     try:
-        with torch.random.fork_rng(), torch.no_grad():
-            model.eval()(torch.zeros(1, 3, SMALL, SMALL))
-        return SMALL
-    except Exception:  # whatever a network raises that is made for one size
-        return usual
-    finally:
-        model.train()
+        for mode in (True, False):
+            model.train(mode)(torch.zeros(2, 3, side, side))
+    except Exception:  # whatever a network raises that is made for another size
+        return False
+    return True
+
+
+def labels(samples: int) -> Tensor:
+    """The classes of so many samples; few samples have fewer classes, because each must have five."""
+    return torch.arange(samples) % min(CLASSES, samples // 5)
 
 
 def images(samples: int, *sides: int, channels: int = 3) -> Tensor:

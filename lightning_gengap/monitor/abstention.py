@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.predictors.predictor import Prediction
 
+_WITHOUT = "Pass a predictor that does without (`gengap zoo fit` makes one), or predictor=None to only measure"
 _SIZES = ("classes", "classes_present", "train_samples")
 _UNKNOWN_SIZE = "the number of training samples is unknown"  # as the measures say that need it
 
@@ -50,7 +51,7 @@ def _why_missing(names: Sequence[str], cause: str) -> str:
             f"{cause}. Train on one DataLoader whose data can be read by index, or pass predictor=None to only measure"
         )
     are = "which is absent" if len(names) == 1 else "which are absent"
-    return f"it needs {', '.join(names)}, {are}: {cause}. Pass a predictor without, or predictor=None to only measure"
+    return f"it needs {', '.join(names)}, {are}: {cause}. {_WITHOUT}"
 
 
 def _why_too_far(name: str) -> str:

@@ -71,11 +71,13 @@ def _identity_norm(name: str, layer: str, graph: LayerGraph) -> Hook:
         given = first_float_tensor((args, kwargs))
         if given is None or not graph.is_output(layer, given):
             raise Undefined(f"batch norm {name!r} does not read the output of {layer!r} as it is")
-        if not isinstance(output, Tensor) or not close(_normalised(module, given), output):
+        normalised = _normalised(module, given)
+        plain = isinstance(output, Tensor) and close(normalised, output)
+        if not plain and not (isinstance(output, Tensor) and close(_activated(module, normalised), output)):
             raise Undefined(f"{type(module).__name__} {name!r} does not normalise as a batch norm does")
         passed = given.clone()
         graph.record_norm(name, layer, passed)
-        return passed
+        return passed if plain else _activated(module, passed)
 
     return hook
 
@@ -88,6 +90,14 @@ def _normalised(norm: Any, given: Tensor) -> Tensor:
 
     made = (given - along_channels(norm.running_mean)) * along_channels(scale_of(norm))
     return made if norm.bias is None else made + along_channels(norm.bias)
+
+
+def _activated(norm: nn.Module, normalised: Tensor) -> Tensor:
+    """What the modules in a batch norm make of what it has normalised: some hold their activation, as timm's do."""
+    made = normalised.clone()  # an activation may write to it
+    for module in norm.children():
+        made = module(made)
+    return made
 
 
 def _leaf_embedding(name: str, embedded: list[str]) -> Hook:

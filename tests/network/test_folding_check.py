@@ -45,6 +45,32 @@ def test_the_order_of_registration_does_not_matter() -> None:
     torch.testing.assert_close(weights["conv"], fusion.fuse_conv_bn_eval(model.conv, model.norm).weight.detach())
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    """A batch norm that applies an activation of its own, which writes in place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(inputs)))
+
+
+def test_a_batch_norm_may_hold_its_activation() -> None:
+    def made(*norm: nn.Module) -> nn.Module:
+        pool = nn.AdaptiveAvgPool2d(1)
+        layers = nn.Conv2d(3, 4, 3), *norm, nn.Conv2d(4, 4, 3), pool, nn.Flatten(), nn.Linear(4, networks.CLASSES)
+        return nn.Sequential(*layers)
+
+    found = []
+    for norm in ([ActivatedNorm(4)], [nn.BatchNorm2d(4), nn.ReLU()]):
+        model = networks.made(lambda norm=norm: made(*norm))
+        with probing(model.double().eval(), networks.images(20).double(), TARGETS) as probe:
+            found.append(list(weights_of(probe).values()))
+    assert len(found[0]) == 3
+    torch.testing.assert_close(*found)
+
+
 def fused(model: nn.Module) -> nn.Module:
     """A copy in which torch's own fusion has folded each batch norm into the layer registered before it."""
     twin = copy.deepcopy(model).eval()

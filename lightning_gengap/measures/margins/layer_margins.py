@@ -23,7 +23,7 @@ class LayerMargins:
         self._metric = NormalizedMargin(sync_on_compute=False)
         self._rows = Rows()
         self._means: Tensor | None = None  # of every feature, over all samples so far
-        self._steps: list[Tensor] = []  # how far each batch's means are from those before
+        self._steps: list[Tensor] = []  # how far each batch's means are from those before, as `_scaled_norms` gives it
         self._shares: list[float] = []  # what their squares count in the summed variation
         self._count = 0
 
@@ -46,10 +46,10 @@ class LayerMargins:
     def metric(self) -> NormalizedMargin:
         """The accumulator of all batches."""
         if self._means is not None:
-            gap, largest, norm, deviation = self._rows.on_cpu().double().unbind(1)
-            merged = torch.cat([torch.stack(self._steps), self._means]).cpu().double()
-            steps, means = merged[: len(self._steps)], merged[len(self._steps) :]
-            variation = deviation.square().sum() + (steps.square() * torch.tensor(self._shares).double()).sum()
+            gap, largest, norm, most, deviation = self._rows.on_cpu().double().unbind(1)
+            merged = torch.cat([*self._steps, self._means]).cpu().double()
+            steps, means = merged[: 2 * len(self._steps)].view(-1, 2).prod(1), merged[2 * len(self._steps) :]
+            variation = (most * deviation).square().sum() + (steps.square() * torch.tensor(self._shares).double()).sum()
             self._metric = _OfSums(sync_on_compute=False)
             self._metric.update(
                 gap / (largest * norm),
@@ -61,15 +61,14 @@ class LayerMargins:
         return self._metric
 
     def _gather(self, gap: Tensor, gradient: Tensor, activation: Tensor) -> None:
-        largest = gradient.abs().amax(dim=1)  # the squares of scaled rows stay in the range of float32
-        norm = vector_norm(gradient / torch.where(largest > 0, largest, 1)[:, None], dim=1)
+        largest, norm = _scaled_norms(gradient)
         mean = activation.mean(dim=0)
-        deviation = vector_norm(activation - mean, dim=1)
-        self._rows.add(torch.stack([gap.to(norm), largest, norm, deviation.to(norm)], dim=1))
+        most, deviation = _scaled_norms(activation - mean)
+        self._rows.add(torch.stack([gap.to(norm), largest, norm, most.to(norm), deviation.to(norm)], dim=1))
         before, self._count = self._count, self._count + len(activation)
         step = mean if self._means is None else mean - self._means
         self._means = mean if self._means is None else self._means + step * (len(activation) / self._count)
-        self._steps.append(vector_norm(step))
+        self._steps.append(torch.cat(_scaled_norms(step[None])))
         self._shares.append(before * len(activation) / self._count)
 
 
@@ -78,6 +77,12 @@ class _OfSums(NormalizedMargin):
 
     def update(self, distance: Tensor, total: Tensor, squares: Tensor, count: int) -> None:  # type: ignore[override]
         self.add_sums(distance, total, squares, count)
+
+
+def _scaled_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest magnitude of each row, and the norm over it: their product may leave the range of float32."""
+    largest = rows.abs().amax(dim=1)
+    return largest, vector_norm(rows / torch.where(largest > 0, largest, 1)[:, None], dim=1)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ STATISTICS = {
     "upper_whisker": "upper Tukey whisker",
 }
 FEWEST_CORRECT = 10
+_LEAST, _MOST = 1e-30, 1e30  # sums of squares that leave the range of float32 nowhere on the way
 
 
 class NormalizedMargin(Metric):
@@ -150,7 +151,8 @@ def _moments(activation: Tensor) -> tuple[Tensor, Tensor]:
     if flat.dtype != torch.float64:
         flat = flat.float()
     total, squares = _sums(flat)
-    if squares - total.square().sum() / len(flat) < 1e-3 * squares:  # the mean dominates: float32 would cancel
+    cancels = squares - total.square().sum() / len(flat) < 1e-3 * squares  # the mean dominates
+    if cancels or not _LEAST < squares < _MOST:
         total, squares = _sums(_precise(flat))
     return total, squares
 

@@ -46,6 +46,17 @@ def test_gradients_of_any_size_keep_their_norm(scale: float, on_device: bool) ->
     torch.testing.assert_close(metric.margins(), margins, rtol=2e-5, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_activations_of_any_size_keep_their_variation(scale: float, on_device: bool) -> None:
+    activation = scale * (NOISE + 1)
+    with PretendedDevice() as device:
+        metric = gathered(64, device.place if on_device else "cpu", GRADIENT, activation)
+    margins, variation = exact(GRADIENT, activation)
+    torch.testing.assert_close(metric.total_variation(), variation, rtol=2e-5, atol=0)
+    torch.testing.assert_close(metric.margins(), margins, rtol=2e-5, atol=0)
+
+
 def test_samples_without_a_gradient_have_no_margin() -> None:
     with PretendedDevice() as device:
         metric = gathered(64, device.place, torch.zeros_like(GRADIENT), NOISE)
