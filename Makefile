@@ -9,7 +9,7 @@
 #   make benchmarks                 what measures cost, and how exact the curvature is; it takes hours
 #   make leak-check                 what 1,000 default measurements leave in the process; some minutes
 #   make gpu-check                  tests and costs on a GPU, with the torch and Lightning that are installed; eight minutes
-#   make compat                     GapMonitor() beside a plain twin on some 160 architectures; hours, and torchvision
+#   make compat                     GapMonitor() beside a plain twin on some 190 architectures; hours, and torchvision
 #   make versions                   fast tests with the oldest and the newest torch and Lightning, on each Python found
 #   make studies                    the studies of studies/README.md; random labels take hours, the others seconds to minutes
 PYTHON ?= python3

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gengap import GapMonitor
+from lightning_gengap import GapMonitor, measure
 from lightning_gengap.measures import MEASURED, MEASURES
-from lightning_gengap.standalone import default_measures, measured
+from lightning_gengap.standalone import default_measures
 
 BATCHES, EPOCHS = 2, 2
 COLUMNS = (
@@ -47,7 +47,7 @@ COLUMNS = (
     *("margins", "absent", "unexplained", "said"),
 )
 _PREDICTIONS = {"0": "yes", "1": "not then", "3": "abstains for now", "5": "always abstains"}  # by status
-_NAMES = re.compile(r"'?\bnet(\.\w+)+'?")  # of modules
+_NAMES = re.compile(r"'?\bnet(\.\w+)*\b'?")  # of modules
 MODELS_A_PROCESS = 25  # a fresh process frees what libraries keep
 
 
@@ -157,16 +157,19 @@ def all_measured(training: Training) -> dict[str, str]:
     """What all default measures give for the trained network, by the columns of the table."""
     loader = training.trainer.train_dataloader
     try:
-        found = measured(training.trainer.lightning_module, loader, initial_state=training.initial)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            values = measure(training.trainer.lightning_module, loader, initial_state=training.initial)
     except Exception as error:
         return {"absent": f"not measured: {type(error).__name__}: {error}"[:300]}
-    said = [word for note in found.notes for word in note.partition(" absent: ")[0].replace(",", "").split()]
+    notes = [str(warned.message) for warned in caught if warned.filename == __file__]  # those of `measure`
+    said = [word for note in notes for word in note.partition(" absent: ")[0].replace(",", "").split()]
     wanted = [key for name in default_measures() for key in MEASURES[name].keys if key in MEASURED]
-    silent = [key for key in wanted if key not in found.values and not any(fnmatchcase(key, word) for word in said)]
-    margins = {key.split("/")[1] for key in found.values if key.startswith("margin/") and key.count("/") == 2}
+    silent = [key for key in wanted if key not in values and not any(fnmatchcase(key, word) for word in said)]
+    margins = {key.split("/")[1] for key in values if key.startswith("margin/") and key.count("/") == 2}
     return {
         "margins": " ".join(sorted(margins)),
-        "absent": " | ".join(found.notes),
+        "absent": " | ".join(notes),
         "unexplained": " ".join(silent),
     }
 

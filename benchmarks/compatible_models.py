@@ -13,7 +13,8 @@ IMAGES, OTHERS = 20, 512  # samples, five of each class and more
 SMALL = (32, 64, 128)  # pixels
 
 # All classification families of torchvision; of each module of timm 1.0 the smallest below 40 million parameters, and
-# the second smallest where it is small too. Larger ones would train for minutes on a CPU. The small ones come first.
+# the second smallest where it is small too; and some other small ones of timm. Larger ones would train for minutes on a
+# CPU. The small ones come first.
 _NAMES = Path(__file__).with_name("architectures.txt")
 
 
