@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_gengap.errors import frameless
 from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
 from lightning_gengap.monitor.notices import (
+    say_blind,
     say_failure,
     say_no_actual_gap,
     say_notes,
@@ -133,6 +134,7 @@ def measure(
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
+        say_blind(state)
 
 
 def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> None:

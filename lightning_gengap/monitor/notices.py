@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
@@ -94,6 +96,25 @@ def say_notes(state: RunState) -> None:
         note = state.notes.pop(0)
         if state.says_first(note):
             rank_zero_warn(f"GapMonitor: {note}.")
+
+
+def say_blind(state: RunState) -> None:
+    """Say who decides by a key of ours that never gets a value, once each."""
+    for reader in state.readers:
+        lost = never_comes(reader.key, state)
+        if lost and not reader.waits and state.says_first(f"{reader.name} on {reader.key}"):
+            rank_zero_warn(
+                f"{reader.name} on {state.prefix}{reader.key} never finds a value, as that is absent in this training. "
+                "A checkpoint keeps the first weights that it saves, and a stopper stops once its patience is over. "
+                "Let it decide by another key, train_accuracy for example."
+            )
+
+
+def never_comes(key: str, state: RunState) -> bool:
+    """Whether callbacks will find no measured value under this key in this training."""
+    if key.startswith("predicted_"):
+        return state.readout.status == Status.NEVER
+    return key in MEASURED and key not in state.values and any(fnmatchcase(key, pattern) for pattern in state.absences)
 
 
 def say_no_actual_gap(state: RunState, refusal: Refusal) -> None:

@@ -47,12 +47,12 @@ def test_a_given_name_wins_over_the_usual_one():
 @pytest.mark.parametrize(
     ("logged", "name", "reason"),
     [
-        ({"loss": 1.0}, None, "0 logged metrics match a key like val_acc or val/accuracy. "),
-        ({"val_acc": 0.5}, "other", "0 logged metrics match 'other', but there are val_acc. "),
+        ({"loss": 1.0}, None, "no logged metrics match a key like val_acc or val/accuracy. "),
+        ({"val_acc": 0.5}, "other", "no logged metrics match 'other', but there are val_acc. "),
         (
             {"gengap/valued": 0.5, "Val/1": 0.5, "val_acc/dataloader_idx_0": 0.5, "loss": 1.0},
             None,
-            "0 logged metrics match a key like val_acc or val/accuracy, but there are Val/1, val_acc/dataloader_idx_0.",
+            "no logged metrics match a key like val_acc or val/accuracy, but there are Val/1, val_acc/dataloader_idx_0",
         ),
         ({"val_acc": 0.5, "val/acc": 0.6}, None, "2 logged metrics match a key like val_acc or val/accuracy (val_acc"),
     ],

@@ -18,7 +18,7 @@ KEYS = {
             "fraction", 0, 1, f"share of the samples predicted as by {WORDS[name]}", INVARIANT, better="higher"
         ),
         f"agreement/{name}_against_label": Key(
-            "fraction", 0, 1, f"the same among the samples whose label {WORDS[name]} gets wrong", INVARIANT
+            "fraction", 0, 1, f"share of the samples predicted as by {WORDS[name]}, against their label", INVARIANT
         ),
     }.items()
 }
@@ -29,8 +29,8 @@ def agreement(probe: Probe) -> Values:
 
     A network that learns what carries over to new samples moves towards those predictions. One that memorises moves
     away from them, towards the given labels. Keys `agreement/<reference>`, for every reference of the measure
-    `reference`; `agreement/<reference>_against_label`, the same share among the samples whose label the reference does
-    not predict: it falls as the network memorises them.
+    `reference`; `agreement/<reference>_against_label`, the part of that share in which both contradict the label: it
+    falls as the network memorises.
 
     Cost: the forward pass of `fit`, which is shared; and once per training what `reference` costs, where that measure
     was not taken before. Reference: none that is known; nearest are confident learning (Northcutt et al. 2021, arXiv
@@ -38,7 +38,7 @@ def agreement(probe: Probe) -> Values:
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. What a reference is needed for is absent
-            where it is, and what is counted against the label where a reference predicts every label.
+            where that is.
     """
     compared(probe)
     predicted = probe.cached(clean_logits).argmax(1)
@@ -49,9 +49,8 @@ def agreement(probe: Probe) -> Values:
         except Undefined as undefined:
             values[f"agreement/{name}*"] = undefined
             continue
-        agrees = (predicted[found.rows] == found.predicted).double()
-        against = found.predicted != probe.targets[found.rows]
-        nothing = Undefined("the reference predicts every label")
-        values[f"agreement/{name}"] = float(agrees.mean())
-        values[f"agreement/{name}_against_label"] = float(agrees[against].mean()) if bool(against.any()) else nothing
+        agrees = predicted[found.rows] == found.predicted
+        against = agrees & (found.predicted != probe.targets[found.rows])
+        values[f"agreement/{name}"] = float(agrees.double().mean())
+        values[f"agreement/{name}_against_label"] = float(against.double().mean())
     return values

@@ -46,9 +46,9 @@ def compared(probe: Probe) -> Compared:
         rows = torch.randperm(count, generator=generator)[:MOST_SAMPLES].sort().values
     targets = probe.targets[rows]
     present, ranks = targets.unique(return_inverse=True)
-    needed = FEWEST_PER_CLASS * len(present)
-    if len(rows) < needed:
-        raise Undefined(f"{len(rows)} samples of {len(present)} classes are too few; {needed} are needed")
+    if len(rows) < FEWEST_PER_CLASS * len(present):
+        enough = FEWEST_PER_CLASS * (int(present[-1]) + 1)
+        raise Undefined(f"{len(rows)} samples of {len(present)} classes are too few; samples={enough} are enough")
     return Compared(rows, ranks if int(present[-1]) >= len(rows) else targets)
 
 

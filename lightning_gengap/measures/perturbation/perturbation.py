@@ -113,18 +113,17 @@ def same_class_mixes(images: Sequence[Tensor], targets: Tensor, generator: torch
         members = (targets == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
         partner[members] = members.roll(1)
-    partners = partner.split([len(part) for part in images])
+    partners = partner.to(images[0].device).split([len(part) for part in images])
     return lambda place: _gathered(images, partners[place]).add_(images[place]).div_(2)
 
 
 def _gathered(images: Sequence[Tensor], rows: Tensor) -> Tensor:
     """Copies of the images at these rows of all batches together."""
-    found = images[0].new_empty(len(rows), *images[0].shape[1:])
+    found = images[0].new_zeros(len(rows), *images[0].shape[1:])
     start = 0
-    for part in images:
-        own = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
-        if len(own):
-            found[own.to(part.device)] = part[(rows[own] - start).to(part.device)]
+    for part in images:  # without a wait: which rows are of this batch is not asked for on the CPU
+        own = ((rows >= start) & (rows < start + len(part))).view(-1, *[1] * (part.ndim - 1))
+        found = torch.where(own, part[(rows - start).clamp(0, len(part) - 1)], found)
         start += len(part)
     return found
 

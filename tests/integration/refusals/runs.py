@@ -15,6 +15,7 @@ from lightning_gengap import GapMonitor
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from tests.integration.refusals.case import Case
+from tests.integration.refusals.data import Tokens, tokens
 from tests.lightning_models import MemoryLogger, TinyModel, blobs, fitted, loader
 from tests.tiny_predictors import tiny_monitor
 
@@ -85,6 +86,12 @@ RUNS: dict[str, Case] = {
     "a scheduler that looks during training": Case(Scheduled),
     "a stopper that looks after a validation that never comes": Case(
         reader=lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False)
+    ),
+    "a checkpoint by a value that never comes": Case(
+        Tokens,
+        {"predictor": None, "measures": ["perturbation"]},
+        tokens,
+        reader=lambda: ModelCheckpoint(mkdtemp(), monitor="gengap/perturbation/mix_accuracy", mode="max"),
     ),
     "a logger that fails": Case(trainer={"logger": Full()}),
     "a hook of the monitor that fails": Case(patch=lambda patch: patch.setattr(TrainingLoss, "step", broken)),

@@ -36,7 +36,7 @@ def test_shares_by_hand() -> None:
     assert found.values == pytest.approx(
         {
             "agreement/forest": sum(a == b for a, b in zip(said, expected, strict=True)) / 90,
-            "agreement/forest_against_label": sum(a == b for a, b in against) / len(against),
+            "agreement/forest_against_label": sum(a == b for a, b in against) / 90,
         }
     )
     assert 0 < len(against) < 90
@@ -58,11 +58,9 @@ def test_a_network_that_says_every_label_agrees_as_often_as_the_reference_is_rig
 
 def test_where_the_reference_is_always_right_nothing_is_against_the_label() -> None:
     targets = torch.arange(30) % 3
-    inputs = targets[:, None].float().repeat(1, 4) * 10
-    with probing(Says(), inputs / 10, targets) as probe:
+    with probing(Says(), targets[:, None].float().repeat(1, 4), targets) as probe:
         found = taken("agreement", probe)
-    assert found.values == {"agreement/forest": 1.0}
-    assert found.absent["agreement/forest_against_label"] == "the reference predicts every label"
+    assert found.values == {"agreement/forest": 1.0, "agreement/forest_against_label": 0.0}
 
 
 def test_memorising_wrong_labels_lowers_the_agreement() -> None:
@@ -80,4 +78,4 @@ def test_memorising_wrong_labels_lowers_the_agreement() -> None:
     generalises, memorises = values
     assert generalises["agreement/forest"] > memorises["agreement/forest"] + 0.15
     assert memorises["agreement/forest_against_label"] == 0.0
-    assert generalises["agreement/forest_against_label"] > 0.6
+    assert generalises["agreement/forest_against_label"] > 0.15

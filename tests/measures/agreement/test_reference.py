@@ -34,4 +34,4 @@ def test_what_is_missing_has_a_reason() -> None:
         "reference/features_accuracy": "there are no initial weights",
     }
     few = measured("reference", nn.Linear(3, 2), torch.randn(6, 3), torch.arange(6) % 2)
-    assert few.absent == {"reference/*": "6 samples of 2 classes are too few; 10 are needed"}
+    assert few.absent == {"reference/*": "6 samples of 2 classes are too few; samples=10 are enough"}

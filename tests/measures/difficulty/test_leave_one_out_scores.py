@@ -148,5 +148,8 @@ def test_measures_need_five_samples_per_class_that_is_present(name: str) -> None
     model, (images, targets) = networks.made(networks.cnn), networks.pictures(19)
     initial = copy_state(model)
     found = measured(name, model, images, targets, initial_state=initial)
-    assert (found.values, list(found.absent.values())) == ({}, ["19 samples of 4 classes are too few; 20 are needed"])
+    assert (found.values, list(found.absent.values())) == (
+        {},
+        ["19 samples of 4 classes are too few; samples=20 are enough"],
+    )
     assert measured(name, model, images[:15], targets[:15] % 3, initial_state=initial).values
