@@ -99,19 +99,18 @@ def say_notes(state: RunState) -> None:
 
 
 def say_blind(state: RunState) -> None:
-    """Say who decides by a key of ours that never gets a value, once each."""
+    """Say who decides by a key of ours that has no value, once each."""
     for reader in state.readers:
-        lost = never_comes(reader.key, state)
-        if lost and not reader.waits and state.says_first(f"{reader.name} on {reader.key}"):
+        if _is_absent(reader.key, state) and not reader.waits and state.says_first(f"{reader.name} on {reader.key}"):
             rank_zero_warn(
-                f"{reader.name} on {state.prefix}{reader.key} never finds a value, as that is absent in this training. "
-                "A checkpoint keeps the first weights that it saves, and a stopper stops once its patience is over. "
-                "Let it decide by another key, train_accuracy for example."
+                f"{reader.name} on {state.prefix}{reader.key} finds no value, as that is absent. Until there is one, a "
+                "checkpoint keeps the first weights that it saves, and a stopper loses patience. Let it decide by "
+                "another key, train_accuracy for example, if the reason of the absence will not pass."
             )
 
 
-def never_comes(key: str, state: RunState) -> bool:
-    """Whether callbacks will find no measured value under this key in this training."""
+def _is_absent(key: str, state: RunState) -> bool:
+    """Whether this key has never had a value, for a reason that is known."""
     if key.startswith("predicted_"):
         return state.readout.status == Status.NEVER
     return key in MEASURED and key not in state.values and any(fnmatchcase(key, pattern) for pattern in state.absences)

@@ -31,8 +31,8 @@ def out_of_bag_scores(inputs: Tensor, targets: Tensor, seed: int) -> Tensor:
         raise Undefined(f"a sample has {inputs.shape[1]:,} inputs, more than {MOST_INPUTS:,}")
     if not bool(inputs.isfinite().all()):
         raise Undefined("the inputs are not all finite")
-    trees = ExtraTreesClassifier(TREES, bootstrap=True, random_state=seed)
-    trees.set_params(oob_score=True).fit(inputs.numpy(), targets.numpy())
+    trees = ExtraTreesClassifier(TREES, bootstrap=True, oob_score=True, random_state=seed)
+    trees.fit(inputs.numpy(), targets.numpy())
     scores = torch.zeros(len(targets), int(targets.max()) + 1, dtype=torch.float64)
     found = torch.from_numpy(trees.oob_decision_function_).nan_to_num(0.0)
     scores[:, torch.from_numpy(trees.classes_)] = found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined
@@ -28,13 +27,10 @@ class OutOfFold:
     Attributes:
         rows: where these samples stand in the probe, shape (compared,).
         predicted: class indices, shape (compared,).
-        lead: by how much the score of that class exceeds the score of the sample's label; 0 where they are the same
-            class. The unit is the reference's own.
     """
 
     rows: Tensor
     predicted: Tensor
-    lead: Tensor
 
 
 def on_patches(probe: Probe, samples: Compared) -> Tensor:
@@ -85,13 +81,11 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
         Undefined: it does not exist for these samples, or takes too much memory or time.
     """
     samples, key = compared(probe), f"out_of_fold/{name}"
-    kept = probe.memory.get(key)
-    if kept is None or kept.shape[1] != len(samples.rows):
-        scores = REFERENCES[name](probe, samples)
-        top = scores.max(dim=1)
-        lead = top.values - scores.gather(1, samples.targets[:, None])[:, 0]
+    predicted = probe.memory.get(key)
+    if predicted is None or len(predicted) != len(samples.rows):
+        predicted = REFERENCES[name](probe, samples).argmax(1)
         labels = probe.targets[samples.rows]
-        predicted = top.indices if labels.equal(samples.targets) else labels.unique()[top.indices]
-        kept = torch.stack([predicted.double(), lead.double()])
-        probe.memory[key] = kept
-    return OutOfFold(samples.rows, kept[0].long(), kept[1])
+        if not labels.equal(samples.targets):  # they are numbered anew where their numbers are large
+            predicted = labels.unique()[predicted]
+        probe.memory[key] = predicted
+    return OutOfFold(samples.rows, predicted)

@@ -87,7 +87,7 @@ RUNS: dict[str, Case] = {
     "a stopper that looks after a validation that never comes": Case(
         reader=lambda: EarlyStopping("gengap/predicted_gap", patience=9, check_on_train_epoch_end=False)
     ),
-    "a checkpoint by a value that never comes": Case(
+    "a checkpoint by a value that is absent": Case(
         Tokens,
         {"predictor": None, "measures": ["perturbation"]},
         tokens,

@@ -49,8 +49,8 @@ def test_shares_by_hand() -> None:
 def test_a_network_that_says_every_label_agrees_as_often_as_the_reference_is_right() -> None:
     inputs, _ = task()
     targets = inputs[:, 0].long()
-    told = torch.where(torch.arange(90) % 4 == 0, (targets + 1) % 3, targets).double()
-    memory = {"out_of_fold/forest": torch.stack([told, torch.zeros(90)])}
+    told = torch.where(torch.arange(90) % 4 == 0, (targets + 1) % 3, targets)
+    memory = {"out_of_fold/forest": told}
     with probing(Says(), inputs, targets, memory=memory) as probe:
         found = taken("agreement", probe)
     assert found.values == {"agreement/forest": 67 / 90, "agreement/forest_against_label": 0.0}
@@ -72,7 +72,7 @@ def test_memorising_wrong_labels_lowers_the_agreement() -> None:
     for said in (truth, labels):  # what carries over, then the labels as they are
         inputs = torch.cat([said[:, None].float(), rows], dim=1)
         with probing(Says(), torch.cat([torch.zeros(120, 1), rows], dim=1), labels) as probe:
-            memory = {"out_of_fold/forest": (out_of_fold(probe, "forest"), probe.memory["out_of_fold/forest"])[1]}
+            memory = {"out_of_fold/forest": out_of_fold(probe, "forest").predicted}
         with probing(Says(), inputs, labels, memory=memory) as probe:
             values.append(taken("agreement", probe).values)
     generalises, memorises = values

@@ -58,11 +58,9 @@ def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest
     with probing(model, images, targets, initial_state=copy_state(model), memory=memory) as probe:
         first = out_of_fold(probe, name)
         scores = REFERENCES[name](probe, compared(probe))
-        by_hand = scores.max(1).values - scores[torch.arange(60), targets]
         monkeypatch.delitem(REFERENCES, name)
         again = out_of_fold(probe, name)
     assert first.predicted.tolist() == again.predicted.tolist() == scores.argmax(1).tolist()
-    assert first.lead.tolist() == again.lead.tolist() == by_hand.double().tolist()
     assert float((first.predicted == targets).double().mean()) > 0.3
     with probing(model, images[:50], targets[:50], memory=memory) as fewer, pytest.raises(KeyError):
         out_of_fold(fewer, name)
