@@ -23,8 +23,11 @@ class Budget:
         trained: seconds of training outside the monitor.
         first_price: seconds per sample that the first measurement is expected to take; None if unknown.
         prices: seconds per sample of the last measurements, without optional measures.
-        saved: what earlier epochs allowed, and nobody took since the last measurement.
+        saved: what earlier epochs allowed, and nobody took since the last measurement; what the last one took too much,
+            if less than 0.
         epoch_trained, epoch_spent: seconds of the present epoch: of training, and of what its allowance has paid for.
+        measured: whether anything was measured in the present epoch.
+        forced: whether that had to be, whatever it cost.
     """
 
     share: float | None
@@ -36,6 +39,8 @@ class Budget:
     saved: float = 0.0
     epoch_trained: float = 0.0
     epoch_spent: float = 0.0
+    measured: bool = False
+    forced: bool = False
 
     def train(self, seconds: float) -> None:
         """Training went on for so long."""
@@ -62,15 +67,30 @@ class Budget:
         """Seconds per sample that a measurement is expected to take; 0 if nothing is known."""
         return median(self.prices) if self.prices else self.first_price or 0.0
 
-    def pay(self, seconds: float, samples: int, riding: float = 0.0) -> None:
-        """Book a measurement of so many samples, and the measures that rode along, on this epoch's allowance."""
-        self.epoch_spent += seconds + riding
+    def spend(self, seconds: float) -> None:
+        """Training waited for so long, on what is not done once per training."""
+        self.spent += seconds
+        self.epoch_spent += seconds
+
+    def pay(self, seconds: float, samples: int, others: float = 0.0, forced: bool = False) -> None:
+        """Note the price of a measurement of so many samples; its time is booked where training waits for it.
+
+        The allowance does not pay for the `others`, optional measures for which the whole budget pays.
+        """
+        self.epoch_spent -= others
         self.prices = [*self.prices, seconds / samples][-RECENT:]
+        self.measured, self.forced = True, self.forced or forced
 
     def end_epoch(self) -> None:
-        """Begin the next epoch. The allowance goes on only where nothing was measured."""
-        self.saved = 0.0 if self.epoch_spent or self.share is None else self.allowance()
+        """Begin the next epoch.
+
+        The allowance goes on where nothing was measured. A measurement that took more than it was expected to leaves
+        less to the next one, unless it had to be taken.
+        """
+        left = 0.0 if self.share is None else self.allowance()
+        self.saved = left if not self.measured else 0.0 if self.forced else min(left, 0.0)
         self.epoch_trained = self.epoch_spent = 0.0
+        self.measured = self.forced = False
 
     @property
     def overhead(self) -> float:

@@ -150,7 +150,7 @@ class RunState:
             yield
         finally:
             self.clock = time.perf_counter()
-            budget.spent += self.clock - now - (budget.start_up - start_up) - (budget.trained - trained)
+            budget.spend(self.clock - now - (budget.start_up - start_up) - (budget.trained - trained))
 
     def hold(self, status: Status) -> None:
         """Nothing is of now, for this reason."""

@@ -36,10 +36,47 @@ def test_what_nobody_took_adds_up_until_the_next_measurement():
     assert budget.saved == pytest.approx(3.0)
     budget.train(20.0)
     assert budget.allowance() == pytest.approx(4.0)
+    budget.spend(0.1)
     budget.pay(0.1, 1000)
     budget.end_epoch()
     assert budget.saved == 0.0
     assert budget.trained == 80.0
+
+
+def test_a_measurement_that_took_too_much_leaves_less_to_the_next_one_unless_it_was_forced():
+    budget = Budget(0.05)
+    for forced, left in ((False, 0.7), (True, 1.0)):
+        budget.train(20.0)
+        budget.spend(1.3 - budget.saved)
+        budget.pay(1.2, 256, forced=forced)
+        budget.end_epoch()
+        budget.train(20.0)
+        assert budget.allowance() == pytest.approx(left)
+        budget.end_epoch()
+        budget.saved = 0.0
+
+
+def test_what_the_whole_budget_pays_for_is_not_booked_on_the_allowance():
+    budget = Budget(0.05)
+    budget.train(20.0)
+    budget.pay(0.4, 256, others=5.0)
+    budget.spend(5.5)
+    assert budget.allowance() == pytest.approx(0.5)
+    assert budget.spent == 5.5
+
+
+def test_an_epoch_is_paid_for_although_half_of_the_measurements_take_more_than_is_expected():
+    budget, measured = Budget(0.05), 0
+    for epoch in range(300):
+        budget.train(13.0)
+        if not budget.prices or 256 * budget.price <= budget.allowance():
+            seconds = 0.65 * (0.9 + 0.2 * (epoch % 2))
+            budget.spend(seconds)
+            budget.pay(seconds, 256)
+            measured += 1
+        budget.end_epoch()
+    assert budget.overhead <= 0.05
+    assert measured >= 150
 
 
 def test_the_next_price_is_the_median_of_the_last_ones_and_the_first_guess_counts_until_there_is_one():
@@ -61,10 +98,10 @@ def test_the_cost_stays_within_the_allowance_over_a_long_run(epoch_seconds: floa
         allowed += max(FLOOR, SHARE * epoch_seconds)
         if full <= budget.allowance():
             seconds = full * (0.9 + 0.2 * (epoch % 2))
-            budget.spent += seconds
+            budget.spend(seconds)
             budget.pay(seconds, 1024)
         budget.end_epoch()
-    assert 0 < budget.spent <= 1.1 * allowed
+    assert 0 < budget.spent <= allowed + full
     assert budget.spent > 0.4 * min(allowed, 300 * full)
 
 
