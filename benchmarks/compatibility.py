@@ -1,6 +1,7 @@
 """Default `GapMonitor()` in a real fit over many architectures, each beside a twin that is trained without it.
 
     python benchmarks/compatibility.py [--kind timm] [--name resnet10t] [--out CSV] [--table docs/compatibility.md]
+                                       [--jobs 4] [--accelerator gpu]
 
 Every finished row is appended to the CSV file, and skipped when the script is run again. A network is trained for two
 epochs of a few batches on noise whose mean tells the class. What is compared: all weights and buffers, the optimizer's
@@ -13,25 +14,22 @@ import argparse
 import csv
 import gc
 import logging
-import platform
 import random
-import re
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from textwrap import wrap
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from compatible_models import IMAGES, OTHERS, SMALL, Candidate, candidates, labels
+from compatibility_table import BATCHES, EPOCHS, rows_of, table
+from compatible_models import Candidate, candidates, labels
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -41,13 +39,10 @@ from lightning_gengap import GapMonitor, measure
 from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.standalone import default_measures
 
-BATCHES, EPOCHS = 2, 2
 COLUMNS = (
     *("kind", "name", "parameters", "outcome", "status", "identical", "seconds", "without"),
     *("margins", "absent", "unexplained", "said"),
 )
-_PREDICTIONS = {"0": "yes", "1": "not then", "3": "abstains for now", "5": "always abstains"}  # by status
-_NAMES = re.compile(r"'?\bnet(\.\w+)*\b'?")  # of modules
 MODELS_A_PROCESS = 25  # a fresh process frees what libraries keep
 
 
@@ -87,7 +82,7 @@ class Training(NamedTuple):
     seconds: float
 
 
-def train(candidate: Candidate, monitor: GapMonitor | None) -> Training:
+def train(candidate: Candidate, monitor: GapMonitor | None, accelerator: str) -> Training:
     """One training, with or without a monitor."""
     seed_everything(0, verbose=False)
     net, inputs = candidate.build(candidate.samples)
@@ -95,14 +90,16 @@ def train(candidate: Candidate, monitor: GapMonitor | None) -> Training:
     data = TensorDataset(inputs, labels(len(inputs)))
     loader = DataLoader(data, len(data) // BATCHES, shuffle=True)
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor] if monitor else [], **quiet)
+    trainer = Trainer(max_epochs=EPOCHS, accelerator=accelerator, callbacks=[monitor] if monitor else [], **quiet)
     initial = _tensors_of(module)
     started = time.process_time()
     trainer.fit(module, loader)
     seconds = time.process_time() - started
     left = {f"state {name}": value for name, value in _tensors_of(module).items()}
     states = trainer.optimizers[0].state_dict()["state"]
-    left |= {f"optimizer {i} {key}": v for i, of in states.items() for key, v in of.items() if isinstance(v, Tensor)}
+    left |= {
+        f"optimizer {i} {key}": v.cpu() for i, of in states.items() for key, v in of.items() if isinstance(v, Tensor)
+    }
     streams = (torch.rand(4), torch.from_numpy(np.random.rand(4)), torch.tensor([random.random() for _ in range(4)]))
     return Training(trainer, initial, left | {f"stream {i}": numbers for i, numbers in enumerate(streams)}, seconds)
 
@@ -120,15 +117,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or bool((one.isnan() & other.isnan() | (one == other)).all())
 
 
-def tried(index: int) -> dict[str, Any]:
+def tried(index: int, accelerator: str) -> dict[str, Any]:
     """The row of one candidate. Whatever it raises is its outcome."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.backends.cudnn.deterministic = True
     candidate = candidates()[index]
     row: dict[str, Any] = {"kind": candidate.kind, "name": candidate.name}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plain = train(candidate, None)
+            plain = train(candidate, None, accelerator)
         module = plain.trainer.lightning_module
         row |= {"parameters": sum(map(Tensor.numel, module.parameters())), "without": plain.seconds}
     except Exception as error:
@@ -137,7 +135,7 @@ def tried(index: int) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            watched = train(candidate, monitor)
+            watched = train(candidate, monitor, accelerator)
     except Exception as error:
         return row | {"outcome": f"ended: {type(error).__name__}: {error}"[:200]}
     status = int(watched.trainer.callback_metrics.get("gengap/status", torch.tensor(4)))
@@ -149,6 +147,9 @@ def tried(index: int) -> dict[str, Any]:
         "seconds": watched.seconds,
         "said": " | ".join(sorted(said)),
     }
+    if not row["identical"] and accelerator != "cpu":
+        again = train(candidate, None, accelerator)
+        row["identical"] = False if equal(plain.left, again.left) else "not repeatable"
     gc.collect()
     return row | all_measured(watched)
 
@@ -174,113 +175,44 @@ def all_measured(training: Training) -> dict[str, str]:
     }
 
 
-def run(wanted: list[int], out: Path) -> None:
+def run(wanted: list[int], out: Path, jobs: int, accelerator: str) -> None:
     """Try these candidates in processes of their own, and append each row as it comes."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    while wanted:
-        some, wanted = wanted[:MODELS_A_PROCESS], wanted[MODELS_A_PROCESS:]
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            for place, index in enumerate(some):
-                try:
-                    row = pool.submit(tried, index).result()
-                except BrokenProcessPool:  # the system ended it, for its memory
-                    row = {**candidates()[index]._asdict(), "outcome": "killed"}
-                    wanted = [*some[place + 1 :], *wanted]
-                with out.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-                    if file.tell() == 0:
-                        writer.writeheader()
-                    writer.writerow({name: _short(value) for name, value in row.items()})
-                print(row["kind"], row["name"], row["outcome"], row.get("identical"), row.get("said"), flush=True)
-                if row["outcome"] == "killed":
-                    break
+    waiting, writing = deque(wanted), Lock()
+
+    def work() -> None:
+        while waiting:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                for _ in range(MODELS_A_PROCESS):
+                    try:
+                        index = waiting.popleft()
+                    except IndexError:
+                        return
+                    try:
+                        row = pool.submit(tried, index, accelerator).result()
+                    except BrokenProcessPool:  # the system ended it, for its memory
+                        row = {**candidates()[index]._asdict(), "outcome": "killed"}
+                    with writing:
+                        _append(row, out)
+                    if row["outcome"] == "killed":
+                        break
+
+    with ThreadPoolExecutor(jobs) as threads:
+        for each in [threads.submit(work) for _ in range(jobs)]:
+            each.result()
+
+
+def _append(row: dict[str, Any], out: Path) -> None:
+    with out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow({name: _short(value) for name, value in row.items()})
+    print(row["kind"], row["name"], row["outcome"], row.get("identical"), row.get("said"), flush=True)
 
 
 def _short(value: Any) -> Any:
     return f"{value:.2f}" if isinstance(value, float) else value
-
-
-def rows_of(out: Path) -> list[dict[str, str]]:
-    if not out.exists():
-        return []
-    with out.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def table(rows: list[dict[str, str]]) -> str:
-    """The rows in Markdown: first their counts, then what is absent and why, then each architecture."""
-    of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(_column(rows, "kind"))}
-    counts = [(kind, *_counts(some)) for kind, some in of_kind.items()] + [("all", *_counts(rows))]
-    notes = Counter(note for row in rows for note in _notes(row))
-    numbers = {note: str(place) for place, (note, _) in enumerate(notes.most_common(), 1)}
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "lightning"))
-    lines = [
-        "# Architectures that were tried",
-        "",
-        f"`make compat` wrote this page, with Python {platform.python_version()}, {versions} on CPUs.",
-        "",
-        *_lines(("kind", "tried", "measured", "identical to the twin", "said nothing without a reason"), counts),
-        "",
-        *wrap(_HOW, 120),
-        "",
-        "## What is absent or said, and why",
-        "",
-        *(f"{numbers[note]}. ({count}) {note}" for note, count in notes.most_common()),
-        "",
-        "The count of architectures stands in parentheses.",
-        "",
-        "## Each architecture",
-        "",
-    ]
-    columns = ("kind", "architecture", "parameters", "outcome", "prediction", "identical", "seconds", "without")
-    shown = [
-        (
-            *(row["kind"], row["name"], _thousands(row["parameters"]), row["outcome"]),
-            *(_PREDICTIONS.get(row["status"], ""), {"True": "yes", "False": "no"}.get(row["identical"], "")),
-            *(row["seconds"], row["without"], row["margins"], " ".join(numbers[note] for note in _notes(row))),
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, *_lines((*columns, "margins", "absent or said"), shown)]) + "\n"
-
-
-_HOW = f"""Each architecture is trained twice for {EPOCHS} epochs of {BATCHES} batches, with `GapMonitor()` and without.
-It sees {IMAGES} images of the smallest side that it takes of {", ".join(map(str, SMALL))} pixels, or half as many of
-its usual side; on other data it sees {OTHERS} samples. *Measured* means that the monitor stayed on to the end.
-*Identical* means that all weights and buffers, the optimizer's state, and the next random numbers of torch, NumPy and
-Python are those of the twin, bit for bit. Then all default measures are taken. What is absent has a number, under which
-the reason stands. {IMAGES} images are fewer than the default predictor was fitted on, so the prediction abstains there.
-*Margins* are the layers that have some. *Seconds* are CPU seconds of one thread for the whole training, with the
-monitor (its start included) and without. Trainings so short pay for the start alone, on a machine that was shared: the
-seconds show what is out of proportion, not what the monitor costs ([measured costs](acting.md))."""
-
-
-def _column(rows: list[dict[str, str]], name: str) -> list[str]:
-    return [row[name] for row in rows]
-
-
-def _counts(rows: list[dict[str, str]]) -> tuple[int, int, int, int]:
-    measured_ones = [row for row in rows if row["outcome"] == "works"]
-    explained = sum(not row["unexplained"] for row in measured_ones)
-    return len(rows), len(measured_ones), _column(rows, "identical").count("True"), explained
-
-
-def _notes(row: dict[str, str]) -> list[str]:
-    """What was said of one architecture, without the names of its modules, so that equal sentences are counted."""
-    said = (note.removeprefix("GapMonitor: ") for note in f"{row['absent']} | {row['said']}".split(" | "))
-    silent = [f"absent without a reason: {row['unexplained']}"] if row["unexplained"] else []
-    return [*dict.fromkeys(_NAMES.sub("...", note.removesuffix(".")) for note in said if note), *silent]
-
-
-def _thousands(number: str) -> str:
-    return f"{int(number):,}" if number else ""
-
-
-def _lines(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """A table in Markdown."""
-    written = [[str(cell).replace("|", "/") for cell in row] for row in (list(head), *rows)]
-    written.insert(1, ["---"] * len(written[0]))
-    return ["| " + " | ".join(row) + " |" for row in written]
 
 
 def main() -> None:
@@ -289,6 +221,8 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--out", type=Path, default=Path("runs/compatibility.csv"))
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="architectures at a time")
+    parser.add_argument("--accelerator", default="cpu")
     options = parser.parse_args()
     done = {(row["kind"], row["name"]) for row in rows_of(options.out)}
     wanted = [
@@ -297,7 +231,7 @@ def main() -> None:
         if options.kind in (None, candidate.kind) and options.name in (None, candidate.name)
         if (candidate.kind, candidate.name) not in done
     ]
-    run(wanted, options.out)
+    run(wanted, options.out, options.jobs, options.accelerator)
     if options.table is not None:
         options.table.write_text(table(rows_of(options.out)))
 

@@ -1,11 +1,12 @@
 """What is to be known of a machine with a GPU, in one go: tests on it, and tables of costs.
 
     python benchmarks/gpu_check.py [--out DIRECTORY] [--device cuda] [--minutes 8] [--cases "identity*"]
+                                   [--conditions "*"]
 
 It runs from the checkout, with torch and Lightning alone. Without pytest the same cases run one after the other.
 Without a GPU it says so and does nothing; `--device cpu`, on one tiny network, shows that the script itself works.
-DIRECTORY (else that of the environment variable OUT, else runs/gpu_check) gets report.md, tests.txt and one CSV file
-per table.
+DIRECTORY (else that of the environment variable OUT, else runs/gpu_check) gets report.md, tests.txt, conditions.txt and
+one CSV file per table. The conditions are those of the identity harness in tests/integration.
 
 The tables are those of gpu_costs.py. What is not begun before the time is over is left out, and the report says so.
 """
@@ -28,6 +29,8 @@ import torch
 from gpu_costs import QUICK, SUBJECTS, Table, costs, overhead, soft_rank
 
 from tests.gpu.cases import CASES, chosen, run
+from tests.gpu.conditions import OF_THE_MONITOR, outcomes
+from tests.gpu.conditions import counted as counted_conditions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVE = 20.0  # seconds that are left for writing and for what is under way
@@ -85,6 +88,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", default="*", help="only the tests whose names match this pattern")
+    parser.add_argument("--conditions", default="*", help="only the identity conditions whose names match this pattern")
     options = parser.parse_args()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not there[options.device]:
@@ -99,6 +103,12 @@ def main() -> None:
     summary, full, fine = tested(options.device, options.cases, clock)
     (options.out / "tests.txt").write_text(full, encoding="utf-8")
     print(f"tests: {summary}", flush=True)
+    conditions = outcomes(options.device, options.conditions, 0.5 * clock.left)
+    lines = [f"{outcome}: {name}" + (f" ({why})" if why else "") for name, (outcome, why) in conditions.items()]
+    (options.out / "conditions.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    fine = fine and not any(outcome in OF_THE_MONITOR for outcome, _ in conditions.values())
+    told = counted_conditions(conditions)
+    print(f"identity conditions: {told}", flush=True)
     tables = [
         Table("costs", "Cost of a measurement", ("network", "what", "ms", "in forwards", "in steps")),
         Table("soft_rank", "Cost of a product of the soft rank", ("network", "samples", "ms", "in steps")),
@@ -130,6 +140,7 @@ def main() -> None:
         f"# Checks on {machine(options.device)}",
         "",
         f"Tests: {summary}.",
+        f"Identity conditions: {told}.",
         *(f"Left out: {each}" for each in left_out),
     ]
     text = "\n".join([*head, "", *(table.markdown() for table in tables)])

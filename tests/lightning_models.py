@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +21,9 @@ from lightning_gengap.measures.values import Values
 from lightning_gengap.monitor.namespaces import Callback as AnyCallback
 from lightning_gengap.network.probe import Probe
 from tests.streams import Stream
+
+if TYPE_CHECKING:
+    import pytest
 
 CLASSES = 4
 EXAMPLES = 64
@@ -42,9 +45,6 @@ def loader(examples: int = EXAMPLES, **arguments: Any) -> DataLoader[Any]:
 def stream(batch_size: int = 16) -> DataLoader[Any]:
     """Batches of the blobs that cannot be indexed."""
     return DataLoader(Stream(blobs()), batch_size=batch_size)
-
-
-each_data = pytest.mark.parametrize("data", [loader, stream], ids=["indexed", "stream"])
 
 
 class Iterated:
@@ -237,7 +237,7 @@ class AveragedValidation(Callback):
 
 
 QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
+    "accelerator": os.environ.get("GENGAP_ACCELERATOR", "cpu"),
     "devices": 1,
     "max_epochs": 2,
     "logger": False,
@@ -250,7 +250,7 @@ QUIET: dict[str, Any] = {
 
 
 def quiet_trainer(*callbacks: Callback, **arguments: Any) -> Trainer:
-    """Two epochs on the CPU; nothing is printed or written unless asked."""
+    """Two epochs, on the CPU unless GENGAP_ACCELERATOR names another; nothing is printed or written unless asked."""
     return Trainer(callbacks=list(callbacks), **(QUIET | arguments))
 
 

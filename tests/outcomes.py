@@ -45,7 +45,8 @@ def seed_streams() -> None:
 
 def streams() -> list[Any]:
     """Where the global random streams stand."""
-    return [random.getstate(), np.random.get_state(), torch.get_rng_state()]
+    of_device = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return [random.getstate(), np.random.get_state(), torch.get_rng_state(), of_device]
 
 
 def users(row: Any) -> dict[str, Any]:

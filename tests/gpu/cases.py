@@ -125,7 +125,6 @@ def trained(device: str, monitor: GapMonitor | None, validated: bool = False, **
         "weights": {name: tensor.clone() for name, tensor in module.state_dict().items()},
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "streams": streams(),
-        "device's stream": torch.cuda.get_rng_state() if device == "cuda" else None,
         "steps": trainer.global_step,
         "logged": users(shown),
         "precision": (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32),

@@ -35,12 +35,13 @@ def test_it_runs_the_cases_and_writes_the_tables(tmp_path: Path, bare: bool) -> 
         (path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
-    printed = checked(out, "--device", "cpu", "--cases", "*bfloat16*", path=path)
+    printed = checked(out, "--device", "cpu", "--cases", "*bfloat16*", "--conditions", "*largest norm", path=path)
     assert "Tests: 1 passed." in printed
+    assert "Identity conditions: 2 identical." in printed
     assert "Left out" not in printed
     assert ("not installed" in (out / "tests.txt").read_text(encoding="utf-8")) == bare
     assert {file.name for file in out.iterdir()} == {
-        *("report.md", "tests.txt"),
+        *("report.md", "tests.txt", "conditions.txt"),
         *("costs.csv", "soft_rank.csv", "overhead.csv"),
     }
     for name in ("costs", "soft_rank", "overhead"):

@@ -23,7 +23,7 @@ def test_the_readme_states_the_counts_of_the_page() -> None:
 
 def test_the_page_counts_and_explains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    table = runpy.run_path(str(ROOT / "benchmarks" / "compatibility.py"))["table"]
+    table = runpy.run_path(str(ROOT / "benchmarks" / "compatibility_table.py"))["table"]
     monkeypatch.setitem(table.__globals__, "version", lambda name: "1.0")
     works = ROW | {"kind": "timm", "outcome": "works", "identical": "True", "parameters": "1234", "status": "5"}
     said = {"said": "GapMonitor: norm/* is absent: LayerNorm 'net.norm' cannot be folded."}

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.identity.layers import LAYERS
-from tests.integration.identity.loops import LOOPS
-from tests.integration.identity.state import STATE
-from tests.integration.identity.surroundings import SURROUNDINGS
-from tests.integration.identity.twins import Condition, differences
+from tests.integration.identity.conditions import CONDITIONS
+from tests.integration.identity.twins import differences
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-CONDITIONS: dict[str, Condition] = LAYERS | STATE | LOOPS | SURROUNDINGS
 
 
 def test_there_are_as_many_conditions_as_the_readme_says():
