@@ -101,7 +101,7 @@ class Origin:
 def weights_digest(model: nn.Module) -> str:
     """A hash of evenly spread numbers of every parameter and buffer, 4,096 of each at most."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in _named_tensors(model):
         digest.update(f"{name} {_shape(tensor)} {tensor.dtype}".encode())
         plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or is_lazy(tensor))
         if plain and tensor.device.type != "meta":
@@ -113,11 +113,16 @@ def weights_digest(model: nn.Module) -> str:
 
 def fitting(state: Any, model: nn.Module) -> State | None:
     """`state` if it holds the parameters and buffers of this model, else None."""
-    named = {name: _shape(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    named = {name: _shape(tensor) for name, tensor in _named_tensors(model)}
     if not isinstance(state, Mapping) or state.keys() != named.keys():
         return None
     fits = all(isinstance(tensor, torch.Tensor) and _shape(tensor) == named[name] for name, tensor in state.items())
     return state if fits else None
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The parameters and buffers, by the methods of torch: those of a model may count how often they are called."""
+    return [*nn.Module.named_parameters(model), *nn.Module.named_buffers(model)]
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...] | None:

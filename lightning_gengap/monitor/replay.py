@@ -95,7 +95,7 @@ class Replay:
             if is_compiled(module) or _waits_for_other_ranks(module):
                 return
             self._batch = handed_out(batch)
-            self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+            self._buffers = {name: buffer.detach().clone() for name, buffer in nn.Module.named_buffers(module)}
             self._recording = StepRecording(measurer.classes)
             self._recording.begin(module, batch)
         except Exception as error:

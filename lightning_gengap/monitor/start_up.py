@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
@@ -48,7 +49,8 @@ class StartUp:
     def run(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Read the samples and watch them before the first step, or prepare to copy the first batches."""
         with tolerate_start_failures(state):
-            if any(map(is_lazy, module.parameters())):  # a forward of ours would make them, and draw random numbers
+            # A forward of ours would make them, and draw random numbers. The module's own method may count its calls.
+            if any(is_lazy(parameter) for _, parameter in nn.Module.named_parameters(module)):
                 raise RuntimeError("lazy parameters do not exist before the first forward.")
             self._read_and_start(trainer, module, state)
 

@@ -31,7 +31,7 @@ class ValidatedWeights:
 
 def _entries(module: nn.Module) -> Tensor:
     kept = []
-    for parameter in module.parameters():
+    for _, parameter in nn.Module.named_parameters(module):  # the module's own method may count its calls
         if nn.parameter.is_lazy(parameter) or parameter.layout != torch.strided or not parameter.is_floating_point():
             continue
         flat = parameter.detach().reshape(-1)

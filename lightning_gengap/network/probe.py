@@ -223,7 +223,7 @@ class Probe:
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of `model`, copied to the CPU, without those that a lazy module has not made yet."""
-    named = [*model.named_parameters(), *model.named_buffers()]
+    named = [*nn.Module.named_parameters(model), *nn.Module.named_buffers(model)]  # the model's own may count calls
     return {name: value.detach().to("cpu", copy=True) for name, value in named if not is_lazy(value)}
 
 

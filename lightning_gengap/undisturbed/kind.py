@@ -77,7 +77,7 @@ def is_of_threads(cls: type) -> bool:
 def belongs_to_others(cls: type) -> bool:
     """Whether objects of this class belong to a Trainer, an optimizer, a loader, a thread or a file."""
     return any(
-        package_of(base) in _LIGHTNING | _OF_THREADS | _OF_FILES or base.__module__.startswith(_OF_TRAINERS)
+        package_of(base) in _LIGHTNING | _OF_THREADS | _OF_FILES or str(base.__module__).startswith(_OF_TRAINERS)
         for base in cls.__mro__
     )
 

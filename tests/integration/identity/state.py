@@ -330,6 +330,26 @@ class GradientOfActivations(Net):
         self.gradient = gradient
 
 
+class CountsLooks(Net):
+    """Counts how often its parameters and buffers are asked for."""
+
+    looks = 0
+
+    def prepare(self) -> None:
+        self.register_buffer("shift", torch.zeros(1))
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        self.looks += 1
+        return super().named_parameters(*args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        self.looks += 1
+        return super().named_buffers(*args, **kwargs)
+
+    def touch(self, inputs: Tensor) -> Tensor:
+        return torch.tensor(0.01 * self.looks)
+
+
 class Global(Net):
     """Forwards that change settings of the process."""
 
@@ -378,6 +398,7 @@ STATE: dict[str, Condition] = {
         "forward hooks": Hooked,
         "backward hooks": BackwardHooked,
         "gradients of activations": GradientOfActivations,
+        "parameters that are counted when asked for": CountsLooks,
         "settings": Global,
         "view of a parameter, loss with its graph": ViewOfParameter,
     }.items()
