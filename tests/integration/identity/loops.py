@@ -56,7 +56,7 @@ class Noisy(Net):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         noise = 0.1 * torch.randn(1) + 0.1 * float(np.random.rand()) + 0.1 * random.random()
-        return super().training_step((batch[0] + noise, batch[1]), batch_idx)
+        return super().training_step((batch[0] + noise.to(batch[0].device), batch[1]), batch_idx)
 
 
 # Optimizers and schedulers.
@@ -174,7 +174,8 @@ class CountsTransfers(Net):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return batch[0] + 0.1 * torch.randn(batch[0].shape, generator=self.own), batch[1]
+        noise = torch.randn(batch[0].shape, generator=self.own).to(batch[0].device)
+        return batch[0] + 0.1 * noise, batch[1]
 
 
 class CountingData(LightningDataModule):
