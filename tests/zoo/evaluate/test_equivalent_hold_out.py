@@ -42,7 +42,8 @@ def test_tasks_of_a_kind_count_alike_and_so_do_kinds() -> None:
 def test_it_is_where_both_curves_meet() -> None:
     known = HoldOuts.of(np.array([0.02, 0.05]), np.array([0.9, 0.6]), np.array([2000.0, 5000.0]), np.arange(2))
     found = known.equivalent().value
-    expected = np.mean(
+    pairs = ((0.9, 2000.0), (0.6, 5000.0))
+    expected = np.mean([math.sqrt(2 / math.pi * p * (1 - p) * (1 / found + 1 / n)) for p, n in pairs])
         [math.sqrt(2 / math.pi * p * (1 - p) * (1 / found + 1 / n)) for p, n in ((0.9, 2e3), (0.6, 5e3))]
     )
     assert expected == pytest.approx(0.035)
