@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from lightning_gengap.measures import MEASURED, Computed
+from lightning_gengap.measures import MEASURED
 from lightning_gengap.measures.derived import INGREDIENTS, derived
+from lightning_gengap.measures.measure import Computed
 from lightning_gengap.measures.values import Figure
 
 

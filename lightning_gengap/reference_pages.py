@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from lightning_gengap.measures import MEASURED, MEASURES, Measure, get_measure
+from lightning_gengap.measures import MEASURED, MEASURES, get_measure
 from lightning_gengap.measures.key import CELLS, Key
+from lightning_gengap.measures.measure import Measure
 from lightning_gengap.monitor.logged_keys import PREDICTED, PREFIX
 
 _MEASURES = """\

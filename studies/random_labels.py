@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.measurer import Measurer, TrainingMemory
-from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.derived import derived
+from lightning_gengap.measures.measure import Measure
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.zoo.files import write_whole

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures import MEASURES
+from lightning_gengap.measures.measure import Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.monitor.namespaces import Callback as AnyCallback
 from lightning_gengap.network.probe import Probe

@@ -1,4 +1,4 @@
-"""Each sample's leverage on its own logits, and the logits without it.
+"""Each sample's leverage on its own logits.
 
 The leverage is Q_i = (1/n) J_i (G + R)^-1 J_i^T, with J_i the sample's Jacobian, G = (1/n) sum J_i^T Lambda_i J_i and
 a ridge R on the mean loss. It comes in several forms, each the cheapest for some shapes. Probabilities p and logits f
@@ -9,15 +9,13 @@ classes all Q are more than memory holds: they are made for some samples at a ti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 MOST_NUMBERS = 2**20  # in the Q of the samples that go together; a dozen such tensors are held at once
 GRAM_BLOCK = 2**25  # numbers of a Jacobian that are in float64 at once
-SURE = 0.9  # below it, the sum of a sample's leverages stands for the largest of them
 
 
 class Blocks(Protocol):
@@ -25,16 +23,6 @@ class Blocks(Protocol):
 
     def __getitem__(self, rows: slice, /) -> Tensor:
         """Q of these samples, shape (rows, classes, classes)."""
-
-
-class LeftOut(NamedTuple):
-    """Logits as if each sample had been left out, and the largest leverage of each, in [0, 1).
-
-    Where the sum of a sample's leverages is below `SURE`, the leverage is that sum: it bounds the largest from above.
-    """
-
-    logits: Tensor
-    leverage: Tensor
 
 
 @dataclass(frozen=True)
@@ -195,7 +183,7 @@ def weight_blocks(jacobian: Tensor, probabilities: Tensor, ridge: float) -> Weig
     step = _together(by_sample)
     hessian = probabilities.new_zeros(jacobian.shape[1], jacobian.shape[1])
     for rows, p in zip(by_sample.split(step), probabilities[:, :, None].split(step), strict=True):
-        half = _factor_transposed(p, rows).flatten(0, 1)
+        half = factor_transposed(p, rows).flatten(0, 1)
         hessian.addmm_(half.T, half, alpha=1 / count)
     hessian.diagonal().add_(ridge)
     return WeightBlocks(by_sample, torch.linalg.cholesky(hessian))
@@ -212,7 +200,7 @@ def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
     size = count * classes
 
     def half(matrix: Tensor) -> Tensor:
-        return _factor_transposed(probabilities[:, :, None], matrix.reshape(count, classes, -1)).reshape(size, -1)
+        return factor_transposed(probabilities[:, :, None], matrix.reshape(count, classes, -1)).reshape(size, -1)
 
     right = half(gram)  # B^T Theta
     kernel = half(right.T)  # B^T Theta B
@@ -225,53 +213,6 @@ def dual_blocks(gram: Tensor, probabilities: Tensor, ridge: float) -> Tensor:
     return (own - explained) / (count * ridge)
 
 
-def _factor_transposed(p: Tensor, columns: Tensor) -> Tensor:
+def factor_transposed(p: Tensor, columns: Tensor) -> Tensor:
     """B^T of every sample, with B B^T = Lambda, times columns; shapes (samples, classes, ...)."""
     return p.sqrt() * (columns - (p * columns).sum(dim=1, keepdim=True))
-
-
-def left_out(logits: Tensor, targets: Tensor, blocks: Blocks) -> LeftOut:
-    """The logits f + Q (I - Lambda Q)^-1 (p - y) of every sample without it, by one Newton step.
-
-    Memory: see `leverage_bytes`. Time: see `leverage_multiplications`.
-    """
-    count, classes = logits.shape
-    # Reserved at once: small results kept between large temporary ones would scatter the memory for good.
-    found = LeftOut(torch.empty_like(logits), logits.new_empty(count))
-    step = _at_once(classes)
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        some = _left_out(logits[rows], targets[rows], blocks[rows])
-        for whole, part in zip(found, some, strict=True):
-            whole[rows] = part
-    return found
-
-
-def leverage_bytes(samples: int, classes: int) -> int:
-    """What `left_out` takes at most, from above: a dozen tensors like the leverages of the samples that go together."""
-    return 8 * 12 * min(samples, _at_once(classes)) * classes**2
-
-
-def leverage_multiplications(samples: int, classes: int) -> float:
-    """What `left_out` takes: as many multiplications take as long as its products, solves and eigenvalues."""
-    return 4.0 * samples * classes**3
-
-
-def _at_once(classes: int) -> int:
-    return max(MOST_NUMBERS // classes**2, 1)
-
-
-def _left_out(logits: Tensor, targets: Tensor, blocks: Tensor) -> LeftOut:
-    probabilities = logits.softmax(dim=1)
-    residuals = probabilities - one_hot(targets, logits.shape[1])
-    p = probabilities[:, :, None]
-    moved = p * (blocks - p.mT @ blocks)  # Lambda Q
-    moved.neg_().diagonal(dim1=1, dim2=2).add_(1)
-    amplified = torch.linalg.solve(moved, residuals[:, :, None])
-    del moved
-    found = logits + (blocks @ amplified)[:, :, 0]
-    kernel = _factor_transposed(p, _factor_transposed(p, blocks).mT)  # B^T Q B
-    leverage = kernel.diagonal(dim1=1, dim2=2).sum(dim=1)
-    unsure = ~(leverage < SURE)
-    leverage[unsure] = torch.linalg.eigvalsh(kernel[unsure])[:, -1]
-    return LeftOut(found, leverage)

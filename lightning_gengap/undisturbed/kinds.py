@@ -12,6 +12,7 @@ from torch import nn
 from lightning_gengap.undisturbed.containers import CONTAINERS
 from lightning_gengap.undisturbed.kind import Kind, is_looked_into, is_users
 from lightning_gengap.undisturbed.objects import FUNCTIONS, SCRIPT, has_attributes, object_kind
+from lightning_gengap.undisturbed.tables import TABLE, is_table
 
 
 def kinds_of(cls: type) -> tuple[Kind, ...]:
@@ -24,6 +25,8 @@ def kinds_of(cls: type) -> tuple[Kind, ...]:
         return (object_kind(cls),) if is_users(cls) else ()
     if issubclass(cls, torch.Tensor | type | types.ModuleType | np.generic):
         return ()
+    if is_table(cls):
+        return (object_kind(cls), TABLE)
     for bases, kind in (*CONTAINERS, *FUNCTIONS):
         if issubclass(cls, bases):
             return (kind, object_kind(cls)) if is_users(cls) and has_attributes(cls) else (kind,)

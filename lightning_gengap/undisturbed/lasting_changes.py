@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.undisturbed.guard import undisturbed
+from lightning_gengap.undisturbed.places import bytes_of, memory_of
 from lightning_gengap.undisturbed.random_streams import random_streams_kept
 from lightning_gengap.undisturbed.snapshot import Snapshot
-from lightning_gengap.undisturbed.tensors import MOST_COPIED, bytes_of, memory_of
+from lightning_gengap.undisturbed.tensors import MOST_COPIED
 
 Run = Callable[[nn.Module], object]
 

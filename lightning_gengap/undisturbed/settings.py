@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 import sys
 import warnings
@@ -59,6 +60,20 @@ def _set_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
+def _decimals() -> tuple[decimal.Context, dict[str, Any]]:
+    """The context of decimal numbers, and how it is set. Two contexts are never equal."""
+    context = decimal.getcontext()
+    held = {name: getattr(context, name) for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")}
+    return context, held | {"traps": dict(context.traps), "flags": dict(context.flags)}
+
+
+def _set_decimals(before: tuple[decimal.Context, dict[str, Any]]) -> None:
+    context, held = before
+    for name, value in held.items():
+        setattr(context, name, value)
+    decimal.setcontext(context)
+
+
 _SETTINGS: tuple[tuple[Callable[[Any], Any], Callable[[], Any]], ...] = (
     (torch.set_default_dtype, torch.get_default_dtype),
     (torch.set_num_threads, torch.get_num_threads),
@@ -72,6 +87,7 @@ _SETTINGS: tuple[tuple[Callable[[Any], Any], Callable[[], Any]], ...] = (
     ),
     (_set_precision, _precision),
     (lambda errors: np.seterr(**errors), np.geterr),
+    (_set_decimals, _decimals),
     (sys.setrecursionlimit, sys.getrecursionlimit),
     (_set_environment, lambda: dict(os.environ)),
 )

@@ -14,7 +14,8 @@ from lightning_gengap.undisturbed.global_variables import called_functions
 from lightning_gengap.undisturbed.kind import Kind, Shared, belongs_to_others
 from lightning_gengap.undisturbed.kinds import kinds_of
 from lightning_gengap.undisturbed.objects import CLASS, has_attributes, object_kind, user_classes
-from lightning_gengap.undisturbed.tensors import MOST_COPIED, KeptTensors, memory_of
+from lightning_gengap.undisturbed.places import memory_of
+from lightning_gengap.undisturbed.tensors import MOST_COPIED, KeptTensors
 
 MOST_OBJECTS = 200_000
 _UNCHANGING = frozenset(

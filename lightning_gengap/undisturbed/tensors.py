@@ -13,15 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.undisturbed.places import PLAIN, Place, extent_of, is_plain, parts_of, place_of
+
 MOST_COPIED = 256 * 2**20  # bytes of the parameters, and of all other tensors that are no buffers
 
-_SPARSE: dict[torch.layout, tuple[str, ...]] = {
-    torch.sparse_coo: ("_indices", "_values"),
-    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
-    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
-}
 _COMPRESSED: dict[torch.layout, Callable[..., Tensor]] = {
     torch.sparse_csr: torch.sparse_csr_tensor,
     torch.sparse_bsr: torch.sparse_bsr_tensor,
@@ -29,13 +24,9 @@ _COMPRESSED: dict[torch.layout, Callable[..., Tensor]] = {
     torch.sparse_bsc: torch.sparse_bsc_tensor,
 }
 
-Place = tuple[Any, ...]
 Told = Callable[[str, Exception], None]
 
 _JOINED = 2**20  # bytes of a piece up to which pieces are copied and compared together, in one operation
-_PLAIN = (Tensor, nn.Parameter)
-_FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
-_AS_BYTES = _FLOATS | {torch.int64, torch.int32, torch.uint8, torch.bool}
 
 
 class _Kept(NamedTuple):
@@ -117,11 +108,11 @@ class KeptTensors:
         """Keep a tensor: with its bytes, or only watched."""
         kind, lazy = type(tensor), nn.parameter.is_lazy(tensor)
         alias = tensor.data if lazy else tensor.detach()
-        plain = kind in _PLAIN and _is_plain(alias)
-        parts = (alias,) if plain else tuple(part.detach() for part in _parts(alias))
+        plain = kind in PLAIN and is_plain(alias)
+        parts = (alias,) if plain else tuple(part.detach() for part in parts_of(alias))
         gradient = tensor.grad if tensor.is_leaf else None
         version = None if copied or tensor.is_inference() else tensor._version
-        place = None if plain else _place(alias)
+        place = None if plain else place_of(alias)
         self._kept.append(_Kept(tensor, kind, alias, parts, place, tensor.requires_grad, gradient, version))
         for part in parts if copied else ():
             self._cover(part)
@@ -131,10 +122,10 @@ class KeptTensors:
         if part.device.type == "meta":
             return
         size = storage.nbytes()
-        if _is_plain(part) and part.is_contiguous() and part.nbytes == size:
+        if is_plain(part) and part.is_contiguous() and part.nbytes == size:
             self._memories[storage._cdata] = _Memory(storage, size, 0, size, part)
             return
-        start, end = _extent(part)
+        start, end = extent_of(part)
         known = self._memories.setdefault(storage._cdata, _Memory(storage, size, start, end, None))
         known.start, known.end = min(known.start, start), max(known.end, end)
 
@@ -196,7 +187,7 @@ def _restore_object(kept: _Kept) -> None:
     elif kept.place is None:
         if not tensor.is_set_to(kept.alias):
             tensor.data = kept.alias
-    elif _place(tensor) != kept.place:
+    elif place_of(tensor) != kept.place:
         tensor.data = _rebuilt(kept, bool(kept.place[-1]))
     if tensor.requires_grad != kept.requires_grad and tensor.is_leaf:
         tensor.requires_grad_(kept.requires_grad)
@@ -217,51 +208,6 @@ def _rebuilt(kept: _Kept, coalesced: bool) -> Tensor:
     return alias
 
 
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The plain tensors that hold the values of a tensor."""
-    if nn.parameter.is_lazy(tensor):
-        return ()
-    if tensor.layout in _SPARSE:
-        return tuple(getattr(tensor, name)() for name in _SPARSE[tensor.layout])
-    if hasattr(tensor, "__tensor_flatten__"):
-        return tuple(part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name)))
-    if tensor.is_nested:
-        return (tensor.values(),)
-    return (tensor,)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor lies on its storage as its type and strides say."""
-    strided = tensor.layout == torch.strided and not tensor.is_nested
-    return strided and tensor.dtype in _AS_BYTES and not tensor.is_meta
-
-
-def _place(tensor: Tensor) -> Place:
-    """Where a tensor lies and how it is laid out; equal for equal places."""
-    if nn.parameter.is_lazy(tensor):
-        return ()
-    places = [
-        (part.untyped_storage()._cdata, part.storage_offset(), part.shape, part.stride(), part.dtype)
-        for part in _parts(tensor)
-    ]
-    if tensor.is_nested:
-        return tuple(places)
-    if tensor.layout == torch.sparse_coo:
-        return (*places, tensor.shape, tensor.is_coalesced())
-    return (*places, tensor.shape)
-
-
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """The first byte of its storage that a tensor may touch, and the one after the last; whole words of eight."""
-    if tensor.numel() == 0:
-        return 0, 0
-    size = tensor.element_size()
-    start = tensor.storage_offset() * size
-    reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    end = start + (reach + 1) * size
-    return start // 8 * 8, min(-(-end // 8) * 8, tensor.untyped_storage().nbytes())
-
-
 def _as_words(flat: Tensor) -> Tensor:
     return flat.view(torch.int64) if len(flat) % 8 == 0 and flat.data_ptr() % 8 == 0 else flat
 
@@ -271,20 +217,3 @@ def _describe(tensor: Any) -> str:
         return f"{type(tensor).__name__} of shape {tuple(tensor.shape)}"
     except Exception:  # an uninitialised tensor has no shape
         return type(tensor).__name__
-
-
-def bytes_of(tensor: Tensor) -> bytes:
-    """The values of a tensor, and nothing of the storage around it."""
-    # Copied first: `numpy` would take from the storage that it can be resized.
-    flat = [part.detach().to("cpu", copy=True).contiguous() for part in _parts(tensor)]
-    return b"".join(part.flatten().view(torch.uint8).numpy().tobytes() for part in flat if part.numel())
-
-
-def memory_of(tensor: Tensor) -> int:
-    """The bytes that a copy of a tensor would take."""
-    if type(tensor) in _PLAIN and _is_plain(tensor) and tensor.is_contiguous():
-        return tensor.nbytes
-    try:
-        return sum(end - start for start, end in map(_extent, _parts(tensor)))
-    except Exception:  # a tensor without a storage of its own
-        return 0

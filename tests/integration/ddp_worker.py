@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
-from lightning_gengap.measures import MEASURES, Measure
+from lightning_gengap.measures import MEASURES
+from lightning_gengap.measures.measure import Measure
 from lightning_gengap.measures.values import Values
 from lightning_gengap.network.probe import Probe
 from tests.lightning_models import (

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lightning_gengap.linalg.left_out import left_out
 from lightning_gengap.linalg.leverage import (
     DenseBlocks,
     dense_blocks,
@@ -14,7 +15,6 @@ from lightning_gengap.linalg.leverage import (
     few_blocks,
     gram_of,
     kronecker_blocks,
-    left_out,
     weight_blocks,
 )
 from tests import networks

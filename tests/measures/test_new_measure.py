@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from lightning_gengap.measures import MEASURED, MEASURES, Measure, scalar_keys
+from lightning_gengap.measures import MEASURED, MEASURES
 from lightning_gengap.measures.key import FUNCTION, Key
 from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures.measure import Measure, scalar_keys
 from lightning_gengap.measures.values import Histogram, Values
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.reference_pages import describe_measure, measures_page

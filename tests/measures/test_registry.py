@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.errors import LogitsError, MeasureError, Undefined
-from lightning_gengap.measures import MEASURES, Measure, compute, derived, get_measure
+from lightning_gengap.measures import MEASURES, compute, derived, get_measure
+from lightning_gengap.measures.measure import Measure
 from lightning_gengap.network.probe import Probe
 from tests import networks
 from tests.probes import probing

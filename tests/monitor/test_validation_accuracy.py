@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import classification as metrics
 
-from lightning_gengap.monitor.validation_accuracy import Figure, Refusal, Validation, ValidationAccuracy, find_key, read
+from lightning_gengap.monitor.logged_figures import Figure
+from lightning_gengap.monitor.validation_accuracy import Refusal, Validation, ValidationAccuracy, find_key, read
 from tests.lightning_models import (
     CLASSES,
     EXAMPLES,

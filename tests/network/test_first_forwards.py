@@ -102,6 +102,59 @@ def test_logits_of_another_size_do_not_change_the_tolerance() -> None:
         assert first(model, (X, Y)).interaction is None
 
 
+class Amplifying(nn.Linear):
+    """Large logits, in which the rounding of a batch of this size shows."""
+
+    amplified = 1e-3
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = 5e3 * super().forward(x)
+        return logits * (1 + self.amplified * len(x) / COUNT)
+
+
+class Mixed(nn.Linear):
+    """Large logits, each with a small share of the batch's mean."""
+
+    share = 1e-3
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = 5e3 * super().forward(x)
+        return logits + self.share * logits.mean(0)
+
+
+class Overflowing(nn.Linear):
+    """Large logits, of which those of the last samples overflow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = 5e3 * super().forward(x) * (1 + 1e-6 * len(x))
+        return torch.where(x[:, :1] < 90, logits, logits / 0)
+
+
+@pytest.mark.parametrize("size", [COUNT, 6, 2])
+def test_rounding_that_the_network_amplifies_is_no_interaction(size: int) -> None:
+    assert first(Amplifying(6, 3), *in_chunks(size)).interaction is None
+
+
+@pytest.mark.parametrize("size", [COUNT, 6, 2])
+def test_a_small_share_of_other_samples_is_an_interaction_however_large_the_logits_are(size: int) -> None:
+    torch.manual_seed(0)
+    shifted = [(x + 1, y) for x, y in in_chunks(size)]
+    assert first(Mixed(6, 3), *shifted).interaction is not None
+
+
+def test_an_interaction_beside_much_larger_logits_of_another_sample_is_found() -> None:
+    torch.manual_seed(0)
+    inputs = X.clone()
+    inputs[-1] *= 1e5
+    assert first(Mixed(6, 3), (inputs, Y)).interaction is not None
+
+
+def test_logits_that_overflow_say_nothing_of_the_others() -> None:
+    inputs = X.clone()
+    inputs[-1, 0] = 99
+    assert first(Overflowing(6, 3), (inputs, Y)).interaction is None
+
+
 def test_random_outputs_are_no_interaction() -> None:
     class Dropping(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

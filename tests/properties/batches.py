@@ -1,4 +1,4 @@
-"""Data sets of every kind of inputs, the forms that batches take, and the orders in which loaders draw."""
+"""Data sets of every kind of inputs, the forms that batches take, and what loaders draw from."""
 
 from __future__ import annotations
 
@@ -8,22 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    Subset,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from tests.orders import ORDERS, half_of
 from tests.properties.architectures import CLASSES, SHAPES, VOCABULARY, Architecture
-from tests.streams import Stream
 
 EXAMPLES, HELD_OUT = 30, 13
-HALF = list(range(0, EXAMPLES, 2))[::-1]  # in another order than the data
 
 
 class Samples(Dataset[Any]):
@@ -98,19 +88,6 @@ class Collate:
         return FORMS[self.form].make(inputs.transpose(0, 1) if self.time_first else inputs, scales, targets)
 
 
-ORDERS: dict[str, Callable[[Samples], dict[str, Any]]] = {
-    "in order": lambda data: {},
-    "shuffled": lambda data: {"shuffle": True},
-    "own generator": lambda data: {"sampler": RandomSampler(data, generator=torch.Generator().manual_seed(5))},
-    "with replacement": lambda data: {"sampler": RandomSampler(data, replacement=True, num_samples=EXAMPLES)},
-    "subset": lambda data: {"dataset": Subset(data, HALF), "shuffle": True},
-    "random half": lambda data: {"sampler": SubsetRandomSampler(HALF)},
-    "weighted": lambda data: {"sampler": WeightedRandomSampler([float(i % 2 == 0) for i in range(EXAMPLES)], EXAMPLES)},
-    "batch sampler": lambda data: {"batch_sampler": BatchSampler(RandomSampler(data), 7, False), "batch_size": 1},
-    "stream": lambda data: {"dataset": Stream(data)},
-}
-
-
 def trained_on(order: str, batches: int | None, batch_size: int, drop_last: bool) -> list[int] | None:
     """The indices that training draws from; None where they are the first that a stream gives."""
     if order == "stream":
@@ -118,15 +95,14 @@ def trained_on(order: str, batches: int | None, batch_size: int, drop_last: bool
     if order == "in order":
         most = EXAMPLES if batches is None else batches * batch_size
         return list(range(min(most, EXAMPLES - EXAMPLES % batch_size if drop_last else EXAMPLES)))
+    half = half_of(range(EXAMPLES))
     if order == "subset":
-        return HALF
-    return sorted(HALF) if order in ("random half", "weighted") else list(range(EXAMPLES))
+        return half
+    return sorted(half) if order in ("random half", "weighted") else list(range(EXAMPLES))
 
 
 def loader_of(parts: Architecture, form: str, order: str, batch_size: int, drop_last: bool) -> DataLoader[Any]:
     """A loader of the training set."""
     data = Samples(parts)
     how = {"dataset": data, "batch_size": batch_size, "drop_last": drop_last} | ORDERS[order](data)
-    if "batch_sampler" in how:
-        how["drop_last"] = False
     return DataLoader(collate_fn=Collate(form, parts.time_first), **how)

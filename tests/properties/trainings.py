@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from tests.integration.identity.twins import Condition
+from tests.orders import ORDERS
 from tests.properties.architectures import Architecture, architectures
-from tests.properties.batches import FORMS, HELD_OUT, ORDERS, Collate, Samples, loader_of, trained_on
+from tests.properties.batches import FORMS, HELD_OUT, Collate, Samples, loader_of, trained_on
 
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),

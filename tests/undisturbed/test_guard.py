@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import decimal
 import os
 import random
 import signal
@@ -199,7 +200,7 @@ def test_tf32_convolutions_are_switched_off_on_cuda(model: nn.Module, monkeypatc
 
 
 def test_settings_that_a_forward_changes_are_restored(model: nn.Module, interrupted: bool, tmp_path: Path) -> None:
-    before = settings()
+    before, context = settings(), decimal.getcontext()
 
     def change() -> None:
         torch.set_default_dtype(torch.float64)
@@ -211,11 +212,15 @@ def test_settings_that_a_forward_changes_are_restored(model: nn.Module, interrup
         torch.set_float32_matmul_precision("medium")
         np.seterr(over="raise")
         sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+        context.prec, context.rounding, context.traps[decimal.Inexact] = 5, decimal.ROUND_UP, True
+        context.flags[decimal.Rounded] = not context.flags[decimal.Rounded]
+        decimal.setcontext(decimal.Context(prec=7))
         os.environ["MADE_BY_A_FORWARD"] = "1"
         del os.environ["PATH"]
 
     guarded(model, change, interrupted)
     assert settings() == before
+    assert decimal.getcontext() is context
 
 
 def settings() -> list[Any]:
@@ -230,6 +235,7 @@ def settings() -> list[Any]:
         torch.get_float32_matmul_precision(),
         np.geterr(),
         sys.getrecursionlimit(),
+        repr(decimal.getcontext()),
         dict(os.environ),
     ]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gengap.undisturbed import tensors, undisturbed
-from lightning_gengap.undisturbed.tensors import KeptTensors, bytes_of
+from lightning_gengap.undisturbed.places import bytes_of, parts_of
+from lightning_gengap.undisturbed.tensors import KeptTensors
 
 
 class Holder(nn.Module):
@@ -76,7 +77,7 @@ CHANGES: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], Any]]] = {
 
 def seen(tensor: Tensor) -> tuple[Any, ...]:
     shape = None if tensor.is_nested else tuple(tensor.shape)
-    sizes = [part.untyped_storage().nbytes() for part in tensors._parts(tensor)]
+    sizes = [part.untyped_storage().nbytes() for part in parts_of(tensor)]
     return shape, tensor.layout, tensor.dtype, bytes_of(tensor), sizes
 
 

@@ -12,16 +12,8 @@ from lightning_gengap.derivatives.time import require_time
 from lightning_gengap.derivatives.weight_decay import Ridge, ridge_of
 from lightning_gengap.derivatives.weights import trained
 from lightning_gengap.errors import Undefined
-from lightning_gengap.linalg.leverage import (
-    GRAM_BLOCK,
-    Blocks,
-    dual_blocks,
-    gram_of,
-    left_out,
-    leverage_bytes,
-    leverage_multiplications,
-    weight_blocks,
-)
+from lightning_gengap.linalg.left_out import left_out, leverage_bytes, leverage_multiplications
+from lightning_gengap.linalg.leverage import GRAM_BLOCK, Blocks, dual_blocks, gram_of, weight_blocks
 from lightning_gengap.measures.curvature.keys import CHANGING
 from lightning_gengap.measures.curvature.leave_one_out import gap_keys, gaps
 from lightning_gengap.measures.values import Values

@@ -1,50 +1,22 @@
-"""Kinds of training loops, data, optimizers, callbacks and hooks."""
+"""Kinds of steps, optimizers, and arguments of the Trainer and the monitor."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import get_ema_avg_fn
-from torch.utils.data import (
-    BatchSampler,
-    ConcatDataset,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    Subset,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-    default_collate,
-)
 
 from tests.integration.identity.layers import around
 from tests.integration.identity.twins import (
-    BATCH,
-    CLASSES,
-    EXAMPLES,
-    FEATURES,
     Condition,
     Net,
-    loader,
     perceptron,
-    vectors,
 )
-from tests.lightning_models import Iterated
-from tests.streams import Stream
 from tests.tiny_predictors import tiny_predictor
 
 
@@ -149,167 +121,6 @@ class SavesMore(Noisy):
         checkpoint["mine"] = torch.rand(2)
 
 
-# Transfer hooks.
-
-
-class NormsTransferred(Net):
-    def prepare(self) -> None:
-        self.scale = nn.BatchNorm1d(FEATURES, affine=False)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.scale(batch[0]).detach(), batch[1]
-
-
-class CountsTransfers(Net):
-    def prepare(self) -> None:
-        self.register_buffer("seen", torch.zeros(1))
-        self.log_of, self.own = [], torch.Generator().manual_seed(0)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        self.log_of.append(len(batch[0]))
-        return batch
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        self.seen += 1
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        noise = torch.randn(batch[0].shape, generator=self.own).to(batch[0].device)
-        return batch[0] + 0.1 * noise, batch[1]
-
-
-class CountingData(LightningDataModule):
-    """A data module whose transfer hook counts and draws."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transfers, self.own = [0], np.random.default_rng(0)
-
-    def train_dataloader(self) -> Any:
-        return loader()
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        self.transfers[0] += 1
-        return batch[0] + 0.1 * float(self.own.random()) + 0.01 * self.transfers[0], batch[1]
-
-
-# Data.
-
-
-class Augmented(Dataset[Any]):
-    """Noise from all global streams at each read."""
-
-    def __init__(self) -> None:
-        self.inputs, self.targets = vectors().tensors
-
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __getitem__(self, index: int) -> Any:
-        noise = torch.randn(1) + float(np.random.rand()) + random.random()
-        return self.inputs[index] + 0.1 * noise, self.targets[index]
-
-
-class Mapped(Dataset[Any]):
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __getitem__(self, index: int) -> Any:
-        inputs, targets = vectors()[index]
-        return {"x": inputs, "y": targets}
-
-
-class Mapping(Net):
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step((batch["x"], batch["y"]), batch_idx)
-
-
-class OwnBatches(BatchSampler):
-    """Batches of random sizes."""
-
-    def __init__(self) -> None:
-        self.sampler, self.batch_size, self.drop_last = range(EXAMPLES), 4, False
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(EXAMPLES).tolist()
-        while order:
-            size = random.randint(4, 8)
-            yield order[:size]
-            order = order[size:]
-
-    def __len__(self) -> int:
-        return 4
-
-
-def noisy_collate(samples: Any) -> Any:
-    inputs, targets = default_collate(samples)
-    return inputs + 0.1 * torch.randn(1), targets
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(7)
-
-
-# Callbacks.
-
-
-class Careful(Callback):
-    """Draws at the start and end of every step and epoch."""
-
-    def on_train_batch_start(self, trainer: Any, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        module.drawn = torch.rand(1)
-
-    def on_train_epoch_end(self, trainer: Any, module: LightningModule) -> None:
-        module.log("drawn", module.drawn + random.random() + float(np.random.rand()))
-
-
-class Remembers(Callback):
-    """Keeps activations by a forward hook, and logs what it has kept."""
-
-    def __init__(self) -> None:
-        self.kept: list[Tensor] = []
-
-    def on_train_start(self, trainer: Any, module: LightningModule) -> None:
-        module.net[0].register_forward_hook(self.keep)
-
-    def keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.kept.append(output.detach().mean())
-
-    def on_train_epoch_end(self, trainer: Any, module: LightningModule) -> None:
-        module.log("kept", torch.stack(self.kept).sum())
-
-
-class Resets(Callback):
-    """Draws new weights for the head after the first epoch."""
-
-    def on_train_epoch_end(self, trainer: Any, module: LightningModule) -> None:
-        module.net[-1].reset_parameters()
-
-
-class Pruning(Callback):
-    def on_train_epoch_start(self, trainer: Any, module: LightningModule) -> None:
-        nn.utils.prune.random_unstructured(module.net[0], "weight", 0.2)
-
-
-class Split(Net):
-    """With a backbone, for callbacks that thaw it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone, self.net = nn.Sequential(nn.Linear(FEATURES, 6), nn.BatchNorm1d(6)), nn.Linear(6, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.net(torch.relu(self.backbone(inputs)))
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(filter(lambda weight: weight.requires_grad, self.parameters()), 0.1)
-
-
-class Ema(WeightAveraging):
-    def __init__(self) -> None:
-        super().__init__(avg_fn=get_ema_avg_fn(0.9))
-
-
 class Bare(Net):
     """Without logging."""
 
@@ -319,10 +130,6 @@ class Bare(Net):
 
 def noisy(**arguments: Any) -> Condition:
     return Condition(Noisy, **arguments)
-
-
-def on(data: Callable[[], Any], model: Callable[[], LightningModule] = Noisy, **arguments: Any) -> Condition:
-    return Condition(model, data, **arguments)
 
 
 LOOPS: dict[str, Condition] = {
@@ -374,42 +181,7 @@ LOOPS: dict[str, Condition] = {
     "validation with gradients": noisy(validated=True, trainer={"inference_mode": False}),
     "validation every second epoch": noisy(validated=True, trainer={"check_val_every_n_epoch": 2}),
     "sanity check": noisy(validated=True, trainer={"num_sanity_val_steps": 1}),
-    "stochastic weight averaging": noisy(
-        callbacks=lambda: [StochasticWeightAveraging(0.05, swa_epoch_start=1)], trainer={"max_epochs": 3}
-    ),
-    "moving average of the weights": noisy(callbacks=lambda: [Ema()]),
-    "accumulation by schedule": noisy(callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2})]),
-    "early stopping": noisy(callbacks=lambda: [EarlyStopping("loss_epoch", patience=1)]),
-    "backbone thawed": Condition(
-        Split, callbacks=lambda: [BackboneFinetuning(1, train_bn=True, backbone_initial_lr=0.01, verbose=False)]
-    ),
-    "callback that draws": noisy(callbacks=lambda: [Careful()]),
-    "callback that resets": noisy(callbacks=lambda: [Resets()]),
-    "callback with a forward hook": noisy(callbacks=lambda: [Remembers()]),
-    "callback that prunes": Condition(callbacks=lambda: [Pruning()]),
-    "batch norm on transfer": Condition(NormsTransferred),
-    "counts on transfer": Condition(CountsTransfers),
-    "data module that counts on transfer": Condition(data=CountingData),
-    "not shuffled": on(lambda: loader(shuffle=False)),
-    "own generator of the loader": on(lambda: loader(generator=generator())),
-    "last batch dropped": on(lambda: loader(batch_size=7, drop_last=True)),
-    "own batches": on(lambda: DataLoader(vectors(), batch_sampler=OwnBatches())),
-    "weighted": on(lambda: loader(shuffle=False, sampler=WeightedRandomSampler([1.0, 2.0] * 12, EXAMPLES))),
-    "with replacement": on(
-        lambda: loader(shuffle=False, sampler=RandomSampler(vectors(), replacement=True, generator=generator()))
-    ),
-    "some of the indices": on(lambda: loader(shuffle=False, sampler=SubsetRandomSampler(range(20)))),
-    "subset": on(lambda: loader(Subset(vectors(), range(22)))),
-    "concatenated": on(lambda: loader(ConcatDataset([vectors(), vectors()]))),
-    "noise in collation": on(lambda: loader(collate_fn=noisy_collate)),
-    "augmented": on(lambda: loader(Augmented())),
-    "mappings": on(lambda: loader(Mapped()), Mapping),
-    "stream": on(lambda: DataLoader(Stream(vectors(), lambda n: torch.randperm(n).tolist()), batch_size=BATCH)),
-    "list of batches": on(lambda: Iterated(list(loader(shuffle=False)))),
-    "worker": on(lambda: loader(num_workers=1)),
-    "augmented in workers that persist": on(lambda: loader(Augmented(), num_workers=2, persistent_workers=True)),
     "every measure": noisy(monitor={"verbosity": "full"}),
-    "probe data": on(lambda: loader(Augmented()), monitor={"probe_data": vectors()}),
     "named layers": Condition(lambda: Net(perceptron()), monitor={"layers": ["net.0", "net.1"]}),
     "other forward and target": Condition(
         monitor={"forward": lambda module, batch: module(batch[0]), "target": lambda batch: batch[1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import decimal
 import enum
 import functools
 import io
@@ -14,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
@@ -69,6 +71,16 @@ class Written(Net):
         return torch.tensor(0.01 * (self.text.tell() + self.bytes.tell()))
 
 
+class Tabled(Net):
+    def prepare(self) -> None:
+        self.table = pd.DataFrame({"calls": [0.0], "rows": ["x"]})
+
+    def touch(self, inputs: Tensor) -> Tensor:
+        self.table.loc[0, "calls"] += 1
+        self.table.loc[len(self.table)] = [len(inputs), "y"]
+        return torch.tensor(0.01 * float(self.table["calls"].sum()))
+
+
 class Phase(enum.Enum):
     WARM = 1
 
@@ -98,13 +110,15 @@ class CountsElsewhere(Net):
 class Process(Net):
     def prepare(self) -> None:
         os.environ["CALLS_OF_A_FORWARD"] = "0"
+        decimal.getcontext().prec = 28
 
     def touch(self, inputs: Tensor) -> Tensor:
         calls = int(os.environ["CALLS_OF_A_FORWARD"]) + 1
         os.environ["CALLS_OF_A_FORWARD"] = str(calls % 7)
         np.seterr(over="ignore" if calls % 2 else "warn")
+        decimal.getcontext().prec += 1
         torch.set_float32_matmul_precision("highest" if calls % 2 else "high")
-        return torch.tensor(0.1 * calls)
+        return torch.tensor(0.1 * calls + 0.01 * decimal.getcontext().prec)
 
 
 class Told(nn.Module):
@@ -216,8 +230,9 @@ SURROUNDINGS: dict[str, Condition] = {
             "weak container": Weak,
             "text and bytes in memory": Written,
             "enumeration with a state": Enumerated,
+            "table of pandas": Tabled,
             "counter in another module": CountsElsewhere,
-            "environment, errors of numpy, precision": Process,
+            "environment, errors of numpy, precision, decimals": Process,
             "log by other objects, and by the logger": LogsElsewhere,
             "gradients of single samples": PerSample,
             "network mapped over samples": Mapped,

@@ -6,7 +6,7 @@ import sys
 import pytest
 from torch.nn.functional import cross_entropy, nll_loss
 
-from lightning_gengap.linalg.leverage import left_out
+from lightning_gengap.linalg.left_out import left_out
 from lightning_gengap.measures.curvature.network_leave_one_out import affordable, network_leave_one_out
 from tests.derivatives.tasks import small_mlp, task
 from tests.oracles import curvature as oracles

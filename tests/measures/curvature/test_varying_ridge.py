@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from lightning_gengap.derivatives.gauss_newton import dual_curvature
 from lightning_gengap.derivatives.weight_decay import decay_of, ridge_of
 from lightning_gengap.measures.curvature.lanczos_runs import MOST_PRODUCTS, estimated
-from lightning_gengap.measures.curvature.leave_one_out import last_layer, layer_ridge, leave_one_out
+from lightning_gengap.measures.curvature.last_layer import last_layer, layer_ridge
+from lightning_gengap.measures.curvature.leave_one_out import leave_one_out
 from lightning_gengap.measures.curvature.network_leave_one_out import in_metric, network_leave_one_out
 from lightning_gengap.measures.curvature.soft_rank import RIDGES, soft_rank
 from lightning_gengap.measures.curvature.tic import criterion, tic

@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted, mixes_and_copies, same_class_mixes
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.perturbation.perturbation import (
+    flipped_and_shifted,
+    mixes_and_copies,
+    perturbation,
+    same_class_mixes,
+)
+from lightning_gengap.network.layers import Layout
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.samples.batches import read_batch
+from lightning_gengap.samples.calling import default_forward
 from tests import networks
+from tests.network.test_ranks import on_ranks
 from tests.probes import measured
 
 KEYS = [f"perturbation/{name}_accuracy" for name in ("mix", "augment", "noise_0.1", "noise_0.3", "noise_0.6")]
@@ -91,6 +106,29 @@ def test_without_room_for_the_noise_only_the_accuracies_under_noise_are_absent(m
     assert reason.endswith("use fewer samples")
     found = measured("augmentation", model, images, targets)
     assert "changed copies of the images would not fit into memory" in found.absent["augmentation/*"]
+
+
+def test_where_one_of_several_ranks_has_no_room_for_the_noise_none_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = networks.made(networks.mlp).eval(), networks.images(40)
+    targets = networks.mostly_right_targets(model, images)
+    everything = values_of(model, images, targets, chunk=20)
+    batches = tuple(read_batch((images[rows], targets[rows])) for rows in (slice(0, 20), slice(20, 40)))
+    layout, this_thread = Layout.of(model, batches[0], default_forward), threading.local()
+    monkeypatch.setattr(
+        "lightning_gengap.derivatives.memory.available", lambda: 2**14 if this_thread.rank == 1 else None
+    )
+
+    def run(ranks: Ranks) -> Any:
+        this_thread.rank = ranks.rank
+        probe = Probe(model=model, batches=batches, layout=layout, ranks=ranks)
+        with probe.step():
+            return perturbation(probe)
+
+    for rank, values in enumerate(on_ranks(2, run)):
+        absent = values.pop("perturbation/noise_*_accuracy")
+        assert isinstance(absent, Undefined)
+        assert absent.reason.startswith("noise for all images" if rank == 1 else "it does not exist on another rank")
+        assert values == {key: value for key, value in everything.items() if "noise" not in key}
 
 
 @pytest.mark.parametrize("name", ["perturbation", "augmentation", "perturbed_margin", "separability"])
