@@ -13,7 +13,7 @@ from lightning_gengap.errors import DataError
 from lightning_gengap.zoo.files import refuse_overwriting, sorted_out
 
 Backend = Literal["loky", "dask", "ray"]
-Plan = Literal["small", "grids", "wide", "long", "whole", "digits", "tables", "texts", "colour"]
+Plan = Literal["small", "grids", "wide", "long", "whole", "digits", "tables", "texts", "colour", "large_colour"]
 Accelerator = Literal["cpu", "gpu", "auto"]
 
 zoo = typer.Typer(help="Train models, collect their measurements, fit a predictor and report on it.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lightning_gengap.zoo.train.plans.colour import colour_zoo
+from lightning_gengap.zoo.train.plans.colour import colour_zoo, large_colour_zoo
 from lightning_gengap.zoo.train.plans.grids import grid_zoo
 from lightning_gengap.zoo.train.plans.long import long_zoo, whole_zoo
 from lightning_gengap.zoo.train.plans.small import digits_zoo, small_zoo
@@ -26,6 +26,7 @@ PLANS: dict[str, Callable[..., Iterator[Recipe]]] = {
     "tables": table_zoo,
     "texts": text_zoo,
     "colour": colour_zoo,
+    "large_colour": large_colour_zoo,
 }
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lightning_gengap.zoo.train.architectures import ARCHITECTURES
 from lightning_gengap.zoo.train.datasets import CLASS_COUNTS
-from lightning_gengap.zoo.train.plans.schedule import scheduled
+from lightning_gengap.zoo.train.plans.schedule import SNAPSHOTS, scheduled
 from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.task import Task
 
 PLAN, TASKS = "colour", 40
+LARGE_PLAN, LARGE_TASKS, LARGE_EPOCHS = "large_colour", 6, 32
 FAMILIES = ("resnet", "vgg", "vit", "convnext", "mixer")
-_SEED = 14
+_SEED, _LARGE_SEED = 14, 15
 _SIDES = {"cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 # Classes and samples. CIFAR-100 is taken to have 200 images of a class, as the first 20,000 have.
 _KINDS = (
@@ -31,6 +33,14 @@ _KINDS = (
     ("cifar10", 10, 10_000),
     ("cifar100", 40, 4000),
     ("fashion_mnist", 10, 5000),
+)
+_LARGE_KINDS = (
+    ("cifar10", 10, 20_000),
+    ("cifar100", 100, 20_000),
+    ("cifar10", 10, 20_000),
+    ("cifar10", 10, 50_000),
+    ("fashion_mnist", 10, 20_000),
+    ("cifar100", 50, 10_000),
 )
 _TEST = 4000
 _PASSES = {"resnet": 80_000, "vgg": 80_000, "vit": 160_000, "convnext": 120_000, "mixer": 120_000}  # of single samples
@@ -57,18 +67,36 @@ def colour_zoo(tasks: int = TASKS) -> Iterator[Recipe]:
     """
     for number in range(tasks):
         rng = np.random.default_rng([_SEED, number])
-        task = _task(rng, number)
+        task = _task(rng, number, _KINDS, 7000)
         for run in range(len(FAMILIES)):
             yield _run(task, rng, run, number)
 
 
-def _task(rng: np.random.Generator, number: int) -> Task:
-    source, count, samples = _KINDS[number % len(_KINDS)]
+def large_colour_zoo(tasks: int = LARGE_TASKS) -> Iterator[Recipe]:
+    """The same with 10,000 to 50,000 samples and networks of twice the width, for a GPU."""
+    for number in range(tasks):
+        rng = np.random.default_rng([_LARGE_SEED, number])
+        task = _task(rng, number, _LARGE_KINDS, 8000)
+        for run in range(len(FAMILIES)):
+            recipe = _run(task, rng, run, number)
+            every = LARGE_EPOCHS // SNAPSHOTS
+            yield replace(
+                recipe,
+                plan=LARGE_PLAN,
+                width=2 * recipe.width,
+                batch_size=128,
+                epochs=LARGE_EPOCHS,
+                snapshot_every=every,
+            )
+
+
+def _task(rng: np.random.Generator, number: int, kinds: tuple[tuple[str, int, int], ...], seed: int) -> Task:
+    source, count, samples = kinds[number % len(kinds)]
     classes = rng.choice(CLASS_COUNTS[source], size=count, replace=False)
     noise = _NOISE[number // 5 % len(_NOISE)] if number % 5 == 2 else 0.0
     grey = source == "fashion_mnist"
     chosen = tuple(sorted(map(int, classes)))
-    return Task(source, chosen, _SIDES[source], grey, samples, noise, 7000 + number, test_samples=_TEST)
+    return Task(source, chosen, _SIDES[source], grey, samples, noise, seed + number, test_samples=_TEST)
 
 
 def _run(task: Task, rng: np.random.Generator, run: int, number: int) -> Recipe:
@@ -76,7 +104,7 @@ def _run(task: Task, rng: np.random.Generator, run: int, number: int) -> Recipe:
     architecture = ARCHITECTURES[family]
     optimizer = "adamw" if architecture.slow or rng.random() < 0.4 else "sgd"
     usual, strong = _DECAYS[optimizer]
-    augment = bool(rng.random() < 0.5)
+    augment, norm = bool(rng.random() < 0.5), family != "vgg" or bool(rng.random() < 0.7)
     changes = dict(_CHANGES[(len(FAMILIES) * number + run) % len(_CHANGES)])
     if "weight_decay" in changes:
         changes["weight_decay"] = strong
@@ -89,10 +117,10 @@ def _run(task: Task, rng: np.random.Generator, run: int, number: int) -> Recipe:
         family=family,
         width=int(rng.choice([12, 16] if family in ("vit", "mixer", "convnext") else [8, 12])),
         depth=int(rng.choice([1, 2])),
-        norm=family != "vgg" or bool(rng.random() < 0.7),
+        norm=norm,
         augment=augment,
         optimizer=optimizer,
-        learning_rate=_RATES[optimizer][0] if architecture.slow else float(rng.choice(_RATES[optimizer])),
+        learning_rate=_RATES[optimizer][0] if architecture.slow or not norm else float(rng.choice(_RATES[optimizer])),
         cosine=bool(rng.random() < 0.6),
         batch_size=128 if task.train_samples >= 10_000 else 64,
         epochs=epochs,
