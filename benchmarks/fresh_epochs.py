@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor
 from lightning_gengap.zoo.files import append_row, read_rows
-from lightning_gengap.zoo.train.architectures import Shape, vgg
+from lightning_gengap.zoo.train.convolutional_networks import vgg
+from lightning_gengap.zoo.train.shape import Shape
 from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 
 STATUSES = {"fresh": "0", "held": "1", "abstaining": "35"}  # 2 and 4 are failures
