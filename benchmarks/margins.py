@@ -16,7 +16,9 @@ from torch import nn
 from lightning_gengap.measures.margins.margin import logit_gap, margin
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.undisturbed import undisturbed
-from lightning_gengap.zoo.train.architectures import Shape, VisionTransformer, network_in_network
+from lightning_gengap.zoo.train.attention_networks import VisionTransformer
+from lightning_gengap.zoo.train.convolutional_networks import network_in_network
+from lightning_gengap.zoo.train.shape import Shape
 
 CHUNK = 128
 MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {

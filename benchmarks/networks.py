@@ -11,8 +11,9 @@ from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.calling import default_forward
-from lightning_gengap.zoo.train.architectures import ResidualBlock, ResNet, Shape
+from lightning_gengap.zoo.train.convolutional_networks import ResidualBlock, ResNet
 from lightning_gengap.zoo.train.datasets import load
+from lightning_gengap.zoo.train.shape import Shape
 
 
 def dense(classes: int = 10, width: int = 32, inputs: int = 64) -> nn.Module:

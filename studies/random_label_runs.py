@@ -11,8 +11,10 @@ from torch.utils.data import TensorDataset
 
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.randomized_data import corrupted_labels
-from lightning_gengap.zoo.train.architectures import Shape, mlp, vgg
+from lightning_gengap.zoo.train.convolutional_networks import vgg
 from lightning_gengap.zoo.train.datasets import load
+from lightning_gengap.zoo.train.multilayer_perceptrons import mlp
+from lightning_gengap.zoo.train.shape import Shape
 
 FITTED, MOST_EPOCHS, CLASSES = 0.99, 400, 10
 NARROW = 2000  # training samples that the CNN fits with its 64 hidden units

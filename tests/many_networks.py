@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
+from lightning_gengap.zoo.train.architectures import ARCHITECTURES
+from lightning_gengap.zoo.train.shape import Shape
 from tests import networks
 
 PIXELS = 3 * 8 * 8
@@ -84,7 +85,7 @@ def encoder(batch_first: bool = True) -> nn.TransformerEncoder:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    **{f"zoo {name}": zoo(name) for name in ARCHITECTURES},
+    **{f"zoo {name}": zoo(name) for name, one in ARCHITECTURES.items() if one.of != "texts"},
     "linear": networks.linear,
     "one hidden layer": lambda: networks.mlp((16,)),
     "two hidden layers": lambda: networks.mlp((16, 16)),

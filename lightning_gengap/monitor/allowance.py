@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-SHARE = 0.05  # of the training time of an epoch, that the prediction may take at most ...
-FLOOR = 0.5  # ... unless this many seconds are more
+SHARE = 0.048  # of the training time of an epoch, that the prediction may take at most ...
+FLOOR = 0.5  # ... unless this many seconds are more; the rest of 5 % is for what is done at every batch
 RECENT = 5  # prices of which the median is expected next
 
 
@@ -23,11 +23,10 @@ class Budget:
         trained: seconds of training outside the monitor.
         first_price: seconds per sample that the first measurement is expected to take; None if unknown.
         prices: seconds per sample of the last measurements, without optional measures.
-        saved: what earlier epochs allowed, and nobody took since the last measurement; what the last one took too much,
-            if less than 0.
+        saved: what earlier epochs allowed, and nobody took since the last measurement; what was taken too much, if less
+            than 0.
         epoch_trained, epoch_spent: seconds of the present epoch: of training, and of what its allowance has paid for.
         measured: whether anything was measured in the present epoch.
-        forced: whether that had to be, whatever it cost.
     """
 
     share: float | None
@@ -40,7 +39,6 @@ class Budget:
     epoch_trained: float = 0.0
     epoch_spent: float = 0.0
     measured: bool = False
-    forced: bool = False
 
     def train(self, seconds: float) -> None:
         """Training went on for so long."""
@@ -48,14 +46,16 @@ class Budget:
         self.epoch_trained += seconds
 
     def allowance(self, share_of_epoch: float = 1.0) -> float:
-        """Seconds that the prediction may take now: 5 % of this epoch or half a second, whichever is more.
+        """Seconds that the prediction may take now: a share of this epoch or half a second, whichever is more.
 
         Half a second belongs to a whole epoch. What earlier epochs left adds up until it pays for a measurement.
         """
+        return self.saved + self._of_epoch(share_of_epoch) - self.epoch_spent
+
+    def _of_epoch(self, share_of_epoch: float) -> float:
         if self.share is None:
             return math.inf
-        of_epoch = max(min(self.share, SHARE) * self.epoch_trained, FLOOR * share_of_epoch)
-        return self.saved + of_epoch - self.epoch_spent
+        return max(min(self.share, SHARE) * self.epoch_trained, FLOOR * share_of_epoch)
 
     @property
     def left(self) -> float:
@@ -72,25 +72,27 @@ class Budget:
         self.spent += seconds
         self.epoch_spent += seconds
 
-    def pay(self, seconds: float, samples: int, others: float = 0.0, forced: bool = False) -> None:
+    def pay(self, seconds: float, samples: int, others: float = 0.0) -> None:
         """Note the price of a measurement of so many samples; its time is booked where training waits for it.
 
         The allowance does not pay for the `others`, optional measures for which the whole budget pays.
         """
         self.epoch_spent -= others
         self.prices = [*self.prices, seconds / samples][-RECENT:]
-        self.measured, self.forced = True, self.forced or forced
+        self.measured = True
 
     def end_epoch(self) -> None:
         """Begin the next epoch.
 
-        The allowance goes on where nothing was measured. A measurement that took more than it was expected to leaves
-        less to the next one, unless it had to be taken.
+        What nobody took goes on until something is measured. What was taken too much is owed by the next epochs, but no
+        more than this one allowed, and not by a first measurement, whose price nobody knew.
         """
-        left = 0.0 if self.share is None else self.allowance()
-        self.saved = left if not self.measured else 0.0 if self.forced else min(left, 0.0)
+        most = self._of_epoch(1.0)
+        left = max(self.allowance(), -most) if self.share is not None else 0.0
+        is_first = self.measured and len(self.prices) == 1
+        self.saved = left if not self.measured else 0.0 if is_first else min(left, 0.0)
         self.epoch_trained = self.epoch_spent = 0.0
-        self.measured = self.forced = False
+        self.measured = False
 
     @property
     def overhead(self) -> float:

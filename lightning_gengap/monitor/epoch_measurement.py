@@ -37,13 +37,11 @@ class Plan:
         samples: at most so many samples are measured, if that many can be had.
         riders: optional measures that the allowance of the prediction pays for.
         others: optional measures that the rest of the budget pays for.
-        forced: whether it is taken without being paid for, or at an unknown price.
     """
 
     samples: float
     riders: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    forced: bool = False
 
 
 def plan(
@@ -80,14 +78,13 @@ def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterabl
     samples, usual = math.inf, budget.price * sizes[0]
     if usual > allowance:
         samples = allowance / budget.price
-    unpaid = samples < sizes[-1]
-    if unpaid and not must:
-        return None
+        if samples < sizes[-1] and not must:
+            return None
     riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
     others = () if first else schedule.others(budget, riders, usual, last)
     asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
-    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))), unpaid or not state.measured)
+    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))))
 
 
 def measure(
@@ -132,7 +129,7 @@ def measure(
     with contained(state, "taking over the measurement"):
         say_optional_failures(state, measurement, failed, epoch)
         others = sum(measurement.seconds.get(name, 0.0) for name in planned.others)
-        state.budget.pay(measurement.seconds_of_needed, measurement.samples, others, planned.forced)
+        state.budget.pay(measurement.seconds_of_needed, measurement.samples, others)
         take(measurement, state, planned_share(trainer, epochs), epoch, failed, planned.riders)
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement

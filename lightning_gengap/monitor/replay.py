@@ -70,8 +70,8 @@ class Replay:
 
     The step's own outputs are recorded by hooks. Before its backward, the monitor's call is made on a copy of the
     batch in train mode, with copies of the buffers. No state of the training is touched. A step where no module
-    returns anything like logits, or where one waits for other processes, a compiled network and TorchScript are not
-    compared.
+    returns anything like logits, or where one waits for other processes, a compiled network, TorchScript, and on CUDA
+    recurrent layers with dropout are not compared.
 
     Attributes:
         mismatch: what training calls instead, once it is known to differ.
@@ -92,7 +92,7 @@ class Replay:
             return
         self._begun = True
         try:
-            if is_compiled(module) or _waits_for_other_ranks(module):
+            if is_compiled(module) or _waits_for_other_ranks(module) or _draws_in_cudnn(module):
                 return
             self._batch = handed_out(batch)
             self._buffers = {name: buffer.detach().clone() for name, buffer in nn.Module.named_buffers(module)}
@@ -257,6 +257,12 @@ def _nearest(logits: Tensor, outputs: Sequence[Returned]) -> float:
 def _waits_for_other_ranks(module: nn.Module) -> bool:
     """Whether a forward in train mode waits for the other ranks, which may not make it."""
     return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+
+
+def _draws_in_cudnn(module: nn.Module) -> bool:
+    """Whether dropout draws from a stream that only cuDNN knows, and that nobody can set back."""
+    recurrent = (part for part in module.modules() if isinstance(part, nn.RNNBase) and part.dropout > 0)
+    return any(weight.is_cuda for part in recurrent for weight in part.parameters())
 
 
 def _explained(difference: float, call: Called, batch: Any) -> Mismatch:

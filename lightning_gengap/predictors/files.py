@@ -235,7 +235,11 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _folder() -> Any:
-    return resources.files("lightning_gengap.pretrained_predictors")
+    """Where the bundled predictors are: in the package, or beside it in a checkout that is not installed."""
+    try:
+        return resources.files("lightning_gengap.pretrained_predictors")
+    except ModuleNotFoundError:
+        return Path(__file__).parents[2] / "pretrained_predictors"
 
 
 def _version(name: str) -> tuple[str, int]:

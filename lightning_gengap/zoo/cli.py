@@ -13,7 +13,7 @@ from lightning_gengap.errors import DataError
 from lightning_gengap.zoo.files import refuse_overwriting, sorted_out
 
 Backend = Literal["loky", "dask", "ray"]
-Plan = Literal["small", "grids", "wide", "long", "whole", "digits"]
+Plan = Literal["small", "grids", "wide", "long", "whole", "digits", "tables", "texts", "colour", "large_colour"]
 Accelerator = Literal["cpu", "gpu", "auto"]
 
 zoo = typer.Typer(help="Train models, collect their measurements, fit a predictor and report on it.")
@@ -25,7 +25,10 @@ def _checked_processes(number: int) -> int:
     return number
 
 
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of <source>_<split>_{images,labels}.npy.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of <source>_<split>_{images,labels}.npy, <text>.npz and <table>.dat."),
+]
 Processes = Annotated[
     int, typer.Option(callback=_checked_processes, help="At a time; -1 for all that the backend has.")
 ]
@@ -38,7 +41,7 @@ def run(
     data: DataFolder = None,
     plan: Annotated[Plan, typer.Option(help="Which recipes.")] = "small",
     tasks: Annotated[
-        int | None, typer.Option(min=1, help="So many tasks of the plan; by default 50, or all grids.")
+        int | None, typer.Option(min=1, help="So many tasks of the plan; by default all that it has by itself.")
     ] = None,
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the weights of snapshots, for `gengap zoo remeasure`.")

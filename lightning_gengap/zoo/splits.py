@@ -18,6 +18,8 @@ SIBLINGS = {
     "gaussians": _NO_IMAGES,
     "teacher": _NO_IMAGES,
     "breast_cancer": _NO_IMAGES,
+    "optdigits": "digits",  # the same images, as a table
+    "digits_table": "digits",
 }
 FOLDS = 10
 LARGE_SIZES = (16_000, 50_000)

@@ -21,6 +21,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gap.accuracy": (-1, 1),
     "gap.train_accuracy": (0, 1),
     "gap.test_accuracy": (0, 1),
+    "gap.test_accuracy_first_half": (0, 1),
+    "gap.test_accuracy_second_half": (0, 1),
     "gap.clean_test_accuracy": (0, 1),
     "gap.bayes_accuracy": (0, 1),
     "gap.loss": (-math.inf, math.inf),

@@ -18,6 +18,7 @@ def test_trainings_alternate_and_are_not_repeated(
     alone, watched = read_rows(out)
     assert (alone["watched"], watched["watched"]) == ("False", "True")
     assert (len(alone["statuses"]), len(watched["statuses"])) == (0, 2)
+    assert float(alone["in hooks"]) == 0.0 < float(watched["in hooks"]) < float(watched["epochs"])
     assert all(0 < float(row["start"]) + float(row["epochs"]) < float(row["total"]) for row in (alone, watched))
     monkeypatch.setattr(fresh_epochs, "training", None)  # nothing is left to train
     main(["--out", str(out)], TINY)
@@ -28,7 +29,7 @@ def test_trainings_alternate_and_are_not_repeated(
 def test_shares_and_ratios_are_of_pairs_of_trainings():
     def row(number: int, watched: bool, epochs: float, statuses: str) -> dict[str, Any]:
         total = {"start": 2.0 if watched else 1.0, "epochs": epochs, "total": epochs + (2.0 if watched else 1.0)}
-        told = {"statuses": statuses, "overhead": "0.05" if watched else ""}
+        told = {"statuses": statuses, "overhead": "0.05" if watched else "", "in hooks": str(epochs - 4.0)}
         return {"round": str(number), "watched": str(watched)} | {k: str(v) for k, v in total.items()} | told
 
     setting = Setting("made", SETTINGS[0].network, 8, 200, epochs=4, rounds=3)
@@ -44,6 +45,7 @@ def test_shares_and_ratios_are_of_pairs_of_trainings():
         "abstaining": "12 %",
         "other": "12 %",
         "time of the epochs, with / without": "1.375 [1.250, 1.500]",
+        "with the hooks / without them": "1.375 [1.250, 1.500]",
         "start-up (s)": "1.00 [1.00, 1.00]",
         "whole time, with / without": "1.500 [1.400, 1.600]",
         "logged overhead": "0.050",

@@ -32,6 +32,7 @@ from lightning_gengap.undisturbed import undisturbed
 from tests.outcomes import Classifier, different, seed_streams, streams, users
 
 EXAMPLES, CLASSES, SIDE = 320, 4, 12
+REPEATS = 3  # of a plain training, which may repeat itself by chance
 Case = Callable[[str], None]
 CASES: dict[str, Case] = {}
 
@@ -139,7 +140,8 @@ def require_identical(device: str, **options: Any) -> dict[str, Any]:
     shown = watched.pop("monitor")
     plain.pop("monitor")
     changed = different(plain, watched)
-    if changed and different(plain["weights"], trained(device, None, **options)["weights"]):
+    again = (trained(device, None, **options) for _ in range(REPEATS if changed else 0))
+    if any(different(plain["weights"], one["weights"]) for one in again):
         raise NotHereError("the plain training does not repeat itself here")
     assert not changed, f"the monitor changed {changed}"
     assert shown["gengap/status"] == 0, f"the monitor's status is {shown['gengap/status']}"
@@ -159,7 +161,7 @@ def identity_adam(device: str) -> None:
 
 @case("identity: accumulated and clipped gradients")
 def identity_accumulated(device: str) -> None:
-    require_identical(device, accumulate_grad_batches=2, gradient_clip_val=0.5)
+    require_identical(device, accumulate_grad_batches=2, gradient_clip_val=0.5, max_epochs=6)
 
 
 @case("identity: with a validation")

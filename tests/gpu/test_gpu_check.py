@@ -14,7 +14,8 @@ import torch
 from tests.gpu.cases import CASES
 
 ROOT = Path(__file__).parents[2]
-WITHOUT = ("pytest", "sklearn", "pandas", "jinja2", "typer", "joblib", "tensorboard", "wandb")
+LIBRARIES = ("pytest", "sklearn", "pandas", "jinja2", "typer", "joblib", "tensorboard", "wandb")
+WITHOUT = (*LIBRARIES, "lightning_gengap.pretrained_predictors")
 
 
 def checked(folder: Path, *arguments: str, path: Path = ROOT) -> str:

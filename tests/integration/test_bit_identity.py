@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from tests.each_data import each_data
 from tests.lightning_models import (
     EXAMPLES,
     ManualModel,
@@ -21,7 +22,6 @@ from tests.lightning_models import (
     ValidatedModel,
     blobs,
     careless,
-    each_data,
     loader,
     put_measure,
     quiet_trainer,

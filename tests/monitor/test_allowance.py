@@ -15,10 +15,10 @@ from lightning_gengap.monitor.allowance import FLOOR, RECENT, SHARE, Budget
         (Budget(None, epoch_spent=1e6), 1.0, math.inf),
         (Budget(0.05), 1.0, 0.5),
         (Budget(0.001, epoch_trained=9.0), 1.0, 0.5),  # half a second whatever the share is
-        (Budget(0.05, epoch_trained=40.0), 1.0, 2.0),
+        (Budget(0.05, epoch_trained=40.0), 1.0, 1.92),
         (Budget(0.02, epoch_trained=40.0), 1.0, 0.8),
-        (Budget(0.5, epoch_trained=40.0), 1.0, 2.0),  # the rest of a large budget is for optional measures
-        (Budget(0.05, epoch_trained=40.0, saved=3.0), 1.0, 5.0),
+        (Budget(0.5, epoch_trained=40.0), 1.0, 1.92),  # the rest of a large budget is for optional measures
+        (Budget(0.05, epoch_trained=40.0, saved=3.0), 1.0, 4.92),
         (Budget(0.05, epoch_trained=1.0), 0.25, 0.125),  # half a second is for all measurements of an epoch
         (Budget(0.05, epoch_trained=1.0, epoch_spent=0.1), 0.25, 0.025),
         (Budget(0.05, start_up=50.0, spent=9.0), 1.0, 0.5),
@@ -33,9 +33,9 @@ def test_what_nobody_took_adds_up_until_the_next_measurement():
     for _ in range(3):
         budget.train(20.0)
         budget.end_epoch()
-    assert budget.saved == pytest.approx(3.0)
+    assert budget.saved == pytest.approx(3 * SHARE * 20.0)
     budget.train(20.0)
-    assert budget.allowance() == pytest.approx(4.0)
+    assert budget.allowance() == pytest.approx(4 * SHARE * 20.0)
     budget.spend(0.1)
     budget.pay(0.1, 1000)
     budget.end_epoch()
@@ -43,17 +43,17 @@ def test_what_nobody_took_adds_up_until_the_next_measurement():
     assert budget.trained == 80.0
 
 
-def test_a_measurement_that_took_too_much_leaves_less_to_the_next_one_unless_it_was_forced():
-    budget = Budget(0.05)
-    for forced, left in ((False, 0.7), (True, 1.0)):
+def test_what_was_taken_too_much_is_owed_up_to_what_an_epoch_allows_but_not_by_the_first_measurement():
+    budget, allowed = Budget(0.05), SHARE * 20.0
+    for taken, left in ((9.0, allowed), (allowed + 0.3, allowed - 0.3), (9.0, 0.0), (0.0, allowed)):
         budget.train(20.0)
-        budget.spend(1.3 - budget.saved)
-        budget.pay(1.2, 256, forced=forced)
+        if taken:
+            budget.spend(taken)
+            budget.pay(taken, 256)
         budget.end_epoch()
         budget.train(20.0)
         assert budget.allowance() == pytest.approx(left)
-        budget.end_epoch()
-        budget.saved = 0.0
+        budget.epoch_trained = 0.0
 
 
 def test_what_the_whole_budget_pays_for_is_not_booked_on_the_allowance():
@@ -61,7 +61,7 @@ def test_what_the_whole_budget_pays_for_is_not_booked_on_the_allowance():
     budget.train(20.0)
     budget.pay(0.4, 256, others=5.0)
     budget.spend(5.5)
-    assert budget.allowance() == pytest.approx(0.5)
+    assert budget.allowance() == pytest.approx(SHARE * 20.0 - 0.5)
     assert budget.spent == 5.5
 
 

@@ -19,6 +19,7 @@ from lightning_gengap import GapMonitor, measure
 from lightning_gengap.errors import MeasureError
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.network.probe import Probe
+from tests.each_data import each_data
 from tests.lightning_models import (
     Counting,
     Iterated,
@@ -26,7 +27,6 @@ from tests.lightning_models import (
     TinyModel,
     blobs,
     careless,
-    each_data,
     fitted,
     loader,
     put_measure,

@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapEarlyStopping
 from lightning_gengap.errors import DataError, GapError, LogitsError, MeasureError
-from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, loader, quiet_trainer, stream, watched
+from tests.each_data import each_data
+from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, loader, quiet_trainer, watched
 from tests.tiny_predictors import ALWAYS, tiny_monitor
-
-each_data = pytest.mark.parametrize("data", [loader, stream], ids=["indexed", "stream"])
 
 
 class Starts(TinyModel):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.folding_check import checked
 from lightning_gengap.network.layer_graph import Block
-from lightning_gengap.zoo.train.architectures import Shape, mobilenet
+from lightning_gengap.zoo.train.convolutional_networks import mobilenet
+from lightning_gengap.zoo.train.shape import Shape
 from tests import networks
 from tests.probes import probing
 

@@ -17,6 +17,7 @@ from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_varianc
 from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
 from lightning_gengap.zoo.hold_out import Held, hold_out
+from lightning_gengap.zoo.sealed import kept_from_fits, refuse_sealed
 from lightning_gengap.zoo.splits import by_run, by_task
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, check_present
 
@@ -28,10 +29,11 @@ FEWEST_RUNS, FEWEST_TASKS = 20, 5
 def usable(table: Table, specification: Specification) -> Mask:
     """Rows with every feature, and with a train accuracy at which predictors do not abstain.
 
-    With a `grid`, only rows of its runs.
+    With a `grid`, only rows of its runs. What is kept from fits for the sealed part is none of them.
     """
     learned = has_learned(table.numbers("measure.train_accuracy"), table.numbers("measure.classes"))
     present = [np.isfinite(table.numbers(f"measure.{name}")) for name in specification.needs]
+    present.append(~kept_from_fits(table))
     if specification.grid:
         present.append(of_grid(table, specification.grid))
     return np.logical_and.reduce([learned, *present])
@@ -96,7 +98,8 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
 def fitted_at(
     table: Table, specification: Specification, rows: Mask, strengths: Sequence[float], drop_constant: bool = False
 ) -> list[Predictor]:
-    """One predictor for each ridge strength, with an interval of no width."""
+    """One predictor for each ridge strength, with an interval of no width. Sealed rows are refused."""
+    refuse_sealed(table, rows)
     given, regression = regression_of(table, specification, rows, drop_constant)
     bounds = features_of(table, specification.bounds, rows, drop_constant)
     measures = {MEASURED[name].measure for name in specification.needs} - {""}

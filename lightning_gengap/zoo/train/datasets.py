@@ -1,4 +1,4 @@
-"""The data sets behind the tasks: arrays in a directory, what scikit-learn embeds, and synthetic problems."""
+"""The data sets behind the tasks: images, tables and texts in a directory, what packages ship, synthetic problems."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from lightning_gengap.errors import DataError
 from lightning_gengap.zoo.train.synthetic import SYNTHETIC, synthetic_split
+from lightning_gengap.zoo.train.tables import EMBEDDED, KEEL, table_split
+from lightning_gengap.zoo.train.texts import TEXTS, text_split
 
 CLASS_COUNTS = {"cifar10": 10, "cifar100": 100, "fashion_mnist": 10, "digits": 10}  # of the image sources
 Images = tuple[NDArray[Any], NDArray[np.int64]]
@@ -18,12 +20,15 @@ Images = tuple[NDArray[Any], NDArray[np.int64]]
 
 @lru_cache(maxsize=2)
 def load(source: str, split: str, directory: Path | None) -> Images:
-    """The inputs and labels (N,) of one split: uint8 images (N, height, width, channels), or features (N, features).
+    """The inputs and labels (N,) of one split.
+
+    Inputs are uint8 images (N, height, width, channels), features (N, features) or token ids (N, words).
 
     Args:
         source: `digits` (1,197 training and 600 test images, from scikit-learn, split by a fixed seed),
-            `breast_cancer` (380 and 189 rows of a table, from scikit-learn), a name in `SYNTHETIC`, or any other name
-            of which `directory` has the files `<source>_<split>_{images,labels}.npy`.
+            `breast_cancer` (380 and 189 rows of a table, from scikit-learn), a name in `SYNTHETIC`, `tables.EMBEDDED`,
+            `tables.KEEL` or `TEXTS`, or any other name of which `directory` has the files
+            `<source>_<split>_{images,labels}.npy`.
         split: `train` or `test`.
         directory: where the files are; None where no files are needed.
     """
@@ -31,6 +36,10 @@ def load(source: str, split: str, directory: Path | None) -> Images:
         return _embedded(source, split)
     if source in SYNTHETIC:
         return synthetic_split(source, split)
+    if source in EMBEDDED or source in KEEL:
+        return table_split(source, split, directory)
+    if source in TEXTS:
+        return text_split(source, split, directory)
     paths = [Path(directory or ".") / f"{source}_{split}_{part}.npy" for part in ("images", "labels")]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:

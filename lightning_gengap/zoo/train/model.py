@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
@@ -13,35 +15,44 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_gengap.measures.perturbation.perturbation import flipped_and_shifted
-from lightning_gengap.zoo.train.architectures import ARCHITECTURES, Shape
+from lightning_gengap.zoo.train.architectures import ARCHITECTURES
 from lightning_gengap.zoo.train.datasets import CLASS_COUNTS
 from lightning_gengap.zoo.train.recipe import Recipe
+from lightning_gengap.zoo.train.shape import Shape
 from lightning_gengap.zoo.train.task import TaskData, prepare
 
 PRETRAINING_SAMPLES, PRETRAINING_EPOCHS, PRETRAINING_CLASSES = 3000, 8, 20
 
 
 class ZooModel(LightningModule):
-    """A recipe's model for images of so many channels, or so many features, trained on cross-entropy."""
+    """A recipe's model for images of so many channels, or so many features or words, trained on cross-entropy."""
 
-    def __init__(self, recipe: Recipe, channels: int) -> None:
+    def __init__(self, recipe: Recipe, channels: int, vocabulary: int = 0) -> None:
         super().__init__()
         self.recipe = recipe
         task = recipe.task
         hyperparameters = (recipe.width, recipe.depth, recipe.dropout, recipe.norm, recipe.group_norm)
-        self.net = ARCHITECTURES[recipe.family].build(Shape(channels, task.side, task.outputs, *hyperparameters))
+        shape = Shape(channels, task.side, task.outputs, *hyperparameters, vocabulary)
+        self.net = ARCHITECTURES[recipe.family].build(shape)
         self._augmentation = torch.Generator().manual_seed(recipe.seed)
+        self._mixing = np.random.default_rng(recipe.seed)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
         return self.net(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy, on flipped and shifted images if the recipe augments."""
+        """Cross-entropy, on flipped and shifted images if the recipe augments, on mixed ones if it mixes."""
         images, labels = batch
         if self.recipe.augment:
             images = flipped_and_shifted(images, self._augmentation)
-        return cross_entropy(self(images), labels)
+        loss = partial(cross_entropy, label_smoothing=self.recipe.label_smoothing)
+        if not self.recipe.mixup:
+            return loss(self(images), labels)
+        share = self._mixing.beta(self.recipe.mixup, self.recipe.mixup)
+        others = torch.from_numpy(self._mixing.permutation(len(labels))).to(labels.device)
+        logits = self(share * images + (1 - share) * images[others])
+        return share * loss(logits, labels) + (1 - share) * loss(logits, labels[others])
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer, with a cosine schedule if the recipe has one."""
@@ -60,7 +71,7 @@ class ZooModel(LightningModule):
 def fresh_model(recipe: Recipe, data: TaskData, directory: Path | None) -> ZooModel:
     """The recipe's model before the first step. It seeds all random streams, and so determines the training."""
     seed_everything(recipe.seed, verbose=False)
-    model = ZooModel(recipe, data.train_images.shape[1])
+    model = ZooModel(recipe, data.train_images.shape[1], data.vocabulary)
     if recipe.pretrained:
         pretrain(model, directory)
     return model

@@ -19,17 +19,25 @@ def observed_gap(model: torch.nn.Module, data: TaskData, noise: float) -> dict[s
     The test labels are meant to come from the same noisy process as the train labels. They are not corrupted: a share
     `noise` of noisy labels is uniform over the classes, so the expected noisy accuracy is
     (1 - noise) x clean accuracy + noise / classes, and likewise for the loss. The model is in eval mode.
+
+    The accuracy is also given on each half of the test samples, which are taken in turn: on one an epoch is chosen, on
+    the other it is scored.
     """
     train, test = _logits(model, data.train_images), _logits(model, data.test_images)
     train_accuracy = float((train.argmax(1) == data.train_labels).double().mean())
-    clean_accuracy = float((test.argmax(1) == data.test_labels).double().mean())
+    right = (test.argmax(1) == data.test_labels).double()
+    clean_accuracy = float(right.mean())
     uniform_loss = float(-test.log_softmax(1).mean())
-    test_accuracy = (1 - noise) * clean_accuracy + noise / test.shape[1]
+    test_accuracy, first, second = (
+        (1 - noise) * float(part.mean()) + noise / test.shape[1] for part in (right, right[::2], right[1::2])
+    )
     test_loss = (1 - noise) * float(cross_entropy(test, data.test_labels)) + noise * uniform_loss
     train_loss = float(cross_entropy(train, data.train_labels))
     return {
         "gap.train_accuracy": train_accuracy,
         "gap.test_accuracy": test_accuracy,
+        "gap.test_accuracy_first_half": first,
+        "gap.test_accuracy_second_half": second,
         "gap.clean_test_accuracy": clean_accuracy,
         "gap.accuracy": train_accuracy - test_accuracy,
         "gap.loss": test_loss - train_loss,

@@ -24,6 +24,10 @@ class Recipe:
         seed: of the initial weights, the order of the batches and the augmentation.
         pretrained: the network was trained on other classes of the source first; only its last layer starts anew.
         grid: name of the full grid of hyperparameters that the run belongs to; empty for none.
+        plan: name of the plan of the third zoo that the run belongs to; empty for the plans before it.
+        mixup: inputs and labels of two samples are mixed, in shares from a Beta distribution with this parameter (Zhang
+            et al. 2018, arXiv 1710.09412); 0 for no mixing. Texts cannot be mixed.
+        label_smoothing: share of every label that is spread over all classes.
     """
 
     task: Task
@@ -44,6 +48,9 @@ class Recipe:
     group_norm: bool = False
     pretrained: bool = False
     grid: str = ""
+    plan: str = ""
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
 
     @property
     def key(self) -> str:

@@ -1,4 +1,4 @@
-"""A task: a data set, some of its classes, a rendering, a train size and a share of noisy labels."""
+"""A task: a data set, some of its classes, a rendering, sizes and a share of noisy labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lightning_gengap.zoo.train.datasets import load
 from lightning_gengap.zoo.train.synthetic import bayes_accuracy
-
-MOST_TEST = 2000
+from lightning_gengap.zoo.train.texts import TEXTS, vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Task:
             fall geometrically.
         coarse: images are averaged to coarse x coarse pixels and enlarged again; 0 leaves them as they are.
         rotated: each image is turned by a random multiple of 90 degrees.
+        test_samples: how many are drawn from the test split; all there are if it has fewer.
     """
 
     source: str
@@ -47,6 +47,7 @@ class Task:
     imbalance: float = 1.0
     coarse: int = 0
     rotated: bool = False
+    test_samples: int = 2000
 
     @property
     def outputs(self) -> int:
@@ -56,11 +57,12 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Standardised images (N, channels, side, side), or features (N, features), and labels (N,).
+    """Standardised images (N, channels, side, side) or features (N, features), or token ids (N, words); labels (N,).
 
     Attributes:
         test_labels: clean, whatever the task's noise.
         bayes_accuracy: the best test accuracy that any classifier can have; NaN where it is unknown.
+        vocabulary: of texts, the number of token ids; 0 for other inputs.
     """
 
     train_images: Tensor
@@ -68,24 +70,35 @@ class TaskData:
     test_images: Tensor
     test_labels: Tensor
     bayes_accuracy: float = math.nan
+    vocabulary: int = 0
 
 
 def prepare(task: Task, directory: Path | None) -> TaskData:
-    """Draw, render, standardise and corrupt the task's data."""
+    """Draw, render, standardise and corrupt the task's data. Token ids stay as they are."""
     rng = np.random.default_rng(task.seed)
     train_images, train_labels = _split(task, "train", task.train_samples, directory, rng)
-    test_images, test_labels = _split(task, "test", MOST_TEST, directory, rng)
-    pooled = (0, 2, 3) if train_images.ndim == 4 else (0,)
-    mean, deviation = train_images.mean(dim=pooled, keepdim=True), train_images.std(dim=pooled, keepdim=True)
+    test_images, test_labels = _split(task, "test", task.test_samples, directory, rng)
+    if train_images.is_floating_point():
+        train_images, test_images = _standardised(train_images, test_images)
     redrawn = torch.from_numpy(rng.random(len(train_labels)) < task.noise)
     random_labels = torch.from_numpy(rng.integers(0, task.outputs, len(train_labels)))
     return TaskData(
-        (train_images - mean) / deviation,
+        train_images,
         torch.where(redrawn, random_labels, train_labels),
-        (test_images - mean) / deviation,
+        test_images,
         test_labels,
         bayes_accuracy(task.source),
+        vocabulary(directory, task.source) if task.source in TEXTS else 0,
     )
+
+
+def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both by mean and deviation of the first: of each feature, or of each channel. What is constant there is zero."""
+    pooled = (0, 2, 3) if train.ndim == 4 else (0,)
+    mean, deviation = train.mean(dim=pooled, keepdim=True), train.std(dim=pooled, keepdim=True)
+    varies = deviation > 0
+    deviation = torch.where(varies, deviation, torch.ones_like(deviation))
+    return tuple(torch.where(varies, (part - mean) / deviation, 0.0) for part in (train, test))  # type: ignore[return-value]
 
 
 def _split(
@@ -101,7 +114,7 @@ def _split(
     values = torch.from_numpy(np.ascontiguousarray(images[chosen]))
     targets = torch.from_numpy(relabel[labels[chosen]])
     if values.ndim == 2:
-        return values.float(), targets
+        return (values if task.source in TEXTS else values.float()), targets
     pixels = values.permute(0, 3, 1, 2).float() / 255
     if task.grey:
         pixels = pixels.mean(dim=1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class Script(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
         self.count += 1
-        self.average = self.average + inputs.detach().mean()
+        self.average = self.average.to(inputs.device) + inputs.detach().mean()
         return self.norm(inputs) * (1 + 0.01 * self.calls) + self.average
 
 
@@ -156,6 +157,7 @@ MODULES: dict[str, Build] = {
     "RNN": lambda: Recurrent(nn.RNN),
     "LSTM": lambda: Recurrent(nn.LSTM),
     "GRU": lambda: Recurrent(nn.GRU),
+    "LSTM with dropout": lambda: Recurrent(partial(nn.LSTM, num_layers=2, dropout=0.3)),
     "transformer": transformer,
     "spectral norm": lambda: around(parametrizations.spectral_norm(nn.Linear(6, 6))),
     "spectral norm by hooks": lambda: around(nn.utils.spectral_norm(nn.Linear(6, 6))),

@@ -41,7 +41,8 @@ class CountsTransfers(Net):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return batch[0] + 0.1 * torch.randn(batch[0].shape, generator=self.own), batch[1]
+        noise = torch.randn(batch[0].shape, generator=self.own).to(batch[0].device)
+        return batch[0] + 0.1 * noise, batch[1]
 
 
 class CountingData(LightningDataModule):

@@ -28,7 +28,7 @@ class Noisy(Net):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         noise = 0.1 * torch.randn(1) + 0.1 * float(np.random.rand()) + 0.1 * random.random()
-        return super().training_step((batch[0] + noise, batch[1]), batch_idx)
+        return super().training_step((batch[0] + noise.to(batch[0].device), batch[1]), batch_idx)
 
 
 # Optimizers and schedulers.

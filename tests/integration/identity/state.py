@@ -150,7 +150,7 @@ class OwnDropout(nn.Module):
         self.generator = torch.Generator().manual_seed(0)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * (torch.rand(inputs.shape, generator=self.generator) > 0.2)
+        return inputs * (torch.rand(inputs.shape, generator=self.generator) > 0.2).to(inputs.device)
 
 
 class GlobalStreams(Net):
@@ -172,7 +172,7 @@ class HiddenModules(Net):
         self.hidden = [nn.BatchNorm1d(FEATURES, momentum=0.5)]
 
     def touch(self, inputs: Tensor) -> Tensor:
-        return self.hidden[0](inputs).detach()[:, :CLASSES]
+        return self.hidden[0].to(inputs.device)(inputs).detach()[:, :CLASSES]
 
 
 class EmaCopy(Net):
@@ -182,6 +182,7 @@ class EmaCopy(Net):
         self.ema = [weight.detach().clone() for weight in self.net.parameters()]
 
     def touch(self, inputs: Tensor) -> Tensor:
+        self.ema[:] = [average.to(inputs.device) for average in self.ema]
         for average, weight in zip(self.ema, self.net.parameters(), strict=True):
             average.lerp_(weight.detach(), 0.1)
         return self.ema[0].mean()

@@ -58,7 +58,7 @@ class Net(Classifier):
     def forward(self, inputs: Tensor) -> Tensor:
         extra = self.touch(inputs)
         logits = self.net(inputs)
-        return logits if extra is None else logits + extra
+        return logits if extra is None else logits + extra.to(logits.device)
 
 
 @dataclass

@@ -36,3 +36,13 @@ def test_expected_noisy_accuracy_agrees_with_really_corrupted_test_labels():
     assert gap["gap.loss"] + torch.nn.functional.cross_entropy(logits.float(), labels).item() == pytest.approx(
         loss, abs=0.03
     )
+
+
+def test_halves_of_the_test_samples_are_taken_in_turn_and_told_as_the_whole_is():
+    labels = torch.tensor([0, 1, 0, 1, 0])
+    right_at_even_places = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0, 0]), 2).float()
+    data = TaskData(right_at_even_places, labels, right_at_even_places, labels)
+    gap = observed_gap(torch.nn.Identity(), data, 0.4)
+    assert gap["gap.test_accuracy_first_half"] == pytest.approx(0.6 + 0.2)
+    assert gap["gap.test_accuracy_second_half"] == pytest.approx(0.2)
+    assert gap["gap.test_accuracy"] == pytest.approx(0.6 * 3 / 5 + 0.2)

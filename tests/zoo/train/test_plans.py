@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from lightning_gengap.zoo.train.architectures import ARCHITECTURES
-from lightning_gengap.zoo.train.plans import PLANS, planned, wide
+from lightning_gengap.zoo.train.plans import PLANS, planned, tables, wide
 from lightning_gengap.zoo.train.plans.grids import COPIES, GRIDS
 from lightning_gengap.zoo.train.plans.long import SNAPSHOTS
 from lightning_gengap.zoo.train.plans.small import RUNS_PER_TASK, TASKS
@@ -18,7 +18,13 @@ RECORDED = {
     "long": (400, "27d27881fc140506"),
     "whole": (16, "99711402ef8f436a"),
     "grids": (96, "6af33d47dcdac663"),
+    "tables": (192, ""),
+    "texts": (128, ""),
+    "colour": (200, ""),
+    "large_colour": (30, ""),
 }
+RUNS = {name: RUNS_PER_TASK for name in PLANS} | {"grids": 16, "tables": 4, "texts": 4, "colour": 5, "large_colour": 5}
+THIRD = ("tables", "texts", "colour", "large_colour")
 FAMILIES = {"cnn", "vgg", "resnet", "mlp", "vit", "mobilenet"}  # of the committed runs
 
 
@@ -46,7 +52,7 @@ def test_plans_have_the_recipes_of_the_committed_runs_all_distinct(name: str):
 @pytest.mark.parametrize("name", PLANS)
 def test_a_longer_plan_begins_like_a_shorter_one(name: str):
     shorter = planned(name, 2)
-    assert len(shorter) == 2 * (16 if name == "grids" else RUNS_PER_TASK)
+    assert len(shorter) == 2 * RUNS[name]
     assert shorter == planned(name)[: len(shorter)]
 
 
@@ -111,3 +117,49 @@ def test_grids_are_full_in_two_copies():
         cells = Counter((*(getattr(run, axis) for axis in grid.axes), run.seed) for run in runs)
         assert set(cells.values()) == {1}
         assert len(cells) == len(COPIES) * 2**3
+
+
+@pytest.mark.parametrize("name", THIRD)
+def test_runs_of_the_third_zoo_have_sixteen_snapshots_a_plan_and_families_of_their_inputs(name: str):
+    kind = {"tables": "vectors", "texts": "texts"}.get(name, "images")
+    for recipe in planned(name):
+        assert recipe.epochs == 16 * recipe.snapshot_every
+        assert recipe.plan == name
+        assert ARCHITECTURES[recipe.family].of == kind
+        assert not (recipe.mixup and name == "texts")
+        assert recipe.task.test_samples == 4000
+
+
+@pytest.mark.parametrize(("name", "sources"), [("tables", 16), ("texts", 4), ("colour", 3)])
+def test_the_third_zoo_is_balanced_wherever_it_is_cut(name: str, sources: int):
+    recipes = planned(name)
+    families = {recipe.family for recipe in recipes}
+    for end in range(len(recipes) // 4, len(recipes), 7):
+        begun = recipes[:end]
+        assert len({recipe.task.source for recipe in begun}) >= min(sources, end // RUNS[name])
+        counts = Counter(recipe.family for recipe in begun)
+        assert set(counts) == families
+        assert max(counts.values()) <= 1.3 * min(counts.values())
+        assert 0.12 < sum(recipe.task.noise > 0 for recipe in begun) / end < 0.45
+        plain = sum(not (r.dropout or r.mixup or r.label_smoothing or r.weight_decay >= 0.3) for r in begun)
+        assert 0.4 < plain / end < 0.9
+
+
+def test_every_table_has_clean_and_noisy_tasks_and_the_whole_table_first():
+    recipes = planned("tables")
+    noisy = Counter(recipe.task.source for recipe in recipes if recipe.task.noise)
+    assert set(noisy.values()) == {4}
+    assert len(noisy) == 16
+    for recipe in recipes[: 16 * RUNS["tables"]]:
+        assert recipe.task.train_samples == min(tables.SOURCES[recipe.task.source][1], 4000)
+
+
+def test_colour_images_come_augmented_and_not_mixed_smoothed_pretrained_and_in_all_sizes():
+    recipes = planned("colour")
+    sizes = {recipe.task.train_samples for recipe in recipes}
+    assert (min(sizes), max(sizes)) == (2000, 10_000)
+    assert 0.35 < sum(recipe.augment for recipe in recipes) / len(recipes) < 0.65
+    assert sum(recipe.mixup > 0 for recipe in recipes) >= 10
+    assert sum(recipe.label_smoothing > 0 for recipe in recipes) >= 10
+    assert sum(recipe.pretrained for recipe in recipes) >= 10
+    assert {(r.task.source, r.task.side) for r in recipes} == {("cifar10", 32), ("cifar100", 32), ("fashion_mnist", 28)}

@@ -8,6 +8,7 @@ import torch
 
 from lightning_gengap.errors import DataError
 from lightning_gengap.zoo.train.task import Task, prepare
+from tests.zoo.train.recipes import write_texts
 
 DIGITS = Task("digits", tuple(range(10)), 8, True, 1100, 0.0, seed=3)
 
@@ -66,3 +67,40 @@ def test_tabular_and_synthetic_tasks_are_standardised_features():
 def test_missing_files_say_what_is_expected(tmp_path: Path):
     with pytest.raises(DataError, match="Pass --data DIRECTORY"):
         prepare(Task("cifar10", (0, 1), 16, False, 100, 0.0, 0), tmp_path)
+
+
+def test_so_many_test_samples_are_drawn_as_the_task_says():
+    fewer, all_of_them = prepare(replace(DIGITS, test_samples=100), None), prepare(DIGITS, None)
+    assert len(fewer.test_labels) == 100
+    assert len(all_of_them.test_labels) == 600
+    assert torch.equal(fewer.train_images, all_of_them.train_images)
+
+
+def test_a_column_that_is_constant_in_training_is_zero_everywhere(tmp_path: Path):
+    lines = [f"{k}, {int(k == 19)}, {'a' if k % 2 else 'b'}" for k in range(20)]  # row 19 is one of the tests
+    (tmp_path / "titanic.dat").write_text("\n".join(lines))
+    data = prepare(Task("titanic", (0, 1), 1, True, 3, 0.0, 0), tmp_path)
+    both = torch.cat([data.train_images, data.test_images])
+    assert both.isfinite().all()
+    constant = data.train_images.std(dim=0) == 0
+    assert both[:, constant].eq(0).all()
+
+
+def test_noise_redraws_labels_of_tables_and_texts_as_of_images(tmp_path: Path):
+    write_texts(tmp_path)
+    for source in ("wine", "sst2"):
+        task = Task(source, (0, 1), 1, True, 1000, 0.0, seed=2)
+        before, after = prepare(task, tmp_path), prepare(replace(task, noise=1.0), tmp_path)
+        changed = (before.train_labels != after.train_labels).double().mean().item()
+        assert changed == pytest.approx(0.5, abs=0.2)
+        assert torch.equal(before.train_images, after.train_images)
+        assert torch.equal(before.test_labels, after.test_labels)
+
+
+def test_texts_stay_token_ids_with_the_number_of_ids_beside_them(tmp_path: Path):
+    write_texts(tmp_path)
+    data = prepare(Task("sst2", (0, 1), 1, True, 20, 0.0, seed=2), tmp_path)
+    assert data.train_images.dtype == torch.int64
+    assert data.vocabulary > int(data.train_images.max()) >= 2
+    assert data.vocabulary > int(data.test_images.max())
+    assert prepare(DIGITS, None).vocabulary == 0
