@@ -1,8 +1,9 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from lightning_gengap.zoo.train import model
 from lightning_gengap.zoo.train.model import ZooModel, pretrain
@@ -23,54 +24,50 @@ def test_a_pretrained_start_keeps_all_but_the_last_layer(monkeypatch: pytest.Mon
     assert all(same[name] for name in list(same)[-2:])
 
 
-def step(**changes: object) -> tuple[float, torch.Tensor]:
-    """The loss of a first step on eight digits of two classes, and the gradient of the first weight."""
+IMAGES, LABELS = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
+
+
+def fresh(**changes: object) -> ZooModel:
     torch.manual_seed(0)
-    one = ZooModel(replace(small(), family="mlp", norm=False, dropout=0.0, augment=False, **changes), 1)
-    generator = torch.Generator().manual_seed(1)
-    images, labels = torch.randn(8, 1, 8, 8, generator=generator), torch.arange(8) % 2
-    loss = one.training_step((images, labels), 0)
-    loss.backward()
-    return loss.item(), next(one.parameters()).grad.clone()
+    return ZooModel(replace(small(), family="mlp", norm=False, dropout=0.0, augment=False, **changes), 1)
 
 
-def test_smoothed_labels_are_those_of_torch():
-    plain, smooth = step(), step(label_smoothing=0.1)
-    assert smooth[0] > plain[0] * 0.5
-    assert smooth[0] != plain[0]
-    torch.manual_seed(0)
-    one = ZooModel(replace(small(), family="mlp", norm=False, dropout=0.0, augment=False), 1)
-    images, labels = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
-    expected = torch.nn.functional.cross_entropy(one(images), labels, label_smoothing=0.1)
-    assert smooth[0] == expected.item()
+def loss_of(model: ZooModel) -> torch.Tensor:
+    return model.training_step((IMAGES, LABELS), 0)
 
 
-def test_mixing_shares_of_one_and_itself_is_no_mixing(monkeypatch: pytest.MonkeyPatch):
-    class Nothing:
-        def beta(self, a: float, b: float) -> float:
-            assert (a, b) == (0.2, 0.2)
-            return 0.25
+@dataclass
+class Drawn:
+    """Stands for the generator of a model's mixes: the same share, and the samples in this order."""
 
-        def permutation(self, count: int) -> np.ndarray:
-            return np.arange(count)
+    share: float
+    order: list[int]
 
-    plain, mixed = step(), step(mixup=0.2)
-    assert mixed[0] != plain[0]
-    assert step(mixup=0.2)[0] == mixed[0]
-    monkeypatch.setattr(model.np.random, "default_rng", lambda seed: Nothing())
-    same = step(mixup=0.2)
-    assert same[0] == pytest.approx(plain[0], rel=1e-6)
-    torch.testing.assert_close(same[1], plain[1])
+    def beta(self, first: float, second: float) -> float:
+        assert first == second == 0.2
+        return self.share
+
+    def permutation(self, count: int) -> np.ndarray:
+        assert count == len(self.order)
+        return np.array(self.order)
 
 
-def test_the_loss_of_a_mix_has_each_label_in_its_share(monkeypatch: pytest.MonkeyPatch):
-    class Exchanged:
-        def beta(self, a: float, b: float) -> float:
-            return 0.0
+def test_labels_are_smoothed_as_torch_does():
+    expected = cross_entropy(fresh()(IMAGES), LABELS, label_smoothing=0.1)
+    assert torch.equal(loss_of(fresh(label_smoothing=0.1)), expected)
+    assert not torch.equal(loss_of(fresh()), expected)
 
-        def permutation(self, count: int) -> np.ndarray:
-            return np.arange(count)[::-1].copy()
 
-    plain = step()
-    monkeypatch.setattr(model.np.random, "default_rng", lambda seed: Exchanged())
-    assert step(mixup=0.2)[0] == pytest.approx(plain[0], rel=1e-6)  # the same samples in another order
+def test_a_mix_counts_each_label_in_its_share():
+    order = [1, 0, 3, 2, 5, 4, 7, 6]
+    one = fresh(mixup=0.2)
+    one._mixing = Drawn(0.75, order)  # type: ignore[assignment]
+    logits = one(0.75 * IMAGES + 0.25 * IMAGES[order])
+    expected = 0.75 * cross_entropy(logits, LABELS) + 0.25 * cross_entropy(logits, LABELS[order])
+    torch.testing.assert_close(loss_of(one), expected)
+
+
+def test_mixes_are_drawn_by_the_seed_of_the_run():
+    assert torch.equal(loss_of(fresh(mixup=0.2)), loss_of(fresh(mixup=0.2)))
+    assert not torch.equal(loss_of(fresh(mixup=0.2)), loss_of(fresh()))
+    assert not torch.equal(loss_of(fresh(mixup=0.2)), loss_of(fresh(mixup=0.2, seed=5)))

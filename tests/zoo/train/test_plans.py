@@ -18,8 +18,8 @@ RECORDED = {
     "long": (400, "27d27881fc140506"),
     "whole": (16, "99711402ef8f436a"),
     "grids": (96, "6af33d47dcdac663"),
-    "tables": (192, ""),
-    "texts": (128, ""),
+    "tables": (192, "1670901f7ddeebcd"),
+    "texts": (128, "d062f53b7a56d481"),
     "colour": (200, ""),
     "large_colour": (30, ""),
 }
