@@ -90,6 +90,13 @@ class Undefined(Exception):  # noqa: N818
         self.reason = reason
 
 
+class OtherKind(Undefined):
+    """A value of data of another kind than these, such as of texts where there are images.
+
+    Whoever has not asked for its measure by name is not told.
+    """
+
+
 def one_line(error: Exception) -> str:
     """The type of an error and the first line of its message, at most 160 characters of it, without a full stop."""
     lines = str(error).strip().splitlines()

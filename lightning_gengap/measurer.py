@@ -20,7 +20,7 @@ from lightning_gengap.network.logits import check_logits
 from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.network.shared_probe import shared
-from lightning_gengap.samples.batches import Forward, call_for, labels_for
+from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for, labels_for
 from lightning_gengap.samples.reader import Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -59,6 +59,7 @@ class Measurer:
         weight_decay: of the training, where it is stated. None reads it from the optimizers.
         wanted: the only keys that are asked for, see `Probe`; None for all.
         raises: whether an optional measure that fails is an error.
+        named: the measures that the user asked for by name.
     """
 
     samples: Samples
@@ -70,6 +71,7 @@ class Measurer:
     weight_decay: float | None = None
     wanted: frozenset[str] | None = None
     raises: bool = False
+    named: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class Measurer:
         weight_decay: float | None = None,
         wanted: frozenset[str] | None = None,
         raises: bool = False,
+        named: frozenset[str] = frozenset(),
     ) -> Measurer:
         """Trace the model on its first batch, and refuse outputs that are no logits; ones that are not finite may pass.
 
@@ -91,11 +94,12 @@ class Measurer:
         """
         with naming_memory("the first forward in eval mode"), undisturbed(model):
             first = FirstForwards.of(model, samples.batches, forward)
-            samples = replace(samples, batches=first.batches)
+            others = None if samples.others is None else replace(samples.others, settle=first.settled)
+            samples = replace(samples, batches=first.batches, others=others)
             layout = Layout.of(model, samples.batches[0], first.forward, layers)
             classes = _count_classes(Probe(model=model, batches=samples.batches, layout=layout, forward=first.forward))
         memory = TrainingMemory() if memory is None else memory
-        return cls(samples, layout, first, classes, memory, seed, weight_decay, wanted, raises)
+        return cls(samples, layout, first, classes, memory, seed, weight_decay, wanted, raises, named)
 
     def initial_accuracy(self, model: nn.Module) -> float | None:
         """Accuracy at the weights before any step; None where they are unknown, or their logits not finite."""
@@ -171,14 +175,14 @@ class Measurer:
         with undisturbed(model):
             request = names, optional, len(thinned)
             probe = shared(self._probe(model, optimizers), ranks, request, self.samples.augmented)
-            some = probe if len(thinned) == len(probe.batches) else replace(probe, batches=thinned)
-            computed = compute(some, [name for name in names if name not in once])
-            measurement.add(computed)
             began_once = time.perf_counter()
             computed_once = compute(probe, once)
             apart = time.perf_counter() - began_once
             measurement.add(computed_once)
             self._keep(once, computed_once.values)
+            some = probe if len(thinned) == len(probe.batches) else _some(probe, thinned)
+            computed = compute(some, [name for name in names if name not in once])
+            measurement.add(computed)
             diverged = "fit" in names and "train_loss" not in computed.values
             for name in () if diverged else optional:
                 self._try(probe, name, measurement)
@@ -230,10 +234,19 @@ class Measurer:
             ridge=self.weight_decay,
             optimizers=optimizers,
             wanted=self.wanted,
+            others=self.samples.others,
+            named=self.named,
         )
 
     def _targets(self) -> Tensor:
         return torch.cat([batch.targets for batch in self.samples.batches]).cpu()
+
+
+def _some(probe: Probe, batches: tuple[ProbeBatch, ...]) -> Probe:
+    """The probe of some of its batches."""
+    chosen = {id(batch) for batch in batches}
+    parts = zip(probe.batches, torch.arange(len(probe.targets)).split(probe.sizes), strict=True)
+    return replace(probe, batches=batches, places=torch.cat([part for batch, part in parts if id(batch) in chosen]))
 
 
 def _count_classes(probe: Probe) -> int:

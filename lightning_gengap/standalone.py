@@ -25,7 +25,9 @@ from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.samples.batches import Forward, Target
 from lightning_gengap.samples.drawn_order import first_batches, in_drawn_order, loader_in_drawn_order
 from lightning_gengap.samples.nested import map_tensors
+from lightning_gengap.samples.others import Others
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches
+from lightning_gengap.samples.source import Source
 from lightning_gengap.samples.trainable_indices import trainable_indices
 from lightning_gengap.undisturbed import random_streams_kept
 
@@ -76,8 +78,8 @@ def measure(
 
     Returns:
         Numbers by key, as they are logged, without the prefix `gengap/`. Units and ranges are in docs/measures.md. An
-        undefined value is absent, and one warning says why. `progress` and `speed/...` are facts of a training, and
-        never there.
+        undefined value is absent, and one warning says why. `progress`, `trained_on_copies` and `speed/...` are facts
+        of a training, and never there.
 
     Raises:
         GapError: data, targets, outputs, names or a weight decay that cannot be used. The message says what to do.
@@ -100,6 +102,7 @@ def measure(
     _check_size("train_samples", train_samples)
     reader = SampleReader(ALL if samples is None else samples, seed, target, forward)
     measurer = measurer_for(model, data, reader, initial_state, train_samples, layers, ridge)
+    measurer = replace(measurer, named=frozenset(names or ()))
     measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
         _require_some(measurement, names)
@@ -160,16 +163,18 @@ def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int 
     reader = replace(reader, place=lambda batch: map_tensors(batch, moved))
     reading = naming_memory("reading the samples")
     with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
+        others = None
         own_way = type(data).__iter__ is not DataLoader.__iter__ if isinstance(data, DataLoader) else True
         indices = None if own_way else trainable_indices(data)
         if indices is not None:
             size = len(indices)
             batches = reader.take(loader_in_drawn_order(data, indices, reader))
+            others = Others(Source.of(data, ()), indices, reader)
         else:
             batches = replace(reader, samples=ALL).take(data)
             size = sum(len(batch.targets) for batch in batches)
     size = size if train_samples is None else train_samples
-    return Samples(checked_batches(batches), size, augmented=False), indices is None
+    return Samples(checked_batches(batches), size, augmented=False, others=others), indices is None
 
 
 def _check_size(name: str, size: Any) -> None:

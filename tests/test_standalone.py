@@ -54,7 +54,7 @@ def test_the_keys_are_declared_and_the_values_in_range(model: nn.Module, data: t
     values = measure(model, [data], initial_state=copy.deepcopy(model.state_dict()))
     always = {"", "fit", "margin", "norm", "perturbation", "difficulty"}
     expected = {key for key, declared in MEASURED.items() if declared.measure in always}
-    of_a_run = {key for key in expected if key.startswith("speed/")} | {"progress"}
+    of_a_run = {key for key in expected if key.startswith("speed/")} | {"progress", "trained_on_copies"}
     with_others = {"perturbation/excess_by_size"}  # needs input_difficulty too
     assert expected - of_a_run - with_others <= set(values) <= set(MEASURED)
     for key, value in values.items():

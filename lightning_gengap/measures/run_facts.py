@@ -12,6 +12,7 @@ FACTS: dict[str, Key] = {
     "classes_present": Key("classes", 1, math.inf, "classes that occur in the probe"),
     "probe_samples": Key("samples", 1, math.inf, "samples in the probe"),
     "progress": Key("fraction", 0, 1, "share of the planned training steps taken"),
+    "trained_on_copies": Key("0 or 1", 0, 1, "1 where training augments or mixes the samples, 0 where it does not"),
     "speed/train_loss_mean": Key("nats", 0, math.inf, "running mean of the steps' training loss"),
     "speed/recent_loss": Key("nats", 0, math.inf, "mean of the steps' training loss in the last epoch"),
     "speed/first_epoch_loss": Key("nats", 0, math.inf, "the same in the first epoch: on samples not yet trained on"),

@@ -68,9 +68,20 @@ def take(
     values = {**measurement.values, **flat(fresh), **state.training_loss.values()}
     if progress is not None:
         values["progress"] = progress
+    copies = _trained_on_copies(state)
+    if copies is not None:
+        values["trained_on_copies"] = float(copies)
     state.values = flat(state.optional) | values
     if predicts:
         _predict(values, state)
+
+
+def _trained_on_copies(state: RunState) -> bool | None:
+    """Whether the network sees augmented or mixed samples in training; None where that is not known."""
+    by_step, by_data = state.replay.changed_inputs, None if state.measurer is None else state.measurer.samples.copied
+    if by_step or by_data:
+        return True
+    return False if by_step is False and by_data is False else None
 
 
 def residual_of(actual_gap: float | None, state: RunState) -> float | None:

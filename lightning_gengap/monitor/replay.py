@@ -75,9 +75,11 @@ class Replay:
 
     Attributes:
         mismatch: what training calls instead, once it is known to differ.
+        changed_inputs: whether the step augments or mixes the inputs of its batch; None where that is unknown.
     """
 
     mismatch: Mismatch | None = None
+    changed_inputs: bool | None = None
     _begun: bool = False
     _steps: int = 0
     _settled: bool = False
@@ -169,6 +171,7 @@ class Replay:
             last = trained[-1]
             limit, apart = rounding(trainer, last.tensor), _nearest(logits, trained)
             if apart <= limit:
+                self.changed_inputs = False
                 return None
             if _is_the_same_call(own, recording):
                 return None  # a state outside the buffers, such as a counter, makes the difference
@@ -181,6 +184,7 @@ class Replay:
             return None
         mismatch = _explained(smallest, call, self._batch)
         augmented = call.prepared is not None and self._augments(trainer, module, measurer, recording, call.prepared)
+        self.changed_inputs = augmented or None
         return mismatch._replace(augmented=augmented)
 
     def _lacks_what_follows(self, trainer: Trainer, step: Trained, trained: Tensor, ours: Tensor) -> bool:

@@ -201,6 +201,7 @@ class StartUp:
             seed=self.reader.seed,
             wanted=state.selection.wanted,
             raises=state.raises,
+            named=frozenset(state.selection.named),
         )
         drawn = drawn_from(state.pool, self.reader, self.probe_data)
         origin = Origin.of(measurer, state.pool, drawn, self.reader.samples)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,10 +47,20 @@ def read_samples(
     reader = replace(reader, place=place_in_training(trainer), move=move_in_training(trainer))
     loader = trainer.train_dataloader
     data_module = getattr(trainer, "datamodule", None)  # its transfer hooks may have a state too
+
+    @contextmanager
+    def guard() -> Iterator[None]:
+        with undisturbed(module, data_module), current_hook_kept(module):
+            yield
+
     try:
-        with naming_memory("reading the training samples"), undisturbed(module, data_module), current_hook_kept(module):
+        with naming_memory("reading the training samples"), guard():
             keep = (trainer, module)
-            return draw_samples(loader, reader, probe_data, trainer.num_training_batches, keep)
+            samples = draw_samples(loader, reader, probe_data, trainer.num_training_batches, keep)
+        if samples is None or samples.others is None:
+            return samples
+        # Several processes would each read all of them.
+        return replace(samples, others=None if trainer.world_size > 1 else replace(samples.others, guard=guard))
     except GapError:
         raise
     except Exception as error:  # the user's data set, collate function or transfer hook

@@ -93,6 +93,13 @@ class FirstForwards:
         turned = any(own.content is not batch.content for own, batch in zip(self.batches, given, strict=True))
         return self.inseparable is None and not (turned and isinstance(self.forward, TimeFirst))
 
+    def settled(self, batch: ProbeBatch) -> ProbeBatch:
+        """Another batch, made like `batches` from what the loader gave."""
+        if isinstance(self.forward, _TimeFirst):
+            return _turned_batch(batch, self.forward.places)
+        floats = None if self.batches[0].inputs is None else _with_floats(batch)
+        return batch if floats is None else floats
+
     def _inseparable(self) -> FirstForwards:
         """The same, with samples that cannot be computed alone; square inputs may have the examples on either axis."""
 
@@ -122,15 +129,10 @@ class FirstForwards:
 
     def _with_float_images(self, model: nn.Module, whole: Tensor) -> FirstForwards:
         """The same with floats for images of bytes, where the model does not mind: they can then be perturbed."""
-        found = [_images_of_bytes(batch) for batch in self.batches]
-        if any(images is None for images in found):
+        found = [_with_floats(batch) for batch in self.batches]
+        batches = tuple(batch for batch in found if batch is not None)
+        if len(batches) < len(found):
             return self
-        batches = tuple(
-            replace(batch, content=exchange(batch.content, images, floats), inputs=floats, no_inputs="")
-            for batch, images in zip(self.batches, found, strict=True)
-            if images is not None
-            for floats in (images.float(),)
-        )
         try:
             logits = called(model, self.call, batches[0].content, len(whole))
         except Exception as error:  # a network that needs integers
@@ -155,6 +157,15 @@ class FirstForwards:
         if apart is None or not apart.is_rounding:
             return None
         return replace(self, forward=forward, batches=batches)
+
+
+def _with_floats(batch: ProbeBatch) -> ProbeBatch | None:
+    """The batch with floats for its images of bytes; None where it has none."""
+    images = _images_of_bytes(batch)
+    if images is None:
+        return None
+    floats = images.float()
+    return replace(batch, content=exchange(batch.content, images, floats), inputs=floats, no_inputs="")
 
 
 def _images_of_bytes(batch: ProbeBatch) -> Tensor | None:

@@ -22,6 +22,7 @@ from lightning_gengap.network.trace import clean_name, first_float_tensor
 from lightning_gengap.samples.batches import Forward, ProbeBatch
 from lightning_gengap.samples.calling import default_forward
 from lightning_gengap.samples.nested import exchange, handed_out
+from lightning_gengap.samples.others import Others
 
 State = Mapping[str, Tensor]
 Inputs = Tensor | Callable[[int], Tensor]  # of all samples, or what gives those of each batch by its place
@@ -48,6 +49,9 @@ class Probe:
         inseparable: why samples cannot be computed alone; None where they can.
         notes: how values came to be, where that needs saying; one sentence each, which the user is told once.
         ranks: the processes that share the forwards; None where this one computes all.
+        others: the training samples that are not among these; None where they cannot be read.
+        named: the measures that the user asked for by name.
+        places: where these samples stand among all monitored ones; None where they are all.
 
     Example:
         >>> from lightning_gengap.samples.batches import read_batch
@@ -75,6 +79,9 @@ class Probe:
     inseparable: str | None = None
     notes: list[str] = field(default_factory=list)
     ranks: Ranks | None = None
+    others: Others | None = None
+    named: frozenset[str] = frozenset()
+    places: Tensor | None = None
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wants(self, key: str) -> bool:
@@ -94,7 +101,7 @@ class Probe:
                 self._shared[quantity] = frameless(undefined)
         found = self._shared[quantity]
         if isinstance(found, Undefined):
-            raise Undefined(found.reason)
+            raise type(found)(found.reason)
         return found
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ from lightning_gengap.samples.batches import ProbeBatch, targets_of
 from lightning_gengap.samples.dataset_copy import private_copy
 from lightning_gengap.samples.mixing import EXAMPLES, examples_in, mixes
 from lightning_gengap.samples.nested import copied, flat_tensors, rows_of
+from lightning_gengap.samples.others import Others
 from lightning_gengap.samples.reader import CHUNK, SampleReader, Samples, checked_batches, no_samples
 from lightning_gengap.samples.source import COLLATE_MIXES, Source
 from lightning_gengap.samples.trainable_indices import trainable_indices
@@ -40,6 +41,7 @@ def draw_samples(
     """Read the monitored samples now, or return None where only the batches of training itself can be copied.
 
     They are read through private copies of the data set and the collate function, so that the user's own keep no trace.
+    The samples that are not monitored can be read so later.
 
     Args:
         loader: the training loader, whatever the user gave.
@@ -52,10 +54,13 @@ def draw_samples(
     indices = trainable_indices(loader, batches_per_epoch)
     with random_streams_kept():
         if probe_data is not None:
-            return _from_probe_data(probe_data, loader, indices, reader, tuple(keep))
+            samples = _from_probe_data(probe_data, loader, indices, reader, tuple(keep))
+            return replace(samples, copied=_copied(loader, indices, reader, tuple(keep)))
         if indices is None:
             return None
-        return _read_indices(Source.of(loader, tuple(keep)), indices, reader, len(indices))
+        source = Source.of(loader, tuple(keep))
+        samples = _read_indices(source, indices, reader, len(indices))
+        return replace(samples, others=Others(source, indices, reader), copied=samples.augmented)
 
 
 def check_probe_data(data: object) -> None:
@@ -181,6 +186,18 @@ def _read_batch(reader: SampleReader, batch: Any, unmixed: bool) -> ProbeBatch:
         if not unmixed or reader.target is None:
             raise
         return replace(reader, target=None).batch(batch)
+
+
+def _copied(loader: Any, indices: Sequence[int] | None, reader: SampleReader, keep: tuple[Any, ...]) -> bool | None:
+    """Whether two reads of one index of the training data differ; None where that cannot be told."""
+    if indices is None:
+        return None
+    drawn = replace(reader, samples=_READ_TWICE).draw(indices)
+    try:
+        with closing(Source.of(loader, keep).batches([drawn, drawn])) as read:
+            return _differ(*(reader.place(batch) for batch in read))
+    except Exception:  # the user's data set, which is not what is monitored
+        return None
 
 
 def _differ(one: Any, other: Any) -> bool:

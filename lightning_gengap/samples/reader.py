@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lightning_gengap.errors import DataError
 from lightning_gengap.samples.batches import Forward, ProbeBatch, Target, read_batch
+
+if TYPE_CHECKING:
+    from lightning_gengap.samples.others import Others
 
 CHUNK = 128  # samples read, and measured, at once
 FEWEST = 256  # samples of which an accuracy is still worth predicting from
@@ -27,12 +30,16 @@ class Samples:
         train_samples: the number of distinct samples that training draws from; None if unknown.
         augmented: whether two reads of one index differ, so that the samples are not the clean ones.
         notes: what the user should know about the reading.
+        others: the training samples that are not monitored; None where they cannot be read by index.
+        copied: whether two reads of one index of the training data differ, whatever is monitored; None if unknown.
     """
 
     batches: tuple[ProbeBatch, ...]
     train_samples: int | None
     augmented: bool
     notes: tuple[str, ...] = ()
+    others: Others | None = None
+    copied: bool | None = None
 
     def __len__(self) -> int:
         return count(self.batches)

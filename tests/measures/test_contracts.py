@@ -69,7 +69,8 @@ def other_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def outcome(name: str, model: nn.Module, inputs: Tensor, targets: Tensor, **more: Any) -> Measured:
-    return measured(name, model, inputs, targets, initial_state=other_weights(model), train_samples=COUNT, **more)
+    more |= {"initial_state": other_weights(model), "train_samples": COUNT, "named": frozenset({name})}
+    return measured(name, model, inputs, targets, **more)
 
 
 @cache
@@ -113,7 +114,7 @@ def test_what_is_returned_is_declared_and_what_is_declared_is_returned_or_said_t
 def test_every_declared_key_is_given_for_some_network(name: str) -> None:
     declared = MEASURES[name].keys
     given: set[str] = set()
-    for network in ("mlp", "cnn_with_batch_norm", "ResNet"):
+    for network in ("mlp", "cnn_with_batch_norm", "ResNet", "Tokens"):
         model, inputs, targets = task(network)
         for labels in (targets, model.eval()(inputs).argmax(1)):  # some keys need every margin positive
             if not given >= declared.keys():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.agreement.out_of_fold import REFERENCES, WORDS, out_of_fold
+from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
+from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.margins.fit import clean_logits
@@ -12,13 +13,13 @@ from lightning_gengap.network.probe import Probe
 
 KEYS = {
     key: declared
-    for name in REFERENCES
+    for name, row in REFERENCES.items()
     for key, declared in {
         f"agreement/{name}": Key(
-            "fraction", 0, 1, f"share of the samples predicted as by {WORDS[name]}", INVARIANT, better="higher"
+            "fraction", 0, 1, f"share of the samples predicted as by {row.words}", INVARIANT, better="higher"
         ),
         f"agreement/{name}_against_label": Key(
-            "fraction", 0, 1, f"share of the samples predicted as by {WORDS[name]}, against their label", INVARIANT
+            "fraction", 0, 1, f"share of the samples predicted as by {row.words}, against their label", INVARIANT
         ),
     }.items()
 }

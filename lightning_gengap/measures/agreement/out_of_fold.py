@@ -1,91 +1,94 @@
-"""The class that a reference classifier gives to each sample without having seen the label of that sample."""
+"""What a reference says of each sample without having seen its label; asked once per training, and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.agreement.forest import out_of_bag_scores
-from lightning_gengap.measures.difficulty.compared_samples import Compared, compared, compared_inputs
-from lightning_gengap.measures.difficulty.difficulty import initial_features
-from lightning_gengap.measures.difficulty.input_difficulty import patch_rows
-from lightning_gengap.measures.difficulty.leave_one_out_scores import (
-    left_out_scores,
-    require_comparison,
-    standardised_gram,
-)
+from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
+from lightning_gengap.measures.agreement.references import REFERENCES, Said
 from lightning_gengap.network.probe import Probe
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What one reference says of every sample that is compared, without having learnt from it.
+    """What one reference says of every sample that is judged, without having learnt from it.
 
     Attributes:
-        rows: where these samples stand in the probe, shape (compared,).
-        predicted: class indices, shape (compared,).
+        rows: where these samples stand in the probe, shape (judged,).
+        predicted: class indices, shape (judged,).
+        of_label: how probable it takes the given label for, shape (judged,).
+        of_predicted: how probable it takes what it predicts for.
+        fitted: the number of samples that it was fitted on.
+        flipped: what it predicts for the mirror images, class indices; None where there are none.
     """
 
     rows: Tensor
     predicted: Tensor
+    of_label: Tensor
+    of_predicted: Tensor
+    fitted: int
+    flipped: Tensor | None = None
 
-
-def on_patches(probe: Probe, samples: Compared) -> Tensor:
-    """Leave-one-out scores of ridge on convolutions with the images' own patches."""
-    return best_ridge(probe.cached(patch_rows), samples.targets)
-
-
-def on_features(probe: Probe, samples: Compared) -> Tensor:
-    """Leave-one-out scores of ridge on the features of the network at its initial weights."""
-    if probe.initial_state is None:
-        raise Undefined("there are no initial weights")
-    if not probe.layout.taps:
-        raise Undefined("there are no hidden layers")
-    return best_ridge(samples.of(probe.cached(initial_features)), samples.targets)
-
-
-def on_inputs(probe: Probe, samples: Compared) -> Tensor:
-    """Out-of-bag shares of the votes of extremely randomised trees on the inputs."""
-    inputs = compared_inputs(probe, samples.rows)
-    if inputs is None:
-        raise Undefined("the inputs are integers or differ in shape")
-    return out_of_bag_scores(inputs.flatten(1).float().cpu(), samples.targets, probe.seed)
-
-
-REFERENCES: dict[str, Callable[[Probe, Compared], Tensor]] = {
-    "patch": on_patches,
-    "forest": on_inputs,
-    "features": on_features,
-}
-WORDS = {
-    "patch": "leave-one-out ridge on the images' own patches",
-    "forest": "out-of-bag extremely randomised trees on the inputs",
-    "features": "leave-one-out ridge on the untrained network's features",
-}
-
-
-def best_ridge(rows: Tensor, targets: Tensor) -> Tensor:
-    """Leave-one-out scores at the strength of the highest accuracy; shape (examples, classes)."""
-    require_comparison(len(rows), rows.shape[1])
-    found = left_out_scores(standardised_gram(rows), targets)
-    return max(found, key=lambda scores: int((scores.argmax(1) == targets).sum()))
+    def at(self, places: Tensor) -> OutOfFold:
+        """What it says of those samples alone that stand at these places, ascending; `rows` are then among them."""
+        kept = torch.isin(self.rows, places)
+        return OutOfFold(
+            torch.searchsorted(places, self.rows[kept]),
+            self.predicted[kept],
+            self.of_label[kept],
+            self.of_predicted[kept],
+            self.fitted,
+            None if self.flipped is None else self.flipped[kept],
+        )
 
 
 def out_of_fold(probe: Probe, name: str) -> OutOfFold:
-    """What this reference says. It is computed once per training, and kept by the probe's memory.
+    """What this reference says. It is asked once per training, and the probe's memory keeps the answer.
 
     Raises:
         Undefined: it does not exist for these samples, or takes too much memory or time.
     """
-    samples, key = compared(probe), f"out_of_fold/{name}"
-    predicted = probe.memory.get(key)
-    if predicted is None or len(predicted) != len(samples.rows):
-        predicted = REFERENCES[name](probe, samples).argmax(1)
-        labels = probe.targets[samples.rows]
-        if not labels.equal(samples.targets):  # they are numbered anew where their numbers are large
-            predicted = labels.unique()[predicted]
-        probe.memory[key] = predicted
-    return OutOfFold(samples.rows, predicted)
+    parts = [f"out_of_fold/{name}/{part}" for part in ("rows", "predicted", "shares", "fitted", "flipped")]
+    known = [probe.memory.get(part) for part in parts]
+    if probe.places is None:
+        judged = Judged.of(probe)
+        if known[0] is None or not torch.equal(known[0], judged.rows):
+            known = _answer(probe, name, judged)
+            probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
+    rows, predicted, shares, fitted, flipped = known
+    if rows is None or predicted is None or shares is None or fitted is None:
+        raise Undefined("its reference was not asked yet")
+    found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), flipped)
+    return found if probe.places is None else found.at(probe.places)
+
+
+def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
+    """What is kept of an answer."""
+    said = _asked(probe, name, judged)
+    shares, predicted = said.shares.max(1)
+    of_label = said.shares.gather(1, judged.ranks[:, None])[:, 0]
+    return [
+        judged.rows,
+        judged.classes[predicted],
+        torch.stack([of_label, shares], dim=1).float(),
+        torch.tensor(said.fitted),
+        None if said.flipped is None else judged.classes[said.flipped],
+    ]
+
+
+def _asked(probe: Probe, name: str, judged: Judged) -> Said:
+    """The answer, by the judged samples alone where others cannot be read."""
+    try:
+        return REFERENCES[name].ask(probe, judged)
+    except Unreadable as unreadable:
+        note = f"references are fitted on the monitored samples alone, as others cannot be read: {unreadable}"
+        if note not in probe.notes:
+            probe.notes.append(note)
+    try:
+        return REFERENCES[name].ask(replace(probe, others=None), judged)
+    except Unreadable as unreadable:
+        raise Undefined(str(unreadable)) from unreadable

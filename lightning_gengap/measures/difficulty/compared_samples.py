@@ -69,7 +69,7 @@ def compared_inputs(probe: Probe, rows: Tensor) -> Tensor | None:
     for part in inputs:
         own = rows[(rows >= start) & (rows < start + len(part))] - start
         start += len(part)
-        small = _small(part if len(own) == len(part) else part[own.to(part.device)])
+        small = shrunk(part if len(own) == len(part) else part[own.to(part.device)])
         if not parts:
             number = small.element_size() * small.shape[1:].numel()
             require_room(2 * number * len(rows), "the inputs of all samples together")
@@ -77,7 +77,7 @@ def compared_inputs(probe: Probe, rows: Tensor) -> Tensor | None:
     return torch.cat(parts)
 
 
-def _small(inputs: Tensor) -> Tensor:
+def shrunk(inputs: Tensor) -> Tensor:
     """The inputs, images of no more than 64 pixels a side."""
     if inputs.ndim != 4 or max(inputs.shape[2:]) <= MOST_SIDE:
         return inputs

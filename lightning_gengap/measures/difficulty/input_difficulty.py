@@ -110,9 +110,20 @@ def _require(images: Tensor, side: int) -> None:
 
 def standardised(images: Tensor) -> Tensor:
     """Images with mean zero and variance one in every channel that varies; float32, or float64 if they were."""
-    images = images if images.dtype == torch.float64 else images.float()
+    images = precise(images)
+    mean, deviation = channel_moments(images)
+    return (images - mean) / deviation
+
+
+def precise(images: Tensor) -> Tensor:
+    """In float32, or in float64 if they were."""
+    return images if images.dtype == torch.float64 else images.float()
+
+
+def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, the latter 1 where it does not vary; shapes (1, channels, 1, 1)."""
     deviation = images.std(dim=(0, 2, 3), correction=0, keepdim=True)
-    return (images - images.mean(dim=(0, 2, 3), keepdim=True)) / torch.where(deviation > 0, deviation, 1.0)
+    return images.mean(dim=(0, 2, 3), keepdim=True), torch.where(deviation > 0, deviation, 1.0)
 
 
 def convolution_features(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -123,7 +134,12 @@ def convolution_features(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def patch_features(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Responses of the whitened images to whitened patches of their own; shape as `convolution_features`.
+    """Responses of the whitened images to whitened patches of their own; shape as `convolution_features`."""
+    return responses(images, *whitened_patches(images, FILTERS, generator))
+
+
+def whitened_patches(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Filters from patches of the images, shape (count, channels, side, side), and the offset of each.
 
     W whitens the patches x. A filter is f = W (x - mean) / |W (x - mean)|, and its response at each place x' is
     f^T W (x' - mean): one convolution with W f and an offset.
@@ -135,9 +151,9 @@ def patch_features(images: Tensor, generator: torch.Generator) -> Tensor:
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
     variances = variances.clamp(min=0)
     whitening = axes @ torch.diag(1 / (variances + FLATTENING * variances.mean()).sqrt()) @ axes.T
-    filters = normalize(centred[:FILTERS] @ whitening, dim=1) @ whitening
+    filters = normalize(centred[:count] @ whitening, dim=1) @ whitening
     shaped = filters.reshape(-1, channels, PATCH_SIDE, PATCH_SIDE)
-    return responses(images, shaped.to(images), -(filters @ mean).to(images))
+    return shaped.to(images), -(filters @ mean).to(images)
 
 
 def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,14 +169,16 @@ def drawn_patches(images: Tensor, generator: torch.Generator) -> Tensor:
     return images[tuple(place.to(images.device) for place in places)].flatten(1).cpu().double()
 
 
-def responses(images: Tensor, filters: Tensor, offsets: Tensor) -> Tensor:
-    """Convolution, ReLU of both signs, mean over a 4 x 4 grid; float64, on the CPU."""
+def responses(
+    images: Tensor, filters: Tensor, offsets: Tensor, stride: int = 1, grid: int = POOLED, both: bool = True
+) -> Tensor:
+    """Convolution, ReLU of both signs or of one, mean over a grid; float64, on the CPU."""
     numbers = len(filters) * images[0, 0].numel()
     rows, start = torch.empty(0), 0
     for chunk in images.split(max(min(_CHUNK, _MOST_NUMBERS // numbers), 1)):
-        seen = conv2d(chunk, filters, offsets)
-        both = torch.cat([relu(seen), relu(-seen)], dim=1)
-        pooled = adaptive_avg_pool2d(both, (min(POOLED, seen.shape[2]), min(POOLED, seen.shape[3]))).flatten(1)
+        seen = conv2d(chunk, filters, offsets, stride)
+        answers = torch.cat([relu(seen), relu(-seen)], dim=1) if both else relu(seen)
+        pooled = adaptive_avg_pool2d(answers, (min(grid, seen.shape[2]), min(grid, seen.shape[3]))).flatten(1)
         if not start:  # reserved at once: small results kept between large ones would scatter the memory for good
             rows = torch.empty(len(images), pooled.shape[1], dtype=pooled.dtype, device=pooled.device)
         rows[start : start + len(chunk)] = pooled

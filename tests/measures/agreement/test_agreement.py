@@ -26,6 +26,13 @@ def task() -> tuple[Tensor, Tensor]:
     return torch.cat([said[:, None].float(), torch.randn(90, 2, generator=generator)], dim=1), targets
 
 
+def kept(predicted: Tensor) -> dict[str, Tensor]:
+    """What the probe's memory holds of a forest that says so."""
+    shares = torch.ones(len(predicted), 2)
+    parts = {"rows": torch.arange(len(predicted)), "predicted": predicted, "shares": shares, "fitted": torch.tensor(1)}
+    return {f"out_of_fold/forest/{part}": value for part, value in parts.items()}
+
+
 def test_shares_by_hand() -> None:
     inputs, targets = task()
     with probing(Says(), inputs, targets, chunk=40) as probe:
@@ -41,7 +48,6 @@ def test_shares_by_hand() -> None:
     )
     assert 0 < len(against) < 90
     assert found.absent == {
-        "agreement/patch*": "the inputs are not images of 6 x 6 or more",
         "agreement/features*": "there are no initial weights",
     }
 
@@ -50,7 +56,7 @@ def test_a_network_that_says_every_label_agrees_as_often_as_the_reference_is_rig
     inputs, _ = task()
     targets = inputs[:, 0].long()
     told = torch.where(torch.arange(90) % 4 == 0, (targets + 1) % 3, targets)
-    memory = {"out_of_fold/forest": told}
+    memory = kept(told)
     with probing(Says(), inputs, targets, memory=memory) as probe:
         found = taken("agreement", probe)
     assert found.values == {"agreement/forest": 67 / 90, "agreement/forest_against_label": 0.0}
@@ -72,7 +78,7 @@ def test_memorising_wrong_labels_lowers_the_agreement() -> None:
     for said in (truth, labels):  # what carries over, then the labels as they are
         inputs = torch.cat([said[:, None].float(), rows], dim=1)
         with probing(Says(), torch.cat([torch.zeros(120, 1), rows], dim=1), labels) as probe:
-            memory = {"out_of_fold/forest": out_of_fold(probe, "forest").predicted}
+            memory = kept(out_of_fold(probe, "forest").predicted)
         with probing(Says(), inputs, labels, memory=memory) as probe:
             values.append(taken("agreement", probe).values)
     generalises, memorises = values

@@ -1,79 +1,84 @@
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesClassifier
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_scores
-from lightning_gengap.measures.agreement.out_of_fold import REFERENCES, best_ridge, out_of_fold
-from lightning_gengap.measures.difficulty.compared_samples import compared
+from lightning_gengap.measures.agreement import fitting
+from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
+from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_shares
+from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
+from lightning_gengap.measures.agreement.patches import PatchFeatures
+from lightning_gengap.measures.agreement.references import REFERENCES, calibrated, signs
+from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
+from lightning_gengap.measures.difficulty import compared_samples
 from lightning_gengap.measures.difficulty.leave_one_out_scores import RIDGES
 from lightning_gengap.network.probe import copy_state
-from tests import networks, oracles
+from lightning_gengap.samples.drawing import draw_samples
+from lightning_gengap.samples.reader import SampleReader, Samples
+from tests import networks
 from tests.probes import probing
 
-
-def test_ridge_refitted_without_a_sample_predicts_it_the_same() -> None:
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.arange(40) % 3
-    rows = torch.randn(40, 6, generator=generator, dtype=torch.float64) + torch.eye(6).double()[targets]
-    accuracy = float((best_ridge(rows, targets).argmax(1) == targets).double().mean())
-    assert accuracy == pytest.approx(oracles.leave_one_out_ridge(rows.numpy(), targets.numpy(), RIDGES), abs=1e-12)
+MONITORED, ALL = 60, 300
 
 
 def test_a_tree_is_not_asked_about_what_it_has_seen() -> None:
-    """The same sum over single trees by hand: each draws its bootstrap from its own seed."""
     generator = torch.Generator().manual_seed(1)
     inputs, targets = torch.randn(60, 5, generator=generator), torch.arange(60) % 4
-    trees = ExtraTreesClassifier(TREES, bootstrap=True, random_state=3).fit(inputs.numpy(), targets.numpy())
-    sums = np.zeros((60, 4))
-    for tree in trees.estimators_:
-        seen = np.random.RandomState(tree.random_state).randint(0, 60, 60)
-        outside = np.setdiff1d(np.arange(60), seen)
-        sums[outside] += tree.predict_proba(inputs.numpy()[outside])
-    found = out_of_bag_scores(inputs, targets, 3)
-    assert found.numpy() == pytest.approx(sums / sums.sum(1, keepdims=True), abs=1e-12)
+    found = out_of_bag_shares(inputs, targets, 3)
+    forest = ExtraTreesClassifier(TREES, bootstrap=True, oob_score=True, random_state=3)
+    forest.fit(inputs.numpy(), targets.numpy())
+    assert found.numpy() == pytest.approx(forest.oob_decision_function_, abs=1e-12)
     assert (found.argmax(1) == targets).double().mean() < 0.5  # the labels have nothing to do with the inputs
+    assert torch.equal(out_of_bag_shares(inputs, targets, 3, 20), found[:20])
 
 
 def test_classes_that_are_not_there_get_no_vote() -> None:
     inputs = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-    scores = out_of_bag_scores(inputs, 2 * (torch.arange(30) % 2), 0)
-    assert scores.shape == (30, 3)
-    assert scores[:, 1].tolist() == [0.0] * 30
+    shares = out_of_bag_shares(inputs, 2 * (torch.arange(30) % 2), 0)
+    assert shares.shape == (30, 3)
+    assert shares[:, 1].tolist() == [0.0] * 30
 
 
 @pytest.mark.parametrize("inputs", [torch.zeros(10, MOST_INPUTS + 1), torch.full((10, 2), torch.nan)])
-def test_inputs_that_trees_cannot_take(inputs: torch.Tensor) -> None:
+def test_inputs_that_trees_cannot_take(inputs: Tensor) -> None:
     with pytest.raises(Undefined, match="inputs"):
-        out_of_bag_scores(inputs, torch.arange(10) % 2, 0)
+        out_of_bag_shares(inputs, torch.arange(10) % 2, 0)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", ["patch", "forest", "features"])
 def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, (images, targets) = networks.made(networks.cnn), networks.pictures(60)
-    memory: dict[str, torch.Tensor] = {}
+    memory: dict[str, Tensor] = {}
     with probing(model, images, targets, initial_state=copy_state(model), memory=memory) as probe:
         first = out_of_fold(probe, name)
-        scores = REFERENCES[name](probe, compared(probe))
+        said = REFERENCES[name].ask(probe, Judged.of(probe))
         monkeypatch.delitem(REFERENCES, name)
         again = out_of_fold(probe, name)
-    assert first.predicted.tolist() == again.predicted.tolist() == scores.argmax(1).tolist()
+    assert first.predicted.tolist() == again.predicted.tolist() == said.shares.argmax(1).tolist()
+    assert first.of_label.tolist() == again.of_label.tolist()
+    assert first.of_label.numpy() == pytest.approx(said.shares[torch.arange(60), targets].numpy(), abs=1e-6)
+    assert first.of_predicted.numpy() == pytest.approx(said.shares.max(1).values.numpy(), abs=1e-6)
+    assert (first.flipped is None) == (name != "patch")
     assert float((first.predicted == targets).double().mean()) > 0.3
     with probing(model, images[:50], targets[:50], memory=memory) as fewer, pytest.raises(KeyError):
         out_of_fold(fewer, name)
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("patch", "images"), ("features", "initial weights"), ("forest", "integers")]
+    ("name", "why"),
+    [("patch", "images"), ("features", "initial weights"), ("forest", "integers"), ("tokens", "embedding")],
 )
 def test_what_a_reference_needs(name: str, why: str) -> None:
     targets = torch.arange(20) % 2
     inputs = torch.zeros(20, 3).long() if name == "forest" else torch.zeros(20, 3)
-    first = torch.nn.Embedding(2, 1) if name == "forest" else torch.nn.Identity()
-    model = torch.nn.Sequential(first, torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    first = nn.Embedding(2, 1) if name == "forest" else nn.Identity()
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(3, 2))
     with probing(model, inputs, targets) as probe, pytest.raises(Undefined, match=why):
         out_of_fold(probe, name)
 
@@ -81,5 +86,120 @@ def test_what_a_reference_needs(name: str, why: str) -> None:
 def test_classes_keep_their_number_where_labels_are_large() -> None:
     targets = torch.where(torch.arange(20) % 2 == 0, 7, 900)
     inputs = torch.cat([targets[:, None].float(), torch.zeros(20, 1)], dim=1)
-    with probing(torch.nn.Linear(2, 1000), inputs, targets) as probe:
+    with probing(nn.Linear(2, 1000), inputs, targets) as probe:
         assert out_of_fold(probe, "forest").predicted.tolist() == targets.tolist()
+
+
+def samples_of(data: Dataset[tuple[Tensor, Tensor]]) -> Samples:
+    found = draw_samples(DataLoader(data), SampleReader(MONITORED))
+    assert found is not None
+    return found
+
+
+def all_in_order(data: TensorDataset) -> tuple[Tensor, Tensor]:
+    found = draw_samples(DataLoader(data), SampleReader(ALL))
+    assert found is not None
+    contents = [batch.content for batch in found.batches]
+    return torch.cat([x for x, _ in contents]), torch.cat([y for _, y in contents])
+
+
+def test_ridge_on_patches_is_fitted_on_all_and_judged_on_the_monitored_samples() -> None:
+    data = TensorDataset(*networks.pictures(ALL))
+    images, targets = all_in_order(data)
+    samples = samples_of(data)
+    with probing(networks.made(networks.cnn), images[:MONITORED], targets[:MONITORED], others=samples.others) as probe:
+        found = out_of_fold(probe, "patch")
+    assert found.fitted == ALL
+    rows = PatchFeatures.of(images[:MONITORED], 0)(images)
+    labels = signs(targets, networks.CLASSES)
+    whole = SlicedRidge.of(rows[:MONITORED], labels[:MONITORED], [(rows[MONITORED:], labels[MONITORED:])], few=True)
+    own = whole.centred(rows[:MONITORED])
+    candidates = [whole.solved(strength).left_out(own, labels[:MONITORED]) for strength in RIDGES]
+    best = max(candidates, key=lambda scores: int((scores.argmax(1) == targets[:MONITORED]).sum()))
+    assert found.predicted.tolist() == best.argmax(1).tolist()
+
+
+def test_trees_are_grown_on_all() -> None:
+    data = TensorDataset(*networks.pictures(ALL))
+    images, targets = all_in_order(data)
+    others = samples_of(data).others
+    with probing(networks.made(networks.cnn), images[:MONITORED], targets[:MONITORED], others=others) as probe:
+        found = out_of_fold(probe, "forest")
+    expected = out_of_bag_shares(images.flatten(1), targets, 0)[:MONITORED]
+    assert found.fitted == ALL
+    assert found.of_label.numpy() == pytest.approx(expected[torch.arange(MONITORED), targets[:MONITORED]].numpy())
+
+
+def test_monitored_samples_that_are_not_judged_are_the_first_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compared_samples, "MOST_SAMPLES", 40)
+    images, targets = networks.pictures(MONITORED)
+    with probing(networks.made(networks.cnn), images, targets, chunk=16) as probe:
+        judged = Judged.of(probe)
+        found = list(others(probe, judged, lambda batch: batch.inputs, 15))
+        every = number_of_others(probe, judged, 1, 1)
+    rest = [i for i in range(MONITORED) if i not in judged.rows.tolist()]
+    assert torch.equal(torch.cat([rows for rows, _ in found]), images[rest[:15]])
+    assert torch.cat([ranks for _, ranks in found]).tolist() == targets[rest[:15]].tolist()
+    assert every == 20
+
+
+@pytest.mark.parametrize(
+    ("known", "numbers", "cost", "expected"),
+    [
+        (None, 10, 1.0, 240),
+        (200, 10, 1.0, 140),  # training draws fewer
+        (None, fitting.MOST_READ // 7, 1.0, 7),
+        (None, 10, fitting.SECONDS * fitting.A_SECOND / 100, 40),
+        (None, 10, fitting.SECONDS * fitting.A_SECOND, 0),
+    ],
+)
+def test_how_many_are_fitted_follows_from_what_they_cost(
+    known: int | None, numbers: int, cost: float, expected: int
+) -> None:
+    data = TensorDataset(*networks.pictures(ALL))
+    samples = samples_of(data)
+    images, targets = samples.batches[0].content
+    model = networks.made(networks.cnn)
+    with probing(model, images, targets, others=samples.others, train_samples=known) as probe:
+        assert number_of_others(probe, Judged.of(probe), numbers, cost) == expected
+
+
+class Failing(Dataset[tuple[Tensor, Tensor]]):
+    """Gives the first samples of a draw, and no other."""
+
+    def __init__(self, data: TensorDataset, good: set[int]) -> None:
+        self.data, self.good = data, good
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index not in self.good:
+            raise OSError("damaged file")
+        return self.data[index]
+
+
+@pytest.mark.parametrize("name", ["patch", "forest"])
+def test_where_others_cannot_be_read_the_monitored_samples_do(name: str) -> None:
+    data = TensorDataset(*networks.pictures(ALL))
+    drawn = SampleReader(MONITORED).draw(range(ALL))
+    samples = samples_of(Failing(data, set(drawn)))
+    images, targets = samples.batches[0].content
+    model = networks.made(networks.cnn)
+    with probing(model, images, targets, others=samples.others) as probe:
+        found = out_of_fold(probe, name)
+        alone = out_of_fold(replace(probe, others=None, memory={}), name)
+    assert found.fitted == MONITORED
+    assert found.of_label.tolist() == alone.of_label.tolist()
+    assert probe.notes == [
+        "references are fitted on the monitored samples alone, as others cannot be read: OSError: damaged file"
+    ]
+
+
+def test_shares_are_calibrated_on_the_given_labels() -> None:
+    ranks = torch.arange(40) % 2
+    scores = signs(torch.where(torch.arange(40) < 30, ranks, 1 - ranks), 2)  # right for three of four
+    shares = calibrated(scores, ranks)
+    assert shares.sum(1).tolist() == pytest.approx([1.0] * 40)
+    assert torch.equal(shares.argmax(1), scores.argmax(1))
+    assert float(shares.max()) == pytest.approx(0.75, abs=0.1)

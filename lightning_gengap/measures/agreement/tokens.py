@@ -1,0 +1,122 @@
+"""Naive Bayes on the tokens of a text, asked about each text as if it had not been there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gengap.derivatives.memory import require_room
+from lightning_gengap.errors import OtherKind
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.nested import flat_tensors
+
+SMOOTHINGS = (0.1, 0.3, 1.0)  # counts that are added to that of each token
+NO_TOKENS = "no integers of shape (examples, length) go into an embedding"
+
+
+def place_of_tokens(probe: Probe) -> int:
+    """Where the tokens stand among the tensors of a batch: what the first embedding is called on. One forward.
+
+    Raises:
+        OtherKind: no tensor of the batch goes into an embedding as it is.
+    """
+    batch = probe.batches[0]
+    held = flat_tensors(batch.content)
+    if not any(map(_may_be_tokens, held)):
+        raise OtherKind(NO_TOKENS)
+    looked_up: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = next(iter([*args, *kwargs.values()]), None)
+        if isinstance(given, Tensor):
+            looked_up.append(given.detach().clone())
+
+    embeddings = [module for module in probe.modules.values() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    handles = [module.register_forward_pre_hook(look, with_kwargs=True) for module in embeddings]
+    try:
+        with torch.no_grad():
+            if embeddings:
+                probe.logits_on(batch.content, len(batch.targets))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for tokens in looked_up:
+        for place, tensor in enumerate(held):
+            same = _may_be_tokens(tensor) and tensor.shape == tokens.shape and len(tensor) == len(batch.targets)
+            if same and bool((tensor == tokens).all()):
+                return place
+    raise OtherKind(NO_TOKENS)
+
+
+def _may_be_tokens(tensor: Tensor) -> bool:
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    kinds = (torch.int64, torch.int32, torch.int16, torch.uint8)
+    return plain and tensor.ndim == 2 and tensor.dtype in kinds
+
+
+def tokens_at(batch: ProbeBatch, place: int) -> Tensor | None:
+    """The tokens of a batch, int64 on the CPU, shape (examples, length); None where there are none."""
+    held = flat_tensors(batch.content)
+    return held[place].long().cpu() if place < len(held) and _may_be_tokens(held[place]) else None
+
+
+def naive_bayes(
+    tokens: Tensor, ranks: Tensor, classes: int, others: Iterable[tuple[Tensor, Tensor]] = ()
+) -> list[Tensor]:
+    """Log scores of each text by naive Bayes without it, for each smoothing; shape (texts, classes), float64.
+
+    A text is the set of its tokens: how often one occurs in it, padding above all, does not matter. Only tokens of the
+    tested texts count. Without a text, the counts of its own class are less by its tokens: exactly those of a refit.
+
+    Args:
+        tokens: of the tested texts, whole numbers, shape (texts, length).
+        ranks: their classes.
+        classes: how many there are.
+        others: tokens and ranks of further texts, in slices; a rank of -1 is of none of the classes.
+    """
+    known = tokens.unique()
+    require_room(
+        8 * 4 * classes * (len(known) + len(tokens)), f"the counts of {len(known)} tokens in {classes} classes"
+    )
+    counts = torch.zeros(classes, len(known), dtype=torch.float64)
+    texts = torch.zeros(classes, dtype=torch.float64)
+    own = _pairs(tokens, known)
+    _count(counts, texts, own, ranks)
+    for further, of_further in others:
+        _count(counts, texts, _pairs(further, known), of_further)
+    return [_without_each(counts, texts, own, ranks, smoothing) for smoothing in SMOOTHINGS]
+
+
+def _pairs(tokens: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Which text has which known token, each pair once: the rows, and the places among the known."""
+    places = torch.searchsorted(known, tokens).clamp(max=len(known) - 1)
+    rows, columns = (known[places] == tokens).nonzero(as_tuple=True)
+    pairs = (rows * len(known) + places[rows, columns]).unique()
+    return pairs // len(known), pairs % len(known)
+
+
+def _count(counts: Tensor, texts: Tensor, pairs: tuple[Tensor, Tensor], ranks: Tensor) -> None:
+    """Add texts to the counts of their classes."""
+    rows, places = pairs
+    owners = ranks[rows]
+    belongs = owners >= 0
+    counts.index_put_((owners[belongs], places[belongs]), counts.new_ones(()), accumulate=True)
+    texts += torch.bincount(ranks[ranks >= 0], minlength=len(texts))
+
+
+def _without_each(counts: Tensor, texts: Tensor, own: tuple[Tensor, Tensor], ranks: Tensor, smoothing: float) -> Tensor:
+    rows, places = own
+    width, size = counts.shape[1], len(ranks)
+    totals = counts.sum(1)
+    shares = (counts + smoothing).log() - (totals + smoothing * width).log()[:, None]
+    has = torch.sparse_coo_tensor(torch.stack(own), counts.new_ones(len(rows)), (size, width), check_invariants=False)
+    scores = torch.sparse.mm(has, shares.T) + texts.log()
+    lengths = torch.bincount(rows, minlength=size).double()
+    left = counts[ranks[rows], places] - 1
+    each = (left + smoothing).log() - (totals[ranks] - lengths + smoothing * width).log()[rows]
+    of_own = torch.zeros(size, dtype=torch.float64).index_add_(0, rows, each) + (texts[ranks] - 1).log()
+    return scores.scatter(1, ranks[:, None], of_own[:, None])
