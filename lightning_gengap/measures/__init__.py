@@ -39,7 +39,7 @@ from lightning_gengap.measures.norms import bartlett, complexity, distance, norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
 from lightning_gengap.measures.run_facts import FACTS
 from lightning_gengap.measures.sharpness import adaptive_sharpness, gradient_noise, pac_bayes, sharpness, worst_case
-from lightning_gengap.measures.values import Histogram, Spectrum, Value
+from lightning_gengap.measures.values import Histogram, Spectrum
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.ranks import AnotherRankFailed
 
@@ -198,9 +198,10 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
             raise
         except Exception as error:
             raise _failed(name, error) from error
-        absent = {key: value.reason for key, value in found.items() if _is_told(value, name, probe)}
+        undefined_ones = {key: value for key, value in found.items() if isinstance(value, Undefined)}
+        absent = {key: value.reason for key, value in undefined_ones.items() if _is_told(value, name, probe)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
-        if found and not values and not any(isinstance(value, Undefined) for value in found.values()):
+        if found and not values and not undefined_ones:
             absent = {_every_key(row): "its values are not finite"}
         else:
             numbers = (key for key, value in found.items() if isinstance(value, float) and key not in values)
@@ -213,9 +214,9 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
     return computed
 
 
-def _is_told(value: Value, name: str, probe: Probe) -> bool:
-    """Whether this is the reason why a value is absent, and one that the user is told."""
-    return isinstance(value, Undefined) and (name in probe.named or not isinstance(value, OtherKind))
+def _is_told(why: Undefined, name: str, probe: Probe) -> bool:
+    """Whether the user is told this reason why a value is absent."""
+    return name in probe.named or not isinstance(why, OtherKind)
 
 
 def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:

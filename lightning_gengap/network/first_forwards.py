@@ -95,8 +95,8 @@ class FirstForwards:
 
     def settled(self, batch: ProbeBatch) -> ProbeBatch:
         """Another batch, made like `batches` from what the loader gave."""
-        if isinstance(self.forward, _TimeFirst):
-            return _turned_batch(batch, self.forward.places)
+        if isinstance(self.forward, TimeFirst):
+            return turned_batch(batch, self.forward.places)
         floats = None if self.batches[0].inputs is None else _with_floats(batch)
         return batch if floats is None else floats
 

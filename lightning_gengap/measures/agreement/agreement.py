@@ -22,6 +22,10 @@ KEYS = {
             "fraction", 0, 1, f"share of the samples predicted as by {row.words}, against their label", INVARIANT
         ),
     }.items()
+} | {
+    "agreement/best": Key(
+        "fraction", 0, 1, "share of the samples predicted as by the most accurate reference", INVARIANT, better="higher"
+    )
 }
 
 
@@ -31,7 +35,9 @@ def agreement(probe: Probe) -> Values:
     A network that learns what carries over to new samples moves towards those predictions. One that memorises moves
     away from them, towards the given labels. Keys `agreement/<reference>`, for every reference of the measure
     `reference`; `agreement/<reference>_against_label`, the part of that share in which both contradict the label: it
-    falls as the network memorises.
+    falls as the network memorises. `agreement/best` is that with the reference of `reference/best_accuracy`. Products
+    of its accuracy with the agreement, `agreement/by_reference`, and with the train accuracy,
+    `agreement/reference_by_accuracy`, are for predictors, which are linear.
 
     Cost: the forward pass of `fit`, which is shared; and once per training what `reference` costs, where that measure
     was not taken before. Reference: none that is known; nearest are confident learning (Northcutt et al. 2021, arXiv
@@ -44,6 +50,7 @@ def agreement(probe: Probe) -> Values:
     compared(probe)
     predicted = probe.cached(clean_logits).argmax(1)
     values: dict[str, Value] = {}
+    best, highest = "", -1.0
     for name in REFERENCES:
         try:
             found = out_of_fold(probe, name)
@@ -52,6 +59,10 @@ def agreement(probe: Probe) -> Values:
             continue
         agrees = predicted[found.rows] == found.predicted
         against = agrees & (found.predicted != probe.targets[found.rows])
+        if found.accuracy > highest:
+            best, highest = name, found.accuracy
         values[f"agreement/{name}"] = float(agrees.double().mean())
         values[f"agreement/{name}_against_label"] = float(against.double().mean())
-    return values
+    if not best:
+        return values | {"agreement/best": Undefined("there is no reference")}
+    return values | {"agreement/best": values[f"agreement/{best}"]}

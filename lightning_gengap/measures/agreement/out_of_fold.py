@@ -23,6 +23,7 @@ class OutOfFold:
         of_label: how probable it takes the given label for, shape (judged,).
         of_predicted: how probable it takes what it predicts for.
         fitted: the number of samples that it was fitted on.
+        accuracy: on all samples that are judged, also where these are some of them.
         flipped: what it predicts for the mirror images, class indices; None where there are none.
     """
 
@@ -31,6 +32,7 @@ class OutOfFold:
     of_label: Tensor
     of_predicted: Tensor
     fitted: int
+    accuracy: float
     flipped: Tensor | None = None
 
     def at(self, places: Tensor) -> OutOfFold:
@@ -42,6 +44,7 @@ class OutOfFold:
             self.of_label[kept],
             self.of_predicted[kept],
             self.fitted,
+            self.accuracy,
             None if self.flipped is None else self.flipped[kept],
         )
 
@@ -52,17 +55,17 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
     Raises:
         Undefined: it does not exist for these samples, or takes too much memory or time.
     """
-    parts = [f"out_of_fold/{name}/{part}" for part in ("rows", "predicted", "shares", "fitted", "flipped")]
+    parts = [f"out_of_fold/{name}/{part}" for part in ("rows", "predicted", "shares", "fitted", "accuracy", "flipped")]
     known = [probe.memory.get(part) for part in parts]
     if probe.places is None:
         judged = Judged.of(probe)
         if known[0] is None or not torch.equal(known[0], judged.rows):
             known = _answer(probe, name, judged)
             probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
-    rows, predicted, shares, fitted, flipped = known
-    if rows is None or predicted is None or shares is None or fitted is None:
+    rows, predicted, shares, fitted, accuracy, flipped = known
+    if rows is None or predicted is None or shares is None or fitted is None or accuracy is None:
         raise Undefined("its reference was not asked yet")
-    found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), flipped)
+    found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), float(accuracy), flipped)
     return found if probe.places is None else found.at(probe.places)
 
 
@@ -76,6 +79,7 @@ def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
         judged.classes[predicted],
         torch.stack([of_label, shares], dim=1).float(),
         torch.tensor(said.fitted),
+        (predicted == judged.ranks).double().mean(),
         None if said.flipped is None else judged.classes[said.flipped],
     ]
 

@@ -26,11 +26,16 @@ def task() -> tuple[Tensor, Tensor]:
     return torch.cat([said[:, None].float(), torch.randn(90, 2, generator=generator)], dim=1), targets
 
 
-def kept(predicted: Tensor) -> dict[str, Tensor]:
-    """What the probe's memory holds of a forest that says so."""
-    shares = torch.ones(len(predicted), 2)
-    parts = {"rows": torch.arange(len(predicted)), "predicted": predicted, "shares": shares, "fitted": torch.tensor(1)}
-    return {f"out_of_fold/forest/{part}": value for part, value in parts.items()}
+def kept(predicted: Tensor, accuracy: float = 0.5, name: str = "forest") -> dict[str, Tensor]:
+    """What the probe's memory holds of a reference that says so."""
+    parts = {
+        "rows": torch.arange(len(predicted)),
+        "predicted": predicted,
+        "shares": torch.ones(len(predicted), 2),
+        "fitted": torch.tensor(1),
+        "accuracy": torch.tensor(accuracy),
+    }
+    return {f"out_of_fold/{name}/{part}": value for part, value in parts.items()}
 
 
 def test_shares_by_hand() -> None:
@@ -44,6 +49,7 @@ def test_shares_by_hand() -> None:
         {
             "agreement/forest": sum(a == b for a, b in zip(said, expected, strict=True)) / 90,
             "agreement/forest_against_label": sum(a == b for a, b in against) / 90,
+            "agreement/best": sum(a == b for a, b in zip(said, expected, strict=True)) / 90,
         }
     )
     assert 0 < len(against) < 90
@@ -59,14 +65,31 @@ def test_a_network_that_says_every_label_agrees_as_often_as_the_reference_is_rig
     memory = kept(told)
     with probing(Says(), inputs, targets, memory=memory) as probe:
         found = taken("agreement", probe)
-    assert found.values == {"agreement/forest": 67 / 90, "agreement/forest_against_label": 0.0}
+    assert found.values == {
+        "agreement/forest": 67 / 90,
+        "agreement/forest_against_label": 0.0,
+        "agreement/best": 67 / 90,
+    }
+
+
+@pytest.mark.parametrize("better", ["forest", "features"])
+def test_the_best_reference_is_the_most_accurate_on_all_samples(better: str) -> None:
+    inputs, targets = task()
+    said = inputs[:, 0].long()
+    told = {"forest": said, "features": (said + 1) % 3}
+    memory = {}
+    for name, predicted in told.items():
+        memory |= kept(predicted, 0.9 if name == better else 0.2, name)
+    with probing(Says(), inputs, targets, memory=memory) as probe:
+        found = taken("agreement", probe)
+    assert found.values["agreement/best"] == found.values[f"agreement/{better}"] == float(better == "forest")
 
 
 def test_where_the_reference_is_always_right_nothing_is_against_the_label() -> None:
     targets = torch.arange(30) % 3
     with probing(Says(), targets[:, None].float().repeat(1, 4), targets) as probe:
         found = taken("agreement", probe)
-    assert found.values == {"agreement/forest": 1.0, "agreement/forest_against_label": 0.0}
+    assert found.values == {"agreement/forest": 1.0, "agreement/forest_against_label": 0.0, "agreement/best": 1.0}
 
 
 def test_memorising_wrong_labels_lowers_the_agreement() -> None:
