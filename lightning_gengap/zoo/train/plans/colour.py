@@ -19,7 +19,8 @@ LARGE_PLAN, LARGE_TASKS, LARGE_EPOCHS = "large_colour", 6, 32
 FAMILIES = ("resnet", "vgg", "vit", "convnext", "mixer")
 _SEED, _LARGE_SEED = 14, 15
 _SIDES = {"cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
-# Classes and samples. CIFAR-100 is taken to have 200 images of a class, as the first 20,000 have.
+_FIRST = 20_000  # of the training images are drawn from, where a task has no more; 200 of each class of CIFAR-100
+# Classes and samples.
 _KINDS = (
     ("cifar10", 10, 2000),
     ("cifar100", 20, 3000),
@@ -102,7 +103,8 @@ def _task(rng: np.random.Generator, number: int, kinds: tuple[tuple[str, int, in
     noise = _NOISE[number // 5 % len(_NOISE)] if number % 5 == 2 else 0.0
     grey = source == "fashion_mnist"
     chosen = tuple(sorted(map(int, classes)))
-    return Task(source, chosen, _SIDES[source], grey, samples, noise, seed + number, test_samples=_TEST)
+    first = _FIRST if samples <= _FIRST else 0
+    return Task(source, chosen, _SIDES[source], grey, samples, noise, seed + number, test_samples=_TEST, first=first)
 
 
 def _run(task: Task, rng: np.random.Generator, run: int, number: int) -> Recipe:
