@@ -131,7 +131,7 @@ def _run(task: Task, rng: np.random.Generator, run: int, number: int) -> Recipe:
         learning_rate=_RATES[optimizer][0] if architecture.slow or not norm else float(rng.choice(_RATES[optimizer])),
         # With few samples, batch normalisation and a constant rate of SGD the last epoch would be a matter of luck.
         cosine=bool(rng.random() < 0.6) or optimizer == "sgd",
-        batch_size=64 if task.train_samples >= 4000 else 32,
+        batch_size=64 if task.train_samples >= 8000 else 32,
         epochs=epochs,
         snapshot_every=every,
         seed=run,
