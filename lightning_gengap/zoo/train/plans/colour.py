@@ -45,8 +45,8 @@ _LARGE_KINDS = (
 )
 _TEST = 4000
 _PASSES = {
-    "resnet": 100_000,
-    "vgg": 100_000,
+    "resnet": 80_000,
+    "vgg": 80_000,
     "vit": 160_000,
     "convnext": 120_000,
     "mixer": 120_000,
