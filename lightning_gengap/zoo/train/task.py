@@ -34,6 +34,7 @@ class Task:
         coarse: images are averaged to coarse x coarse pixels and enlarged again; 0 leaves them as they are.
         rotated: each image is turned by a random multiple of 90 degrees.
         test_samples: how many are drawn from the test split; all there are if it has fewer.
+        first: samples are drawn from the first so many of a split, so that a part of a data set is enough; 0 for all.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Task:
     coarse: int = 0
     rotated: bool = False
     test_samples: int = 2000
+    first: int = 0
 
     @property
     def outputs(self) -> int:
@@ -105,7 +107,7 @@ def _split(
     task: Task, split: str, most: int, directory: Path | None, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     images, labels = load(task.source, split, directory)
-    chosen = rng.permutation(np.flatnonzero(np.isin(labels, task.classes)))
+    chosen = rng.permutation(np.flatnonzero(np.isin(labels[: task.first or None], task.classes)))
     if task.imbalance > 1:
         chosen = _imbalanced(chosen, labels, task, most)
     chosen = np.sort(chosen[:most])

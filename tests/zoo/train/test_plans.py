@@ -20,8 +20,8 @@ RECORDED = {
     "grids": (96, "6af33d47dcdac663"),
     "tables": (192, "1670901f7ddeebcd"),
     "texts": (128, "d062f53b7a56d481"),
-    "colour": (200, ""),
-    "large_colour": (30, ""),
+    "colour": (200, "d5a87a7c1e9d9116"),
+    "large_colour": (30, "28929a28fff0befc"),
 }
 RUNS = {name: RUNS_PER_TASK for name in PLANS} | {"grids": 16, "tables": 4, "texts": 4, "colour": 5, "large_colour": 5}
 THIRD = ("tables", "texts", "colour", "large_colour")

@@ -76,6 +76,22 @@ def test_so_many_test_samples_are_drawn_as_the_task_says():
     assert torch.equal(fewer.train_images, all_of_them.train_images)
 
 
+def test_samples_of_the_first_part_are_the_same_where_the_rest_is_missing(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (60, 4, 4, 3), dtype=np.uint8), np.arange(60) % 3
+    task = Task("made_up", (0, 2), 4, False, 10, 0.0, 1, first=30)
+    found = []
+    for folder, count in (("whole", 60), ("part", 30)):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "test"):
+            np.save(tmp_path / folder / f"made_up_{split}_images.npy", images[:count])
+            np.save(tmp_path / folder / f"made_up_{split}_labels.npy", labels[:count])
+        found.append(prepare(task, tmp_path / folder))
+    assert torch.equal(found[0].train_images, found[1].train_images)
+    assert torch.equal(found[0].test_labels, found[1].test_labels)
+    assert not torch.equal(found[0].train_images, prepare(replace(task, first=0), tmp_path / "whole").train_images)
+
+
 def test_a_column_that_is_constant_in_training_is_zero_everywhere(tmp_path: Path):
     lines = [f"{k}, {int(k == 19)}, {'a' if k % 2 else 'b'}" for k in range(20)]  # row 19 is one of the tests
     (tmp_path / "titanic.dat").write_text("\n".join(lines))
