@@ -113,9 +113,9 @@ def _shared_signature(probe: Probe, ranks: Ranks) -> Signature:
     part = _signature(replace(probe, batches=own or first, ranks=None))
     if own and ranks.is_short(count):
         _signature(replace(probe, batches=first, ranks=None))  # as many forwards as on any other rank
-    for layer in _differing(part, ranks):
-        part.layers.pop(layer, None)
-        part.absent[layer] = DIFFERING
+    for name in _differing(part, ranks):
+        part.layers.pop(name, None)
+        part.absent[name] = DIFFERING
     for layer in part.layers.values():
         _take_over_all(layer, ranks, has_any=bool(own))
     logits = ranks.in_order(probe.sizes, part.logits if own else part.logits[:0])
