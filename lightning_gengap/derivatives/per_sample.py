@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from lightning_gengap.derivatives.memory import FREE, require_room
 from lightning_gengap.errors import Undefined
-from lightning_gengap.samples.nested import flat_tensors, map_tensors
+from lightning_gengap.samples.nested import INSEPARABLE, flat_tensors, map_tensors
 
 MOST_NUMBERS = 2**26  # in what the samples of one pass yield
 
@@ -33,8 +33,13 @@ def per_sample(
 
     Yields:
         The results of consecutive samples, with the samples on the first axis of every tensor.
+
+    Raises:
+        Undefined: no tensor of the content has the samples on its first axis, as where an object hides them.
     """
     pieces = [piece for piece in flat_tensors(content) if piece.ndim and len(piece) == examples]
+    if not pieces:
+        raise Undefined(INSEPARABLE)
 
     def of_one(entries: list[Tensor], own: tuple[Tensor, ...]) -> Any:
         single = {id(piece): entry[None] for piece, entry in zip(pieces, entries, strict=True)}

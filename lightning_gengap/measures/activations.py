@@ -14,6 +14,7 @@ from lightning_gengap.network.layers import Tap
 from lightning_gengap.network.probe import Probe, State
 from lightning_gengap.network.rows import Rows
 
+DIFFERING = "the activations differ in shape between batches; pad the samples to one length"
 _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -25,9 +26,10 @@ def activations_at(
     A tap that the forward does not reach is left out.
 
     Raises:
-        Undefined: they do not fit into memory.
+        Undefined: they do not fit into memory, or differ in shape between batches.
     """
     rows: dict[str, Rows] = {}
+    shapes: dict[str, torch.Size] = {}  # of one sample's row, by layer
     state = None if state is None else placed(probe.model, state)
     with torch.no_grad():
         for batch in probe.batches:
@@ -38,6 +40,8 @@ def activations_at(
                 width = sum(part[:1].numel() * part.element_size() for part in found.values())
                 require_room(2 * len(probe.targets) * width, "the layers' activations of all samples")
             for layer, part in found.items():
+                if part.shape[1:] != shapes.setdefault(layer, part.shape[1:]):
+                    raise Undefined(f"at {layer}, {DIFFERING}")
                 rows.setdefault(layer, Rows()).add(part)
     return {layer: parts.on_cpu() for layer, parts in rows.items()}
 

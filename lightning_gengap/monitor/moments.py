@@ -61,8 +61,9 @@ class Moments:
     def batch_end(self, trainer: Trainer, module: LightningModule, state: RunState, outputs: Any, batch: Any) -> None:
         """Add the step's loss to the running means; measure where a number of steps makes it due."""
         state.replay.end_step()
-        loss = minimised_loss(trainer, module, outputs)
-        state.training_loss.step(loss, lambda: self.start_up.reader.batch(batch).targets)
+        with state.paused():  # short steps make it dear
+            loss = minimised_loss(trainer, module, outputs)
+            state.training_loss.step(loss, lambda: self.start_up.reader.batch(batch).targets)
         self.start_up.try_again(trainer, module, state)
         self._step(trainer, module, state)
 

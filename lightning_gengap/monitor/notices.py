@@ -153,7 +153,12 @@ def say_optional_failures(state: RunState, measurement: Measurement, failed: Col
 
 
 def say_unpaid(state: RunState) -> None:
-    """Say which measures were asked for and never paid for; training has ended."""
+    """Say which measures were asked for and never paid for; training has ended.
+
+    Where the monitor was switched off, or its last measurement failed, the user knows another cause.
+    """
+    if state.off is not None or state.failures:
+        return
     share = state.budget.share
     unpaid = [name for name in state.schedule.untried() if name in state.selection.asked]
     if share is not None and unpaid:

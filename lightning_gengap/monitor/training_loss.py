@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from lightning_gengap.monitor.step_hooks import hook_into
 
 _TIGHT, _LOOSE = 1e-4, 2e-2  # relative tolerances in float32 and in lower precision
+_WAITING = 256  # steps that are added together: a metric's update takes longer than what else is done at every step
 _SMALL = 1e-2  # nats; below it the rounding of the softmax, not of the loss, sets the tolerance
 
 
@@ -44,10 +45,10 @@ class RunningLoss(Metric):
         self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor) -> None:
-        """Add one step's mean loss, a scalar."""
+        """Add one step's mean loss, a scalar, or those of several steps, shape (steps,)."""
         precision = torch.float32 if loss.device.type == "mps" else torch.float64  # that device has no float64
-        self.total = self.total.to(loss.device, precision) + loss.detach().to(precision)
-        self.count = self.count.to(loss.device, precision) + 1
+        self.total = self.total.to(loss.device, precision) + loss.detach().to(precision).sum()
+        self.count = self.count.to(loss.device, precision) + loss.numel()
 
     def compute(self) -> Tensor:
         """The mean so far, a scalar; NaN before the first step."""
@@ -124,6 +125,7 @@ class TrainingLoss:
     _checking: bool = False
     _outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     _handles: list[Any] = field(default_factory=list)
+    _waiting: list[Tensor] = field(default_factory=list)  # losses that are yet to be added
 
     def begin_step(self, model: nn.Module, classes: int, epoch: int, batch: int) -> None:
         """Watch the next step, as far as it is needed."""
@@ -164,7 +166,9 @@ class TrainingLoss:
                 self._hits.add([output for name, output in self._outputs if name == self._head], labels)
         self.close()
         if self.valid and loss is not None:
-            self.loss.update(loss)
+            self._waiting.append(loss.reshape(()))
+            if len(self._waiting) == _WAITING:
+                self._add_waiting()
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -172,7 +176,13 @@ class TrainingLoss:
             handle.remove()
         self._handles, self._outputs, self._checking = [], [], False
 
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            self.loss.update(torch.stack(self._waiting))
+            self._waiting.clear()
+
     def _sums(self) -> Sums:
+        self._add_waiting()
         return Sums(self.loss.total, self.loss.count)  # not compute(), which would wait for other ranks
 
     def value(self) -> float | None:

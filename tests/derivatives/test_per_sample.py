@@ -51,6 +51,14 @@ def test_randomness_is_refused_and_failures_are_undefined() -> None:
         raise ValueError("another")
 
 
+def test_samples_that_an_object_hides_are_undefined() -> None:
+    class Hidden:
+        inputs = torch.ones(COUNT, 2)
+
+    with pytest.raises(Undefined, match="the samples of a batch cannot be taken apart"):
+        list(per_sample(lambda alone: alone.inputs, Hidden(), COUNT, 2))
+
+
 def test_sums_are_precise() -> None:
     zeros = zeros_for_sums({"a": torch.ones(2, 3)})
     assert zeros["a"].dtype == torch.float64

@@ -78,6 +78,14 @@ def test_one_that_is_too_expensive_does_not_make_the_prediction_stale(monkeypatc
     assert "GapMonitor never measured worst_case: 5 % of the time of this training did not pay for it." in message
 
 
+def test_a_monitor_that_is_switched_off_does_not_say_that_nothing_was_paid_for():
+    monitor = tiny_monitor(budget=0.05, measures=["tic"], forward=lambda module, batch: batch[1].float())
+    values, said = watched(monitor, LongSteps(), max_epochs=4)
+    assert values("gengap/status") == [4] * 4
+    (message,) = said
+    assert "is switched off" in message
+
+
 def test_keys_hold_their_last_value_and_say_how_old_it_is(monkeypatch: pytest.MonkeyPatch):
     scripted(monkeypatch, ("worst_case",), ("tic",), (), ("worst_case", "tic"))
     monitor = tiny_monitor(budget=1.0, measures=["worst_case", "tic"])

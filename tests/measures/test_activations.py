@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.activations import activations_at, first_weight_layer
 from lightning_gengap.network.probe import copy_state
 from tests import networks
-from tests.probes import probing
+from tests.probes import probing, read
 
 
 @pytest.mark.parametrize("chunk", [None, 7])
@@ -45,3 +47,14 @@ def test_a_network_without_weight_layers_has_no_first_one() -> None:
         pytest.raises(Undefined, match="calls no linear or convolutional layer"),
     ):
         first_weight_layer(probe)
+
+
+def test_activations_of_batches_that_are_padded_apart_are_undefined() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    apart = read(torch.randn(6, 3, 7), torch.arange(6) % 2)
+    with probing(model, torch.randn(8, 3, 9), torch.arange(8) % 2, layers=["0", "4"]) as probe:
+        padded = replace(probe, batches=(*probe.batches, *apart))
+        with pytest.raises(Undefined, match="at h1, the activations differ in shape between batches; pad the samples"):
+            activations_at(padded, probe.layout.taps, lambda activation: activation)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gengap.derivatives.weights import require_room_for_graph
 from lightning_gengap.errors import Undefined, one_line, out_of_memory
+from lightning_gengap.measures.activations import DIFFERING
 from lightning_gengap.measures.key import FUNCTION, INVARIANT, NO, OPEN, YES, Invariances, Key
 from lightning_gengap.measures.margins.layer_margins import LayerMargins
 from lightning_gengap.measures.margins.margin_metrics import (
@@ -73,8 +74,8 @@ def margin(probe: Probe) -> Values:
 
     Keys `margin/<layer>/<statistic>`, `margin/<layer>/total_variation`, `margin/output/<quantile>` and
     `margin/correct_fraction`; the histogram of a layer is `margin/<layer>`. The layers are `input`, `h1`, `h2` and
-    `h3`. A layer is absent where the network has none or no gradient reaches it; its statistics are absent with fewer
-    than ten correctly classified samples.
+    `h3`. A layer is absent where the network has none, no gradient reaches it, or its activations differ in shape
+    between batches; its statistics are absent with fewer than ten correctly classified samples.
 
     Cost: two forward passes' worth of arithmetic for all layers: one forward and one backward through the activations
     only. References: Jiang et al. 2019 (arXiv 1810.00113), Bartlett et al. 2017 (arXiv 1706.08498).
@@ -112,10 +113,20 @@ def _shared_signature(probe: Probe, ranks: Ranks) -> Signature:
     part = _signature(replace(probe, batches=own or first, ranks=None))
     if own and ranks.is_short(count):
         _signature(replace(probe, batches=first, ranks=None))  # as many forwards as on any other rank
+    for name in _differing(part, ranks):
+        part.layers.pop(name, None)
+        part.absent[name] = DIFFERING
     for layer in part.layers.values():
         _take_over_all(layer, ranks, has_any=bool(own))
     logits = ranks.in_order(probe.sizes, part.logits if own else part.logits[:0])
     return Signature(part.layers, logits, part.absent)
+
+
+def _differing(part: Signature, ranks: Ranks) -> list[str]:
+    """The layers whose activations have another number of features on another rank."""
+    widths = [part.layers[layer].activation_sum.numel() if layer in part.layers else 0 for layer in LAYERS]
+    found = torch.cat(ranks.gather(torch.tensor([widths])))
+    return [layer for layer, same in zip(LAYERS, (found == found[0]).all(dim=0).tolist(), strict=True) if not same]
 
 
 def _take_over_all(metric: NormalizedMargin, ranks: Ranks, has_any: bool) -> None:
@@ -132,6 +143,7 @@ def _signature(probe: Probe) -> Signature:
     """The signature of the samples, which this process computes."""
     require_room_for_graph(probe, max(probe.sizes))
     margins: dict[str, LayerMargins] = {}
+    shapes: dict[str, set[torch.Size]] = {layer: set() for layer in LAYERS}  # of one sample, over the batches
     undifferentiable = None
     all_logits = Rows()
     for batch in probe.batches:
@@ -149,10 +161,15 @@ def _signature(probe: Probe) -> Signature:
             gradients, undifferentiable = (None,) * len(tensors), f"the logits have no derivatives ({one_line(error)})"
         all_logits.add(logits.detach())
         for (layer, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-            if gradient is not None:
+            shapes[layer].add(tensor.shape[1:])
+            if gradient is not None and len(shapes[layer]) == 1:
                 margins.setdefault(layer, LayerMargins()).add(gap, gradient, tensor)
-    layers = {layer: margins[layer].metric() for layer in LAYERS if layer in margins}
-    absent = {layer: _why_absent(probe, layer, undifferentiable) for layer in LAYERS if layer not in margins}
+    layers = {layer: margins[layer].metric() for layer in LAYERS if layer in margins and len(shapes[layer]) == 1}
+    absent = {
+        layer: DIFFERING if len(shapes[layer]) > 1 else _why_absent(probe, layer, undifferentiable)
+        for layer in LAYERS
+        if layer not in layers
+    }
     return Signature(layers, all_logits.on_cpu().double(), absent)
 
 

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.measures.margins.margin import margin_signature
+from lightning_gengap.measures import compute
+from lightning_gengap.measures.activations import DIFFERING
+from lightning_gengap.measures.margins.margin import Signature, margin_signature
 from lightning_gengap.measures.margins.margin_metrics import logit_gap
 from lightning_gengap.measures.values import Histogram
+from lightning_gengap.network.probe import Probe
+from lightning_gengap.network.ranks import Ranks
 from tests import networks, oracles
-from tests.probes import measured, probing
+from tests.network.test_ranks import on_ranks
+from tests.probes import measured, probing, read
 
 COUNT = 30
 FACTORIES = [
@@ -180,3 +186,52 @@ def test_gradients_that_vanish_are_no_mistakes() -> None:
     model, images = networks.made(Signs), networks.images(20)
     absent = measured("margin", model, images, networks.mostly_right_targets(model, images)).absent
     assert absent["margin/input/*"].startswith("fewer than 10 samples have a gradient of the logits there")
+
+
+class Pooling(nn.Module):
+    """Takes sequences of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(3, 8, 3, padding=1), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(sequences)).mean(dim=2))))
+
+
+def padded_apart(probe: Probe) -> Probe:
+    """The same with a batch of longer sequences behind it."""
+    longer = read(torch.randn(20, 3, 11, generator=torch.Generator().manual_seed(2)).double(), torch.arange(20) % 3)
+    return replace(probe, batches=(*probe.batches, *longer))
+
+
+def of_sequences() -> Task:
+    generator = torch.Generator().manual_seed(1)
+    return networks.made(Pooling).double(), torch.randn(20, 3, 9, generator=generator).double(), torch.arange(20) % 3
+
+
+def test_batches_that_are_padded_apart_lack_the_layers_of_other_shapes_alone() -> None:
+    with probing(*of_sequences(), layers=["first", "second", "head"]) as probe:
+        padded = padded_apart(probe)
+        signature = margin_signature(padded)
+        assert list(signature.layers) == ["h2", "h3"]
+        assert signature.absent == {"input": DIFFERING, "h1": DIFFERING}
+        representations = torch.cat([probe.model.first(batch.inputs).tanh().mean(dim=2) for batch in padded.batches])
+        expected = probe.model.second(representations).detach().var(dim=0, correction=0).sum().sqrt()
+        assert float(signature.layers["h2"].total_variation()) == pytest.approx(float(expected), rel=1e-9)
+        values = compute(padded, ["margin", "k_variance"]).values
+    assert {"margin/h2/total_variation", "margin/output/median", "k_variance/h2"} <= values.keys()
+    assert not {"margin/input/total_variation", "margin/h1/total_variation", "k_variance/h1"} & values.keys()
+
+
+def test_ranks_agree_on_the_layers_of_other_shapes() -> None:
+    def signature_on(ranks: Ranks) -> Signature:
+        with probing(*of_sequences(), layers=["first", "second", "head"]) as probe:
+            shared = replace(padded_apart(probe), ranks=ranks)
+            with shared.step():
+                return margin_signature(shared)
+
+    for signature in on_ranks(2, signature_on):
+        assert list(signature.layers) == ["h2", "h3"]
+        assert signature.absent == {"input": DIFFERING, "h1": DIFFERING}
+        assert len(signature.logits) == 40
