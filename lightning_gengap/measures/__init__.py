@@ -39,7 +39,7 @@ from lightning_gengap.measures.norms import bartlett, complexity, distance, norm
 from lightning_gengap.measures.perturbation import augmentation, perturbation
 from lightning_gengap.measures.run_facts import FACTS
 from lightning_gengap.measures.sharpness import adaptive_sharpness, gradient_noise, pac_bayes, sharpness, worst_case
-from lightning_gengap.measures.values import Figure, Histogram, Spectrum, Value, Values
+from lightning_gengap.measures.values import Figure, Histogram, Spectrum, Values
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.network.ranks import AnotherRankFailed
 
@@ -135,7 +135,7 @@ MEASURES: dict[str, Measure] = {
         by_default=True,
         forwards=1.0,
         per_training=True,
-        besides="two eigendecompositions (examples x examples), and 100 trees",
+        besides="ridge, trees or naive Bayes on the training samples, some 20 seconds of one core each at most",
         drawn_by_place=True,
     ),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
@@ -252,15 +252,17 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         try:
             with probe.step():
                 found = row.function(probe)
-        except Undefined as undefined:
-            found = {_every_key(row): undefined}
+        except Undefined as reason:
+            found = {_every_key(row): reason}
         except AnotherRankFailed:
             raise
         except Exception as error:
             raise _failed(name, error) from error
-        absent = {key: value.reason for key, value in found.items() if _is_told(value, name, probe)}
+        undefined = {key: value for key, value in found.items() if isinstance(value, Undefined)}
+        asked = name in probe.named
+        absent = {key: why.reason for key, why in undefined.items() if asked or not isinstance(why, OtherKind)}
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
-        if found and not values and not any(isinstance(value, Undefined) for value in found.values()):
+        if found and not values and not undefined:
             absent = {_every_key(row): "its values are not finite"}
         else:
             numbers = (key for key, value in found.items() if isinstance(value, float) and key not in values)
@@ -271,11 +273,6 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
         if asked_for:
             computed.absent[name] = asked_for
     return computed
-
-
-def _is_told(value: Value, name: str, probe: Probe) -> bool:
-    """Whether this is the reason why a value is absent, and one that the user is told."""
-    return isinstance(value, Undefined) and (name in probe.named or not isinstance(value, OtherKind))
 
 
 def _is_asked_for(pattern: str, row: Measure, probe: Probe) -> bool:

@@ -12,6 +12,8 @@ from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
 from lightning_gengap.measures.agreement.references import REFERENCES, Said
 from lightning_gengap.network.probe import Probe
 
+PARTS = ("rows", "predicted", "shares", "fitted", "flipped", "labels")  # of an answer, as memory keeps it
+
 
 @dataclass(frozen=True)
 class OutOfFold:
@@ -52,14 +54,14 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
     Raises:
         Undefined: it does not exist for these samples, or takes too much memory or time.
     """
-    parts = [f"out_of_fold/{name}/{part}" for part in ("rows", "predicted", "shares", "fitted", "flipped")]
+    parts = [f"out_of_fold/{name}/{part}" for part in PARTS]
     known = [probe.memory.get(part) for part in parts]
     if probe.places is None:
         judged = Judged.of(probe)
         if known[0] is None or not torch.equal(known[0], judged.rows):
             known = _answer(probe, name, judged)
             probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
-    rows, predicted, shares, fitted, flipped = known
+    rows, predicted, shares, fitted, flipped, _ = known
     if rows is None or predicted is None or shares is None or fitted is None:
         raise Undefined("its reference was not asked yet")
     found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), flipped)
@@ -77,6 +79,7 @@ def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
         torch.stack([of_label, shares], dim=1).float(),
         torch.tensor(said.fitted),
         None if said.flipped is None else judged.classes[said.flipped],
+        judged.classes[judged.ranks],
     ]
 
 
