@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from lightning_gengap.measures.agreement.fitting import Judged
-from lightning_gengap.measures.agreement.mislabelled import suspicious
+from lightning_gengap.measures.agreement.mislabelled import contradicted
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
@@ -36,8 +36,8 @@ EPOCHS, BATCH, CLASSES = 6, 50, 10
 RULES = {
     "disagreement": "the reference predicts another class",
     "confident": "the same, where its probability exceeds one half",
-    "default": "what `mislabelled` does: confident learning, of the most probable class alone",
-    "confident learning": "by thresholds of all classes",
+    "default": "what `mislabelled` does: confident learning",
+    "most probable": "confident learning, of the most probable class alone",
     "cleanlab": "`find_label_issues(filter_by='confident_learning')`",
     "with the network": "`default`, of the mean of both probabilities",
     "network too": "`default`, where the network contradicts the label too",
@@ -77,17 +77,11 @@ def trained(images: Tensor, labels: Tensor) -> list[Tensor]:
     return found
 
 
-def by_default(shares: Tensor, labels: Tensor) -> Tensor:
-    """The rule of the package."""
-    highest, predicted = shares.max(1)
-    return suspicious(predicted, shares.gather(1, labels[:, None])[:, 0], highest, labels)
-
-
-def confident_learning(shares: Tensor, labels: Tensor) -> Tensor:
-    """Northcutt et al.: among the classes above their threshold, the most probable one is not the label."""
+def by_most_probable(shares: Tensor, labels: Tensor) -> Tensor:
+    """Whether the most probable class is not the label, and reaches its threshold."""
     thresholds = torch.stack([shares[labels == each, each].mean() for each in range(shares.shape[1])])
-    above = torch.where(shares >= thresholds, shares, -1.0)
-    return (above.max(1).values >= 0) & (above.argmax(1) != labels)
+    highest, predicted = shares.max(1)
+    return (predicted != labels) & (highest >= thresholds[predicted])
 
 
 def flagged(shares: Tensor, labels: Tensor, epochs: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -95,13 +89,13 @@ def flagged(shares: Tensor, labels: Tensor, epochs: list[Tensor]) -> tuple[dict[
     highest, predicted = shares.max(1)
     agrees = [int((each.argmax(1) == predicted).sum()) for each in epochs]
     network = epochs[int(np.argmax(agrees))]
-    both, own = (shares + network) / 2, by_default(shares, labels)
+    both, own = (shares + network) / 2, contradicted(shares, labels)
     found = {
         "disagreement": predicted != labels,
         "confident": (predicted != labels) & (highest > 0.5),
         "default": own,
-        "confident learning": confident_learning(shares, labels),
-        "with the network": by_default(both, labels),
+        "most probable": by_most_probable(shares, labels),
+        "with the network": contradicted(both, labels),
         "network too": own & (network.argmax(1) != labels),
         "network against": own & (epochs[-1].argmax(1) == labels),
     }
@@ -123,11 +117,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--sources", nargs="+", default=list(SAMPLES))
+    parser.add_argument("--sources", nargs="+", help="all with --data, else digits")
     arguments = parser.parse_args()
+    sources = arguments.sources or (list(SAMPLES) if arguments.data else ["digits"])
     print("| data | redrawn | mislabelled | reference | " + " | ".join(RULES) + " | order | order with the network |")
     print("|---" * (len(RULES) + 6) + "|")
-    for source in arguments.sources:
+    for source in sources:
         for noise in NOISES:
             task = Task(source, tuple(range(10)), SIDES[source], False, SAMPLES[source], noise, 1)
             noisy, clean = (prepare(each, arguments.data) for each in (task, replace(task, noise=0.0)))

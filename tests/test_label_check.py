@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap import GapMonitor, measure, mislabelled
 from lightning_gengap.errors import MeasureError
-from lightning_gengap.measures.agreement.mislabelled import remember, suspects, suspicious
+from lightning_gengap.measures.agreement.mislabelled import contradicted, remember, suspects
 from tests.lightning_models import TinyModel, blobs, quiet_trainer
 
 WRONG = {3: 2, 50: 1, 71: 0}  # the label that each gets; classes follow each other in turn
@@ -72,14 +72,22 @@ def test_the_rule_by_hand() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     shares = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.4, 0.6], [0.45, 0.55], [0.55, 0.45]]).double()
     # Class 0 has its labels at (0.9 + 0.7 + 0.2) / 3 = 0.6, class 1 at (0.6 + 0.55 + 0.45) / 3 = 0.53.
-    highest, predicted = shares.max(1)
-    flags = suspicious(predicted, shares[torch.arange(6), labels], highest, labels)
-    assert flags.tolist() == [False, False, True, False, False, False]
+    assert contradicted(shares, labels).tolist() == [False, False, True, False, False, False]
+
+
+def test_a_class_may_contradict_that_is_not_the_most_probable_one() -> None:
+    labels = torch.tensor([0, 1, 2, 2, 0])
+    shares = torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.5, 0.1], [0.0, 0.1, 0.9], [0.0, 0.1, 0.9], [0.1, 0.55, 0.35]])
+    shares[4] = torch.tensor([0.1, 0.45, 0.45 - 1e-3])  # thresholds: 0.3, 0.5 and 0.9, which no other class reaches
+    assert contradicted(shares.double(), labels).tolist() == [False] * 5
+    shares[2:4] = torch.tensor([0.3, 0.3, 0.4])  # now 0.4 is enough for class 2, although class 1 is more probable
+    assert contradicted(shares.double(), labels).tolist() == [False, False, False, False, True]
 
 
 def answer(labels: Tensor, predicted: Tensor, name: str) -> dict[str, Tensor]:
     shares = torch.where(labels == predicted, 0.9, 0.1)
     parts = {"rows": torch.arange(len(labels)), "labels": labels, "predicted": predicted}
+    parts["contradicted"] = labels != predicted
     parts["shares"] = torch.stack([shares, torch.full((len(labels),), 0.9)], dim=1)
     return {f"out_of_fold/{name}/{part}": value for part, value in parts.items()}
 

@@ -9,10 +9,19 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
+from lightning_gengap.measures.agreement.mislabelled import contradicted
 from lightning_gengap.measures.agreement.references import REFERENCES, Said
 from lightning_gengap.network.probe import Probe
 
-PARTS = ("rows", "predicted", "shares", "fitted", "flipped", "labels")  # of an answer, as memory keeps it
+PARTS = (
+    "rows",
+    "predicted",
+    "shares",
+    "fitted",
+    "flipped",
+    "labels",
+    "contradicted",
+)  # of an answer, as memory keeps it
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
         if known[0] is None or not torch.equal(known[0], judged.rows):
             known = _answer(probe, name, judged)
             probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
-    rows, predicted, shares, fitted, flipped, _ = known
+    rows, predicted, shares, fitted, flipped, *_ = known
     if rows is None or predicted is None or shares is None or fitted is None:
         raise Undefined("its reference was not asked yet")
     found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), flipped)
@@ -80,6 +89,7 @@ def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
         torch.tensor(said.fitted),
         None if said.flipped is None else judged.classes[said.flipped],
         judged.classes[judged.ranks],
+        contradicted(said.shares, judged.ranks),
     ]
 
 
