@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_gengap.errors import GapError
+    from lightning_gengap.label_check import mislabelled
     from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
@@ -38,6 +39,7 @@ __all__ = [
     "available_predictors",
     "load_predictor",
     "measure",
+    "mislabelled",
 ]
 
 _MODULES = {
@@ -52,6 +54,7 @@ _MODULES = {
     "available_predictors": "predictors.files",
     "load_predictor": "predictors.files",
     "measure": "standalone",
+    "mislabelled": "label_check",
 }
 _LIGHTNING_CLIS = ("lightning.pytorch.cli", "pytorch_lightning.cli")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
@@ -19,6 +19,7 @@ from lightning_gengap.errors import ConfigurationError, MeasureError, naming_mem
 from lightning_gengap.measurement import Measurement
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures import BY_DEFAULT, MEASURED, get_measure
+from lightning_gengap.measures.agreement.mislabelled import Mislabelled, suspects
 from lightning_gengap.network.probe import State
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Predictor
@@ -35,6 +36,18 @@ LEAST_DECAY = 1e-12
 ALL = 2**62  # more samples than there are
 
 
+class Measured(dict[str, float]):
+    """Numbers by key.
+
+    Attributes:
+        mislabelled: the samples that look mislabelled, most suspicious first; empty where `reference` was not measured.
+    """
+
+    def __init__(self, values: Mapping[str, float], mislabelled: Sequence[Mislabelled] = ()) -> None:
+        super().__init__(values)
+        self.mislabelled = list(mislabelled)
+
+
 def measure(
     model: nn.Module,
     data: Any,
@@ -48,7 +61,7 @@ def measure(
     weight_decay: float | Optimizer | None = None,
     samples: int | None = None,
     train_samples: int | None = None,
-) -> dict[str, float]:
+) -> Measured:
     """Measure a model on training samples, in eval mode. Neither model nor data nor random streams are changed.
 
     With the weights, the samples and the seed of a monitor, the values are the monitor's, and so is what
@@ -105,10 +118,16 @@ def measure(
     measurer = replace(measurer, named=frozenset(names or ()))
     measurement = measurer.measure(model, default_measures() if names is None else names, optimizers=optimizers)
     if names is not None:
-        _require_some(measurement, names)
+        require_some(measurement, names)
     for note in measurement.notes:
         warnings.warn(note, stacklevel=2)
-    return measurement.values
+    return Measured(measurement.values, mislabelled_of(measurer))
+
+
+def mislabelled_of(measurer: Measurer) -> list[Mislabelled]:
+    """The samples that look mislabelled, by their place in the data, once `reference` was measured; else none."""
+    found, drawn = suspects(measurer.memory.warm_starts), measurer.samples.drawn
+    return found if drawn is None else [each._replace(sample=int(drawn[each.sample])) for each in found]
 
 
 def measurer_for(
@@ -147,7 +166,9 @@ def default_measures(predictor: Predictor | None = None) -> tuple[str, ...]:
 def _drawn(measurer: Measurer, given: Samples, reader: SampleReader) -> Samples:
     """The drawn ones of samples that others have collated, in the monitor's order where they can be taken apart."""
     in_order = in_drawn_order if measurer.first.separable(given.batches) else first_batches
-    return replace(given, batches=checked_batches(in_order(given.batches, reader)))
+    batches = checked_batches(in_order(given.batches, reader))
+    as_given = batches[0] is given.batches[0]
+    return replace(given, batches=batches, drawn=range(len(given)) if as_given else reader.draw(range(len(given))))
 
 
 def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int | None) -> tuple[Samples, bool]:
@@ -163,18 +184,18 @@ def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int 
     reader = replace(reader, place=lambda batch: map_tensors(batch, moved))
     reading = naming_memory("reading the samples")
     with reading, random_streams_kept(), _own_streams_kept(data), torch.inference_mode(False):
-        others = None
+        others, drawn = None, None
         own_way = type(data).__iter__ is not DataLoader.__iter__ if isinstance(data, DataLoader) else True
         indices = None if own_way else trainable_indices(data)
         if indices is not None:
             size = len(indices)
             batches = reader.take(loader_in_drawn_order(data, indices, reader))
-            others = Others(Source.of(data, ()), indices, reader)
+            drawn, others = reader.draw(indices), Others(Source.of(data, ()), indices, reader)
         else:
             batches = replace(reader, samples=ALL).take(data)
             size = sum(len(batch.targets) for batch in batches)
     size = size if train_samples is None else train_samples
-    return Samples(checked_batches(batches), size, augmented=False, others=others), indices is None
+    return Samples(checked_batches(batches), size, augmented=False, others=others, drawn=drawn), indices is None
 
 
 def _check_size(name: str, size: Any) -> None:
@@ -214,7 +235,7 @@ def _names(measures: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _require_some(measurement: Measurement, names: Sequence[str]) -> None:
+def require_some(measurement: Measurement, names: Sequence[str]) -> None:
     """Refuse to return nothing of what was asked for by name, because the caller then looks for its keys."""
     if not names or any(MEASURED[key].measure in names for key in measurement.values if key in MEASURED):
         return

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_gengap.measures.agreement.mislabelled import Mislabelled, suspects
 from lightning_gengap.monitor.arguments import check_arguments
 from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.continuation import begin, loaded_state
@@ -25,6 +26,7 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, validates_in_fit, was_reloaded
+from lightning_gengap.monitor.training_samples import drawn_from
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
@@ -159,6 +161,19 @@ class GapMonitor(Callback):
     def prediction(self) -> Prediction | None:
         """The last prediction, with its contributions; None before training or without a predictor."""
         return None if self._state is None else self._state.prediction
+
+    def mislabelled(self) -> list[Mislabelled]:
+        """The monitored samples that look mislabelled, most suspicious first.
+
+        Each has its index in the data set; its place among the monitored samples where these were not read by index. It
+        is what the measure `reference` found; there are none where that was not taken.
+        """
+        state = self._state
+        if state is None:
+            return []
+        drawn = drawn_from(state.pool, self._start_up.reader, self._start_up.probe_data)
+        found = suspects(state.memory.warm_starts)
+        return [each._replace(sample=int(drawn[each.sample])) for each in found] if drawn else found
 
     def is_fresh(self, key: str) -> bool:
         """Whether the value under this full key, with its prefix, is of the present weights."""

@@ -60,7 +60,8 @@ def draw_samples(
             return None
         source = Source.of(loader, tuple(keep))
         samples = _read_indices(source, indices, reader, len(indices))
-        return replace(samples, others=Others(source, indices, reader), copied=samples.augmented)
+        drawn, others = reader.draw(indices), Others(source, indices, reader)
+        return replace(samples, others=others, copied=samples.augmented, drawn=drawn)
 
 
 def check_probe_data(data: object) -> None:

@@ -31,6 +31,7 @@ class Samples:
         augmented: whether two reads of one index differ, so that the samples are not the clean ones.
         notes: what the user should know about the reading.
         others: the training samples that are not monitored; None where they cannot be read by index.
+        drawn: the index of each sample in the data set, in their order; None where it is not known.
         copied: whether two reads of one index of the training data differ, whatever is monitored; None if unknown.
     """
 
@@ -40,6 +41,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     others: Others | None = None
     copied: bool | None = None
+    drawn: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return count(self.batches)

@@ -302,6 +302,22 @@ def test_augmentation_in_the_step_is_said_once_and_widens_the_interval(step: Cal
     assert "module(batch[0])" in said[0]
     assert monitor.prediction is not None
     assert "training_inputs" in monitor.prediction.outside
+    assert monitor.values["trained_on_copies"] == 1.0
+
+
+def test_a_step_on_the_batch_itself_trains_on_no_copies() -> None:
+    for given in (None, lambda module, batch: module(batch[0])):
+        monitor, said = watched(
+            Flat(lambda module, batch: cross_entropy(module(batch[0]), batch[1])), loader(), forward=given
+        )
+        assert said == []
+        assert monitor.values["trained_on_copies"] == 0.0
+
+
+def test_of_a_step_that_calls_something_else_it_is_not_known() -> None:
+    model, data, _ = DIFFER["other parts"]
+    monitor, _ = watched(model(), data())
+    assert "trained_on_copies" not in monitor.values
 
 
 def test_the_forward_that_is_named_settles_it(caplog: pytest.LogCaptureFixture) -> None:

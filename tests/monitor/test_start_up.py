@@ -43,6 +43,7 @@ def test_augmentation_is_said_once_and_flagged():
     assert "the training set is augmented. Pass probe_data=" in said[0]
     assert values("gengap/in_support") == [0, 0]
     assert monitor.prediction.outside == ("augmented_probe",)
+    assert monitor.values["trained_on_copies"] == 1.0
 
 
 def test_a_stream_is_copied_up_to_the_samples_asked_for(caplog: pytest.LogCaptureFixture):

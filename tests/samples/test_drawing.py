@@ -65,6 +65,19 @@ def test_augmentation_is_noticed(loader: Any, reader: SampleReader, probe_data: 
     assert drawn(loader, reader, probe_data=probe_data).augmented == augmented
 
 
+@pytest.mark.parametrize(
+    ("loader", "probe_data", "copied"),
+    [
+        (DataLoader(numbered()), Augmented(), False),
+        (HELD_OUT, CLEAN, True),
+        (HELD_OUT, None, True),
+        (DataLoader(Stream(blobs())), CLEAN, None),
+    ],
+)
+def test_whether_training_reads_copies_does_not_depend_on_the_view(loader: Any, probe_data: Any, copied: bool | None):
+    assert drawn(loader, probe_data=probe_data).copied is copied
+
+
 FEW = SubsetRandomSampler([1, 2])
 VIEWS: dict[str, tuple[Any, Any, list[int], int | None]] = {
     # What is trained on, the view, the numbers read, and how many samples are trained on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.agreement.mislabelled import remember
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.difficulty.compared_samples import compared
@@ -57,11 +58,15 @@ def agreement(probe: Probe) -> Values:
         except Undefined as undefined:
             values[f"agreement/{name}*"] = undefined
             continue
-        agrees = predicted[found.rows] == found.predicted
+        own = predicted[found.rows]
+        agrees = own == found.predicted
         against = agrees & (found.predicted != probe.targets[found.rows])
         if found.accuracy > highest:
             best, highest = name, found.accuracy
-        values[f"agreement/{name}"] = float(agrees.double().mean())
+        share = float(agrees.double().mean())
+        values[f"agreement/{name}"] = share
+        if probe.places is None:
+            remember(probe.memory, name, own, share)
         values[f"agreement/{name}_against_label"] = float(against.double().mean())
     if not best:
         return values | {"agreement/best": Undefined("there is no reference")}

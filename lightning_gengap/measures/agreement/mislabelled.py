@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_gengap.measures.agreement.references import REFERENCES
 
-NETWORK = "agreement/network"  # what the network says, in the probe's memory
-TARGETS = "agreement/targets"
+_READ = ("rows", "labels", "predicted", "shares", "contradicted")
+SEVERAL = 3  # measurements of the agreement, one of which may have come before the network had memorised much
 
 
 class Mislabelled(NamedTuple):
@@ -31,44 +31,55 @@ class Mislabelled(NamedTuple):
 
 
 def suspects(memory: Mapping[str, Tensor]) -> list[Mislabelled]:
-    """The samples that look mislabelled, most suspicious first, from what the measure `agreement` keeps.
+    """The samples that look mislabelled, most suspicious first, from what a probe's memory keeps.
 
-    The reference that is right most often decides, by the rule of confident learning (Northcutt et al. 2021, arXiv
-    1911.00068): it takes another class for the most probable one, and for more probable than it takes, on average, the
-    label of the samples that are labelled so.
+    The reference that is right most often decides, by the rule of `contradicted`. Where the agreement was measured
+    several times in a training, the network that agreed most must contradict the label too: it had not memorised it
+    yet. There are none where no reference was asked.
     """
-    targets = memory.get(TARGETS)
-    answers = [_answer(memory, name) for name in REFERENCES]
-    known = [answer for answer in answers if answer is not None]
-    if targets is None or not known:
+    answers = {name: answer for name in REFERENCES if (answer := _answer(memory, name)) is not None}
+    if not answers:
         return []
-    rows, predicted, shares = max(known, key=lambda answer: float((answer[1] == targets[answer[0]]).double().mean()))
-    labels = targets[rows]
-    found = suspicious(predicted, shares[:, 0].double(), shares[:, 1].double(), labels)
+    best = max(answers, key=lambda name: float((answers[name][1] == answers[name][2]).double().mean()))
+    rows, labels, predicted, shares, found = answers[best]
+    network, seen = (memory.get(f"agreement/{best}/{part}") for part in ("network", "seen"))
+    if network is not None and seen is not None and float(seen[1]) >= SEVERAL and len(network) == len(labels):
+        found = found & (network != labels)
     scores = shares[:, 1] - shares[:, 0]
     order = [i for i in scores.argsort(descending=True, stable=True).tolist() if bool(found[i])]
     return [Mislabelled(int(rows[i]), int(labels[i]), int(predicted[i]), float(scores[i])) for i in order]
 
 
-def suspicious(predicted: Tensor, of_label: Tensor, of_predicted: Tensor, labels: Tensor) -> Tensor:
-    """Which labels are contradicted with more confidence than the labels of the predicted class have on average.
+def remember(memory: dict[str, Tensor], name: str, predicted: Tensor, share: float) -> None:
+    """Keep what the network predicts where it agrees more with this reference than ever before."""
+    parts = {part: f"agreement/{name}/{part}" for part in ("network", "seen")}  # seen: the share, and how many times
+    highest, times = memory.get(parts["seen"], torch.tensor([-1.0, 0.0])).tolist()
+    if share >= highest or len(memory[parts["network"]]) != len(predicted):
+        memory[parts["network"]], highest = predicted.clone(), share
+    memory[parts["seen"]] = torch.tensor([highest, times + 1])
+
+
+def contradicted(shares: Tensor, ranks: Tensor) -> Tensor:
+    """Which labels confident learning contradicts (Northcutt et al. 2021, arXiv 1911.00068).
+
+    The threshold of a class is the mean share that it has among the samples that are labelled so. A label is
+    contradicted where it is not the most probable class, nor the most probable of those that reach their threshold.
 
     Args:
-        predicted: the most probable class of each sample, shape (samples,).
-        of_label: how probable the given label is.
-        of_predicted: how probable the predicted class is.
-        labels: the given ones.
+        shares: how probable each class is for each sample, not having seen its label, shape (samples, classes).
+        ranks: the labels, among these classes.
     """
-    classes = int(torch.maximum(predicted.max(), labels.max())) + 1
-    counts = torch.bincount(labels, minlength=classes)
-    sums = torch.zeros(classes, dtype=of_label.dtype).index_add_(0, labels, of_label)
+    own = shares.gather(1, ranks[:, None])[:, 0]
+    counts = torch.bincount(ranks, minlength=shares.shape[1])
+    sums = torch.zeros(shares.shape[1], dtype=shares.dtype).index_add_(0, ranks, own)
     thresholds = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
-    return (predicted != labels) & (of_predicted >= thresholds[predicted])
+    reached = torch.where(shares >= thresholds, shares, -1.0)
+    confident = reached.max(1)
+    return (confident.values >= 0) & (confident.indices != ranks) & (shares.argmax(1) != ranks)
 
 
-def _answer(memory: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Rows, predicted classes and shares of a reference; None where it was not asked."""
-    parts = [memory.get(f"out_of_fold/{name}/{part}") for part in ("rows", "predicted", "shares")]
-    if parts[0] is None or parts[1] is None or parts[2] is None:
-        return None
-    return parts[0], parts[1], parts[2]
+def _answer(memory: Mapping[str, Tensor], name: str) -> list[Tensor] | None:
+    """What is kept of the answer of a reference, as `_READ` has it; None where it was not asked."""
+    parts = [memory.get(f"out_of_fold/{name}/{part}") for part in _READ]
+    found = [part for part in parts if part is not None]
+    return found if len(found) == len(parts) else None

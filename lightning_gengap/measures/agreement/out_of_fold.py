@@ -9,8 +9,19 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
+from lightning_gengap.measures.agreement.mislabelled import contradicted
 from lightning_gengap.measures.agreement.references import REFERENCES, Said
 from lightning_gengap.network.probe import Probe
+
+PARTS = (
+    "rows",
+    "predicted",
+    "shares",
+    "fitted",
+    "flipped",
+    "labels",
+    "contradicted",
+)  # of an answer, as memory keeps it
 
 
 @dataclass(frozen=True)
@@ -55,17 +66,18 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
     Raises:
         Undefined: it does not exist for these samples, or takes too much memory or time.
     """
-    parts = [f"out_of_fold/{name}/{part}" for part in ("rows", "predicted", "shares", "fitted", "accuracy", "flipped")]
+    parts = [f"out_of_fold/{name}/{part}" for part in PARTS]
     known = [probe.memory.get(part) for part in parts]
     if probe.places is None:
         judged = Judged.of(probe)
         if known[0] is None or not torch.equal(known[0], judged.rows):
             known = _answer(probe, name, judged)
             probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
-    rows, predicted, shares, fitted, accuracy, flipped = known
-    if rows is None or predicted is None or shares is None or fitted is None or accuracy is None:
+    rows, predicted, shares, fitted, flipped, labels, *_ = known
+    if rows is None or predicted is None or shares is None or fitted is None or labels is None:
         raise Undefined("its reference was not asked yet")
-    found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), float(accuracy), flipped)
+    accuracy = float((predicted == labels).double().mean())
+    found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), accuracy, flipped)
     return found if probe.places is None else found.at(probe.places)
 
 
@@ -79,8 +91,9 @@ def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
         judged.classes[predicted],
         torch.stack([of_label, shares], dim=1).float(),
         torch.tensor(said.fitted),
-        (predicted == judged.ranks).double().mean(),
         None if said.flipped is None else judged.classes[said.flipped],
+        judged.classes[judged.ranks],
+        contradicted(said.shares, judged.ranks),
     ]
 
 

@@ -30,8 +30,9 @@ def reference(probe: Probe) -> Values:
 
     Keys, higher for easier data: `reference/patch_accuracy` of leave-one-out ridge on the answers of 400 whitened 6 x 6
     patches in four regions of the images; `reference/forest_accuracy` of 100 extremely randomised trees on the
-    flattened inputs, each tree asked about the samples outside its bootstrap alone; `reference/tokens_accuracy` of
-    leave-one-out naive Bayes on which tokens a text has; `reference/features_accuracy` of leave-one-out ridge on the
+    flattened inputs, each tree asked about the samples outside its bootstrap alone; `reference/landmarks_accuracy` of
+    leave-one-out ridge on Gaussian bells around 512 samples, where the inputs are vectors; `reference/tokens_accuracy`
+    of leave-one-out naive Bayes on which tokens a text has; `reference/features_accuracy` of leave-one-out ridge on the
     untrained network's features, as `difficulty/ridge_accuracy`. `reference/best_accuracy` is the highest of them.
     `reference/<name>_samples` says on how many samples each was fitted: all that are trained on, or as many as 20
     seconds of one core are enough for by the multiplications that it takes. The others are read anew from the data set
@@ -50,9 +51,9 @@ def reference(probe: Probe) -> Values:
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. A single reference is absent where its
-            inputs are: images of at least 6 x 6, at most 16,384 floats a sample, integers of shape (examples, length)
-            that go into an embedding, initial weights and hidden layers; and where it takes more memory than there is,
-            or more than a minute.
+            inputs are: images of at least 6 x 6; at most 16,384 floats a sample; vectors; integers of shape (examples,
+            length) that go into an embedding; initial weights and hidden layers. So it is where it takes more memory
+            than there is, or more than a minute.
     """
     compared(probe)
     values: dict[str, Value] = {}

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.derivatives.time import require_time
 from lightning_gengap.errors import OtherKind, Undefined
-from lightning_gengap.measures.agreement import forest, patches
+from lightning_gengap.measures.agreement import forest, landmarks, patches
 from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
 from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
 from lightning_gengap.measures.agreement.tokens import naive_bayes, place_of_tokens, tokens_at
@@ -30,6 +30,7 @@ from lightning_gengap.samples.batches import ProbeBatch
 
 TEMPERATURES = [2.0**power for power in range(-8, 8)]
 _FLOOR = 1e-12
+_SLICE = 1024  # vectors that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -117,24 +118,51 @@ def on_inputs(probe: Probe, judged: Judged) -> Said:
         raise OtherKind("the inputs are integers or differ in shape")
     width = own[0].numel()
     cost = forest.cost_of(width, len(judged.classes), len(probe.targets) + len(probe.others or ()))
-    more = number_of_others(probe, judged, width, cost)
-    count = len(own) + more
-    require_room(4 * 2 * count * width, f"{count} samples of {width} numbers")
     require_time(cost * len(own), f"trees on {len(own)} samples of {width} numbers")
+    vectors, ranks = _gathered(probe, judged, own, number_of_others(probe, judged, width, cost))
+    classes = len(judged.classes)
+    ranks = torch.where(ranks < 0, classes, ranks)
+    return Said(forest.out_of_bag_shares(vectors, ranks, probe.seed, len(own))[:, :classes], len(vectors))
+
+
+def on_landmarks(probe: Probe, judged: Judged) -> Said:
+    """Leave-one-out ridge on how near a vector is to each of 512 others, at the best of three distances."""
+    own = compared_inputs(probe, judged.rows)
+    if own is None or own.ndim != 2:
+        raise OtherKind("the inputs are not vectors")
+    width, bells, classes = own.shape[1], min(landmarks.LANDMARKS, len(own)), len(judged.classes)
+    cost = len(landmarks.WIDTHS) * bells * (width + bells)
+    require_room(8 * len(own) * (4 * bells + 2 * width), f"the distances of {len(own)} samples")
+    vectors, ranks = _gathered(probe, judged, own, number_of_others(probe, judged, width, cost))
+    labels, own_labels = signs(ranks, classes), signs(judged.ranks, classes)
+    if not bool(vectors.isfinite().all()):
+        raise Undefined("the inputs are not all finite")
+    found = []
+    for bell in landmarks.WIDTHS:
+        features = landmarks.LandmarkFeatures.of(vectors[: len(own)], bell)
+        rows = features(vectors[: len(own)])
+        parts = zip(vectors[len(own) :].split(_SLICE), labels[len(own) :].split(_SLICE), strict=True)
+        ridge = SlicedRidge.of(rows, own_labels, ((features(part), of_part) for part, of_part in parts if len(part)))
+        rows = ridge.centred(rows)
+        found += [ridge.solved(strength).left_out(rows, own_labels) for strength in landmarks.STRENGTHS]
+    return Said(calibrated(best_of(found, judged), judged.ranks), len(vectors))
+
+
+def _gathered(probe: Probe, judged: Judged, own: Tensor, more: int) -> tuple[Tensor, Tensor]:
+    """The inputs of the judged samples and of so many others, flattened, float32, on the CPU; and their ranks."""
+    count, width, filled = len(own) + more, own[0].numel(), len(own)
+    require_room(4 * 2 * count * width, f"{count} samples of {width} numbers")
 
     def read(batch: ProbeBatch) -> Tensor | None:
         inputs = _inputs_like(own, batch)
         return None if inputs is None else inputs.flatten(1).float().cpu()
 
-    inputs, ranks, filled = torch.empty(count, width), torch.full((count,), -1), len(own)
+    inputs, ranks = torch.empty(count, width), torch.full((count,), -1)
     inputs[:filled], ranks[:filled] = own.flatten(1).float().cpu(), judged.ranks
     for rows, of_rows in others(probe, judged, read, more):
         inputs[filled : filled + len(rows)], ranks[filled : filled + len(rows)] = rows, of_rows
         filled += len(rows)
-    classes = len(judged.classes)
-    ranks = torch.where(ranks < 0, classes, ranks)[:filled]
-    shares = forest.out_of_bag_shares(inputs[:filled], ranks, probe.seed, len(own))
-    return Said(shares[:, :classes], filled)
+    return inputs[:filled], ranks[:filled]
 
 
 def on_tokens(probe: Probe, judged: Judged) -> Said:
@@ -162,6 +190,9 @@ def on_tokens(probe: Probe, judged: Judged) -> Said:
 REFERENCES: dict[str, Reference] = {
     "patch": Reference(on_patches, "leave-one-out ridge on the images' own patches", "ridge on patches of the images"),
     "forest": Reference(on_inputs, "out-of-bag extremely randomised trees on the inputs", "a random forest"),
+    "landmarks": Reference(
+        on_landmarks, "leave-one-out ridge on nearness to other samples", "ridge on nearness to other samples"
+    ),
     "tokens": Reference(on_tokens, "leave-one-out naive Bayes on the tokens", "naive Bayes on the tokens"),
     "features": Reference(
         on_features,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesClassifier
@@ -12,6 +13,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.agreement import fitting
 from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
 from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_shares
+from lightning_gengap.measures.agreement.landmarks import STRENGTHS, WIDTHS
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.measures.agreement.patches import PatchFeatures
 from lightning_gengap.measures.agreement.references import REFERENCES, calibrated, signs
@@ -51,6 +53,10 @@ def test_inputs_that_trees_cannot_take(inputs: Tensor) -> None:
         out_of_bag_shares(inputs, torch.arange(10) % 2, 0)
 
 
+def refuse(*_: object) -> None:
+    raise KeyError("asked again")
+
+
 @pytest.mark.parametrize("name", ["patch", "forest", "features"])
 def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, (images, targets) = networks.made(networks.cnn), networks.pictures(60)
@@ -58,7 +64,7 @@ def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest
     with probing(model, images, targets, initial_state=copy_state(model), memory=memory) as probe:
         first = out_of_fold(probe, name)
         said = REFERENCES[name].ask(probe, Judged.of(probe))
-        monkeypatch.delitem(REFERENCES, name)
+        monkeypatch.setitem(REFERENCES, name, replace(REFERENCES[name], ask=refuse))
         again = out_of_fold(probe, name)
     assert first.predicted.tolist() == again.predicted.tolist() == said.shares.argmax(1).tolist()
     assert first.of_label.tolist() == again.of_label.tolist()
@@ -72,11 +78,18 @@ def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("patch", "images"), ("features", "initial weights"), ("forest", "integers"), ("tokens", "embedding")],
+    [
+        ("patch", "images"),
+        ("landmarks", "not vectors"),
+        ("features", "initial weights"),
+        ("forest", "integers"),
+        ("tokens", "embedding"),
+    ],
 )
 def test_what_a_reference_needs(name: str, why: str) -> None:
     targets = torch.arange(20) % 2
-    inputs = torch.zeros(20, 3).long() if name == "forest" else torch.zeros(20, 3)
+    inputs = torch.zeros(20, 3, 1) if name == "landmarks" else torch.zeros(20, 3)
+    inputs = inputs.long() if name == "forest" else inputs
     first = nn.Embedding(2, 1) if name == "forest" else nn.Identity()
     model = nn.Sequential(first, nn.Flatten(), nn.Linear(3, 2))
     with probing(model, inputs, targets) as probe, pytest.raises(Undefined, match=why):
@@ -177,6 +190,41 @@ class Failing(Dataset[tuple[Tensor, Tensor]]):
         if index not in self.good:
             raise OSError("damaged file")
         return self.data[index]
+
+
+def test_ridge_on_nearness_is_that_of_each_vector_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(ALL) % 2
+    vectors = torch.randn(ALL, 2, generator=generator) * (1 + 3 * targets[:, None])
+    vectors = torch.cat([vectors, torch.ones(ALL, 1)], dim=1)  # the last says nothing
+    data = TensorDataset(vectors, targets)
+    rows, labels = all_in_order(data)
+    model = nn.Linear(3, 2)
+    with probing(model, rows[:MONITORED], labels[:MONITORED], others=samples_of(data).others) as probe:
+        found = out_of_fold(probe, "landmarks")
+    centre, deviation = rows[:MONITORED].double().mean(0), rows[:MONITORED].double().std(0, correction=0)
+    standard = ((rows.double() - centre) / deviation)[:, :2].numpy()
+    apart = ((standard[:, None] - standard[None, :MONITORED]) ** 2).sum(2)
+    accuracies = []
+    for width in WIDTHS:
+        bells = np.exp(-apart / (2 * width * 3))
+        bells = (bells - bells[:MONITORED].mean(0)) / bells[:MONITORED].std(0)
+        for strength in STRENGTHS:
+            right = [left_out(bells, labels.numpy(), strength, i) == int(labels[i]) for i in range(MONITORED)]
+            accuracies.append(np.mean(right))
+    assert found.fitted == ALL
+    assert float((found.predicted == labels[:MONITORED]).double().mean()) == pytest.approx(max(accuracies))
+    assert max(accuracies) > 0.75
+
+
+def left_out(rows: np.ndarray, labels: np.ndarray, strength: float, i: int) -> int:
+    """The class of row i by ridge without it."""
+    kept = np.arange(len(rows)) != i
+    signed = 2.0 * np.eye(2)[labels[kept]] - 1
+    mean, level = rows[kept].mean(0), signed.mean(0)
+    centred = rows[kept] - mean
+    gram = centred.T @ centred + strength * rows.shape[1] * np.eye(rows.shape[1])
+    return int((level + (rows[i] - mean) @ np.linalg.solve(gram, centred.T @ (signed - level))).argmax())
 
 
 @pytest.mark.parametrize("name", ["patch", "forest"])

@@ -38,6 +38,7 @@ def test_what_is_missing_has_a_reason() -> None:
     found = measured("reference", nn.Linear(3, 2), rows, targets, named=frozenset({"reference"}))
     assert set(found.values) == {
         *("reference/forest_accuracy", "reference/forest_samples", "reference/best_accuracy"),
+        *("reference/landmarks_accuracy", "reference/landmarks_samples"),
     }
     assert found.absent == {
         "reference/patch_*": "the inputs are not images of 6 x 6 or more",
