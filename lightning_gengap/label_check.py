@@ -52,9 +52,9 @@ def mislabelled(
         >>> from lightning_gengap import mislabelled
         >>> labels = torch.arange(100) % 2
         >>> rows = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) + 5 * labels[:, None]
-        >>> labels[7] = 0
+        >>> labels[11] = 0
         >>> [(each.sample, each.label, each.suggested) for each in mislabelled(torch.nn.Linear(3, 2), [(rows, labels)])]
-        [(7, 0, 1)]
+        [(11, 0, 1)]
     """
     measurer = measurer_for(model, data, SampleReader(min(samples, MOST), seed, target, forward))
     require_some(measurer.measure(model, ["reference"]), ["reference"])
