@@ -131,6 +131,11 @@ class Probe:
         """Why no batch has an input tensor that can be exchanged; None where the first one has."""
         return self.batches[0].no_inputs if self.batches[0].inputs is None else None
 
+    @property
+    def why_no_inputs(self) -> str:
+        """Why `inputs` is None, where it is."""
+        return self.no_inputs or "the inputs differ in shape"
+
     def require_separable(self) -> None:
         """Raise `Undefined` where samples cannot be computed alone."""
         if self.inseparable is not None:

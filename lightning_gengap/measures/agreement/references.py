@@ -115,7 +115,7 @@ def on_inputs(probe: Probe, judged: Judged) -> Said:
     """Out-of-bag shares of extremely randomised trees on the inputs."""
     own = compared_inputs(probe, judged.rows)
     if own is None:
-        raise OtherKind("the inputs are integers or differ in shape")
+        raise OtherKind(probe.why_no_inputs)
     width = own[0].numel()
     cost = forest.cost_of(width, len(judged.classes), len(probe.targets) + len(probe.others or ()))
     require_time(cost * len(own), f"trees on {len(own)} samples of {width} numbers")

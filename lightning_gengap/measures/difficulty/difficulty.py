@@ -81,7 +81,7 @@ def _on_inputs(probe: Probe, samples: Compared) -> dict[str, Value]:
     try:
         inputs = compared_inputs(probe, samples.rows)
         if inputs is None:
-            raise Undefined("the inputs are integers or differ in shape")
+            raise Undefined(probe.why_no_inputs)
     except Undefined as undefined:
         reason = frameless(undefined)
         return {"difficulty/neighbour_*": reason, "difficulty/class_mean_accuracy": reason}

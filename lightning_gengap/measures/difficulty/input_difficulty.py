@@ -51,12 +51,12 @@ def input_difficulty(probe: Probe) -> Values:
     eigendecompositions of an (examples x examples) matrix, and four of one of half that size. Reference: none.
 
     Raises:
-        Undefined: the inputs are integers or differ in shape, or there are fewer than five samples per class that is
+        Undefined: the inputs are no floats or differ in shape, or there are fewer than five samples per class that is
             present. The last two are absent where the inputs are not images of such a size, what is extrapolated where
             the train size is unknown, and what takes more memory than there is, or more than a minute.
     """
     if probe.inputs is None:
-        raise Undefined("the inputs are integers or differ in shape")
+        raise Undefined(probe.why_no_inputs)
     samples = compared(probe)
     values: dict[str, Value] = {}
     if probe.wants("input_difficulty/ridge_accuracy"):

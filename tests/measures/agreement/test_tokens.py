@@ -124,4 +124,4 @@ def test_the_measure_gives_the_accuracy_of_the_best_smoothing() -> None:
     best = max(float((each.argmax(1) == ranks).double().mean()) for each in scores)
     assert found.values["reference/tokens_accuracy"] == best == found.values["reference/best_accuracy"]
     assert found.values["reference/tokens_samples"] == TEXTS + OTHERS
-    assert found.absent["reference/forest_*"] == "the inputs are integers or differ in shape"
+    assert found.absent["reference/forest_*"] == "the inputs are not floats"

@@ -103,7 +103,7 @@ def test_integer_inputs_have_ridge_only() -> None:
     model, targets = networks.made(networks.Tokens), torch.arange(40) % 4
     found = measured("difficulty", model, networks.token_ids(40), targets, initial_state=copy_state(model))
     assert set(found.values) == {"difficulty/ridge_accuracy", "difficulty/ridge_growth"}
-    integers = "the inputs are integers or differ in shape"
+    integers = "the inputs are not floats"
     assert found.absent == {
         "difficulty/ridge_extrapolated": UNKNOWN,
         "difficulty/neighbour_*": integers,

@@ -139,7 +139,7 @@ def test_what_is_undefined_is_absent_with_a_reason() -> None:
     ids, targets = networks.token_ids(40), torch.arange(40) % 4
     found = measured("input_difficulty", networks.made(networks.Tokens), ids, targets)
     assert found.values == {}
-    assert found.absent == {"input_difficulty/*": "the inputs are integers or differ in shape"}
+    assert found.absent == {"input_difficulty/*": "the inputs are not floats"}
     model, images = networks.made(networks.mlp), networks.images(40)
     found = measured("input_difficulty", model, images.flatten(1), targets)
     assert set(found.values) == {KEYS[0]}
