@@ -25,7 +25,7 @@ MOST_ENTRIES = 10_000  # of a container whose entries are copied as well
 def object_copy(copier: Copier, x: Any) -> Any:
     """A copy as `copy.deepcopy` would make it; contents that are only read, and what is large, are shared."""
     kind = type(x)
-    if kind.__module__.partition(".")[0] in ("PIL", "pyarrow"):  # contents that are only read
+    if str(kind.__module__).partition(".")[0] in ("PIL", "pyarrow"):  # contents that are only read
         return x
     size = sys.getsizeof(x)
     if size >= LARGE:
