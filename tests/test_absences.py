@@ -22,6 +22,7 @@ from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.lightning_models import TinyModel, quiet_trainer
 from tests.many_networks import NETWORKS
+from tests.other_data import is_of_other_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoints, by torch
 COUNT = 24
@@ -125,11 +126,6 @@ def test_a_monitor_logs_each_key_or_says_why_not(
     missing = (figures | wanted) - drawn - set(monitor.values)
     assert [key for key in missing if not (is_said(key, keys) or is_of_other_data(key))] == []
     assert drawn
-
-
-def is_of_other_data(key: str) -> bool:
-    """Whether nobody misses it among images, unless it is asked for by name."""
-    return key.split("/")[0] in ("reference", "agreement") and any(kind in key for kind in ("tokens", "landmarks"))
 
 
 def test_keys_of_one_reason_share_a_line() -> None:

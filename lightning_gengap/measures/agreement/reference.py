@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import OtherKind, Undefined
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.difficulty.compared_samples import compared
@@ -59,11 +59,13 @@ def reference(probe: Probe) -> Values:
     values: dict[str, Value] = {}
     accuracies: dict[str, float] = {}
     fitted: dict[str, int] = {}
+    why: list[Undefined] = []
     for name in REFERENCES:
         try:
             found = out_of_fold(probe, name)
         except Undefined as undefined:
             values[f"reference/{name}_*"] = undefined
+            why.append(undefined)
             continue
         labels = probe.targets[found.rows]
         accuracies[name] = float((found.predicted == labels).double().mean())
@@ -73,9 +75,10 @@ def reference(probe: Probe) -> Values:
         if found.flipped is not None:
             values[f"reference/{name}_flipped_accuracy"] = float((found.flipped == labels).double().mean())
     if not accuracies:
-        return values | {"reference/best_accuracy": Undefined("there is no reference")}
+        telling = [each for each in why if not isinstance(each, OtherKind)]
+        return values | {"reference/best_accuracy": (telling or why)[0]}
     best = max(accuracies, key=lambda name: accuracies[name])
     if {"reference", "agreement"} & probe.named:
         said = f"{REFERENCES[best].called} has {accuracies[best]:.2f} on these samples, fitted on {fitted[best]:,}"
-        probe.notes.append(said)
+        probe.notes.append(f"reference: {said}")
     return values | {"reference/best_accuracy": accuracies[best]}

@@ -56,7 +56,7 @@ def test_the_best_is_named_to_who_asks_by_name() -> None:
     targets = torch.arange(60) % 2
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 5 * targets[:, None]
     asked = measured("reference", nn.Linear(3, 2), rows, targets, named=frozenset({"reference"}))
-    assert asked.remarks == ["a random forest has 1.00 on these samples, fitted on 60"]
+    assert asked.remarks == ["reference: a random forest has 1.00 on these samples, fitted on 60"]
     assert measured("reference", nn.Linear(3, 2), rows, targets).remarks == []
 
 
