@@ -56,7 +56,7 @@ def test_live_predictions_are_those_recorded(name: str, table: Table):
             assert found == pytest.approx([recorded[f"{name}/{kind}"][row] for kind in kinds], rel=0, abs=TOLERANCE)
 
 
-@pytest.fixture(scope="module", params=SPECIFICATIONS)
+@pytest.fixture(scope="module", params=[*FITS, "margins_v1"])
 def fitted(request: pytest.FixtureRequest, table: Table) -> Predictor:
     return fit_with_head(table, SPECIFICATIONS[request.param])
 

@@ -58,6 +58,23 @@ IMAGES_3 = Specification(
     offset=0.3,
     loss_head="predicted_gap",
 )
+# Agreement with classifiers that have not seen the label, on inputs of any kind. In these five the test accuracy is
+# nearly linear. Errors do not grow with the gap, hence the large offset.
+AGREEMENT_1 = Specification(
+    "agreement_v1",
+    (
+        TRAIN_ACCURACY,
+        Term("reference/best_accuracy"),
+        Term("agreement/best"),
+        Term("agreement/by_reference"),
+        Term("agreement/reference_by_accuracy"),
+    ),
+    bounds=(TRAIN_SAMPLES,),
+    balanced=True,
+    symmetric=True,
+    offset=2.0,
+    loss_head="predicted_gap",
+)
 # No margins: the task's level comes from its data, the order from copies and mixes. Chosen on the CIFAR-100 ResNets.
 _IN_FAMILY = (
     TRAIN_ACCURACY,
@@ -71,4 +88,4 @@ ONE_FAMILY = tuple(
     for grid in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
 )
 MARGINS = Specification("margins_v1", JIANG.features)
-SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, IMAGES_3, MARGINS, *ONE_FAMILY)}
+SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, IMAGES_3, AGREEMENT_1, MARGINS, *ONE_FAMILY)}
