@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_gengap.errors import Undefined
+from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures.agreement import fitting
 from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
 from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_shares
@@ -251,3 +252,22 @@ def test_shares_are_calibrated_on_the_given_labels() -> None:
     assert shares.sum(1).tolist() == pytest.approx([1.0] * 40)
     assert torch.equal(shares.argmax(1), scores.argmax(1))
     assert float(shares.max()) == pytest.approx(0.75, abs=0.1)
+
+
+def test_fewer_samples_are_judged_as_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TensorDataset(*networks.pictures(600))
+    samples = draw_samples(DataLoader(data), SampleReader(512))
+    assert samples is not None
+    model, memory = networks.made(networks.cnn), TrainingMemory()
+    measurer = Measurer.of(model, samples, memory)
+    measurer.measure(model, ["reference"])
+    monkeypatch.setitem(REFERENCES, "forest", replace(REFERENCES["forest"], ask=refuse))
+    values = measurer.measure(model, ["fit", "agreement"], samples=256).values
+    thinned = samples.thinned(256)
+    says = memory.warm_starts["out_of_fold/forest/predicted"].split(128)[::2]
+    with torch.no_grad():
+        own = [model.eval()(batch.content[0]).argmax(1) for batch in thinned]
+    assert len(thinned) == len(says) == 2
+    expected = float((torch.cat(own) == torch.cat(says)).double().mean())
+    assert values["agreement/forest"] == pytest.approx(expected)
+    assert values["probe_samples"] == 256
