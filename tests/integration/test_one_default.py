@@ -118,7 +118,9 @@ def test_it_predicts_the_same_from_what_measure_returns(run: Run, form: str):
     live = run.monitor.values
     shared = (values.keys() & live.keys()) - WARM
     assert {key: values[key] for key in shared} == {key: live[key] for key in shared}
-    assert set(live) - set(values) <= {"progress"} | {key for key in live if key.startswith("speed/")}
+    assert set(live) - set(values) <= {"progress", "trained_on_copies"} | {
+        key for key in live if key.startswith("speed/")
+    }
 
 
 def test_it_predicts_the_same_from_the_network_inside(run: Run):

@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
     "pytorch_lightning": "pytorch-lightning",
     "sklearn": "scikit-learn",
 }  # whose names differ from the modules'
-PEERS = {"curvlinops", "pyhessian"}  # with which benchmarks compare, where they are installed
+PEERS = {"cleanlab", "curvlinops", "pyhessian"}  # with which benchmarks compare, where they are installed
 
 
 @pytest.fixture(scope="module")

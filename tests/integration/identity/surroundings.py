@@ -15,7 +15,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
@@ -73,6 +72,8 @@ class Written(Net):
 
 class Tabled(Net):
     def prepare(self) -> None:
+        import pandas as pd
+
         self.table = pd.DataFrame({"calls": [0.0], "rows": ["x"]})
 
     def touch(self, inputs: Tensor) -> Tensor:
@@ -221,6 +222,15 @@ class Mapped(Net):
         return torch.func.vmap(self.net)(inputs[:, None])[:, 0]
 
 
+def _has_pandas() -> bool:
+    """On a machine with a GPU there may be torch and Lightning alone."""
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 SURROUNDINGS: dict[str, Condition] = {
     **{
         name: Condition(model)
@@ -230,7 +240,7 @@ SURROUNDINGS: dict[str, Condition] = {
             "weak container": Weak,
             "text and bytes in memory": Written,
             "enumeration with a state": Enumerated,
-            "table of pandas": Tabled,
+            **({"table of pandas": Tabled} if _has_pandas() else {}),
             "counter in another module": CountsElsewhere,
             "environment, errors of numpy, precision, decimals": Process,
             "log by other objects, and by the logger": LogsElsewhere,
