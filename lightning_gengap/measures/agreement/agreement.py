@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.agreement.mislabelled import remember
-from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
+from lightning_gengap.measures.agreement.out_of_fold import most_telling, out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.key import INVARIANT, Key
@@ -51,12 +51,13 @@ def agreement(probe: Probe) -> Values:
     compared(probe)
     predicted = probe.cached(clean_logits).argmax(1)
     values: dict[str, Value] = {}
-    best, highest = "", -1.0
+    best, highest, why = "", -1.0, list[Undefined]()
     for name in REFERENCES:
         try:
             found = out_of_fold(probe, name)
         except Undefined as undefined:
             values[f"agreement/{name}*"] = undefined
+            why.append(undefined)
             continue
         own = predicted[found.rows]
         agrees = own == found.predicted
@@ -69,5 +70,5 @@ def agreement(probe: Probe) -> Values:
             remember(probe.memory, name, own, share)
         values[f"agreement/{name}_against_label"] = float(against.double().mean())
     if not best:
-        return values | {"agreement/best": Undefined("there is no reference")}
+        return values | {"agreement/best": most_telling(why)}
     return values | {"agreement/best": values[f"agreement/{best}"]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import OtherKind, Undefined
 from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
 from lightning_gengap.measures.agreement.mislabelled import contradicted
 from lightning_gengap.measures.agreement.references import REFERENCES, Said
@@ -79,6 +80,11 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
     accuracy = float((predicted == labels).double().mean())
     found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), accuracy, flipped)
     return found if probe.places is None else found.at(probe.places)
+
+
+def most_telling(why: Sequence[Undefined]) -> Undefined:
+    """The first reason that is not of another kind of data, else the first."""
+    return next((each for each in why if not isinstance(each, OtherKind)), why[0])
 
 
 def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:

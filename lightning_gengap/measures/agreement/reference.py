@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_gengap.errors import OtherKind, Undefined
-from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
+from lightning_gengap.errors import Undefined
+from lightning_gengap.measures.agreement.out_of_fold import most_telling, out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
@@ -75,8 +75,7 @@ def reference(probe: Probe) -> Values:
         if found.flipped is not None:
             values[f"reference/{name}_flipped_accuracy"] = float((found.flipped == labels).double().mean())
     if not accuracies:
-        telling = [each for each in why if not isinstance(each, OtherKind)]
-        return values | {"reference/best_accuracy": (telling or why)[0]}
+        return values | {"reference/best_accuracy": most_telling(why)}
     best = max(accuracies, key=lambda name: accuracies[name])
     if {"reference", "agreement"} & probe.named:
         said = f"{REFERENCES[best].called} has {accuracies[best]:.2f} on these samples, fitted on {fitted[best]:,}"

@@ -83,7 +83,7 @@ def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest
         ("patch", "images"),
         ("landmarks", "not vectors"),
         ("features", "initial weights"),
-        ("forest", "integers"),
+        ("forest", "not floats"),
         ("tokens", "embedding"),
     ],
 )
