@@ -1,4 +1,4 @@
-"""How many held-out samples a prediction is worth (m*), beside the frozen line and small hold-outs.
+"""How many held-out samples a prediction is worth (m*), beside two lines without a fit.
 
     python studies/equivalent_hold_out.py [pretrained_predictors/small_zoo_v3.csv.gz] [--predictor images_v3] [--locked]
 
@@ -16,7 +16,7 @@ from contests import study_of, study_parser
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.evaluate.held_out import hold_out
-from lightning_gengap.zoo.evaluate.plain_lines import frozen_line
+from lightning_gengap.zoo.evaluate.plain_lines import anchor_line, frozen_line
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.table import Floats, Rows, Table
 
@@ -61,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         held = hold_out(table, specification, study.split_of[split], among)
         chosen = np.zeros(len(table), bool)
         chosen[held.rows] = True
-        gaps = {specification.name: held.gap, "frozen line": frozen_line(table, chosen)}
+        gaps = {
+            specification.name: held.gap,
+            "frozen line": frozen_line(table, chosen),
+            "best reference alone": anchor_line(table, chosen),
+        }
         print(f"\n## {split}\n\n{markdown_table(header, worth(table, held.rows, gaps))}")
 
 

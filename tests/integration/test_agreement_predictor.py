@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.lightning_models import quiet_trainer
 from tests.outcomes import Classifier
 
 NAME = "agreement_v1"
-pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. a random forest|ignore:.* has 0.* on these samples")
+pytestmark = [pytest.mark.filterwarnings("ignore:You defined a `val"), pytest.mark.filterwarnings("ignore:.*is absent")]
 
 
 def vectors(count: int = 320) -> TensorDataset:
@@ -66,7 +67,9 @@ def test_it_predicts_and_measure_gives_the_same_number(kind: str) -> None:
     shown = {key: float(value) for key, value in trainer.callback_metrics.items()}
     assert shown["gengap/status"] == 0
     assert math.isfinite(shown["gengap/predicted_gap"])
-    values = measure(model, data, load_predictor(NAME).measures, initial, samples=256, seed=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it names the best reference, and what other kinds of data have
+        values = measure(model, data, load_predictor(NAME).measures, initial, samples=256, seed=3)
     values["progress"] = 1.0
     prediction = load_predictor(NAME).predict(values)
     assert prediction.gap == pytest.approx(shown["gengap/predicted_gap"], abs=1e-6)
@@ -75,6 +78,7 @@ def test_it_predicts_and_measure_gives_the_same_number(kind: str) -> None:
 def test_it_needs_no_images_no_margins_and_no_initial_weights() -> None:
     assert set(load_predictor(NAME).needs) == {
         "train_accuracy",
+        "train_loss",
         "reference/best_accuracy",
         "agreement/best",
         "agreement/by_reference",

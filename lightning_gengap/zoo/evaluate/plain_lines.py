@@ -18,3 +18,12 @@ def frozen_line(table: Table, rows: Mask) -> Floats:
     accuracy, ridge, neighbour = (table.numbers(f"measure.{key}")[rows] for key in FROZEN)
     gap: Floats = accuracy - np.maximum(ridge, np.minimum(neighbour, accuracy))
     return gap
+
+
+def anchor_line(table: Table, rows: Mask) -> Floats:
+    """L1: train accuracy less the best reference's, or nothing where that is higher; NaN where there is none."""
+    accuracy, reference = (
+        table.numbers(f"measure.{key}")[rows] for key in ("train_accuracy", "reference/best_accuracy")
+    )
+    gap: Floats = np.maximum(accuracy - reference, 0.0)
+    return gap

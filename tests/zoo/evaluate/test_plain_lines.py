@@ -1,4 +1,4 @@
-"""The frozen line is the one of its formula, row by row."""
+"""The lines are those of their formulas, row by row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lightning_gengap.zoo.evaluate.plain_lines import FROZEN, frozen_line
+from lightning_gengap.zoo.evaluate.plain_lines import FROZEN, anchor_line, frozen_line
 from lightning_gengap.zoo.frames import pd
 from lightning_gengap.zoo.table import Table
 
@@ -19,3 +19,11 @@ def test_the_better_of_two_classifiers_is_taken_from_the_train_accuracy() -> Non
     found = frozen_line(table, np.ones(4, bool))
     assert found[:3] == pytest.approx([0.2, 0.0, -0.2])
     assert math.isnan(found[3])
+
+
+def test_the_best_reference_alone_leaves_no_negative_gap() -> None:
+    cells = [["0.9", "0.7"], ["0.6", "0.7"], ["0.9", ""]]
+    table = Table(pd.DataFrame(cells, columns=["measure.train_accuracy", "measure.reference/best_accuracy"]), "")
+    found = anchor_line(table, np.ones(3, bool))
+    assert found[:2] == pytest.approx([0.2, 0.0])
+    assert math.isnan(found[2])
