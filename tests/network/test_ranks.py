@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_gengap.derivatives.jacobian import differentiable_attention
 from lightning_gengap.errors import Undefined
 from lightning_gengap.network.ranks import AnotherRankFailed, Ranks
 
@@ -39,7 +40,8 @@ def on_ranks(size: int, run: Callable[[Ranks], Any]) -> list[Any]:
         finally:
             ranks.leave()
 
-    with ThreadPoolExecutor(size) as pool:
+    # Threads share what a measure switches off, as ranks do not: it is off for all of them until the last one is done.
+    with differentiable_attention(), ThreadPoolExecutor(size) as pool:
         return list(pool.map(safe, range(size)))
 
 
