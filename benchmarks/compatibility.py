@@ -45,6 +45,7 @@ COLUMNS = (
     *("margins", "absent", "unexplained", "said"),
 )
 REPEATS = 3  # of a plain training, which may repeat itself by chance
+OF_OTHER_DATA = ("*/tokens*", "*/landmarks*")  # absent in silence on images, unless they are asked for by name
 MODELS_A_PROCESS = 25  # a fresh process frees what libraries keep
 
 
@@ -169,7 +170,8 @@ def all_measured(training: Training) -> dict[str, str]:
     notes = [str(warned.message) for warned in caught if warned.filename == __file__]  # those of `measure`
     said = [word for note in notes for word in note.partition(" absent: ")[0].replace(",", "").split()]
     wanted = [key for name in default_measures() for key in MEASURES[name].keys if key in MEASURED]
-    silent = [key for key in wanted if key not in values and not any(fnmatchcase(key, word) for word in said)]
+    told = [*said, *OF_OTHER_DATA]
+    silent = [key for key in wanted if key not in values and not any(fnmatchcase(key, word) for word in told)]
     margins = {key.split("/")[1] for key in values if key.startswith("margin/") and key.count("/") == 2}
     return {
         "margins": " ".join(sorted(margins)),
