@@ -55,7 +55,7 @@ class Selection:
         declared = {key: entry for name in measures for key, entry in get_measure(name).keys.items()}
         figures = {key for key, entry in declared.items() if entry.kind != "scalar"}
         own = () if predictor is None else replace(predictor, preferred=None).needs
-        wanted = None if predictor is None else with_ingredients((*predictor.needs, *of_named))
+        wanted = None if predictor is None else with_ingredients((*predictor.reads, *of_named))
         explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
 
