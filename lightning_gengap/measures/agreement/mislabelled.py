@@ -74,8 +74,8 @@ def contradicted(shares: Tensor, ranks: Tensor) -> Tensor:
     sums = torch.zeros(shares.shape[1], dtype=shares.dtype).index_add_(0, ranks, own)
     thresholds = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
     reached = torch.where(shares >= thresholds, shares, -1.0)
-    confident = reached.max(1)
-    return (confident.values >= 0) & (confident.indices != ranks) & (shares.argmax(1) != ranks)
+    confident = reached.amax(1) > reached.gather(1, ranks[:, None])[:, 0]  # a tie contradicts nothing
+    return confident & (shares.amax(1) > own)
 
 
 def _answer(memory: Mapping[str, Tensor], name: str) -> list[Tensor] | None:
