@@ -159,6 +159,21 @@ def test_the_reference_that_is_right_most_often_decides() -> None:
     assert suspects({}) == []
 
 
+def test_a_network_that_has_memorised_before_is_not_asked() -> None:
+    images, labels = data().tensors
+    model = TinyModel()
+    fitted = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(300):
+        fitted.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        fitted.step()
+    assert (model.eval()(images).argmax(1) == labels).all()
+    monitor = GapMonitor(None, samples=120, budget=None, measures=["agreement"], seed=1)
+    with pytest.warns(UserWarning, match=r"has 0\.|is absent|know"):
+        quiet_trainer(monitor, max_epochs=4).fit(model.train(), DataLoader(data(), batch_size=20))
+    assert found(monitor.mislabelled()) == EXPECTED
+
+
 def test_the_network_that_agreed_most_must_contradict_the_label_too() -> None:
     labels = torch.arange(20) % 2
     said = labels.clone()

@@ -168,9 +168,10 @@ class GapMonitor(Callback):
         monitored samples where these were not read by index. It is what the measure `reference` found; there are none
         where that was not taken.
         """
-        if self._state is None:
+        state = self._state
+        if state is None:
             return []
-        found, drawn = suspects(self._state.memory.warm_starts), self._state.drawn
+        found, drawn = suspects(state.memory.warm_starts, "initial_weights" not in state.flags), state.drawn
         return found if drawn is None else [each._replace(sample=int(drawn[each.sample])) for each in found]
 
     def is_fresh(self, key: str) -> bool:

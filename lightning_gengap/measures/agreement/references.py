@@ -19,6 +19,7 @@ from lightning_gengap.measures.agreement.tokens import naive_bayes, place_of_tok
 from lightning_gengap.measures.difficulty.compared_samples import compared_inputs, shrunk
 from lightning_gengap.measures.difficulty.difficulty import initial_features
 from lightning_gengap.measures.difficulty.input_difficulty import PATCH_SIDE, PATCHES, precise
+from lightning_gengap.measures.difficulty.known_task import knows
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     RIDGES,
     left_out_scores,
@@ -27,6 +28,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 )
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.reader import FEWEST
 
 TEMPERATURES = [2.0**power for power in range(-8, 8)]
 _FLOOR = 1e-12
@@ -103,12 +105,27 @@ def on_features(probe: Probe, judged: Judged) -> Said:
         raise Undefined("there are no initial weights")
     if not probe.layout.taps:
         raise Undefined("there are no hidden layers")
+    _require_unknown_labels(probe)
     found = probe.cached(initial_features)
     rows = found if len(found) == len(judged.rows) else found[judged.rows]
     require_comparison(len(rows), rows.shape[1])
     return Said(
         calibrated(best_of(left_out_scores(standardised_gram(rows), judged.ranks), judged), judged.ranks), len(rows)
     )
+
+
+def _require_unknown_labels(probe: Probe) -> None:
+    """Raise `Undefined` where the initial weights know the labels: their features show those of left-out samples."""
+    chance = float(torch.bincount(probe.targets).max() / len(probe.targets))
+    right = samples = 0
+    with torch.no_grad():
+        for batch, logits in probe.forwards(probe.initial_state):
+            right += int((logits.argmax(1) == batch.targets).sum())
+            samples += len(batch.targets)
+            if samples >= FEWEST:
+                break
+    if knows(right / samples, chance, samples):
+        raise Undefined("the initial weights know the labels already")
 
 
 def on_inputs(probe: Probe, judged: Judged) -> Said:

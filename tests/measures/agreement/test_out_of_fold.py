@@ -307,6 +307,19 @@ def test_trees_on_numbers_of_usual_size_are_those_on_the_numbers_themselves() ->
     assert found.of_label.numpy() == pytest.approx(expected.numpy(), abs=1e-6)
 
 
+def test_features_of_weights_that_know_the_labels_are_no_reference() -> None:
+    rows = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        known = model(rows).argmax(1)
+    shuffled = known[torch.randperm(90, generator=torch.Generator().manual_seed(1))]
+    refused = pytest.raises(Undefined, match="know the labels already")
+    with probing(model, rows, known, initial_state=copy_state(model), chunk=30) as probe, refused:
+        out_of_fold(probe, "features")
+    with probing(model, rows, shuffled, initial_state=copy_state(model), chunk=30) as probe:
+        assert out_of_fold(probe, "features").fitted == 90
+
+
 def test_shares_are_calibrated_on_the_given_labels() -> None:
     ranks = torch.arange(40) % 2
     scores = signs(torch.where(torch.arange(40) < 30, ranks, 1 - ranks), 2)  # right for three of four
