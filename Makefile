@@ -76,9 +76,9 @@ predictor: $(VENV)/ready
 	rm -rf runs/zoo.csv.gz runs/third_zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long runs/zoo_tables runs/zoo_texts runs/zoo_colour --out runs/third_zoo.csv.gz
-	rm -f runs/third_zoo_v1.csv.gz runs/agreement_v1.json runs/agreement_v1.md
-	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v1.csv.gz
-	$(ZOO) fit runs/third_zoo_v1.csv.gz --name agreement_v1 --out runs/agreement_v1.json
+	rm -f runs/third_zoo_v2.csv.gz runs/default_v4.json runs/default_v4.md
+	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v2.csv.gz
+	$(ZOO) fit runs/third_zoo_v2.csv.gz --name default_v4 --out runs/default_v4.json
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation

@@ -1,6 +1,6 @@
 """Which penalty each group of measures deserves, and what a choice of the epoch by the prediction loses.
 
-    python studies/groups.py [pretrained_predictors/third_zoo_v1.csv.gz] [--predictor default_v4]
+    python studies/groups.py [pretrained_predictors/third_zoo_v2.csv.gz] [--predictor default_v4]
 
 Held out are data sets. Each group is tried alone, at 1, 10 and 100 times the penalty of the features and at an infinite
 one, on the rows in which it is measured. Printed are the error of the last snapshots, m*, and Kendall's tau of
@@ -29,7 +29,7 @@ from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.splits import by_group
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, read
 
-TABLE = Path(__file__).parents[1] / "pretrained_predictors" / "third_zoo_v1.csv.gz"
+TABLE = Path(__file__).parents[1] / "pretrained_predictors" / "third_zoo_v2.csv.gz"
 PENALTIES = (None, 100.0, 10.0, 1.0)
 FEWEST_RUNS, FEWEST_TASKS = 200, 30  # below that a group is only tried
 TURN = 0.015
