@@ -47,10 +47,10 @@ def out_of_bag_shares(inputs: Tensor, targets: Tensor, seed: int, judged: int | 
         own = seeds.randint(np.iinfo(np.int32).max)
         drawn = np.random.RandomState(own).randint(0, len(rows), len(rows), dtype=np.int32)
         times = np.bincount(drawn, minlength=len(rows))
-        tree = ExtraTreeClassifier(random_state=own).fit(rows, labels, sample_weight=times)
+        tree = ExtraTreeClassifier(random_state=own).fit(rows, labels, times.astype(float), check_input=False)
         unseen = times[: len(first)] == 0
         if unseen.any():
-            shares[np.ix_(unseen, tree.classes_)] += tree.predict_proba(first[unseen])
+            shares[np.ix_(unseen, tree.classes_)] += tree.predict_proba(first[unseen], check_input=False)
             asked[unseen] += 1
     return torch.from_numpy(shares / np.maximum(asked, 1)[:, None])
 
