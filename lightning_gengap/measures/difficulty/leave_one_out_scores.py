@@ -169,7 +169,7 @@ def _float32_distances(inputs: Tensor) -> Tensor | None:
     """As `squared_distances`, in float32; None where rows differ so much in length that these are too few digits."""
     centred = torch.cat([(columns - columns.mean(dim=0)).float() for columns in _columns(inputs)], dim=1)
     lengths = centred.square().sum(dim=1)
-    if not bool(lengths.max() <= MOST_TIMES_LONGER * lengths.median()):
+    if not bool(lengths.max() < MOST_TIMES_LONGER * lengths.median()):
         return None
     return torch.addmm(lengths[:, None] + lengths, centred, centred.T, alpha=-2).clamp_(min=0)
 
