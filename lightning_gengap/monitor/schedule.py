@@ -118,7 +118,7 @@ class Schedule:
         """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
         chosen = []
         for name in self._active():
-            cost = self._cost(name, usual)
+            cost = self.expected(name, usual)
             if not self.is_expensive(name) and cost <= seconds:
                 chosen.append(name)
                 seconds -= cost
@@ -133,11 +133,11 @@ class Schedule:
         waiting.sort(key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
         if budget.share is None or not waiting:
             return tuple(waiting)
-        left = budget.left - usual - sum(self._cost(name, usual) for name in riders)
+        left = budget.left - usual - sum(self.expected(name, usual) for name in riders)
         share_of_each = (left + sum(self.spent.get(name, 0.0) for name in waiting)) / len(waiting)
         chosen: list[str] = []
         for name in waiting:
-            cost = self._cost(name, usual)
+            cost = self.expected(name, usual)
             # A second one in the same epoch must have saved twice: they alternate unless there is plenty.
             due = self.spent.get(name, 0.0) + (1 + len(chosen)) * cost <= share_of_each
             if (due or last) and cost <= left:
@@ -169,6 +169,6 @@ class Schedule:
     def _active(self) -> list[str]:
         return [name for name in self.forwards if self.failures.get(name, 0) < MOST_FAILURES]
 
-    def _cost(self, name: str, usual: float) -> float:
+    def expected(self, name: str, usual: float) -> float:
         """Seconds that a measure is expected to take, where the needed ones usually take `usual`."""
         return median(self.costs[name]) if self.costs.get(name) else usual * self.forwards[name] / self.needed

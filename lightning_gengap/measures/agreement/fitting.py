@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.time import A_SECOND
 from lightning_gengap.errors import Undefined, one_line
-from lightning_gengap.measures.difficulty.compared_samples import compared
+from lightning_gengap.measures.agreement.answers import Said
+from lightning_gengap.measures.difficulty.compared_samples import compared, shrunk
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
 
 SECONDS = 20  # that all samples of a reference may take on one core, by the multiplications that it declares
+USUAL = 2 * A_SECOND  # multiplications that a second is expected to be enough for
 MOST_READ = 2**28  # numbers that are read of others: 87,000 images of 3 x 32 x 32, and 1,800 of 3 x 224 x 224
 
 Read = Callable[[ProbeBatch], Tensor | None]  # from a batch to what a reference sees of it, one row a sample
@@ -23,6 +26,46 @@ Read = Callable[[ProbeBatch], Tensor | None]  # from a batch to what a reference
 
 class Unreadable(Exception):  # noqa: N818
     """Others that could not be read, or are not like the monitored samples: the cause."""
+
+
+class Price(NamedTuple):
+    """Seconds that a fit is expected to take.
+
+    Attributes:
+        first: to take in the judged samples.
+        each: to take in another one.
+        answer: to say what it then says.
+    """
+
+    first: float
+    each: float
+    answer: float
+
+
+class Fit(Protocol):
+    """A reference that has taken in the judged samples, and takes in others.
+
+    Attributes:
+        most: how many others it is to take in.
+        price: what that takes.
+        keeps: whether what it has taken in goes on in what is `kept`; else it is taken in anew the next time.
+    """
+
+    most: int
+    price: Price
+    keeps: bool
+
+    def read(self, batch: ProbeBatch) -> Tensor | None:
+        """What it sees of a batch, one row a sample; None where the batch is not like the judged samples."""
+
+    def add(self, rows: Tensor, ranks: Tensor) -> None:
+        """Take in samples that were read, and the ranks of their labels; -1 is of none."""
+
+    def said(self) -> Said:
+        """What it says of each judged sample without having learnt from it."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a later fit goes on from; empty where no others were taken in."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +114,27 @@ def number_of_others(probe: Probe, judged: Judged, numbers: int, cost: float) ->
     return int(max(min(there, MOST_READ // max(numbers, 1), affordable), 0))
 
 
-def others(probe: Probe, judged: Judged, read: Read, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """So many samples that are not judged, in slices: what is read of them, and the ranks of their labels.
+def others(
+    probe: Probe, judged: Judged, read: Read, start: int, stop: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Samples that are not judged, from one place in their order to another: what is read of them, and their ranks.
 
-    The probe's own come first. Nothing is kept.
+    The probe's own come first. They come in slices, and nothing is kept.
 
     Raises:
         Unreadable: the data set fails, or gives what cannot be read so.
     """
-    left = most
+    passed = 0
     for batch, places in zip(probe.batches, torch.arange(len(probe.targets)).split(probe.sizes), strict=True):
-        keep = torch.isin(places, judged.rows, invert=True).nonzero()[:left, 0]
+        keep = torch.isin(places, judged.rows, invert=True).nonzero()[:, 0]
+        keep, passed = keep[max(start - passed, 0) : max(stop - passed, 0)], passed + len(keep)
         if len(keep):
             seen = read(batch)
             assert seen is not None, "the judged samples were read so"
-            left -= len(keep)
             yield seen[keep.to(seen.device)], judged.ranks_of(batch.targets.cpu()[keep])
-    if left <= 0 or probe.others is None:
+    if stop <= passed or probe.others is None:
         return
-    with closing(probe.others.batches(left)) as batches:
+    with closing(probe.others.batches(stop - passed, max(start - passed, 0))) as batches:
         while True:
             try:
                 batch = next(batches)
@@ -102,5 +147,15 @@ def others(probe: Probe, judged: Judged, read: Read, most: int) -> Iterator[tupl
                 raise Unreadable("they are not like the monitored ones")
             if seen.is_floating_point() and not bool(seen.isfinite().all()):
                 raise Unreadable("they are not all finite")
-            yield seen[:left], judged.ranks_of(batch.targets.cpu()[:left])
-            left -= len(seen)
+            yield seen, judged.ranks_of(batch.targets.cpu())
+
+
+def inputs_like(own: Tensor, batch: ProbeBatch) -> Tensor | None:
+    """The inputs of a batch, images averaged down as the judged ones are; None where they differ in shape."""
+    inputs = None if batch.inputs is None else shrunk(batch.inputs.detach())
+    return None if inputs is None or inputs.shape[1:] != own.shape[1:] else inputs
+
+
+def flattened(inputs: Tensor | None) -> Tensor | None:
+    """One vector a sample, float32, on the CPU."""
+    return None if inputs is None else inputs.flatten(1).float().cpu()
