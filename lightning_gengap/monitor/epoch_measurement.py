@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
-from lightning_gengap.monitor.allowance import RESERVE
 from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
 from lightning_gengap.monitor.notices import (
     say_blind,
@@ -77,21 +76,20 @@ def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterabl
     """What the budget pays for, and the measures that are `read`; None where nothing is and nothing `must` be taken."""
     budget, schedule = state.budget, state.schedule
     sizes = (0,) if state.measurer is None else state.measurer.samples.sizes
-    own = budget.allowance(share)
-    growing = () if state.measurer is None else state.measurer.growing()
-    reserved = RESERVE * max(own, 0.0) if any(name in state.selection.needed for name in growing) else 0.0
-    allowance = max(own - reserved, budget.left if last else 0.0)
+    own = budget.allowance(share, state.is_growing)
+    allowance = max(own, budget.left if last else 0.0)
     samples, usual = math.inf, budget.price * sizes[0]
     if usual > allowance:
         samples = allowance / budget.price
         if samples < sizes[-1] and not must:
             return None
-    riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
+    done = state.memory.taken
+    riders = schedule.riders(allowance - usual, usual, done) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
-    others = () if first else schedule.others(budget, riders, usual, last)
+    others = () if first else schedule.others(budget, riders, usual, last, done)
     asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
     taken = usual + sum(schedule.expected(name, usual) for name in riders)
-    seconds = budget.spare(own - min(taken, max(own - reserved, 0.0)), first=not state.measured)
+    seconds = budget.spare(own - taken, share, first=not state.measured)
     if last:
         seconds = max(seconds, budget.left - taken)
     return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))), seconds)

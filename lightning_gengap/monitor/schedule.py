@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import median
@@ -114,22 +114,27 @@ class Schedule:
         """Whether this is an optional measure that is not switched off."""
         return name in self._active()
 
-    def riders(self, seconds: float, usual: float) -> tuple[str, ...]:
-        """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
+    def riders(self, seconds: float, usual: float, done: Collection[str] = ()) -> tuple[str, ...]:
+        """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`.
+
+        What is `done` is not taken again.
+        """
         chosen = []
-        for name in self._active():
+        for name in (name for name in self._active() if name not in done):
             cost = self.expected(name, usual)
             if not self.is_expensive(name) and cost <= seconds:
                 chosen.append(name)
                 seconds -= cost
         return tuple(chosen)
 
-    def others(self, budget: Budget, riders: Sequence[str], usual: float, last: bool) -> tuple[str, ...]:
+    def others(
+        self, budget: Budget, riders: Sequence[str], usual: float, last: bool, done: Collection[str] = ()
+    ) -> tuple[str, ...]:
         """The measures that the whole budget pays for, beside a measurement of `usual` seconds with these riders.
 
         The one that has waited longest comes first. The last epoch of a training takes all that the rest pays for.
         """
-        waiting = [name for name in self._active() if name not in riders]
+        waiting = [name for name in self._active() if name not in riders and name not in done]
         waiting.sort(key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
         if budget.share is None or not waiting:
             return tuple(waiting)

@@ -183,7 +183,7 @@ class StartUp:
         if not (needed or optional):
             return
         epoch = trainer.current_epoch
-        seconds = state.budget.spare(0.0, first=not state.measured) if trainer.world_size == 1 else math.inf
+        seconds = state.budget.spare(0.0, 0.0, first=not state.measured) if trainer.world_size == 1 else math.inf
         try:
             measured = measurer.measure(module, ["fit", *needed], optional, seconds=seconds)
             measurement = examine(measured, measurer, state)
