@@ -221,7 +221,8 @@ class Measurer:
             probe.forget()
         else:
             measurement.add(computed)
-            self.memory.per_training |= computed.values
+            measurement.optional[name] = computed.values
+            self._keep([], computed.values)
         measurement.seconds_of_growing += time.perf_counter() - started
 
     def _missing(self, names: Iterable[str]) -> list[str]:
