@@ -50,7 +50,12 @@ def reference(probe: Probe) -> Values:
 
     What each of them says of every sample is kept for `agreement`.
 
-    Taken once per training. Cost: a forward pass, an eigendecomposition of an (examples x examples) matrix, ridge and
+    Taken once per training; where that has a budget, in slices. The cheapest reference is asked at the start, the
+    others as soon as there is time: first on the monitored samples alone, then each time that the samples have doubled,
+    until all are in. `reference/share` is the number of samples that fitted the best of them over the train size.
+    Values, and what is kept for `agreement`, are those of the samples that are in.
+
+    Cost: a forward pass, an eigendecomposition of an (examples x examples) matrix, ridge and
     trees on the training samples. References: Geurts, Ernst and Wehenkel 2006 (doi 10.1007/s10994-006-6226-1) for the
     trees; Breiman 1996 for estimates out of the bag; Coates and Ng 2012 for the patches.
 
