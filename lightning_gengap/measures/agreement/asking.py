@@ -52,7 +52,7 @@ class Asked:
         """
         prefix = f"{GROWING}{name}/"
         kept = {key.removeprefix(prefix): part for key, part in probe.memory.items() if key.startswith(prefix)}
-        progress = kept.pop("progress", None)
+        progress, _ = kept.pop("progress", None), kept.pop("turn", None)
         asked = cls(probe, name, judged, REFERENCES[name].fit(probe, judged, kept))
         if progress is not None:
             asked.fit.most, asked.taken, asked.fitted = progress.tolist()
@@ -73,6 +73,20 @@ class Asked:
         """Seconds that its first answer is expected to take."""
         return self.fit.price.first + self.fit.price.answer
 
+    def next_price(self, goal: int) -> float:
+        """Seconds that have to be there at once to go on to this number of others."""
+        price = self.fit.price
+        if not self.fitted:
+            return self.first_price
+        if not self.fit.keeps:
+            return self.first_price + goal * price.each
+        return 0.0 if self.taken < goal else price.answer
+
+    def goal(self, seconds: float = 0.0) -> int:
+        """The number of others at the next answer, with so many seconds left."""
+        judged = len(self.judged.rows)
+        return self.fit.most if seconds == math.inf else min(2 * max(self.fitted, judged) - judged, self.fit.most)
+
     def answer(self) -> None:
         """Answer by the samples that are in."""
         self.said, self.fitted = self.fit.said(), len(self.judged.rows) + self.taken
@@ -89,10 +103,9 @@ class Asked:
         Raises:
             Unreadable: the others cannot be read.
         """
-        judged, seconds = len(self.judged.rows), left()
-        goal = self.fit.most if seconds == math.inf else min(2 * max(self.fitted, judged) - judged, self.fit.most)
-        keeps, price = self.fit.keeps, self.fit.price
-        if seconds <= 0 or (not keeps and seconds < self.first_price + goal * price.each):
+        seconds, keeps = left(), self.fit.keeps
+        goal = self.goal(seconds)
+        if seconds <= 0 or seconds < self.next_price(goal):
             return False
         with closing(others(self.probe, self.judged, self.fit.read, self.taken, goal)) as slices:
             for rows, ranks in slices:
@@ -102,7 +115,7 @@ class Asked:
                     return False
         if self.taken < goal:
             self.fit.most = self.taken  # there are no more
-        if keeps and left() < price.answer:
+        if keeps and left() < self.fit.price.answer:
             return False
         self.answer()
         return True
@@ -116,7 +129,10 @@ class Asked:
         stop(self.probe.memory, self.name)
         if not self.whole:
             taken = self.taken if self.fit.keeps else 0
-            going_on = self.fit.kept() | {"progress": torch.tensor([self.fit.most, taken, self.fitted])}
+            going_on = self.fit.kept() | {
+                "progress": torch.tensor([self.fit.most, taken, self.fitted]),
+                "turn": torch.tensor([self.share, self.next_price(self.goal())], dtype=torch.float64),
+            }
             self.probe.memory.update({f"{GROWING}{self.name}/{part}": value for part, value in going_on.items()})
 
 
@@ -133,6 +149,8 @@ def ask(probe: Probe, names: Iterable[str]) -> dict[str, Undefined]:
     """
     judged = Judged.of(probe)
     goes_on = any(key.startswith(GROWING) for key in probe.memory)
+    if goes_on and _next_price(probe.memory) > probe.until - time.perf_counter():
+        return {}
     why: dict[str, Undefined] = {}
     asked: list[Asked] = []
     for name in names:
@@ -185,6 +203,13 @@ def stop(memory: dict[str, Tensor], name: str) -> None:
     """Drop what this reference would go on from."""
     for key in [key for key in memory if key.startswith(f"{GROWING}{name}/")]:
         del memory[key]
+
+
+def _next_price(memory: dict[str, Tensor]) -> float:
+    """Seconds that have to be there for the reference whose turn it is."""
+    turns = [memory.get(f"{GROWING}{name}/turn") for name in REFERENCES]
+    waiting = [(share, price) for share, price in (turn.tolist() for turn in turns if turn is not None)]
+    return min(waiting, default=(0.0, 0.0))[1]
 
 
 def _first(one: Asked) -> bool:

@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_gengap.errors import Later
 from lightning_gengap.measures.agreement import patches
 from lightning_gengap.measures.agreement.asking import GROWING, Asked, ask
-from lightning_gengap.measures.agreement.fitting import Judged, Price
+from lightning_gengap.measures.agreement.fitting import Fit, Judged, Price
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.network.probe import Probe, copy_state
@@ -140,7 +141,7 @@ def test_after_the_last_slice_all_is_as_at_once(name: str, clock: Clock) -> None
     assert not whole.goes_on
     counts = []
     for _ in range(40):
-        run.ask([name], clock.now + 3)
+        run.ask([name], clock.now + 4)
         counts.append(run.fitted(name))
         run.resume()
         if not run.goes_on:
@@ -156,7 +157,7 @@ def test_after_the_last_slice_all_is_as_at_once(name: str, clock: Clock) -> None
 
 def test_slices_of_other_sizes_end_at_the_same(clock: Clock) -> None:
     ends, calls = [], []
-    for seconds in (4.0, 6.0, 1e6):
+    for seconds in (5.0, 7.0, 1e6):
         run = run_of("patch")
         run.ask(["patch"], clock.now + seconds)
         calls.append(1)
@@ -210,6 +211,21 @@ def test_the_smallest_share_goes_on_first_and_waits_until_it_is_paid_for(
         assert not forest.advance(lambda: 100.0)
         assert forest.advance(lambda: 1e9)
         assert forest.fitted == 2 * MONITORED
+
+
+def test_nothing_is_read_for_a_reference_that_waits(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(TensorDataset(*vectors()))
+    run.ask(["forest"], until=0.0)
+    assert run.fitted("forest") == MONITORED
+    run.memory[f"{GROWING}forest/turn"] = torch.tensor([0.1, 100.0])
+    monkeypatch.setitem(REFERENCES, "forest", replace(REFERENCES["forest"], fit=refused))
+    run.ask(["forest"], clock.now + 100.0)
+    with pytest.raises(AssertionError, match="read"):
+        run.ask(["forest"], clock.now + 105.0)
+
+
+def refused(*_: object) -> Fit:
+    raise AssertionError("it is read")
 
 
 def test_a_few_samples_are_whole_at_once(clock: Clock) -> None:
