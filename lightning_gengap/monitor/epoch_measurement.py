@@ -83,10 +83,10 @@ def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterabl
         samples = allowance / budget.price
         if samples < sizes[-1] and not must:
             return None
-    done = state.memory.taken
-    riders = schedule.riders(allowance - usual, usual, done) if samples == math.inf else ()
+    schedule.done = tuple(state.memory.taken)
+    riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
-    others = () if first else schedule.others(budget, riders, usual, last, done)
+    others = () if first else schedule.others(budget, riders, usual, last)
     asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
     taken = usual + sum(schedule.expected(name, usual) for name in riders)
     seconds = budget.spare(own - taken, share, first=not state.measured)

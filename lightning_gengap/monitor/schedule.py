@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import median
@@ -97,6 +97,7 @@ class Schedule:
         spent: seconds spent on each measure that did not ride along, failures included.
         taken: the epoch in which a measure last gave its values.
         failures: failures in a row. A measure with `MOST_FAILURES` is switched off.
+        done: what was taken that is taken once per training.
     """
 
     forwards: dict[str, float] = field(default_factory=dict)
@@ -105,36 +106,32 @@ class Schedule:
     spent: dict[str, float] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    done: tuple[str, ...] = ()
 
     def is_expensive(self, name: str) -> bool:
         """Whether this optional measure never rides along."""
         return self.forwards.get(name, 0.0) > EXPENSIVE
 
     def may_be_taken(self, name: str) -> bool:
-        """Whether this is an optional measure that is not switched off."""
+        """Whether this is an optional measure that is not switched off or done."""
         return name in self._active()
 
-    def riders(self, seconds: float, usual: float, done: Collection[str] = ()) -> tuple[str, ...]:
-        """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`.
-
-        What is `done` is not taken again.
-        """
+    def riders(self, seconds: float, usual: float) -> tuple[str, ...]:
+        """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
         chosen = []
-        for name in (name for name in self._active() if name not in done):
+        for name in self._active():
             cost = self.expected(name, usual)
             if not self.is_expensive(name) and cost <= seconds:
                 chosen.append(name)
                 seconds -= cost
         return tuple(chosen)
 
-    def others(
-        self, budget: Budget, riders: Sequence[str], usual: float, last: bool, done: Collection[str] = ()
-    ) -> tuple[str, ...]:
+    def others(self, budget: Budget, riders: Sequence[str], usual: float, last: bool) -> tuple[str, ...]:
         """The measures that the whole budget pays for, beside a measurement of `usual` seconds with these riders.
 
         The one that has waited longest comes first. The last epoch of a training takes all that the rest pays for.
         """
-        waiting = [name for name in self._active() if name not in riders and name not in done]
+        waiting = [name for name in self._active() if name not in riders]
         waiting.sort(key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
         if budget.share is None or not waiting:
             return tuple(waiting)
@@ -172,7 +169,9 @@ class Schedule:
         return {name: value for name, value in asdict(self).items() if name in ("costs", "spent", "taken")}
 
     def _active(self) -> list[str]:
-        return [name for name in self.forwards if self.failures.get(name, 0) < MOST_FAILURES]
+        ended = (name for name, times in self.failures.items() if times >= MOST_FAILURES)
+        over = {*ended, *self.done}
+        return [name for name in self.forwards if name not in over]
 
     def expected(self, name: str, usual: float) -> float:
         """Seconds that a measure is expected to take, where the needed ones usually take `usual`."""
