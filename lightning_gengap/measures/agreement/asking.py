@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gengap.errors import Undefined, frameless
 from lightning_gengap.measures.agreement.answers import Said
-from lightning_gengap.measures.agreement.fitting import Fit, Judged, Unreadable, others
+from lightning_gengap.measures.agreement.fitting import Fit, Judged, Unreadable, finite, others
 from lightning_gengap.measures.agreement.mislabelled import contradicted
 from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.measure import growing
@@ -31,7 +31,8 @@ class Asked:
 
     Attributes:
         taken: others that the fit has taken in.
-        fitted: samples that the last answer goes by; 0 before the first.
+        damaged: how many of them are not finite, and were left out.
+        fitted: samples that the last answer goes by, damaged ones too; 0 before the first.
         said: the last answer of now.
     """
 
@@ -40,6 +41,7 @@ class Asked:
     judged: Judged
     fit: Fit
     taken: int = 0
+    damaged: int = 0
     fitted: int = 0
     said: Said | None = None
 
@@ -55,7 +57,7 @@ class Asked:
         progress, _ = kept.pop("progress", None), kept.pop("turn", None)
         asked = cls(probe, name, judged, REFERENCES[name].fit(probe, judged, kept))
         if progress is not None:
-            asked.fit.most, asked.taken, asked.fitted = progress.tolist()
+            asked.fit.most, asked.taken, asked.damaged, asked.fitted = progress.tolist()
         return asked
 
     @property
@@ -109,8 +111,10 @@ class Asked:
             return False
         with closing(others(self.probe, self.judged, self.fit.read, self.taken, goal)) as slices:
             for rows, ranks in slices:
-                self.fit.add(rows, ranks)
+                good, of_good = finite(rows, ranks)
+                self.fit.add(good, of_good)
                 self.taken += len(rows)
+                self.damaged += len(rows) - len(good)
                 if keeps and self.taken < goal and left() <= 0:
                     return False
         if self.taken < goal:
@@ -123,14 +127,14 @@ class Asked:
     def keep(self) -> None:
         """Keep the answer, and what goes on from here."""
         if self.said is not None:
-            parts = zip(PARTS, _answer(self.said, self.judged, self.fitted), strict=True)
+            parts = zip(PARTS, _answer(self.said, self.judged, self.fitted - self.damaged), strict=True)
             memory = {f"out_of_fold/{self.name}/{part}": value for part, value in parts if value is not None}
             self.probe.memory.update(memory)
         stop(self.probe.memory, self.name)
         if not self.whole:
-            taken = self.taken if self.fit.keeps else 0
+            taken, damaged = (self.taken, self.damaged) if self.fit.keeps else (0, 0)
             going_on = self.fit.kept() | {
-                "progress": torch.tensor([self.fit.most, taken, self.fitted]),
+                "progress": torch.tensor([self.fit.most, taken, damaged, self.fitted]),
                 "turn": torch.tensor([self.share, self.next_price(self.goal())], dtype=torch.float64),
             }
             self.probe.memory.update({f"{GROWING}{self.name}/{part}": value for part, value in going_on.items()})
@@ -230,7 +234,7 @@ def _despite_others(step: Callable[[Asked], bool], one: Asked) -> bool:
     if one.fitted:
         one.fit.most = one.fitted - len(one.judged.rows)
         return True
-    one.probe, one.taken = replace(one.probe, others=None), 0
+    one.probe, one.taken, one.damaged = replace(one.probe, others=None), 0, 0
     one.fit = REFERENCES[one.name].fit(one.probe, one.judged, {})
     return step(one)
 

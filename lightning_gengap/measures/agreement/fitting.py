@@ -14,6 +14,7 @@ from lightning_gengap.derivatives.time import A_SECOND
 from lightning_gengap.errors import Undefined, one_line
 from lightning_gengap.measures.agreement.answers import Said
 from lightning_gengap.measures.difficulty.compared_samples import compared, shrunk
+from lightning_gengap.measures.difficulty.input_difficulty import precise
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
 
@@ -145,8 +146,6 @@ def others(
                 raise Unreadable(error.reason if isinstance(error, Undefined) else one_line(error)) from error
             if seen is None or len(seen) != len(batch.targets):
                 raise Unreadable("they are not like the monitored ones")
-            if seen.is_floating_point() and not bool(seen.isfinite().all()):
-                raise Unreadable("they are not all finite")
             yield seen, judged.ranks_of(batch.targets.cpu())
 
 
@@ -156,6 +155,20 @@ def inputs_like(own: Tensor, batch: ProbeBatch) -> Tensor | None:
     return None if inputs is None or inputs.shape[1:] != own.shape[1:] else inputs
 
 
-def flattened(inputs: Tensor | None) -> Tensor | None:
-    """One vector a sample, float32, on the CPU."""
-    return None if inputs is None else inputs.flatten(1).float().cpu()
+def finite(seen: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Those rows that are finite, and their ranks: one damaged sample must not spoil a fit on all."""
+    good = seen.isfinite().flatten(1).all(1)
+    return (seen, ranks) if bool(good.all()) else (seen[good], ranks[good.cpu()])
+
+
+def in_units(own: Tensor) -> Callable[[Tensor], Tensor]:
+    """What flattens inputs to float32 numbers on the CPU that trees can be grown on, by the range that these have.
+
+    Trees take numbers for equal that differ by less than 1e-7. Where all of an input differ by less than one, its unit
+    is a power of two, which rounds nothing. Float64 is centred, because what varies in it may be lost in float32.
+    """
+    rows = precise(own).flatten(1)
+    lowest, extent = rows.amin(0), rows.amax(0) - rows.amin(0)
+    unit = 2.0 ** torch.where((extent > 0) & (extent < 1), extent, 1.0).log2().floor().clamp(min=-120)
+    zero = lowest + extent / 2 if rows.dtype == torch.float64 else torch.zeros_like(lowest)
+    return lambda inputs: ((precise(inputs).flatten(1) - zero) / unit).float().cpu()

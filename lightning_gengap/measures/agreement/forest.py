@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.derivatives.time import A_SECOND, require_time
 from lightning_gengap.errors import OtherKind, Undefined
 from lightning_gengap.measures.agreement.answers import Said
-from lightning_gengap.measures.agreement.fitting import Judged, Price, flattened, inputs_like, number_of_others
+from lightning_gengap.measures.agreement.fitting import Judged, Price, in_units, inputs_like, number_of_others
 from lightning_gengap.measures.difficulty.compared_samples import compared_inputs
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
@@ -47,7 +47,7 @@ def out_of_bag_shares(inputs: Tensor, targets: Tensor, seed: int, judged: int | 
     rows, labels = np.ascontiguousarray(inputs.numpy()), targets.numpy()
     first = rows[:judged]
     shares, asked = np.zeros((len(first), int(targets.max()) + 1)), np.zeros(len(first))
-    seeds = np.random.RandomState(seed)
+    seeds = np.random.RandomState(seed % 2**32)  # numpy knows no other seeds
     for _ in range(TREES):
         own = seeds.randint(np.iinfo(np.int32).max)
         drawn = np.random.RandomState(own).randint(0, len(rows), len(rows), dtype=np.int32)
@@ -73,6 +73,7 @@ class Forest:
     Attributes:
         judged, seed: the samples that it is asked about, and what draws the trees.
         own: the inputs of these as they are.
+        numbers: flattens inputs to what trees are grown on.
         vectors, ranks: of all samples that are in, in slices, the judged ones first.
         most, price: see `Fit`. Trees are grown on all samples anew.
     """
@@ -80,6 +81,7 @@ class Forest:
     judged: Judged
     seed: int
     own: Tensor
+    numbers: Callable[[Tensor], Tensor]
     vectors: list[Tensor]
     most: int
     price: Price
@@ -101,14 +103,16 @@ class Forest:
         require_time(cost * len(own), f"trees on {len(own)} samples of {width} numbers")
         most = number_of_others(probe, judged, width, cost)
         require_room(4 * 2 * (len(own) + most) * width, f"{len(own) + most} samples of {width} numbers")
-        vectors = own.flatten(1).float().cpu()
+        numbers = in_units(own)
+        vectors = numbers(own)
         _require_few_finite(vectors)
         price = Price(0.0, cost / A_SECOND, len(own) * cost / A_SECOND)
-        return cls(judged, probe.seed, own, [vectors], most, price, [judged.ranks])
+        return cls(judged, probe.seed, own, numbers, [vectors], most, price, [judged.ranks])
 
     def read(self, batch: ProbeBatch) -> Tensor | None:
         """The inputs of a batch, flattened."""
-        return flattened(inputs_like(self.own, batch))
+        inputs = inputs_like(self.own, batch)
+        return None if inputs is None else self.numbers(inputs)
 
     def add(self, rows: Tensor, ranks: Tensor) -> None:
         """Hold the samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from lightning_gengap.measures.agreement.fitting import (
     USUAL,
     Judged,
     Price,
-    flattened,
+    in_units,
     inputs_like,
     number_of_others,
 )
@@ -66,6 +66,7 @@ class LandmarkRidge:
 
     Attributes:
         judged, vectors: the samples that it is asked about.
+        numbers: gives inputs units of their own.
         features: what it sees of vectors.
         most, price: see `Fit`.
         sums: over all that are in, for each width; none as long as these are the judged samples alone.
@@ -73,6 +74,7 @@ class LandmarkRidge:
 
     judged: Judged
     vectors: Tensor
+    numbers: Callable[[Tensor], Tensor]
     features: LandmarkFeatures
     most: int
     price: Price
@@ -92,7 +94,8 @@ class LandmarkRidge:
         width, bells = own.shape[1], min(LANDMARKS, len(own))
         cost = len(WIDTHS) * bells * (width + bells)
         require_room(8 * len(own) * (4 * bells + 2 * width), f"the distances of {len(own)} samples")
-        vectors = own.float().cpu()
+        numbers = in_units(own)
+        vectors = numbers(own)
         if not bool(vectors.isfinite().all()):
             raise Undefined("the inputs are not all finite")
         most = number_of_others(probe, judged, width, cost)
@@ -100,7 +103,7 @@ class LandmarkRidge:
         price = Price(len(own) * cost / USUAL, cost / USUAL, again / USUAL)
         parts = (_part(kept, place) for place in range(len(WIDTHS)))
         sums = [SlicedRidge.restored(part) for part in parts if part]
-        return cls(judged, vectors, LandmarkFeatures.of(vectors), most, price, sums)
+        return cls(judged, vectors, numbers, LandmarkFeatures.of(vectors), most, price, sums)
 
     @cached_property
     def rows(self) -> list[Tensor]:
@@ -114,7 +117,8 @@ class LandmarkRidge:
 
     def read(self, batch: ProbeBatch) -> Tensor | None:
         """The vectors of a batch."""
-        return flattened(inputs_like(self.vectors, batch))
+        inputs = inputs_like(self.vectors, batch)
+        return None if inputs is None else self.numbers(inputs)
 
     def add(self, rows: Tensor, ranks: Tensor) -> None:
         """Add to the sums."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lightning_gengap.derivatives.time import of_eigenvalues
@@ -16,6 +17,7 @@ from lightning_gengap.measures.agreement.landmarks import LandmarkRidge
 from lightning_gengap.measures.agreement.patches import PatchRidge
 from lightning_gengap.measures.agreement.tokens import TokenBayes
 from lightning_gengap.measures.difficulty.difficulty import initial_features
+from lightning_gengap.measures.difficulty.known_task import knows
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     left_out_scores,
     require_comparison,
@@ -23,6 +25,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 )
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.reader import FEWEST
 
 FEATURES = 1024  # that an untrained network is expected to give
 
@@ -58,12 +61,13 @@ class FeatureRidge:
         """The fit, which takes in nothing.
 
         Raises:
-            Undefined: there are no initial weights or hidden layers.
+            Undefined: there are no initial weights or hidden layers, or these weights know the labels.
         """
         if probe.initial_state is None:
             raise Undefined("there are no initial weights")
         if not probe.layout.taps:
             raise Undefined("there are no hidden layers")
+        _require_unknown_labels(probe)
         count = len(judged.rows)
         return cls(probe, judged, Price(0.0, 0.0, (count**2 * FEATURES + of_eigenvalues(count)) / USUAL))
 
@@ -84,6 +88,20 @@ class FeatureRidge:
     def kept(self) -> dict[str, Tensor]:
         """Nothing."""
         return {}
+
+
+def _require_unknown_labels(probe: Probe) -> None:
+    """Raise `Undefined` where the initial weights know the labels: their features show those of left-out samples."""
+    chance = float(torch.bincount(probe.targets).max() / len(probe.targets))
+    right = samples = 0
+    with torch.no_grad():
+        for batch, logits in probe.forwards(probe.initial_state):
+            right += int((logits.argmax(1) == batch.targets).sum())
+            samples += len(batch.targets)
+            if samples >= FEWEST:
+                break
+    if knows(right / samples, chance, samples):
+        raise Undefined("the initial weights know the labels already")
 
 
 REFERENCES: dict[str, Reference] = {
