@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures.agreement import fitting
 from lightning_gengap.measures.agreement.answers import calibrated, signs
+from lightning_gengap.measures.agreement.asking import Asked
 from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
 from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_shares
 from lightning_gengap.measures.agreement.landmarks import STRENGTHS, WIDTHS
@@ -271,9 +273,11 @@ def test_others_that_are_not_finite_are_left_out(name: str, own: bool, monkeypat
     monkeypatch.undo()
     judged = Judged(torch.arange(MONITORED), *targets[order[:MONITORED]].unique(return_inverse=True))
     with probing(networks.made(networks.cnn), *whole.tensors) as probe:
-        expected = REFERENCES[name].ask(probe, judged)
+        asked = Asked.of(probe, name, judged)
+        assert asked.advance(lambda: math.inf)
+        assert asked.said is not None
     assert found.of_label.numpy() == pytest.approx(
-        expected.shares[torch.arange(MONITORED), judged.ranks].numpy(), abs=1e-5
+        asked.said.shares[torch.arange(MONITORED), judged.ranks].numpy(), abs=1e-5
     )
 
 
