@@ -97,6 +97,10 @@ class OtherKind(Undefined):
     """
 
 
+class Later(Undefined):
+    """A value that comes with a later measurement. Nobody is told."""
+
+
 def one_line(error: Exception) -> str:
     """The type of an error and the first line of its message, at most 160 characters of it, without a full stop."""
     lines = str(error).strip().splitlines()
