@@ -111,7 +111,7 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors"]) == 0
     titles, *rows = capsys.readouterr().out.splitlines()
     assert titles.split() == ["name", "predicts", "features", "runs", "tasks", "is"]
-    assert rows[0].split() == ["default", "accuracy_gap", "2", "655", "84", "default_v3"]
+    assert rows[0].split() == ["default", "accuracy_gap", "7", "120", "34", "default_v4"]
     assert all(row[titles.index("predicts") :].startswith("accuracy_gap") for row in rows)
 
 
@@ -121,11 +121,12 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
         (
             "default",
             [
-                "Fitted on 4873 snapshots of 655 runs in 84 tasks",
-                "Interval 90%, from gap - 0.173 x (gap + 0.3) to gap + 0.173 x (gap + 0.3)",
+                "Fitted on 1984 snapshots of 120 runs in 34 tasks",
+                "Interval 90%, from gap - 0.0258 x (gap + 2) to gap + 0.0258 x (gap + 2)",
                 "On images images_v3 predicts in its place",
-                "difficulty/ridge_extrapolated identity -0.923 0.58 0.0414 to 1",
-                "leave one source out 4697 4.4 [3.8, 5.1]",
+                "agreement/best identity +0.4 0.843 0.438 to 1",
+                "leave one source out 1984 2.1 [1.6, 2.8]",
+                "* For images, regression: the runs above include none.",
             ],
         ),
         ("cifar10_cnn_small_v1", ["by run, all snapshots 298 1.4 [1.2, 1.6]"]),
@@ -140,7 +141,7 @@ def test_a_predictor_is_described_for_people(capsys: pytest.CaptureFixture[str],
 
 def test_a_predictor_is_printed_as_json(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors", "default", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "default_v3"
+    assert json.loads(capsys.readouterr().out)["name"] == "default_v4"
 
 
 def test_a_measure_is_described_for_people(capsys: pytest.CaptureFixture[str]):
@@ -159,8 +160,8 @@ def test_measure_prints_values_and_prediction_of_a_checkpoint(folder: Path, caps
     printed = json.loads(captured.out)
     assert printed["values"]["train_samples"] == 600
     assert printed["values"]["classes"] == 3
-    assert printed["prediction"]["abstained"]  # no initial weights, so the difficulty is missing
-    assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
+    assert printed["prediction"]["abstained"]  # it was never trained
+    assert {"train_accuracy", "initial_weights"} <= set(printed["prediction"]["outside"])
 
 
 def test_only_the_samples_are_read_whatever_their_byte_order(folder: Path, capsys: pytest.CaptureFixture[str]):
