@@ -1,0 +1,224 @@
+"""The module and recipe of a user, trained on parts of the data: accuracies there, and expected ones farther on."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.learning_curves.arguments import check_module, checked_fractions, checked_loader, sizes_of
+from lightning_gengap.learning_curves.curve import LearningCurve
+from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
+from lightning_gengap.learning_curves.part import Part
+from lightning_gengap.learning_curves.part_files import read_part, write_part
+from lightning_gengap.learning_curves.part_training import Recipe, copy_of, train_part
+from lightning_gengap.learning_curves.readings import FEWEST_TESTED, Readable
+from lightning_gengap.samples.batches import Forward, Target
+from lightning_gengap.samples.labels import labels_of
+from lightning_gengap.samples.reader import SampleReader
+from lightning_gengap.samples.source import Source
+from lightning_gengap.stratified_split import Indices, stratified_order
+
+
+def learning_curve(
+    module: LightningModule,
+    dataset: Any,
+    fractions: Sequence[float] = (1 / 8, 1 / 4, 1 / 2),
+    *,
+    trainer: Mapping[str, Any],
+    batch_size: int = 32,
+    loader: Mapping[str, Any] | None = None,
+    validation: Any = None,
+    test: Any = None,
+    probe_data: Any = None,
+    forward: Forward | None = None,
+    target: Target | None = None,
+    labels: Any = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> LearningCurve:
+    """Train copies of a module on parts of its training data, and extrapolate the test accuracy to all and to more.
+
+    The parts are stratified, drawn by seed, and nested: a smaller one is contained in a larger one. What a part leaves
+    is its test set. Each training begins at the weights of `module` and at the same random state, in a Trainer of its
+    own. The module, its mode and its weights, the data set, the random streams and the settings of torch stay as they
+    are. The default costs 7/8 of a training on all samples, and some forwards.
+
+    Args:
+        module: a LightningModule before its first step; it is copied.
+        dataset: a map-style data set, with which all of it would be trained.
+        fractions: of the samples, each below 1; with `test` a 1 is allowed.
+        trainer: arguments of the Trainer, as of a training on all samples: `dict(max_epochs=20)`. Callbacks are copied
+            for each part, and callbacks that write checkpoints are left out. Unless they are asked for, there is one
+            device, no logger and no checkpoint.
+        batch_size: of training. A part has one sample less where the last batch would hold one alone.
+        loader: further arguments of the training loader, `dict(num_workers=4, drop_last=True)` for instance. Batches
+            are shuffled by default.
+        validation: loaders that `fit` gets for validation, for callbacks that need one.
+        test: a data set to test on, instead of what a part leaves.
+        probe_data: the same samples as `dataset` without augmentation, index by index, to read accuracies on.
+        forward: maps (module, batch) to logits, for unusual batches.
+        target: maps a batch to class indices, for unusual batches.
+        labels: the class of each sample, for data sets of which they cannot be found.
+        seed: of the parts and of each training.
+        out: a folder in which each finished part is kept. The same call then goes on where an earlier one ended.
+        progress: whether a bar shows how much is trained, on terminals.
+
+    Returns:
+        The parts with their accuracies, `table()`, `figure()`, `extrapolate(samples)` and `estimate()`.
+
+    Raises:
+        ConfigurationError: arguments that cannot work, a module that was trained or cannot be copied, a call inside a
+            fit, or a folder of another recipe or data set.
+        DataError: data without an index or class indices.
+        PartError: a training failed. What is in `out` stays.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gengap import learning_curve
+        >>> class Linear(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = torch.nn.Linear(2, 2)
+        ...
+        ...     def forward(self, rows):
+        ...         return self.net(rows)
+        ...
+        ...     def training_step(self, batch, batch_idx):
+        ...         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        ...
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.Adam(self.parameters(), 0.1)
+        >>> labels = torch.arange(400) % 2
+        >>> rows = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
+        >>> data = torch.utils.data.TensorDataset(rows, labels)
+        >>> curve = learning_curve(Linear(), data, trainer=dict(max_epochs=10, accelerator="cpu"))
+        >>> [part.samples for part in curve.parts], curve.extrapolate(1600).accuracy > 0.95
+        ([50, 100, 200], True)
+    """
+    check_module(module)
+    copy_of(module)  # what cannot be copied is refused before anything is read or trained
+    options = checked_loader(loader, batch_size)
+    arguments = _checked_trainer(trainer)
+    shares = checked_fractions(fractions, test is not None)
+    classes = labels_of(dataset, labels)
+    _check_probe_data(probe_data, len(classes))
+    sizes = sizes_of(shares, len(classes), test is not None, options)
+    measured = dataset if probe_data is None else probe_data
+    split = Split(
+        trained=dataset,
+        order=stratified_order(classes, seed),
+        measured=_source(measured, options),
+        test=None if test is None else Readable(_source(test, options), stratified_order(labels_of(test), seed)),
+    )
+    tested = "what is left" if split.test is None else f"{len(split.test.indices)} others"
+    origin = Origin.of(
+        module,
+        fingerprint_of(measured, target, options.get("collate_fn")),
+        {**arguments, **options, "seed": seed, "tested on": tested},
+    )
+    recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
+    folder = None if out is None else Path(out)
+    parts = _trained(module, split, sizes, recipe, origin, folder, progress)
+    counts = np.unique(classes, return_counts=True)[1]
+    curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
+    _warn_of_known_data(curve)
+    return curve
+
+
+@dataclass(frozen=True)
+class Split:
+    """The data: a part of any size is the beginning of `order`, and the rest is what it is tested on.
+
+    Attributes:
+        trained: the data set of training.
+        order: its indices.
+        measured: where its samples are read to be measured.
+        test: what all parts are tested on; None for what each leaves.
+    """
+
+    trained: Any
+    order: Indices
+    measured: Source
+    test: Readable | None
+
+    def part(self, size: int) -> tuple[Readable, Readable]:
+        """What a part of this size is trained and tested on."""
+        held = Readable(self.measured, self.order[size:]) if self.test is None else self.test
+        return Readable(self.measured, self.order[:size]), held
+
+
+def _trained(
+    module: LightningModule,
+    split: Split,
+    sizes: Sequence[int],
+    recipe: Recipe,
+    origin: Origin,
+    folder: Path | None,
+    progress: bool,
+) -> tuple[Part, ...]:
+    """The parts of these sizes: from their files where they are finished, else trained."""
+    finished = {size: None if folder is None else read_part(folder, size, origin) for size in sizes}
+    planned = sum(size for size, part in finished.items() if part is None) * (recipe.trainer.get("max_epochs") or 0)
+    parts = []
+    with tqdm(total=max(planned, 0) or None, unit=" samples", disable=None if progress else True) as bar:
+        for size, part in finished.items():
+            if part is None:
+                bar.set_description(f"training on {size} of {len(split.order)}")
+                part = train_part(module, split.trained, *split.part(size), recipe, partial(bar.update, size))
+                if folder is not None:
+                    write_part(folder, part, origin)
+            parts.append(part)
+    return tuple(parts)
+
+
+def _source(dataset: Any, options: Mapping[str, Any]) -> Source:
+    """Where samples are read to be measured, as a training loader reads them, but not mixed."""
+    return replace(Source.of(DataLoader(dataset, **options), ()), plain=True)
+
+
+def _checked_trainer(trainer: Any) -> dict[str, Any]:
+    if isinstance(trainer, Mapping):
+        return dict(trainer)
+    raise ConfigurationError(
+        "learning_curve(trainer=)",
+        got=type(trainer).__name__,
+        expected="a mapping of arguments, of which a Trainer is made for each part",
+        remedy="For example trainer=dict(max_epochs=20).",
+    )
+
+
+def _check_probe_data(probe_data: Any, samples: int) -> None:
+    if probe_data is not None and len(probe_data) != samples:
+        raise ConfigurationError(
+            "learning_curve(probe_data=)",
+            got=f"{len(probe_data)} samples",
+            expected=f"the {samples} of the data set, in its order",
+            remedy="Pass the same data set without augmentation.",
+        )
+
+
+def _warn_of_known_data(curve: LearningCurve) -> None:
+    """Say that the initial weights know the data, where they do: what they have seen is no test set."""
+    first = curve.parts[-1]
+    if first.epochs[0] > 0:
+        return
+    noise = 2 * math.sqrt(curve.chance * (1 - curve.chance) / FEWEST_TESTED)
+    if first.test_accuracies[0] > curve.chance + 0.25 * (1 - curve.chance) + noise:
+        warnings.warn(
+            f"the initial weights have an accuracy of {first.test_accuracies[0]:.2f} on what is tested. Where they were"
+            " trained on samples of this data set, the curve is too good: build the module anew. Where they were "
+            "pretrained on other data, all is well.",
+            stacklevel=3,
+        )
