@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from lightning.pytorch import LightningModule
+
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.learning_curves.part_training import trainer_class
 from lightning_gengap.monitor.namespaces import TREES
@@ -15,8 +17,8 @@ FEWEST = 10  # samples of a part, and of what it is tested on
 _OURS = ("dataset", "sampler", "batch_sampler", "batch_size")  # arguments of a loader that are not the user's
 
 
-def check_module(module: Any) -> None:
-    """Refuse what no Trainer trains, what one has trained, and any call inside a fit."""
+def checked_module(module: Any) -> LightningModule:
+    """The module. Refuse what no Trainer trains, what one has trained, and any call inside a fit."""
     if trainer_class(module) is None:
         raise _refused(
             "module", type(module).__name__, "a LightningModule", "Write its training as a LightningModule first."
@@ -36,6 +38,7 @@ def check_module(module: Any) -> None:
             "one before its first step, so that no part has seen what it is tested on",
             "Build it anew.",
         )
+    return module
 
 
 def checked_fractions(fractions: Any, tested_apart: bool) -> tuple[float, ...]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightning_gengap.errors import ConfigurationError
-from lightning_gengap.learning_curves.arguments import check_module, checked_fractions, checked_loader, sizes_of
+from lightning_gengap.learning_curves.arguments import checked_fractions, checked_loader, checked_module, sizes_of
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
 from lightning_gengap.learning_curves.part import Part
@@ -31,7 +32,7 @@ from lightning_gengap.stratified_split import Indices, stratified_order
 
 
 def learning_curve(
-    module: LightningModule,
+    module: nn.Module,
     dataset: Any,
     fractions: Sequence[float] = (1 / 8, 1 / 4, 1 / 2),
     *,
@@ -56,7 +57,7 @@ def learning_curve(
     are. The default costs 7/8 of a training on all samples, and some forwards.
 
     Args:
-        module: a LightningModule before its first step; it is copied.
+        module: a LightningModule, of either package, before its first step; it is copied.
         dataset: a map-style data set, with which all of it would be trained.
         fractions: of the samples, each below 1; with `test` a 1 is allowed.
         trainer: arguments of the Trainer, as of a training on all samples: `dict(max_epochs=20)`. Callbacks are copied
@@ -107,8 +108,8 @@ def learning_curve(
         >>> [part.samples for part in curve.parts], curve.extrapolate(1600).accuracy > 0.95
         ([50, 100, 200], True)
     """
-    check_module(module)
-    copy_of(module)  # what cannot be copied is refused before anything is read or trained
+    lightning_module = checked_module(module)
+    copy_of(lightning_module)  # what cannot be copied is refused before anything is read or trained
     options = checked_loader(loader, batch_size)
     arguments = _checked_trainer(trainer)
     shares = checked_fractions(fractions, test is not None)
@@ -130,7 +131,7 @@ def learning_curve(
     )
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
     folder = None if out is None else Path(out)
-    parts = _trained(module, split, sizes, recipe, origin, folder, progress)
+    parts = _trained(lightning_module, split, sizes, recipe, origin, folder, progress)
     counts = np.unique(classes, return_counts=True)[1]
     curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
     _warn_of_known_data(curve)

@@ -83,10 +83,14 @@ def train_part(
         _seed(recipe.seed)
         try:
             trainer.fit(twin, loader, recipe.validation)
-        except (Exception, SystemExit) as error:
-            _raise_interruption(trainer, size, error)
-            raise _failed(size, sentence(error) if isinstance(error, Exception) else repr(error)) from error
-        _raise_interruption(trainer, size, None)
+        except Exception as error:  # the user's code may raise anything
+            raise _failed(size, sentence(error)) from error
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning then ends the process, which is not ours
+                raise KeyboardInterrupt(f"in the training on {size} samples") from error
+            raise
+        if trainer.interrupted:  # Lightning before 2.5 says no more
+            raise KeyboardInterrupt(f"in the training on {size} samples")
     return _part(readings.found, size, len(held.indices), time.perf_counter() - started)
 
 
@@ -139,12 +143,6 @@ def _failed(size: int, got: str) -> PartError:
         expected="a training that ends, with an epoch at least",
         remedy="Finished parts are in the folder out=, where one was given; with it, the same call goes on from there.",
     )
-
-
-def _raise_interruption(trainer: Trainer, size: int, error: BaseException | None) -> None:
-    """Lightning ends the process, or returns, where somebody interrupts it."""
-    if trainer.interrupted and (error is None or isinstance(error, SystemExit)):
-        raise KeyboardInterrupt(f"in the training on {size} samples") from error
 
 
 def _part(found: Found, size: int, tested: int, seconds: float) -> Part:

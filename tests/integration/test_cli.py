@@ -19,6 +19,7 @@ VERBS = [
     ["predictors"],
     ["measures"],
     ["measure"],
+    ["learning-curve"],
     ["recalibrate"],
     ["zoo"],
     *(["zoo", stage] for stage in ("run", "remeasure", "table", "fit", "evaluate")),
