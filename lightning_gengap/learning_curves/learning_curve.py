@@ -30,6 +30,8 @@ from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.samples.source import Source
 from lightning_gengap.stratified_split import Indices, stratified_order
 
+_KNOWN = 0.5  # of the way from chance to perfection: no random weights are so good
+
 
 def learning_curve(
     module: nn.Module,
@@ -216,7 +218,7 @@ def _warn_of_known_data(curve: LearningCurve) -> None:
     if first.epochs[0] > 0:
         return
     noise = 2 * math.sqrt(curve.chance * (1 - curve.chance) / FEWEST_TESTED)
-    if first.test_accuracies[0] > curve.chance + 0.25 * (1 - curve.chance) + noise:
+    if first.test_accuracies[0] > curve.chance + _KNOWN * (1 - curve.chance) + noise:
         warnings.warn(
             f"the initial weights have an accuracy of {first.test_accuracies[0]:.2f} on what is tested. Where they were"
             " trained on samples of this data set, the curve is too good: build the module anew. Where they were "

@@ -36,7 +36,7 @@ class Origin:
         module: the name of its class.
         shapes: a hash of the names, shapes and types of its parameters.
         layers: a hash of how it prints.
-        hyperparameters: its `hparams`, and its attributes that are numbers, texts, lists of them or dataclasses.
+        hyperparameters: its `hparams`, and its attributes that are numbers, texts, tuples of them or dataclasses.
         training: the batch size, the seed, and the arguments of loader and Trainer that decide what is learned.
     """
 
@@ -117,7 +117,7 @@ def described(value: Any) -> str:
 
 
 def _is_told(value: Any) -> bool:
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):  # a list may be one that the module fills
         return all(isinstance(part, _PLAIN) for part in value)
     return isinstance(value, _PLAIN) or (is_dataclass(value) and not isinstance(value, type))
 
