@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_gengap import LearningCurve, learning_curve
-from lightning_gengap.learning_curves.power_law import Reading
+from lightning_gengap.learning_curves.power_law import Estimate
 from lightning_gengap.stratified_split import stratified_order
 from lightning_gengap.zoo.train.model import fresh_model
 from lightning_gengap.zoo.train.plans import planned
@@ -139,7 +139,7 @@ def _head(what: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
 
 
-def scores(pairs: Sequence[tuple[Reading, float]]) -> str:
+def scores(pairs: Sequence[tuple[Estimate, float]]) -> str:
     """Mean, median and largest error in points, and the shares that are close and in the band."""
     errors = np.array([abs(read.accuracy - true) for read, true in pairs])
     inside = np.mean([read.lower <= true <= read.upper for read, true in pairs])
@@ -147,36 +147,36 @@ def scores(pairs: Sequence[tuple[Reading, float]]) -> str:
     return f"{' | '.join(figures)} | {np.mean(errors <= CLOSE):.2f} | {inside:.2f}"
 
 
-def of_parts(count: int, matched: bool) -> Callable[[Case], Reading]:
+def of_parts(count: int, matched: bool) -> Callable[[Case], Estimate]:
     """The estimate from the first parts, with or without the train accuracy of the run on all samples."""
 
-    def estimate(case: Case) -> Reading:
+    def estimate(case: Case) -> Estimate:
         curve = replace(case.whole, parts=case.whole.parts[:count])
         return curve.estimate(case.train_accuracy if matched else None)
 
     return estimate
 
 
-def as_at(place: int) -> Callable[[Case], Reading]:
+def as_at(place: int) -> Callable[[Case], Estimate]:
     """The test accuracy of a part, as if more samples changed nothing."""
 
-    def estimate(case: Case) -> Reading:
+    def estimate(case: Case) -> Estimate:
         accuracy = case.whole.parts[place].test_accuracy
-        return Reading(accuracy, 0.0, accuracy, accuracy)
+        return Estimate(accuracy, 0.0, accuracy, accuracy)
 
     return estimate
 
 
-def line(curve: LearningCurve, samples: float) -> Reading:
+def line(curve: LearningCurve, samples: float) -> Estimate:
     """The straight line in logarithms through the errors of the last two parts, without any prior."""
     first, last = curve.parts[-2:]
     errors = [max(1 - part.test_accuracy, 0.5 / part.tested) for part in (first, last)]
     slope = np.log(errors[1] / errors[0]) / np.log(last.samples / first.samples)
     accuracy = float(np.clip(1 - errors[1] * (samples / last.samples) ** slope, 0, 1))
-    return Reading(accuracy, 0.0, accuracy, accuracy)
+    return Estimate(accuracy, 0.0, accuracy, accuracy)
 
 
-ESTIMATES: Mapping[str, Callable[[Case], Reading]] = {
+ESTIMATES: Mapping[str, Callable[[Case], Estimate]] = {
     "n/4 as it is": as_at(1),
     "n/2 as it is": as_at(2),
     "n/8": of_parts(1, matched=False),

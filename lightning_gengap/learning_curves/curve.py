@@ -13,7 +13,7 @@ from torch import nn
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
 from lightning_gengap.learning_curves.part import Part
-from lightning_gengap.learning_curves.power_law import PowerLaws, Reading
+from lightning_gengap.learning_curves.power_law import Estimate, PowerLaws
 from lightning_gengap.samples.batches import Target
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LearningCurve:
     chance: float
     origin: Origin
 
-    def extrapolate(self, samples: float) -> Reading:
+    def extrapolate(self, samples: float) -> Estimate:
         """The test accuracy of the recipe at the end of a training on so many samples, with its 90 % band.
 
         Args:
@@ -57,7 +57,7 @@ class LearningCurve:
             )
         return self._as_trained.at(float(samples))
 
-    def estimate(self, train_accuracy: float | None = None) -> Reading:
+    def estimate(self, train_accuracy: float | None = None) -> Estimate:
         """The test accuracy of a training on all samples, as evidence: an accuracy with its deviation.
 
         Args:
@@ -69,14 +69,14 @@ class LearningCurve:
         """
         if train_accuracy is None:
             return self._as_trained.at(self.samples)
-        if not 0 <= train_accuracy <= 1:
+        if not isinstance(train_accuracy, Real) or not 0 <= train_accuracy <= 1:
             raise ConfigurationError(
                 "estimate(train_accuracy=)",
                 got=repr(train_accuracy),
                 expected="an accuracy fraction in [0, 1], or None",
                 remedy="Pass 0.97 for 97 %.",
             )
-        return self._laws([part.test_accuracy_at(train_accuracy) for part in self.parts]).at(self.samples)
+        return self._laws([part.test_accuracy_at(float(train_accuracy)) for part in self.parts]).at(self.samples)
 
     def differences(
         self, module: nn.Module, dataset: Any, target: Target | None = None, collate: Any = None

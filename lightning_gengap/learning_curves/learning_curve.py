@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.errors import ConfigurationError, DataError
 from lightning_gengap.learning_curves.arguments import checked_fractions, checked_loader, checked_module, sizes_of
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
@@ -116,6 +116,9 @@ def learning_curve(
     arguments = _checked_trainer(trainer)
     shares = checked_fractions(fractions, test is not None)
     classes = labels_of(dataset, labels)
+    counts = np.unique(classes, return_counts=True)[1]
+    if len(counts) < 2:
+        raise DataError("data set", got="a single class", expected="two classes or more", remedy="Check the labels.")
     _check_probe_data(probe_data, len(classes))
     sizes = sizes_of(shares, len(classes), test is not None, options)
     measured = dataset if probe_data is None else probe_data
@@ -134,7 +137,6 @@ def learning_curve(
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
     folder = None if out is None else Path(out)
     parts = _trained(lightning_module, split, sizes, recipe, origin, folder, progress)
-    counts = np.unique(classes, return_counts=True)[1]
     curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
     _warn_of_known_data(curve)
     return curve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import nn
@@ -109,7 +109,7 @@ def described(value: Any) -> str:
         parts = [described(part) for part in value]
         return f"[{', '.join(sorted(parts) if isinstance(value, set | frozenset) else parts)}]"
     if is_dataclass(value) and not isinstance(value, type):
-        return repr(value)
+        return f"{_name_of(type(value))}({described({each.name: getattr(value, each.name) for each in fields(value)})})"
     if isinstance(value, type) or hasattr(value, "__qualname__"):
         return _name_of(value)
     plain = {name: own for name, own in getattr(value, "__dict__", {}).items() if isinstance(own, _PLAIN)}

@@ -75,11 +75,10 @@ def train_part(
     """
     size, started = len(trained.indices), time.perf_counter()
     readings = Readings(trained, held, recipe.reader, recipe.forward, after_epoch)
-    collate = recipe.loader.get("collate_fn")
-    with _nothing_changed(), private_copy((dataset, collate)) as ((own, own_collate), _):
+    with _nothing_changed(), private_copy((dataset, dict(recipe.loader))) as ((own, options), _):
         twin, trainer = copy_of(module), _trainer(module, recipe.trainer, readings)
         indices = [int(index) for index in trained.indices]
-        loader = DataLoader(Subset(own, indices), **{**recipe.loader, "collate_fn": own_collate})
+        loader = DataLoader(Subset(own, indices), **options)
         _seed(recipe.seed)
         try:
             trainer.fit(twin, loader, recipe.validation)

@@ -27,7 +27,7 @@ _NEAREST = 0.999  # of the error of a guess: how near to it an error may be
 
 
 @dataclass(frozen=True)
-class Reading:
+class Estimate:
     """An accuracy with its uncertainty, as fractions.
 
     Attributes:
@@ -88,13 +88,13 @@ class PowerLaws:
         weights = np.exp(score - score.max())
         return cls(laws.size, level, laws.asymptotes, exponent, weights / weights.sum(), chance)
 
-    def at(self, size: float) -> Reading:
+    def at(self, size: float) -> Estimate:
         """The test accuracy of a training on so many samples."""
         errors = self._at(size)
         mean = float(self.weights @ errors)
         deviation = float(np.sqrt(self.weights @ ((errors - mean) ** 2 + _of_a_run(errors) ** 2)))
         half = _HALF_WIDTH * deviation
-        return Reading(1 - mean, deviation, max(1 - mean - half, 0.0), min(1 - mean + half, 1.0))
+        return Estimate(1 - mean, deviation, max(1 - mean - half, 0.0), min(1 - mean + half, 1.0))
 
     def _at(self, size: float) -> Floats:
         """The error of each law."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_gengap.monitor.namespaces import Callback
-from lightning_gengap.monitor.trainer_facts import place_in_training
+from lightning_gengap.monitor.trainer_facts import place_in_training, planned_epochs
 from lightning_gengap.network.logits import logits_of
 from lightning_gengap.samples.batches import Forward, ProbeBatch, call_for
 from lightning_gengap.samples.calling import chosen_forward
@@ -78,8 +78,8 @@ class Readings(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read after an epoch that is due."""
-        epoch, planned = trainer.current_epoch + 1, trainer.max_epochs or 0
-        if epoch % max(math.ceil(planned / READINGS), 1) == 0:
+        epoch, planned = trainer.current_epoch + 1, planned_epochs(trainer)
+        if epoch % (max(math.ceil(planned / READINGS), 1) if math.isfinite(planned) else 1) == 0:
             self._read(trainer, pl_module, epoch)
         self._after_epoch()
 

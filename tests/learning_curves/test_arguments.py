@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
-from lightning_gengap.errors import ConfigurationError, GapError, PartError
+from lightning_gengap.errors import ConfigurationError, DataError, GapError, PartError
 from lightning_gengap.learning_curves.arguments import sizes_of
 from tests.learning_curves.tiny_curves import TRAINER, tiny_curve
 from tests.lightning_models import blobs, quiet_trainer
@@ -41,6 +42,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: tiny_curve(trainer={**TRAINER, "devices": 2, "strategy": "ddp"}),
         "got a training in 2 processes",
     ),
+    "a single class": (
+        lambda: tiny_curve(dataset=TensorDataset(blobs(64).tensors[0], torch.ones(64, dtype=torch.long))),
+        "got a single class; expected two classes or more",
+    ),
     "no epoch": (lambda: tiny_curve(trainer={**TRAINER, "max_epochs": 0}), "got a training without an epoch"),
     "unusual batches": (
         lambda: tiny_curve(forward=lambda module, batch: module(batch[0]).argmax(1)),
@@ -54,7 +59,7 @@ def test_it_is_refused_by_name(name: str):
     call, message = CASES[name]
     with pytest.raises(GapError, match=message) as raised:
         call()
-    assert type(raised.value) in (ConfigurationError, PartError)
+    assert type(raised.value) in (ConfigurationError, DataError, PartError)
 
 
 def test_sizes_are_rounded_and_leave_no_sample_alone():

@@ -42,7 +42,7 @@ def test_the_estimate_goes_by_the_train_accuracy(curve: LearningCurve):
     assert curve.estimate() == curve.extrapolate(1000) == curve.estimate(0.99) == curve.estimate(1.0)
     better = replace(curve, parts=tuple(part(p.samples, p.test_accuracy + 0.03) for p in curve.parts))
     assert curve.estimate(0.9).accuracy == pytest.approx(better.estimate().accuracy)
-    for train in (97, -0.1, float("nan")):
+    for train in (97, -0.1, float("nan"), "all"):
         with pytest.raises(ConfigurationError, match="expected an accuracy fraction"):
             curve.estimate(train)
 

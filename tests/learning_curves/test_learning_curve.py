@@ -108,9 +108,12 @@ class Noisy(Dataset[Any]):
 
 def test_accuracies_are_read_on_the_plain_samples_and_the_data_set_keeps_no_trace():
     dataset = Noisy()
-    before = dataset.generator.get_state()
-    plain = tiny_curve(dataset=dataset, probe_data=blobs(SAMPLES), fractions=[0.5]).parts[0]
-    assert torch.equal(dataset.generator.get_state(), before)
+    shuffling = torch.Generator()
+    before = dataset.generator.get_state(), shuffling.get_state()
+    loader = {"generator": shuffling}
+    plain = tiny_curve(dataset=dataset, probe_data=blobs(SAMPLES), fractions=[0.5], loader=loader).parts[0]
+    assert torch.equal(dataset.generator.get_state(), before[0])
+    assert torch.equal(shuffling.get_state(), before[1])
     assert dataset.reads == 0
     augmented = tiny_curve(dataset=dataset, fractions=[0.5]).parts[0]
     assert len(set(augmented.test_accuracies[1:])) == 1  # chance
@@ -140,12 +143,14 @@ def test_nothing_is_logged_or_written_unless_it_is_asked_for(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_that_ends_early_is_read_at_its_end():
+@pytest.mark.parametrize("by_epochs", [True, False])
+def test_a_training_that_ends_early_is_read_at_its_end(by_epochs: bool):
     class Stops(Callback):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             trainer.should_stop = trainer.current_epoch == 60
 
-    part = tiny_curve(fractions=[0.25], trainer={**TRAINER, "max_epochs": 120, "callbacks": [Stops()]}).parts[0]
+    planned = {"max_epochs": 120} if by_epochs else {"max_epochs": -1, "max_steps": 3 * 120}
+    part = tiny_curve(fractions=[0.25], trainer={**TRAINER, **planned, "callbacks": [Stops()]}).parts[0]
     assert part.epochs[:3] == (0, 3, 6)
     assert part.epochs[-2:] == (60, 61)
     assert part.test_accuracies[-1] == part.test_accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ def test_a_damaged_file_counts_for_nothing(tmp_path: Path, damage: Any):
     assert read_part(tmp_path, 40, ORIGIN) is None
 
 
+@dataclass(frozen=True)
+class Setting:
+    rate: float
+    data: Any
+
+
 class Held:
     def __init__(self) -> None:
         self.patience, self.hidden = 3, object()
@@ -61,6 +67,7 @@ class Held:
         ({3, 1}, "[1, 3]"),
         (blobs, "tests.lightning_models.blobs"),
         (Held(), f"{__name__}.Held(patience=3)"),
+        (Setting(0.5, blobs), f"{__name__}.Setting({{'rate': 0.5, 'data': tests.lightning_models.blobs}})"),
     ],
 )
 def test_values_are_described_alike_in_every_process(value: Any, text: str):
