@@ -63,7 +63,8 @@ def learning_curve(
         dataset: a map-style data set, with which all of it would be trained.
         fractions: of the samples, each below 1; with `test` a 1 is allowed.
         trainer: arguments of the Trainer, as of a training on all samples: `dict(max_epochs=20)`. Callbacks are copied
-            for each part, and callbacks that write checkpoints are left out. Unless they are asked for, there is one
+            for each part; those that write checkpoints, show progress or log what Lightning itself knows are left
+            out. Unless they are asked for, there is one
             device, no logger and no checkpoint.
         batch_size: of training. A part has one sample less where the last batch would hold one alone.
         loader: further arguments of the training loader, `dict(num_workers=4, drop_last=True)` for instance. Batches

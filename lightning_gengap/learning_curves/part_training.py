@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from lightning_gengap.errors import ConfigurationError, PartError, sentence
 from lightning_gengap.learning_curves.part import Part
 from lightning_gengap.learning_curves.readings import Found, Readable, Readings
-from lightning_gengap.monitor.namespaces import TREES, is_model_checkpoint
+from lightning_gengap.monitor.namespaces import TREES
 from lightning_gengap.samples.batches import Forward
 from lightning_gengap.samples.dataset_copy import private_copy
 from lightning_gengap.samples.reader import SampleReader
@@ -28,6 +28,8 @@ from lightning_gengap.undisturbed import random_streams_kept
 from lightning_gengap.undisturbed.settings import settings_kept
 from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 
+_LEFT_OUT = frozenset({"Checkpoint", "ProgressBar", "ModelSummary"})
+_LEFT_OUT |= {"LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"}
 _QUIET = {
     "logger": False,
     "enable_checkpointing": False,
@@ -115,15 +117,20 @@ def _trainer(module: LightningModule, arguments: Mapping[str, Any], readings: Re
     kind = trainer_class(module)
     assert kind is not None, "checked before the first part"
     given = arguments.get("callbacks") or []
-    callbacks = [each for each in (given if isinstance(given, list) else [given]) if not is_model_checkpoint(each)]
+    callbacks = [each for each in (given if isinstance(given, list) else [given]) if not _only_shows_or_saves(each)]
     try:
         copied = copy.deepcopy(callbacks)
         trainer = kind(**{**_QUIET, **arguments, "callbacks": [*copied, readings]})
     except Exception as error:  # Lightning raises errors of many types
         raise _unsuited(sentence(error)) from error
-    if trainer.world_size > 1:
-        raise _unsuited(f"a training in {trainer.world_size} processes")
+    if trainer.world_size > 1 or trainer.strategy.launcher is not None:
+        raise _unsuited(f"{type(trainer.strategy).__name__}, which starts processes")
     return trainer
+
+
+def _only_shows_or_saves(callback: Any) -> bool:
+    """Whether a callback of either Lightning package needs a logger or a terminal, or writes checkpoints."""
+    return any(base.__name__ in _LEFT_OUT for base in type(callback).__mro__)
 
 
 def _unsuited(got: str) -> ConfigurationError:

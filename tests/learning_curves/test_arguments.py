@@ -40,8 +40,9 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "several processes": (
         lambda: tiny_curve(trainer={**TRAINER, "devices": 2, "strategy": "ddp"}),
-        "got a training in 2 processes",
+        "got DDPStrategy, which starts processes",
     ),
+    "another process": (lambda: tiny_curve(trainer={**TRAINER, "strategy": "ddp_spawn"}), "which starts processes"),
     "a single class": (
         lambda: tiny_curve(dataset=TensorDataset(blobs(64).tensors[0], torch.ones(64, dtype=torch.long))),
         "got a single class; expected two classes or more",

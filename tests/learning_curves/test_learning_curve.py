@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ModelSummary, TQDMProgressBar
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_gengap import learning_curve
@@ -139,7 +139,8 @@ def test_manual_optimisation_callbacks_and_validation_come_as_they_are():
 
 def test_nothing_is_logged_or_written_unless_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    tiny_curve(trainer={**TRAINER, "callbacks": [ModelCheckpoint(tmp_path / "mine")]})
+    shown = [ModelCheckpoint(tmp_path / "mine"), LearningRateMonitor(), TQDMProgressBar(), ModelSummary()]
+    tiny_curve(trainer={**TRAINER, "callbacks": shown})
     assert list(tmp_path.iterdir()) == []
 
 
