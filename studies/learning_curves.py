@@ -4,8 +4,9 @@
 
 The recipes are those of the zoo, whose runs on all N samples are in the committed tables. Of each recipe two curves
 are trained: one on all N samples, by which the run of the table is estimated; and one on a quarter of them, by which
-N / 4, N / 2 and N are foretold. What is true at N / 4 and N / 2 is a part of the first curve. Finished parts are kept
-in --out. Prints Markdown: errors in accuracy points.
+N / 4, N / 2 and N are foretold. What is true at N / 4 and N / 2 is a part of the first curve. A last table sets the
+first curve beside the prediction of a predictor that was fitted without the source, and beside their mean, weighted by
+precision. Finished parts are kept in --out. Prints Markdown: errors in accuracy points.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ import pandas as pd
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from lightning_gengap import LearningCurve, learning_curve
+from lightning_gengap import LearningCurve, learning_curve, load_predictor
 from lightning_gengap.learning_curves.power_law import Estimate
 from lightning_gengap.stratified_split import stratified_order
+from lightning_gengap.zoo.evaluate.abilities import last_snapshots
+from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
+from lightning_gengap.zoo.evaluate.held_out import offered
+from lightning_gengap.zoo.evaluate.quick import hold_out_points
+from lightning_gengap.zoo.splits import splits
+from lightning_gengap.zoo.table import read
 from lightning_gengap.zoo.train.model import fresh_model
 from lightning_gengap.zoo.train.plans import planned
 from lightning_gengap.zoo.train.recipe import Recipe
@@ -30,6 +37,7 @@ from lightning_gengap.zoo.train.task import prepare
 
 FOLDER = Path("pretrained_predictors")
 TABLES = {"tables": "third_zoo_v1.csv.gz", "texts": "third_zoo_v1.csv.gz", "small": "small_zoo_v3.csv.gz"}
+PREDICTORS = {"tables": "agreement_v1", "texts": "agreement_v1", "small": "images_v3"}
 KINDS = {"tables": "tables", "texts": "texts", "small": "images"}
 FEWEST, MOST = 800, 4000  # samples
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2)
@@ -47,6 +55,7 @@ class Case:
     quarter: LearningCurve
     train_accuracy: float
     test_accuracy: float
+    test_samples: float
 
     @property
     def true(self) -> dict[str, float]:
@@ -66,7 +75,8 @@ def main() -> None:
     cases = [
         case_of(plan, recipe, row, options) for plan in options.plans for recipe, row in chosen(plan, options.recipes)
     ]
-    print(page(cases))
+    predictions = {run: each for plan in options.plans for run, each in predicted(plan).items()}
+    print(page(cases) + "\n\n" + beside_predictions(cases, predictions))
 
 
 def chosen(plan: str, count: int) -> Iterator[tuple[Recipe, pd.Series]]:
@@ -112,7 +122,52 @@ def case_of(plan: str, recipe: Recipe, row: pd.Series, options: argparse.Namespa
         curve(Subset(dataset, sorted(quarter.tolist())), "quarter"),
         float(row["gap.train_accuracy"]),
         float(row["gap.test_accuracy"]),
+        float(row["gap.test_samples"]),
     )
+
+
+def predicted(plan: str) -> dict[str, Estimate]:
+    """The test accuracy of each run of a table, by a predictor that was fitted without its source.
+
+    Its deviation is the root mean square of its errors on all last snapshots of the table.
+    """
+    specification = load_predictor(PREDICTORS[plan]).specification
+    table = read(FOLDER / TABLES[plan])
+    among = offered(table, specification, locked=True)
+    rows, gaps = hold_out_points(table, specification, splits(table)["leave one source out"], among)
+    rows, gaps = (each[last_snapshots(table)[rows]] for each in (rows, gaps))
+    test = table.numbers("measure.train_accuracy")[rows] - gaps
+    deviation = float(np.sqrt(np.mean((test - table.numbers("gap.test_accuracy")[rows]) ** 2)))
+    runs = table.words("run")[rows]
+    return {str(run): Estimate(float(each), deviation, 0.0, 1.0) for run, each in zip(runs, test, strict=True)}
+
+
+def beside_predictions(cases: Sequence[Case], predictions: Mapping[str, Estimate]) -> str:
+    """Errors and m* of prediction, curves and both, on the recipes that have a prediction."""
+    own = [case for case in cases if case.recipe.key in predictions]
+    alone = [predictions[case.recipe.key] for case in own]
+    lines = [f"| {len(own)} recipes | error | m* |", "|---|---|---|", worth("prediction", own, alone)]
+    for name, count in (("n/8 and n/4", 2), ("n/8, n/4 and n/2", 3)):
+        curves = [of_parts(count, matched=False)(case) for case in own]
+        lines.append(worth(f"curve from {name}", own, curves))
+        lines.append(worth("... and prediction", own, [mean_of(*pair) for pair in zip(alone, curves, strict=True)]))
+    return "\n".join(lines)
+
+
+def worth(name: str, cases: Sequence[Case], estimates: Sequence[Estimate]) -> str:
+    """The error in points, and the number of held-out samples whose accuracy errs as much."""
+    true, counts = (np.array([getattr(case, part) for case in cases]) for part in ("test_accuracy", "test_samples"))
+    errors = np.array([each.accuracy for each in estimates]) - true
+    tasks = np.array([str(case.recipe.task) for case in cases])
+    found, low, high = HoldOuts.of(errors, true, counts, tasks).equivalent().listed() or [np.inf] * 3
+    return f"| {name} | {100 * np.abs(errors).mean():.1f} | {found:.0f} [{low:.0f}, {high:.0f}] |"
+
+
+def mean_of(*estimates: Estimate) -> Estimate:
+    """Their mean, weighted by precision."""
+    precisions = np.array([each.deviation**-2 for each in estimates])
+    accuracy = float(precisions @ [each.accuracy for each in estimates] / precisions.sum())
+    return Estimate(accuracy, float(precisions.sum() ** -0.5), 0.0, 1.0)
 
 
 def page(cases: Sequence[Case]) -> str:
