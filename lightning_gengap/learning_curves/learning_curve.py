@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightning_gengap.errors import ConfigurationError, DataError
+from lightning_gengap.errors import ConfigurationError, DataError, sentence
 from lightning_gengap.learning_curves.arguments import checked_fractions, checked_loader, checked_module, sizes_of
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
@@ -136,7 +137,7 @@ def learning_curve(
         {**arguments, **options, "seed": seed, "tested on": tested},
     )
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else _folder(out)
     parts = _trained(lightning_module, split, sizes, recipe, origin, folder, progress)
     curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
     _warn_of_known_data(curve)
@@ -202,6 +203,21 @@ def _checked_trainer(trainer: Any) -> dict[str, Any]:
         got=type(trainer).__name__,
         expected="a mapping of arguments, of which a Trainer is made for each part",
         remedy="For example trainer=dict(max_epochs=20).",
+    )
+
+
+def _folder(out: str | Path) -> Path:
+    """The folder for finished parts, made before anything is trained."""
+    try:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        got = f"{folder}, which cannot be written to"
+    except (OSError, TypeError) as error:
+        got = sentence(error)
+    raise ConfigurationError(
+        "learning_curve(out=)", got=got, expected="a folder for finished parts", remedy="Choose another, or None."
     )
 
 

@@ -22,8 +22,7 @@ def file_of(folder: Path, samples: int) -> Path:
 
 
 def write_part(folder: Path, part: Part, origin: Origin) -> None:
-    """Write a finished part. The folder is made where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a finished part."""
     content = {"format": _FORMAT, "origin": asdict(origin), "part": asdict(part)}
     write_whole(file_of(folder, part.samples), json.dumps(content, indent=1))
 

@@ -16,6 +16,11 @@ from tests.lightning_models import blobs, quiet_trainer
 
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "no LightningModule": (lambda: tiny_curve(torch.nn.Linear(2, 2)), r"\(module\): got Linear; .* a LightningModule"),
+    "a file for a folder": (
+        lambda: tiny_curve(out=__file__),
+        r"learning_curve\(out=\): got FileExistsError.*; expected a folder for finished parts",
+    ),
+    "a number for a folder": (lambda: tiny_curve(out=3), "got TypeError.*; expected a folder for finished parts"),
     "a Trainer": (lambda: tiny_curve(trainer=quiet_trainer()), "got Trainer; expected a mapping of arguments"),
     "no fraction": (lambda: tiny_curve(fractions=[]), r"fractions=\): got \[\]; expected fractions between 0 and 1"),
     "a fraction of all": (lambda: tiny_curve(fractions=[0.5, 1]), "For example .* for 1 pass test= too"),

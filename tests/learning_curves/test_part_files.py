@@ -20,12 +20,12 @@ ORIGIN = Origin.of(TinyModel(), fingerprint_of(blobs(160)), {"max_epochs": 2})
 
 
 def test_a_part_is_read_as_it_was_written(tmp_path: Path):
-    write_part(tmp_path / "new" / "folder", PART, ORIGIN)
-    assert read_part(tmp_path / "new" / "folder", 40, ORIGIN) == PART
-    assert read_part(tmp_path / "new" / "folder", 41, ORIGIN) is None
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["part_40.json"]
+    write_part(tmp_path, PART, ORIGIN)
+    assert read_part(tmp_path, 40, ORIGIN) == PART
+    assert read_part(tmp_path, 41, ORIGIN) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["part_40.json"]
     with pytest.raises(ConfigurationError, match="other argument max_epochs"):
-        read_part(tmp_path / "new" / "folder", 40, replace(ORIGIN, training={"max_epochs": "3"}))
+        read_part(tmp_path, 40, replace(ORIGIN, training={"max_epochs": "3"}))
 
 
 @pytest.mark.parametrize(

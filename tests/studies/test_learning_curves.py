@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from learning_curves import chosen, line, scores
+from learning_curves import chosen, line, mean_of, scores
 
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.part import Part
@@ -18,6 +18,12 @@ def test_a_straight_line_goes_through_the_last_two_errors() -> None:
 def test_scores_are_in_points() -> None:
     pairs = [(Estimate(0.80, 0.02, 0.77, 0.83), 0.81), (Estimate(0.80, 0.02, 0.77, 0.83), 0.75)]
     assert scores(pairs) == "3.0 | 3.0 | 5.0 | 0.50 | 0.50"
+
+
+def test_the_more_certain_estimate_counts_more() -> None:
+    mean = mean_of(Estimate(0.8, 0.03, 0.0, 1.0), Estimate(0.7, 0.015, 0.0, 1.0))
+    assert mean.accuracy == pytest.approx(0.72)
+    assert mean.deviation == pytest.approx((0.03**-2 + 0.015**-2) ** -0.5)
 
 
 def test_recipes_are_those_of_the_table_a_run_of_each_task_first() -> None:
