@@ -233,8 +233,6 @@ def line(curve: LearningCurve, samples: float) -> Estimate:
 
 ESTIMATES: Mapping[str, Callable[[Case], Estimate]] = {
     "n/4 as it is": as_at(1),
-    "n/2 as it is": as_at(2),
-    "n/8": of_parts(1, matched=False),
     "n/8 and n/4": of_parts(2, matched=False),
     "n/8 and n/4, at equal train accuracy": of_parts(2, matched=True),
     "n/8, n/4 and n/2": of_parts(3, matched=False),
