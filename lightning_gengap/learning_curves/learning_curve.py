@@ -18,7 +18,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightning_gengap.errors import ConfigurationError, DataError, sentence
-from lightning_gengap.learning_curves.arguments import checked_fractions, checked_loader, checked_module, sizes_of
+from lightning_gengap.learning_curves.arguments import (
+    FEWEST,
+    checked_fractions,
+    checked_loader,
+    checked_module,
+    sizes_of,
+)
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
 from lightning_gengap.learning_curves.part import Part
@@ -128,7 +134,7 @@ def learning_curve(
         trained=dataset,
         order=stratified_order(classes, seed),
         measured=_source(measured, options),
-        test=None if test is None else Readable(_source(test, options), stratified_order(labels_of(test), seed)),
+        test=None if test is None else _tested(test, options, seed),
     )
     tested = "what is left" if split.test is None else f"{len(split.test.indices)} others"
     origin = Origin.of(
@@ -193,6 +199,18 @@ def _trained(
 def _source(dataset: Any, options: Mapping[str, Any]) -> Source:
     """Where samples are read to be measured, as a training loader reads them, but not mixed."""
     return replace(Source.of(DataLoader(dataset, **options), ()), plain=True)
+
+
+def _tested(test: Any, options: Mapping[str, Any], seed: int) -> Readable:
+    """All samples of a test set, in an order of which the beginning stands for all."""
+    if len(test) < FEWEST:
+        raise DataError(
+            "learning_curve(test=)",
+            got=f"{len(test)} samples",
+            expected=f"{FEWEST} samples or more",
+            remedy="Pass more, or None to test on what each part leaves.",
+        )
+    return Readable(_source(test, options), np.random.default_rng(seed).permutation(len(test)))
 
 
 def _checked_trainer(trainer: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: tiny_curve(fractions=[0.25], batch_size=64, loader={"drop_last": True}),
         "different parts of at least 64 samples.* or smaller batches",
     ),
+    "too small a test set": (lambda: tiny_curve(test=blobs(9)), r"test=\): got 9 samples; expected 10 samples or more"),
     "half a sample": (lambda: tiny_curve(batch_size=0.5), r"batch_size=\): got 0.5; expected a whole number"),
     "a sampler": (lambda: tiny_curve(loader={"sampler": [1, 2]}), "got the argument sampler; .* any part of the data"),
     "an argument that no Trainer has": (
