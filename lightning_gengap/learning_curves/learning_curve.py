@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,21 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightning_gengap.errors import ConfigurationError, DataError, sentence
-from lightning_gengap.learning_curves.arguments import (
-    FEWEST,
-    checked_fractions,
-    checked_loader,
-    checked_module,
-    sizes_of,
-)
+from lightning_gengap.learning_curves.arguments import checked_fractions, checked_loader, checked_module, sizes_of
 from lightning_gengap.learning_curves.curve import LearningCurve
 from lightning_gengap.learning_curves.origin import Origin, fingerprint_of
 from lightning_gengap.learning_curves.part import Part
 from lightning_gengap.learning_curves.part_files import read_part, write_part
 from lightning_gengap.learning_curves.part_training import Recipe, copy_of, train_part
-from lightning_gengap.learning_curves.readings import FEWEST_TESTED, Readable
+from lightning_gengap.learning_curves.readings import FEWEST_TESTED
+from lightning_gengap.learning_curves.split import Split
 from lightning_gengap.samples.batches import Forward, Target
 from lightning_gengap.samples.labels import labels_of
 from lightning_gengap.samples.reader import SampleReader
-from lightning_gengap.samples.source import Source
-from lightning_gengap.stratified_split import Indices, stratified_order
+from lightning_gengap.stratified_split import stratified_order
 
 _KNOWN = 0.5  # of the way from chance to perfection: no random weights are so good
 
@@ -127,19 +119,12 @@ def learning_curve(
     counts = np.unique(classes, return_counts=True)[1]
     if len(counts) < 2:
         raise DataError("data set", got="a single class", expected="two classes or more", remedy="Check the labels.")
-    _check_probe_data(probe_data, len(classes))
     sizes = sizes_of(shares, len(classes), test is not None, options)
-    measured = dataset if probe_data is None else probe_data
-    split = Split(
-        trained=dataset,
-        order=stratified_order(classes, seed),
-        measured=_source(measured, options),
-        test=None if test is None else _tested(test, options, seed),
-    )
+    split = Split.of(dataset, stratified_order(classes, seed), options, probe_data, test, seed)
     tested = "what is left" if split.test is None else f"{len(split.test.indices)} others"
     origin = Origin.of(
         module,
-        fingerprint_of(measured, target, options.get("collate_fn")),
+        fingerprint_of(split.measured.dataset, target, options.get("collate_fn")),
         {**arguments, **options, "seed": seed, "tested on": tested},
     )
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
@@ -148,28 +133,6 @@ def learning_curve(
     curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
     _warn_of_known_data(curve)
     return curve
-
-
-@dataclass(frozen=True)
-class Split:
-    """The data: a part of any size is the beginning of `order`, and the rest is what it is tested on.
-
-    Attributes:
-        trained: the data set of training.
-        order: its indices.
-        measured: where its samples are read to be measured.
-        test: what all parts are tested on; None for what each leaves.
-    """
-
-    trained: Any
-    order: Indices
-    measured: Source
-    test: Readable | None
-
-    def part(self, size: int) -> tuple[Readable, Readable]:
-        """What a part of this size is trained and tested on."""
-        held = Readable(self.measured, self.order[size:]) if self.test is None else self.test
-        return Readable(self.measured, self.order[:size]), held
 
 
 def _trained(
@@ -196,23 +159,6 @@ def _trained(
     return tuple(parts)
 
 
-def _source(dataset: Any, options: Mapping[str, Any]) -> Source:
-    """Where samples are read to be measured, as a training loader reads them, but not mixed."""
-    return replace(Source.of(DataLoader(dataset, **options), ()), plain=True)
-
-
-def _tested(test: Any, options: Mapping[str, Any], seed: int) -> Readable:
-    """All samples of a test set, in an order of which the beginning stands for all."""
-    if len(test) < FEWEST:
-        raise DataError(
-            "learning_curve(test=)",
-            got=f"{len(test)} samples",
-            expected=f"{FEWEST} samples or more",
-            remedy="Pass more, or None to test on what each part leaves.",
-        )
-    return Readable(_source(test, options), np.random.default_rng(seed).permutation(len(test)))
-
-
 def _checked_trainer(trainer: Any) -> dict[str, Any]:
     if isinstance(trainer, Mapping):
         return dict(trainer)
@@ -237,16 +183,6 @@ def _folder(out: str | Path) -> Path:
     raise ConfigurationError(
         "learning_curve(out=)", got=got, expected="a folder for finished parts", remedy="Choose another, or None."
     )
-
-
-def _check_probe_data(probe_data: Any, samples: int) -> None:
-    if probe_data is not None and len(probe_data) != samples:
-        raise ConfigurationError(
-            "learning_curve(probe_data=)",
-            got=f"{len(probe_data)} samples",
-            expected=f"the {samples} of the data set, in its order",
-            remedy="Pass the same data set without augmentation.",
-        )
 
 
 def _warn_of_known_data(curve: LearningCurve) -> None:
