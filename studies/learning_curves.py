@@ -195,11 +195,12 @@ def _head(what: str) -> list[str]:
 
 
 def scores(pairs: Sequence[tuple[Estimate, float]]) -> str:
-    """Mean, median and largest error in points, and the shares that are close and in the band."""
+    """Mean, median and largest error in points, and the shares that are close and, where there is one, in the band."""
     errors = np.array([abs(read.accuracy - true) for read, true in pairs])
     inside = np.mean([read.lower <= true <= read.upper for read, true in pairs])
     figures = (f"{100 * value:.1f}" for value in (errors.mean(), np.median(errors), errors.max()))
-    return f"{' | '.join(figures)} | {np.mean(errors <= CLOSE):.2f} | {inside:.2f}"
+    banded = any(read.lower < read.upper for read, _ in pairs)
+    return f"{' | '.join(figures)} | {np.mean(errors <= CLOSE):.2f} | {f'{inside:.2f}' if banded else ''}"
 
 
 def of_parts(count: int, matched: bool) -> Callable[[Case], Estimate]:

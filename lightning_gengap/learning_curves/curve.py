@@ -29,7 +29,7 @@ class LearningCurve:
     Attributes:
         parts: the trainings, the smallest first.
         samples: how many there are in all.
-        chance: the accuracy of the most frequent class.
+        chance: the accuracy of a guess that draws a class as often as it occurs.
         origin: the data and the recipe that it belongs to.
     """
 

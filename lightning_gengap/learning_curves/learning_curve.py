@@ -130,7 +130,7 @@ def learning_curve(
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
     folder = None if out is None else _folder(out)
     parts = _trained(lightning_module, split, sizes, recipe, origin, folder, progress)
-    curve = LearningCurve(parts, len(classes), float(counts.max() / counts.sum()), origin)
+    curve = LearningCurve(parts, len(classes), float(((counts / counts.sum()) ** 2).sum()), origin)
     _warn_of_known_data(curve)
     return curve
 

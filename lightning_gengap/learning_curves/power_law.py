@@ -71,7 +71,7 @@ class PowerLaws:
             sizes: numbers of training samples, one at least.
             accuracies: test accuracies as fractions.
             tested: numbers of test samples.
-            guess: the accuracy of the most frequent class, below 1.
+            guess: the accuracy of a guess, below 1.
         """
         order = np.argsort(sizes)
         size, error = np.asarray(sizes, float)[order], 1 - np.asarray(accuracies, float)[order]
