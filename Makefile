@@ -108,6 +108,8 @@ studies: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 	$(RUN) studies/mislabelled.py $(DATA)
+	$(RUN) studies/hold_out.py
+	$(RUN) studies/learning_curves.py --out runs/curves $(DATA)
 
 # torchvision and timm need a torch that fits them, so they have an environment of their own.
 COMPAT_TORCH ?= torch torchvision

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_gengap.errors import GapError
     from lightning_gengap.label_check import mislabelled
+    from lightning_gengap.learning_curves.curve import LearningCurve
+    from lightning_gengap.learning_curves.learning_curve import learning_curve
     from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_gengap.predictors.files import available_predictors, load_predictor
     from lightning_gengap.predictors.predictor import Prediction, Predictor
     from lightning_gengap.standalone import measure
+    from lightning_gengap.stratified_split import hold_out
 
 __version__ = "0.1.0"
 
@@ -31,12 +34,15 @@ __all__ = [
     "GapEarlyStopping",
     "GapError",
     "GapMonitor",
+    "LearningCurve",
     "NormalizedMargin",
     "OutputMargin",
     "Prediction",
     "Predictor",
     "RunningLoss",
     "available_predictors",
+    "hold_out",
+    "learning_curve",
     "load_predictor",
     "measure",
     "mislabelled",
@@ -46,12 +52,15 @@ _MODULES = {
     "GapEarlyStopping": "monitor.early_stopping",
     "GapError": "errors",
     "GapMonitor": "monitor.gap_monitor",
+    "LearningCurve": "learning_curves.curve",
     "NormalizedMargin": "measures.margins.margin_metrics",
     "OutputMargin": "measures.margins.margin_metrics",
     "Prediction": "predictors.predictor",
     "Predictor": "predictors.predictor",
     "RunningLoss": "monitor.training_loss",
     "available_predictors": "predictors.files",
+    "hold_out": "stratified_split",
+    "learning_curve": "learning_curves.learning_curve",
     "load_predictor": "predictors.files",
     "measure": "standalone",
     "mislabelled": "label_check",

@@ -71,6 +71,10 @@ class ConfigurationError(GapError):
     """Arguments or Trainer settings that cannot work together."""
 
 
+class PartError(GapError):
+    """A nested training, on a part of the data, that failed."""
+
+
 class TableError(GapError):
     """A table of measured runs that cannot be used for fitting."""
 

@@ -19,6 +19,7 @@ VERBS = [
     ["predictors"],
     ["measures"],
     ["measure"],
+    ["learning-curve"],
     ["recalibrate"],
     ["zoo"],
     *(["zoo", stage] for stage in ("run", "remeasure", "table", "fit", "evaluate")),
@@ -179,6 +180,21 @@ def test_the_initial_weights_that_a_monitor_kept_in_a_checkpoint_are_found(
     assert main(["measure", *arguments, "--train-samples", "2000"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert "difficulty/ridge_accuracy" in printed["values"]  # of the untrained network
+
+
+def test_a_learning_curve_is_printed_drawn_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]):
+    images, labels = (tensor.numpy() for tensor in blobs(160).tensors)
+    saved_data(folder / "blobs.npz", inputs=images, labels=labels)
+    arguments = ["learning-curve", "--model", "tests.lightning_models:TinyModel", "--data", "blobs.npz", "--epochs"]
+    more = ["--fractions", "1/4,0.5", "--trainer", '{"accelerator": "cpu"}', "--out", "parts"]
+    assert main([*arguments, "1", *more, "--figure", "curve.png"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split(" | ")[0] for line in printed.splitlines()[2:]] == ["| 40", "| 80", "| 160", "| 320", "| 640"]
+    assert (folder / "curve.png").is_file()
+    assert main([*arguments, "1", *more]) == 0
+    assert capsys.readouterr().out == printed
+    assert main([*arguments, "2", *more]) == 2
+    assert "other argument max_epochs (1 instead of 2)" in capsys.readouterr().err
 
 
 def test_recalibrated_predictor_is_written_and_loads(folder: Path, capsys: pytest.CaptureFixture[str]):
