@@ -83,7 +83,7 @@ def accuracy(trained: Subset, data: TensorDataset, test: list[int], seed: int) -
 
 def kinds() -> dict[str, pd.DataFrame]:
     """The last rows of the runs in the tables, by kind of data."""
-    small, third = (pd.read_csv(FOLDER / name) for name in ("small_zoo_v3.csv.gz", "third_zoo_v1.csv.gz"))
+    small, third = (pd.read_csv(FOLDER / name) for name in ("small_zoo_v3.csv.gz", "third_zoo_v2.csv.gz"))
     small, third = (table.sort_values("epoch").groupby("run").last() for table in (small, third))
     images = small[small["recipe.side"].gt(1) & small["recipe.grid"].isna() & small["recipe.noise"].lt(1)]
     return {"images": images, **{plan: third[third["recipe.plan"] == plan] for plan in ("tables", "texts")}}

@@ -36,8 +36,8 @@ from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.task import prepare
 
 FOLDER = Path("pretrained_predictors")
-TABLES = {"tables": "third_zoo_v1.csv.gz", "texts": "third_zoo_v1.csv.gz", "small": "small_zoo_v3.csv.gz"}
-PREDICTORS = {"tables": "agreement_v1", "texts": "agreement_v1", "small": "images_v3"}
+TABLES = {"tables": "third_zoo_v2.csv.gz", "texts": "third_zoo_v2.csv.gz", "small": "small_zoo_v3.csv.gz"}
+PREDICTORS = {"tables": "default_v4", "texts": "default_v4", "small": "images_v3"}
 KINDS = {"tables": "tables", "texts": "texts", "small": "images"}
 FEWEST, MOST = 800, 4000  # samples
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2)
