@@ -53,7 +53,7 @@ def posterior(
         >>> seen = Observation(accuracy=0.7, predicted=0.8, deviation=0.05, samples=100, epoch=10)
         >>> after = posterior([seen], epochs=[10], deviations=[0.05])
         >>> round(float(after.mean[0]), 3), round(float(after.variance[0]) ** 0.5, 3)
-        (-0.056, 0.033)
+        (-0.057, 0.033)
     """
     count = len(observations)
     times = log_epochs([*(one.epoch for one in observations), *epochs])
