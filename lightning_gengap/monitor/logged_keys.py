@@ -48,7 +48,11 @@ PREDICTED: dict[str, Key] = {
     "estimated_gap_upper": Key("fraction", -1, 1, "upper end of its interval", better="lower"),
     "estimated_test_accuracy": Key("fraction", 0, 1, "train accuracy minus estimated gap", better="higher"),
     "equivalent_hold_out": Key(
-        "samples", 0, math.inf, "how many held-out samples tell the test accuracy as well as the estimate"
+        "samples",
+        0,
+        math.inf,
+        "how many held-out samples tell the test accuracy as well as the estimate",
+        better="higher",
     ),
     "in_support": Key("0 or 1", 0, 1, "1: the predictor was fitted on models like this one", better="higher"),
     "status": Key(
