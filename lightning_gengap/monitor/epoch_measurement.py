@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
 from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
-from lightning_gengap.monitor.estimation import HELD_OUT, Observed, observe, show_estimate
+from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.notices import (
     say_blind,
@@ -164,8 +164,8 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
             actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
             state.readout.add("actual_gap", actual_gap)
             state.compared = True
-            if accuracy.samples is not None:
-                source = HELD_OUT if held_out.validates(trainer) else accuracy.key
+            source = held_out.source_of_validation(trainer, state, accuracy.key)
+            if accuracy.samples is not None and source is not None:
                 found = Observed(accuracy.value, accuracy.samples, source)
     # Metrics may differ between ranks: rank 0 speaks for all.
     found = trainer.strategy.broadcast(found)

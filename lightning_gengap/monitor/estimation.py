@@ -49,7 +49,7 @@ def show_estimate(state: RunState) -> None:
         *(replace(pair, epoch=state.epochs) for pair in given.pairs),  # as if they were at the same stage
         *(expected(curve, state.prediction, accuracy, state.epochs) for curve in curves),
     ]
-    found = estimate(state.prediction, state.values, evidence, state.epochs, given.scale)
+    found = estimate(state.prediction, state.values, evidence, state.epochs, state.scale)
     for key, value in _shown(found).items():
         state.readout.add(key, value)
 

@@ -88,7 +88,7 @@ class GapMonitor(Callback):
             "task") of other models, see `ObservedGap`, and an `EstimatedAccuracy` of the last epoch.
 
     Raises:
-        PredictorError, MeasureError, LayerError, BatchError, ConfigurationError: an argument that cannot work.
+        PredictorError, MeasureError, LayerError, BatchError, DataError, ConfigurationError: an argument cannot work.
         ConfigurationError: in `setup`, a Trainer that cannot be watched. Nothing is raised later: a task or data that
             cannot be watched, and whatever else fails, are one warning, and training goes on unchanged.
 

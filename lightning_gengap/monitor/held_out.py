@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_gengap.errors import DataError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.monitor.estimation import HELD_OUT, Observed
-from lightning_gengap.monitor.notices import say_no_held_out
+from lightning_gengap.monitor.notices import say_no_held_out, say_validates_on_training
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import current_hook_kept, move_in_training, place_in_training
 from lightning_gengap.network.ranks import Ranks
@@ -67,13 +67,24 @@ class HeldOut:
             return None
         return Observed(values["train_accuracy"], len(measurer.samples), HELD_OUT, time.perf_counter() - started)
 
-    def validates(self, trainer: Trainer) -> bool:
-        """Whether the validation has some of these samples."""
-        if self.data is None:
-            return False
-        found = trainer.val_dataloaders
-        loaders = found if isinstance(found, Sequence) else [found]
-        return any(shared_indices(self.data, loader) > 0 for loader in loaders)
+    def source_of_validation(self, trainer: Trainer, state: RunState, key: str) -> str | None:
+        """Which samples the accuracy under this logged key is of: these where it has some of them, else its own.
+
+        None where it has samples that are trained on, as far as their data sets tell: it is no evidence.
+        """
+        if key not in state.sources:
+            of_pool = () if state.pool is None else state.pool.indices
+            try:
+                found = trainer.val_dataloaders
+                loaders = found if isinstance(found, Sequence) else [found]
+                known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders)
+                same = any(shared_indices(self.data, loader) > 0 for loader in loaders)
+            except Exception:  # loaders may be of any form
+                known, same = 0, False
+            state.sources[key] = None if known else HELD_OUT if same else key
+            if known:
+                say_validates_on_training(state, key, known)
+        return state.sources[key]
 
     def _measurer(self, trainer: Trainer, module: LightningModule, state: RunState, probe: Measurer) -> Measurer:
         samples = self._read(trainer, module)

@@ -134,6 +134,15 @@ def say_no_held_out(state: RunState, error: Exception) -> None:
         )
 
 
+def say_validates_on_training(state: RunState, key: str, known: int) -> None:
+    """Say why the accuracy of a validation is no evidence."""
+    if state.says_first("validates on training"):
+        rank_zero_warn(
+            f"GapMonitor: {key} is of {known} samples that are trained on, so it says nothing of new ones, and "
+            "estimates do not use it."
+        )
+
+
 def say_reading(state: RunState, accuracy: ValidationAccuracy) -> None:
     """Say how a validation accuracy was read, where that is not as it is logged."""
     if accuracy.remark is not None and state.says_first(accuracy.remark):

@@ -94,6 +94,7 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
     status, predicted = Status.FRESH, dict[str, float]()
     state.prediction = None
     if predictor is not None:
+        state.scale = predictor.scales.neither  # nothing tells whether the fit knew data like these
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
         state.prediction = prediction = predictor.predict(known, state.flags)
         if prediction.abstained:

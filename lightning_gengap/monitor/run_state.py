@@ -45,6 +45,8 @@ class RunState:
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
         held_out_refused: whether they cannot be used.
+        sources: which samples the accuracies of validations are of, by their logged key.
+        scale: of the deviation of the predictor that serves.
         epochs: how many had been trained when the shown values were measured.
         absences: why keys, or patterns of keys, have no value.
         measured: whether a measurement has succeeded since training began.
@@ -112,6 +114,8 @@ class RunState:
     given: Given = field(default_factory=Given)
     held_out: Measurer | None = None
     held_out_refused: bool = False
+    sources: dict[str, str | None] = field(default_factory=dict)
+    scale: float = 1.0
     epochs: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None

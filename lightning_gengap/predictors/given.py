@@ -22,13 +22,10 @@ class Given:
     Attributes:
         pairs: observed gaps of other models, beside what the predictor says of them.
         at_end: the test accuracy that the training will end with, by a learning curve for example.
-        scale: of the predictor's deviation. Nothing tells whether the fit knew data like the user's, so it is that of
-            data whose source and kind are new.
     """
 
     pairs: tuple[Observation, ...] = ()
     at_end: tuple[EstimatedAccuracy, ...] = ()
-    scale: float = 1.0
 
     @staticmethod
     def of(predictor: Predictor | None, evidence: Iterable[Any] | None) -> Given:
@@ -43,7 +40,7 @@ class Given:
         at_end = tuple(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy))
         others = [one for one in listed if not isinstance(one, EstimatedAccuracy)]
         pairs = observations_of(replace(predictor, observed=()), others) if others else ()
-        return Given((*predictor.observed, *pairs), at_end, predictor.scales.neither)
+        return Given((*predictor.observed, *pairs), at_end)
 
 
 def _checked(curve: EstimatedAccuracy) -> EstimatedAccuracy:

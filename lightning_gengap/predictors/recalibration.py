@@ -47,8 +47,8 @@ def recalibrate(predictor: Predictor, pairs: Iterable[ObservedGap | Sequence[Any
             many samples it was observed.
 
     Example:
-        >>> from lightning_gengap import load_predictor
-        >>> from lightning_gengap.predictors.recalibration import ObservedGap, recalibrate
+        >>> from lightning_gengap import ObservedGap, load_predictor
+        >>> from lightning_gengap.predictors.recalibration import recalibrate
         >>> predictor = load_predictor("default_v3")
         >>> values = {"train_accuracy": 0.99, "train_loss": 0.05, "classes": 10.0, "train_samples": 2000.0}
         >>> values |= {"difficulty/ridge_extrapolated": 0.8, "difficulty/neighbour_1_accuracy": 0.7}

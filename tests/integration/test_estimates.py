@@ -151,6 +151,18 @@ def test_held_out_and_validation_are_two_sources_unless_they_are_the_same_sample
         assert [one.source for one in monitor._state.observations] == sources * 2
 
 
+def test_a_validation_on_training_samples_is_no_evidence():
+    data = blobs()
+    monitor = tiny_monitor()
+    torch.manual_seed(0)
+    trainer = quiet_trainer(monitor, max_epochs=2)
+    training, validation = (DataLoader(Subset(data, part), batch_size=8) for part in (range(56), range(40, 64)))
+    with pytest.warns(UserWarning, match="val_acc is of 16 samples that are trained on"):
+        trainer.fit(ValidatedModel(), training, validation)
+    assert monitor._state.observations == []
+    assert "gengap/actual_gap" in trainer.callback_metrics
+
+
 def test_an_abstention_with_held_out_samples_still_has_an_estimate():
     monitor = tiny_monitor(predictor=abstaining_predictor(), held_out=held_out())
     values = fitted(monitor, validate=False)

@@ -9,7 +9,7 @@ import pytest
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.estimate import EstimatedAccuracy, estimate, expected, observed
 from lightning_gengap.predictors.given import Given
-from lightning_gengap.predictors.parts import NORMAL_QUANTILE, Interval, Scales, probe_error
+from lightning_gengap.predictors.parts import NORMAL_QUANTILE, Interval, probe_error
 from lightning_gengap.predictors.predictor import FLAT_DEVIATION
 from tests.predictors.test_recalibration import values
 from tests.tiny_predictors import abstaining_predictor, tiny_predictor
@@ -107,11 +107,9 @@ def test_a_learning_curve_is_an_observation_with_a_deviation():
 
 
 def test_evidence_is_sorted_by_its_kind():
-    predictor = tiny_predictor(scales=Scales(1.0, 1.4, 1.7))
-    given = Given.of(predictor, [(values(), 0.3, 100), EstimatedAccuracy(0.7, 0.02)])
+    given = Given.of(tiny_predictor(), [(values(), 0.3, 100), EstimatedAccuracy(0.7, 0.02)])
     assert len(given.pairs) == 1
     assert given.at_end == (EstimatedAccuracy(0.7, 0.02),)
-    assert given.scale == 1.7  # nothing tells that the fit knew data like these
     assert Given.of(None, None) == Given()
 
 
