@@ -316,7 +316,7 @@ def test_an_old_figure_is_not_compared():
     with pytest.warns(UserWarning, match="val_acc was not logged for the whole of this epoch's") as said:
         trainer.fit(Sometimes(_share), loader(), held_out())
     assert len([1 for warning in said if "not logged" in str(warning.message)]) == 1
-    assert len(monitor._state.residuals) == 1
+    assert len(monitor._state.observations) == 1
 
 
 def test_other_names_inside_lightning_leave_the_number_unchecked():
