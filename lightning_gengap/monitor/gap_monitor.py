@@ -73,7 +73,8 @@ class GapMonitor(Callback):
         validation_accuracy: the logged key that `actual_gap` compares with; its value is taken as it is in [0, 1]. By
             default the one like `val_acc`, if it is a number of right samples divided by that of the validation, or
             such a number in percent, or a torchmetrics accuracy of single labels with any average. Others are refused.
-        verbosity: `quiet` logs the scalars above, `normal` adds histograms, `full` takes and logs every measure.
+        verbosity: `quiet` logs the scalars above. `normal` takes and logs normalized margins with their histograms,
+            weight norms and the soft rank too, as the budget allows. `full` takes and logs every measure.
         on_error: `warn` keeps training when anything fails, also before the first step, and nothing is then shown as
             fresh. Where a measure fails that the predictor does not need, only its own keys are missing. `raise` is
             for debugging.

@@ -13,7 +13,7 @@ from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
 from lightning_gengap.monitor.logged_keys import AGES, ESTIMATED, PREDICTED
 from lightning_gengap.monitor.run_state import FIT, RunState
-from lightning_gengap.monitor.schedule import Selection
+from lightning_gengap.monitor.schedule import USUAL, Selection
 from lightning_gengap.monitor.warning import rank_zero_warn
 
 NOW = ("status", "overhead")
@@ -88,7 +88,8 @@ class Display:
     def _shows(self, key: str) -> bool:
         if key not in MEASURED:
             return False
-        return self.verbosity == "full" or MEASURED[key].measure in self.selection.named
+        usual = () if self.verbosity == "quiet" else USUAL
+        return self.verbosity == "full" or MEASURED[key].measure in (*self.selection.named, *usual)
 
     def _tell(self, trainer: Trainer, tell: Callable[[Logger], None], state: RunState) -> None:
         """Tell every logger. A failure is only said, once, so that no logger ends the run for our sake."""

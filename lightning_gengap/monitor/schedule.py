@@ -15,6 +15,7 @@ from lightning_gengap.predictors.predictor import Predictor
 
 EXPENSIVE = 5.0  # forward passes; a measure that declares more is expensive
 MOST_FAILURES = 3  # in a row
+USUAL = ("margin", "norm", "soft_rank")  # taken and logged where more than the prediction is shown
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Selection:
     ) -> Selection:
         """Choose what a predictor needs, the named measures with all their keys, and everything taken by default.
 
-        The margins are among them where their histograms are `drawn`.
+        The usual measures are among them where histograms are `drawn`.
         """
         needed = tuple(dict.fromkeys(("fit", *(() if predictor is None else predictor.measures))))
-        by_default = BY_DEFAULT if everything else ("margin",) if drawn else ()
+        by_default = (*BY_DEFAULT, *USUAL) if everything else USUAL if drawn else ()
         chosen = dict.fromkeys((*needed, *named, *by_default))
         measures = tuple(dict.fromkeys((*chosen, *(row.reads for row in map(get_measure, chosen) if row.reads))))
         if everything:
@@ -55,7 +56,7 @@ class Selection:
         declared = {key: entry for name in measures for key, entry in get_measure(name).keys.items()}
         figures = {key for key, entry in declared.items() if entry.kind != "scalar"}
         own = () if predictor is None else replace(predictor, preferred=None).needs
-        wanted = None if predictor is None else with_ingredients((*predictor.needs, *of_named))
+        wanted = None if predictor is None else with_ingredients((*predictor.reads, *of_named))
         explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
 

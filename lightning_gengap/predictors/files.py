@@ -201,7 +201,9 @@ def _check(predictor: Predictor) -> None:
     """Refuse keys and measures that this version does not have."""
     head, specification = predictor.loss_head, predictor.specification
     of_head = () if head is None else head.features
-    named: tuple[Feature | Term, ...] = (*predictor.features, *specification.features, *specification.bounds, *of_head)
+    of_groups = (one for group in predictor.groups for one in group.features)
+    terms = (*specification.features, *specification.bounds, *specification.grouped)
+    named: tuple[Feature | Term, ...] = (*predictor.features, *of_groups, *terms, *of_head)
     for one in named:
         if one.name not in MEASURED and not (one.name == PREDICTED_GAP and one in of_head):
             raise ValueError(f"feature {one.name!r}, which this version does not measure")

@@ -1,4 +1,4 @@
-"""Parts of a predictor: its features, interval, scales and loss head."""
+"""Parts of a predictor: its features and their groups, interval, scales and loss head."""
 
 from __future__ import annotations
 
@@ -71,6 +71,20 @@ class Feature:
 def contributions(features: Sequence[Feature], values: Mapping[str, Floats]) -> dict[str, Floats]:
     """What each feature adds, by name."""
     return {f.name: f.coefficient * (f.transformed(values[f.name]) - f.centre) for f in features}
+
+
+@dataclass(frozen=True)
+class FeatureGroup:
+    """Fitted measures of one kind. Where one is missing none adds; what lies far outside the range is moved near it."""
+
+    name: str
+    features: tuple[Feature, ...]
+
+    def contributions(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
+        """What each feature adds, by name."""
+        measured = np.isfinite([values[feature.name] for feature in self.features]).all(axis=0)
+        near = {feature.name: feature.nearest(values[feature.name]) for feature in self.features}
+        return {name: np.where(measured, added, 0.0) for name, added in contributions(self.features, near).items()}
 
 
 @dataclass(frozen=True)

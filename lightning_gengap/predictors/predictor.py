@@ -18,6 +18,7 @@ from lightning_gengap.predictors.parts import (
     PREDICTED_GAP,
     UNSCALED,
     Feature,
+    FeatureGroup,
     Floats,
     Interval,
     LossHead,
@@ -91,6 +92,7 @@ class Predictor:
     Load one with `load_predictor`, or fit one with `gengap zoo fit`.
 
     Attributes:
+        groups: further measures, which add what they say where they are measured.
         prior_gap: the mean gap of the fitted rows.
         provenance: the table's hash, and how much was fitted.
         scores: those of `gengap zoo fit`, on held-out groups.
@@ -111,6 +113,7 @@ class Predictor:
     provenance: dict[str, Any]
     scores: dict[str, Any]
     target: str = "accuracy_gap"
+    groups: tuple[FeatureGroup, ...] = ()
     loss_head: LossHead | None = None
     scales: Scales = UNSCALED
     observed: tuple[Observation, ...] = ()
@@ -122,6 +125,12 @@ class Predictor:
         heads = () if self.loss_head is None else self.loss_head.needs
         others = () if self.preferred is None else self.preferred.needs
         return tuple(dict.fromkeys((*self._of_gap, *heads, *others)))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys that it needs, and those of its groups and of the preferred predictor's."""
+        groups = (*self.groups, *(() if self.preferred is None else self.preferred.groups))
+        return tuple(dict.fromkeys((*self.needs, *(one.name for group in groups for one in group.features))))
 
     @property
     def _of_gap(self) -> tuple[str, ...]:
@@ -156,7 +165,7 @@ class Predictor:
         if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
             return replace(self.preferred, observed=self.observed).predict(values, flags)
         doubts = tuple(flags)
-        columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *_SIZES, *self.needs)}
+        columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *_SIZES, *self.reads)}
         of = self.predict_columns(columns, len(doubts))
         missing = [name for name in self._of_gap if not _is_measured(values, name)]
         beyond = [name for name, distance in of.distances.items() if distance[0] > 0 and name not in missing]
@@ -232,6 +241,8 @@ class Predictor:
     def contributions(self, values: Mapping[str, Floats], accuracy: Floats) -> dict[str, Floats]:
         """What adds up to the gap before it is limited to [0, train accuracy]; a predictor that abstains has it too."""
         parts = {"intercept": np.full(len(accuracy), self.intercept), **contributions(self.features, values)}
+        for group in self.groups:
+            parts |= group.contributions(values)
         for component in self.specification.components:
             parts[component.kind] = component.adds(_total(parts), accuracy, values)
         return parts

@@ -32,14 +32,33 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Measures of one kind, which add to what the features say of a gap.
+
+    They are fitted to what the features leave, and add nothing on average. Where one of them is not measured none adds,
+    so that the prediction without them goes on, and does not jump when they come.
+
+    Attributes:
+        penalty: the penalty on their coefficients, in units of that on the features'. None: an infinite one, so that
+            all are zero. It is chosen by error on data sets that are held out.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    penalty: float | None
+
+
+@dataclass(frozen=True)
 class Specification:
     """Everything that a fit needs to know besides the table.
 
     Attributes:
         bounds: terms with a coefficient of zero: only their distance from the fitted range counts.
+        groups: further measures, in the order in which they are fitted to what is left.
         components: parts of the formula beside the features, in the order in which they add to the gap.
         test_accuracy: fit the test accuracy, so that train accuracy, the first feature, enters the gap with a
             coefficient of one. The order of models within a run and a task is then that of the other features.
+        strength: of the ridge penalty; None where the fit chooses it by what it holds out.
         balanced: each task counts the same, and later snapshots count more. See `row_weights`.
         symmetric: the interval has one quantile, of the residuals' sizes, instead of one at either end.
         offset: the interval is as wide as a multiple of the predicted gap plus this. A larger offset makes the widths
@@ -53,7 +72,9 @@ class Specification:
     name: str
     features: tuple[Term, ...]
     bounds: tuple[Term, ...] = ()
+    groups: tuple[Group, ...] = ()
     components: tuple[Component, ...] = ()
+    strength: float | None = None
     test_accuracy: bool = False
     balanced: bool = False
     symmetric: bool = False
@@ -64,6 +85,11 @@ class Specification:
     def __post_init__(self) -> None:
         if self.test_accuracy and [term.name for term in self.features[:1]] != ["train_accuracy"]:
             raise ValueError("a fit of the test accuracy whose first feature is not train_accuracy")
+
+    @property
+    def grouped(self) -> tuple[Term, ...]:
+        """The terms of all groups: a row may lack them."""
+        return tuple(term for group in self.groups for term in group.terms)
 
     @property
     def needs(self) -> tuple[str, ...]:

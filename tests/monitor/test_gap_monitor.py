@@ -101,8 +101,8 @@ def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any
 def test_the_measures_a_predictor_needs_are_taken():
     assert tiny_monitor().measures == ("fit", "difficulty")
     assert tiny_monitor(measures=["norm"]).measures == ("fit", "difficulty", "norm")
-    assert set(tiny_monitor(verbosity="full").measures) == set(BY_DEFAULT)
-    assert GapMonitor(predictor=None).measures == ("fit", "margin")  # drawn
+    assert set(tiny_monitor(verbosity="full").measures) == {*BY_DEFAULT, "soft_rank"}
+    assert GapMonitor(predictor=None).measures == ("fit", "margin", "norm", "soft_rank")
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["indexed", "stream"])

@@ -41,9 +41,10 @@ def test_a_measure_of_which_some_keys_are_wanted_is_expected_to_cost_that_part()
     assert Selection.of(default, (), everything=True).schedule().needed == pytest.approx(6.0)
 
 
-def test_margins_are_optional_and_taken_where_they_are_drawn():
+def test_margins_norms_and_the_soft_rank_are_optional_and_taken_where_more_than_the_prediction_is_shown():
     predictor = tiny_predictor()
-    assert Selection.of(predictor, (), drawn=True).measures == ("fit", "difficulty", "margin")
+    assert Selection.of(predictor, ()).measures == ("fit", "difficulty")
+    assert Selection.of(predictor, (), drawn=True).measures == ("fit", "difficulty", "margin", "norm", "soft_rank")
     assert "margin" not in Selection.of(predictor, (), drawn=True).needed
     assert "margin" in Selection.of(replace(predictor, measures=("margin",)), ()).needed
 

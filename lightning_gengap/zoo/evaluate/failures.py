@@ -57,7 +57,7 @@ def worst_runs(setting: Setting, split: Sequence[Split], held: HeldOut, count: i
 def _last(table: Table, predictor: Predictor, held: HeldOut, place: int) -> dict[str, Any]:
     """What was said of one held-out snapshot, and from which features."""
     row, actual = int(held.rows[place]), table.numbers("gap.accuracy")
-    needed = (*ALWAYS_NEEDED, *predictor.needs)
+    needed = (*ALWAYS_NEEDED, *predictor.reads)
     prediction = predictor.predict({name: float(table.numbers(f"measure.{name}")[row]) for name in needed})
     made = prediction.contributions  # none of features while abstaining
     contributions = [(f.name, rounded(100 * made[f.name])) for f in predictor.features if f.name in made]

@@ -54,7 +54,7 @@ def predicted_points(
         folds = table.once(f"folds of {column}", lambda: fold_of(table.words(column)))
     strength = _best_strength(table, specification, fitted, folds)
     (predictor,) = fitted_at(table, specification, fitted, (strength,), drop_constant=True)
-    values = table.measured(predictor.needs, held)
+    values = table.measured(predictor.reads, held)
     values |= {feature.name: feature.nearest(values[feature.name]) for feature in predictor.features}
     return predictor.gaps(values, accuracy)
 

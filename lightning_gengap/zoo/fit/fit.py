@@ -10,9 +10,9 @@ import numpy as np
 from lightning_gengap import __version__
 from lightning_gengap.errors import TableError
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.predictors.parts import Feature, Interval, contributions
+from lightning_gengap.predictors.parts import Feature, FeatureGroup, Interval, contributions
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Predictions, Predictor, has_learned
-from lightning_gengap.predictors.specification import Specification
+from lightning_gengap.predictors.specification import Group, Specification
 from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_variance
 from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
@@ -103,12 +103,16 @@ def fitted_at(
     given, regression = regression_of(table, specification, rows, drop_constant)
     bounds = features_of(table, specification.bounds, rows, drop_constant)
     measures = {MEASURED[name].measure for name in specification.needs} - {""}
-    return [
-        Predictor(
+    every = {*ALWAYS_NEEDED, *specification.needs, *(term.name for term in specification.grouped)}
+    columns = table.measured(every, rows)
+    fitted = []
+    for strength, line in zip(strengths, regression.lines(strengths), strict=True):
+        predictor = Predictor(
             name=specification.name,
             measures=tuple(sorted(measures | {"fit"})),
             intercept=rounded(line.intercept),
             features=(*given, *regression.with_coefficients(line), *bounds),
+            groups=(),
             interval=Interval(LEVEL, specification.offset, 0.0, 0.0),
             prior_gap=rounded(float(table.numbers("gap.accuracy")[rows].mean())),
             specification=specification,
@@ -122,8 +126,42 @@ def fitted_at(
             },
             scores={},
         )
-        for strength, line in zip(strengths, regression.lines(strengths), strict=True)
-    ]
+        for group in specification.groups:
+            added = sum(predictor.contributions(columns, columns["train_accuracy"]).values())
+            left = table.numbers("gap.accuracy")[rows] - added
+            predictor = replace(
+                predictor, groups=(*predictor.groups, group_of(table, specification, group, rows, left, strength))
+            )
+        fitted.append(predictor)
+    return fitted
+
+
+def group_of(
+    table: Table, specification: Specification, group: Group, rows: Mask, left: Floats, strength: float
+) -> FeatureGroup:
+    """A group's features, fitted to what is `left` of the gap in those of the rows in which all are measured.
+
+    They add nothing on average over these. Where they are measured in too few runs or tasks, the group is empty.
+    """
+    measured = np.isfinite([table.numbers(f"measure.{term.name}")[rows] for term in group.terms]).all(axis=0)
+    own = rows.copy()
+    own[rows] = measured
+    if not enough(table, own):
+        return FeatureGroup(group.name, ())
+    features = features_of(table, group.terms, own, drop_constant=True)
+    columns = standardised(table, features, own)
+    weights = row_weights(table, specification, own)
+    centre = weights @ columns / weights.sum()
+    features = tuple(
+        replace(one, centre=rounded(one.centre + float(shift) * one.deviation))
+        for one, shift in zip(features, centre, strict=True)
+    )
+    if group.penalty is None:
+        return FeatureGroup(group.name, features)
+    never_raises = np.array([term.never_raises for term in group.terms], bool)
+    regression = Regression(features, columns, left[measured], weights, never_raises)
+    (line,) = regression.lines([strength * group.penalty])
+    return FeatureGroup(group.name, regression.with_coefficients(line))
 
 
 def regression_of(
@@ -150,7 +188,7 @@ def regression_of(
 
 def predict_rows(predictor: Predictor, table: Table, rows: Mask) -> Predictions:
     """What a predictor says of some rows."""
-    return predictor.predict_columns(table.measured({*ALWAYS_NEEDED, *predictor.needs}, rows))
+    return predictor.predict_columns(table.measured({*ALWAYS_NEEDED, *predictor.reads}, rows))
 
 
 def best_strength(table: Table, specification: Specification, rows: Mask) -> float:
@@ -159,6 +197,8 @@ def best_strength(table: Table, specification: Specification, rows: Mask) -> flo
     If the specification is balanced, the smallest mean over tasks of the error on held-out tasks.
     """
     strengths = strengths_of(specification)
+    if len(strengths) == 1:
+        return strengths[0]
     held = _held_out(table, specification, rows, strengths, "task" if specification.balanced else "run")
     errors = np.abs(table.numbers("gap.accuracy")[held.rows] - held.values)
     return strengths[least(errors, table.codes("task")[held.rows], specification.balanced)]
@@ -166,6 +206,8 @@ def best_strength(table: Table, specification: Specification, rows: Mask) -> flo
 
 def strengths_of(specification: Specification) -> tuple[float, ...]:
     """The ridge strengths that are tried."""
+    if specification.strength is not None:
+        return (specification.strength,)
     return BALANCED_STRENGTHS if specification.balanced else STRENGTHS
 
 
@@ -199,7 +241,7 @@ def _held_out(table: Table, specification: Specification, rows: Mask, strengths:
     def method(fitted: Mask, held: Mask) -> Floats:
         accuracy = table.numbers("measure.train_accuracy")[held]
         predictors = fitted_at(table, specification, fitted, strengths)
-        return np.stack([one.gaps(table.measured(one.needs, held), accuracy) for one in predictors])
+        return np.stack([one.gaps(table.measured(one.reads, held), accuracy) for one in predictors])
 
     split = by_run(table) if column == "run" else by_task(table)
     return hold_out(split, rows, method, kinds=len(strengths))

@@ -22,7 +22,8 @@ from lightning_gengap.zoo.train.silence_lightning import silence_lightning
 from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import TaskData, prepare
 
-TAKEN_IN_TRAINING = ("margin", "norm", "perturbation", "difficulty")  # beside fit, which every monitor takes
+TAKEN_IN_TRAINING = ("margin", "norm", "difficulty")  # beside fit, which every monitor takes
+TAKEN_BEFORE = (*TAKEN_IN_TRAINING, "perturbation")  # in the plans that keep no weights
 MONITORED = 1024  # samples, as by default
 
 
@@ -71,7 +72,7 @@ def train(
         every_n_epochs=recipe.snapshot_every,
         samples=MONITORED,
         budget=None,
-        measures=TAKEN_IN_TRAINING,
+        measures=TAKEN_IN_TRAINING if recipe.plan else TAKEN_BEFORE,
         verbosity="quiet",
         on_error="raise",
     )
