@@ -7,6 +7,10 @@ test says. One sample's correctness is correlated over the epochs of a run, as t
 neighbouring snapshots, 0.45 between distant ones. The test accuracy itself has a sampling error, and the samples are
 drawn around the true one.
 
+m* is the number of held-out samples whose accuracy errs as much as the estimate, at the last snapshots of tasks with
+2,000 test samples and more; "said" is the number whose deviation is that of the estimate. Intervals are by
+resampling tasks.
+
 The prediction is made without the task or without the source. Its scale is that of the other tasks or sources. Tasks
 count alike. Abstentions are left out. Prints Markdown.
 """
@@ -26,6 +30,7 @@ from lightning_gengap.predictors.evidence import posterior
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
+from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.fit.scales import Residuals, by_score, held_out_residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
@@ -36,7 +41,16 @@ SPLITS = ("by task", "leave one source out")
 SIZES = (50, 100, 200, 500)
 ENOUGH = 2000  # test samples of a task whose m* counts
 FAR, NEAR = 0.65, 0.17  # correlations of what makes a sample hard: in all epochs, and more between close ones
-HEADER = ("m", "estimate", "error (points)", "of last snapshots", "coverage of 90 %", "m*", "m* / (m* alone + m)")
+HEADER = (
+    "m",
+    "estimate",
+    "error (points)",
+    "of last snapshots",
+    "coverage of 90 %",
+    "m* said",
+    "m*",
+    "over m* alone + m",
+)
 _NORMAL = NormalDist()
 
 
@@ -131,21 +145,32 @@ def line(table: Table, found: Residuals, said: Sequence[Estimates], of_sum: floa
     noisy = np.array([np.sqrt(one.deviation**2 + of_test) for one in said])
     covered = (np.abs(errors) <= NORMAL_QUANTILE * noisy).mean(axis=0)
     enough = last & (n >= ENOUGH)
-    worth = math.nan
+    worth, stated, shown = math.nan, math.nan, "-"
     if enough.any():
+        spread = np.mean([np.sqrt(one.accuracy * (1 - one.accuracy)) for one in said], axis=0)
+        stating = np.mean([one.deviation for one in said], axis=0)
+        stated = (_by_task(spread[enough], tasks[enough]) / _by_task(stating[enough], tasks[enough])) ** 2
         draws = len(errors)
         known = HoldOuts.of(
             errors[:, enough].ravel(), *(np.tile(column[enough], draws) for column in (tested, n, tasks))
         )
-        worth = known.equivalent().value
+        score = known.equivalent()
+        worth, shown = score.value, ranged_m(score)
     cells = [
         f"{100 * _by_task(np.abs(errors).mean(axis=0), tasks):.2f}",
         f"{100 * _by_task(np.abs(errors).mean(axis=0)[last], tasks[last]):.2f}",
         f"{_by_task(covered, tasks):.2f}",
-        "-" if math.isnan(worth) else f"{worth:.0f}",
+        "-" if math.isnan(stated) else f"{stated:.0f}",
+        shown,
         "" if math.isnan(of_sum) or math.isnan(worth) else f"{worth / of_sum:.2f}",
     ]
     return cells, worth
+
+
+def ranged_m(score: Score) -> str:
+    """m* with its interval by resampling tasks."""
+    value, low, high = score.listed() or [math.inf] * 3
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
 def _by_task(values: Floats, tasks: Rows) -> float:
@@ -170,7 +195,7 @@ def worth(table: Table, found: Residuals, split: str, draws: int) -> list[list[s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
-    parser.add_argument("--draws", type=int, default=2, help="of held-out samples, for each run")
+    parser.add_argument("--draws", type=int, default=4, help="of held-out samples, for each run")
     options = parser.parse_args(arguments)
     study = study_of(options)
     table = study.setting.table

@@ -65,6 +65,8 @@ class HeldOut:
                 raise
             say_no_held_out(state, frameless(error))
             return None
+        if "train_loss" not in values:  # logits that are not finite
+            return None
         return Observed(values["train_accuracy"], len(measurer.samples), HELD_OUT, time.perf_counter() - started)
 
     def source_of_validation(self, trainer: Trainer, state: RunState, key: str) -> str | None:

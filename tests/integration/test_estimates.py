@@ -393,6 +393,18 @@ def test_a_failure_in_one_epoch_leaves_the_others():
     assert ["broken" in one for one in said if "held_out" in one] == [True]
 
 
+def test_logits_that_are_not_finite_on_held_out_samples_are_no_evidence():
+    class Overflowing(TinyModel):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) / (images.mean((1, 2, 3)) < 5)[:, None]
+
+    images, targets = held_out().tensors
+    monitor = tiny_monitor(held_out=TensorDataset(images + 10 * (torch.arange(40) == 3)[:, None, None, None], targets))
+    values = fitted(monitor, model=Overflowing())
+    assert values("gengap/status") == [0, 0]
+    assert monitor._state.observations == []
+
+
 def test_callbacks_find_a_loss_gap_that_wins_nothing_though_a_feature_of_its_head_is_missing():
     head = LossHead(-1.0, (wide_feature("perturbation/mix_accuracy", "identity", 1.0),), below=-1.0, above=1.0)
     values = fitted(tiny_monitor(predictor=replace(tiny_predictor(), loss_head=head)))
