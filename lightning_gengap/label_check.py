@@ -9,7 +9,7 @@ from torch import nn
 from lightning_gengap.measures.agreement.mislabelled import Mislabelled
 from lightning_gengap.samples.batches import Forward, Target
 from lightning_gengap.samples.reader import SampleReader
-from lightning_gengap.standalone import measurer_for, mislabelled_of, require_some
+from lightning_gengap.standalone import check_seed, check_size, measurer_for, mislabelled_of, require_some
 
 MOST = 4096  # samples that are looked at
 
@@ -21,7 +21,7 @@ def mislabelled(
     forward: Forward | None = None,
     target: Target | None = None,
     seed: int = 0,
-    samples: int = MOST,
+    samples: int | None = MOST,
 ) -> list[Mislabelled]:
     """The training samples whose label a classifier contradicts that has not seen it, most suspicious first.
 
@@ -35,8 +35,8 @@ def mislabelled(
         forward: maps (model, batch) to logits, for unusual batches.
         target: maps a batch to class indices, for unusual batches.
         seed: draws the samples, the patches and the trees.
-        samples: how many of the samples are looked at, drawn by the seed; of more than 4,096, 4,096 are. The
-            classifiers learn from the others too.
+        samples: how many of the samples are looked at, drawn by the seed; of more than 4,096, or with None, 4,096 are.
+            The classifiers learn from the others too.
 
     Returns:
         Tuples (sample, label, suggested, score): the index in the data set, or the place in the batches; the given
@@ -56,6 +56,9 @@ def mislabelled(
         >>> [(each.sample, each.label, each.suggested) for each in mislabelled(torch.nn.Linear(3, 2), [(rows, labels)])]
         [(11, 0, 1)]
     """
-    measurer = measurer_for(model, data, SampleReader(min(samples, MOST), seed, target, forward))
+    check_size("samples", samples)
+    check_seed(seed)
+    most = MOST if samples is None else min(samples, MOST)
+    measurer = measurer_for(model, data, SampleReader(most, seed, target, forward))
     require_some(measurer.measure(model, ["reference"]), ["reference"])
     return mislabelled_of(measurer)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_gengap.errors import LogitsError, frameless, naming_memory
 from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures import compute, get_measure
+from lightning_gengap.measures.difficulty.known_task import knows
 from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
@@ -117,9 +118,7 @@ class Measurer:
 
     def doubts_initial_weights(self, accuracy: float | None) -> bool:
         """Whether weights of this initial accuracy know the task, or may: None where it is unknown."""
-        chance = self.chance()
-        noise = 2 * math.sqrt(chance * (1 - chance) / len(self.samples))  # the first batch alone may be small
-        return accuracy is None or accuracy > chance + 0.25 * (1 - chance) + noise
+        return accuracy is None or knows(accuracy, self.chance(), len(self.samples))
 
     def initial_logits(self, model: nn.Module) -> Tensor | None:
         """Logits of the first batch at the weights before any step; None where these are unknown or do not fit."""

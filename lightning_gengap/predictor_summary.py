@@ -56,7 +56,7 @@ def show_predictor(predictor: Predictor) -> None:
     _show(
         "",
         "When not to use it",
-        "  * For text, regression, label smoothing or mixed labels: the runs above include none.",
+        f"  * For {', '.join([*facts.get('lacking', ()), 'regression'])}: the runs above include none.",
         "  * For a test set from another distribution than the training set: a shift cannot be seen in training data.",
         "  * Where it abstains: a feature is missing, or lies more than a standard deviation outside its support.",
         f"    So it does for training sets more than {FARTHEST_TRAIN_SAMPLES:g} times as large as the largest above,",

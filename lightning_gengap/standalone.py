@@ -111,8 +111,9 @@ def measure(
     """
     optimizers, ridge = _decay(weight_decay)
     names = None if measures is None else _names(measures)
-    _check_size("samples", samples)
-    _check_size("train_samples", train_samples)
+    check_size("samples", samples)
+    check_size("train_samples", train_samples)
+    check_seed(seed)
     reader = SampleReader(ALL if samples is None else samples, seed, target, forward)
     measurer = measurer_for(model, data, reader, initial_state, train_samples, layers, ridge)
     measurer = replace(measurer, named=frozenset(names or ()))
@@ -198,12 +199,27 @@ def _read(data: Any, model: nn.Module, reader: SampleReader, train_samples: int 
     return Samples(checked_batches(batches), size, augmented=False, others=others, drawn=drawn), indices is None
 
 
-def _check_size(name: str, size: Any) -> None:
+def check_size(name: str, size: Any) -> None:
+    """Refuse what is neither a number of samples nor None.
+
+    Raises:
+        ConfigurationError: it is no whole number of at least 1.
+    """
     valid = isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
     if size is not None and not valid:
         raise ConfigurationError(
             name, got=repr(size), expected="a whole number of at least 1, or None", remedy=f"For example {name}=1024."
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no whole number.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise ConfigurationError("seed", got=repr(seed), expected="a whole number", remedy="For example seed=0.")
 
 
 def _decay(weight_decay: Any) -> tuple[tuple[Optimizer, ...], float | None]:

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 from lightning_gengap.errors import GapError, MeasureError, OtherKind, Undefined, closest, one_line, out_of_memory
 from lightning_gengap.measures import derived
-from lightning_gengap.measures.agreement import agreement, reference
+from lightning_gengap.measures.agreement import agreement, copies, reference
 from lightning_gengap.measures.curvature import (
     diagonal_curvature,
     hessian,
@@ -77,6 +77,15 @@ MEASURES: dict[str, Measure] = {
         per_training=True,
         besides="ridge, trees or naive Bayes on the training samples, some 20 seconds of one core each at most",
         drawn_by_place=True,
+    ),
+    "copies": Measure(
+        copies.copies,
+        copies.KEYS,
+        by_default=True,
+        forwards=2.0,
+        drawn_by_place=True,
+        besides="what `reference` takes, where that was not taken",
+        reads="reference",
     ),
     # Expensive, or defined for fewer networks: taken only where they are asked for by name.
     "path_norm": Measure(path_norm.path_norm, path_norm.KEYS, forwards=4.0, besides="its few forwards are in float64"),

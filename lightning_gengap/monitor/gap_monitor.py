@@ -27,7 +27,6 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, validates_in_fit, was_reloaded
-from lightning_gengap.monitor.training_samples import drawn_from
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.predictor import Prediction, Predictor
@@ -184,15 +183,15 @@ class GapMonitor(Callback):
     def mislabelled(self) -> list[Mislabelled]:
         """The monitored samples that look mislabelled, most suspicious first.
 
-        Each has its index in the data set; its place among the monitored samples where these were not read by index. It
-        is what the measure `reference` found; there are none where that was not taken.
+        Each has its index in the data set that it was read from: the loader's, or `probe_data`; its place among the
+        monitored samples where these were not read by index. It is what the measure `reference` found; there are none
+        where that was not taken.
         """
         state = self._state
         if state is None:
             return []
-        drawn = drawn_from(state.pool, self._start_up.reader, self._start_up.probe_data)
-        found = suspects(state.memory.warm_starts)
-        return [each._replace(sample=int(drawn[each.sample])) for each in found] if drawn else found
+        found, drawn = suspects(state.memory.warm_starts, "initial_weights" not in state.flags), state.drawn
+        return found if drawn is None else [each._replace(sample=int(drawn[each.sample])) for each in found]
 
     def is_fresh(self, key: str) -> bool:
         """Whether the value under this full key, with its prefix, is of the present weights."""

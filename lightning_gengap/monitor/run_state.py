@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -78,6 +78,7 @@ class RunState:
         fresh: whether the weights at the start had not met the samples, as far as is known.
         pool: the indices that training draws from, where the data have some.
         seen: digests of weights of this training.
+        drawn: the index of each monitored sample in its data set; None where it is not known.
     """
 
     # What a checkpoint keeps, and of that what belongs to the training whatever its predictor.
@@ -150,6 +151,7 @@ class RunState:
     fresh: bool = True
     pool: Trainable | None = None
     seen: set[str] = field(default_factory=set)
+    drawn: Sequence[int] | None = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -220,7 +220,7 @@ class StartUp:
             state.doubt("samples_interact")
         if state.origin is not None and not state.origin.logits:
             state.origin = state.origin.with_logits(measurer, module)
-        state.measurer = measurer
+        state.measurer, state.drawn = measurer, samples.drawn
         return measurer
 
     def _head(self, old: Origin, module: LightningModule, state: RunState) -> Fingerprint | None:

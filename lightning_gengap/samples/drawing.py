@@ -61,8 +61,7 @@ def draw_samples(
             return None
         source = Source.of(loader, tuple(keep))
         samples = _read_indices(source, indices, reader, len(indices))
-        drawn, others = reader.draw(indices), Others(source, indices, reader)
-        return replace(samples, others=others, copied=samples.augmented, drawn=drawn)
+        return replace(samples, others=Others(source, indices, reader), copied=samples.augmented)
 
 
 def check_probe_data(data: object) -> None:
@@ -204,7 +203,7 @@ def _read_indices(
                 _require_room(batches, len(drawn))
             else:
                 twice.append(reader.place(batch))
-    return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes))
+    return Samples(checked_batches(batches), train_samples, _differ(*twice), tuple(source.notes), drawn=drawn)
 
 
 def _require_room(batches: Sequence[ProbeBatch], wanted: int) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
@@ -72,7 +75,8 @@ class Trainable:
 def trainable(loader: Any, batches_per_epoch: float = math.inf) -> Trainable | None:
     """What training draws from; None for iterable data or an unknown container.
 
-    A sampler of an unknown kind is asked through a copy, so that its own state does not move.
+    A sampler of an unknown kind is asked through a copy, so that its own state does not move. A sample that a `Subset`
+    or a `ConcatDataset` repeats counts once, under its first index.
 
     Args:
         loader: the training loader, whatever the user gave.
@@ -87,7 +91,48 @@ def trainable(loader: Any, batches_per_epoch: float = math.inf) -> Trainable | N
         found = _drawn_by(sampler, loader.dataset, batches_per_epoch)
     if found is not None and len(found.indices) == 0:
         raise no_samples(f"a loader over {type(loader.dataset).__name__} that yields no index")
-    return found
+    return None if found is None else _without_repeats(found, loader.dataset)
+
+
+def _without_repeats(found: Trainable, dataset: Any) -> Trainable:
+    """The same, each sample under one index alone: one that stands twice is still there when it is left out."""
+    if type(dataset) not in (Subset, ConcatDataset):
+        return found
+    try:
+        wanted = found.indices
+        indices = torch.arange(len(wanted)) if wanted == range(len(wanted)) else torch.as_tensor(wanted)
+        owners, within = _origins(dataset, indices, {})
+        keys = owners * (int(within.max()) + 1) + within
+    except Exception:  # a Subset of names, say
+        return found
+    in_order = np.sort(keys.numpy())
+    if not (in_order[1:] == in_order[:-1]).any():
+        return found
+    distinct, group = keys.unique(return_inverse=True)
+    places = torch.full_like(distinct, len(keys)).scatter_reduce(0, group, torch.arange(len(keys)), "amin")
+    first, order = places.sort()
+
+    def together(each: Tensor | float) -> Tensor:
+        spread = torch.as_tensor(each, dtype=torch.float64).expand(len(keys))
+        return torch.zeros(len(distinct), dtype=torch.float64).index_add_(0, group, spread)[order]
+
+    chances = None if found.chances is None else together(found.chances)
+    return replace(found, indices=indices[first].tolist(), chances=chances, copies=together(found.copies))
+
+
+def _origins(dataset: Any, indices: Tensor, known: dict[int, int]) -> tuple[Tensor, Tensor]:
+    """The data set that each of these samples is of in the end, as a number in `known`, and the index there."""
+    if type(dataset) is Subset:  # not isinstance: a subclass may change the samples
+        return _origins(dataset.dataset, torch.as_tensor(np.asarray(dataset.indices))[indices], known)
+    if type(dataset) is not ConcatDataset:
+        return torch.full_like(indices, known.setdefault(id(dataset), len(known))), indices
+    ends = torch.tensor(dataset.cumulative_sizes)
+    parts = torch.searchsorted(ends, indices, right=True)
+    owners, within = torch.empty_like(indices), torch.empty_like(indices)
+    for place, part in enumerate(dataset.datasets):
+        mine = parts == place
+        owners[mine], within[mine] = _origins(part, indices[mine] - (int(ends[place - 1]) if place else 0), known)
+    return owners, within
 
 
 def why_unknown(loader: Any) -> str:

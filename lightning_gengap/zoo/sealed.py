@@ -22,6 +22,8 @@ TABLES = tuple(name for name in sorted(KEEL) if name != "optdigits")
 FAMILIES = (("convnext", "mixer"), ("embedding_bag", "text_convolution", "text_lstm", "text_transformer"))
 NAMED_SOURCES = ("fashion_mnist", "trec")  # these two were not drawn
 SEALED_TABLES = 5
+# Of the first two tasks of `colour`: their test accuracies were seen while changed copies of images were tried.
+LOOKED_AT = ("454e69f32aabbf48", "9f843115a1120a2a", "a9fc199d5edb9d13", "bef4d104ebc8dd77")
 SEALED_SHA256 = "c9707af90b8d542c12f1b05e24b9220f3b47f10262712cacfaf8dca182300b57"
 
 
@@ -52,10 +54,14 @@ def akin_to_sealed(table: Table) -> Mask:
 
 
 def sealed(table: Table) -> Mask:
-    """The sealed rows: those of sealed sources and families in plans of the third zoo. Older plans were looked at."""
+    """The sealed rows: those of sealed sources and families in plans of the third zoo.
+
+    Older plans were looked at, and so were the runs of `LOOKED_AT`.
+    """
     if "recipe.plan" not in table.columns:
         return np.zeros(len(table), bool)
-    return table.once("sealed", lambda: akin_to_sealed(table) & (table.words("recipe.plan") != ""))
+    unseen = (table.words("recipe.plan") != "") & ~np.isin(table.words("run"), LOOKED_AT)
+    return table.once("sealed", lambda: akin_to_sealed(table) & unseen)
 
 
 def kept_from_fits(table: Table) -> Mask:

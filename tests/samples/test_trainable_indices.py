@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     DistributedSampler,
     RandomSampler,
@@ -104,6 +105,41 @@ def test_samples_are_those_trained_on(kind: str):
     samples = drawn(loader)
     assert sorted(numbers(samples)) == list(expected)
     assert samples.train_samples == len(expected)
+
+
+def test_a_sample_that_is_repeated_counts_once():
+    data, more = numbered(10), numbered(3)
+    both = ConcatDataset([data, more, data])
+    cases: list[tuple[Any, list[int]]] = [
+        (both, list(range(13))),
+        (Subset(data, [3, 3, 1, 3, 2]), [0, 2, 4]),
+        (Subset(both, [0, 13, 1, 10]), [0, 2, 3]),  # the second is the first one again
+        (Subset(data, [3, 2]), [0, 1]),
+        (ConcatDataset([data, numbered(10)]), list(range(20))),  # another data set, as far as is known
+    ]
+    for repeated, expected in cases:
+        assert list(trainable_indices(DataLoader(repeated, 4, shuffle=True)) or ()) == expected
+        assert drawn(DataLoader(repeated, 4, shuffle=True)).train_samples == len(expected)
+    three = trainable(DataLoader(Subset(data, [3, 3, 1, 3, 2]), 5, shuffle=True))
+    assert three is not None
+    assert three.met() == three.met(1) == 3
+    weighted = DataLoader(cases[1][0], sampler=WeightedRandomSampler([1.0, 0, 1, 1, 1], 4))
+    found = trainable(weighted)
+    assert found is not None
+    assert list(found.indices) == [0, 2, 4]
+    assert torch.as_tensor(found.chances).tolist() == [0.5, 0.25, 0.25]
+
+
+class Shifted(Subset[Any]):
+    """Gives other samples than the indices say."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self.dataset[index] for index in indices]
+
+
+@pytest.mark.parametrize("repeated", [Shifted(numbered(10), [2, 2, 3]), Subset({"a": 0, "b": 1}, ["a", "a", "b"])])
+def test_what_a_data_set_of_its_own_repeats_is_not_known(repeated: Any):
+    assert trainable_indices(DataLoader(repeated, 1, shuffle=True)) == range(3)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5])

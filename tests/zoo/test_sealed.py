@@ -8,6 +8,7 @@ from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.fit.fit import fitted_at, usable
 from lightning_gengap.zoo.sealed import (
     FAMILIES,
+    LOOKED_AT,
     SEALED_SHA256,
     TABLES,
     akin_to_sealed,
@@ -49,6 +50,21 @@ def test_the_draw_is_the_one_that_the_protocol_names():
     assert len(sealed_families()) == 2
     assert set(TABLES) < set(KEEL)
     assert {name for kind in FAMILIES for name in kind} <= set(ARCHITECTURES)
+
+
+def test_what_was_looked_at_is_neither_fitted_nor_scored():
+    every = made()
+    seen = next(row["run"] for row in every if row["task"] == "task11" and row["recipe.family"] in sealed_families())
+    before = sealed(table_of(every))
+    for row in every:
+        row["run"] = LOOKED_AT[0] if row["run"] == seen else row["run"]
+    table = table_of(every)
+    own = table.words("run") == LOOKED_AT[0]
+    assert own.any()
+    assert before[own].all()
+    assert not sealed(table)[own].any()
+    assert kept_from_fits(table)[own].all()
+    assert (sealed(table) == before)[~own].all()
 
 
 def test_the_bundled_table_has_no_sealed_row_and_none_is_kept_from_its_fits():

@@ -74,7 +74,7 @@ def number_of_others(probe: Probe, judged: Judged, numbers: int, cost: float) ->
 def others(probe: Probe, judged: Judged, read: Read, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """So many samples that are not judged, in slices: what is read of them, and the ranks of their labels.
 
-    The probe's own come first. Nothing is kept.
+    The probe's own come first. Those that are not finite are left out. Nothing is kept.
 
     Raises:
         Unreadable: the data set fails, or gives what cannot be read so.
@@ -86,7 +86,7 @@ def others(probe: Probe, judged: Judged, read: Read, most: int) -> Iterator[tupl
             seen = read(batch)
             assert seen is not None, "the judged samples were read so"
             left -= len(keep)
-            yield seen[keep.to(seen.device)], judged.ranks_of(batch.targets.cpu()[keep])
+            yield _finite(seen[keep.to(seen.device)], judged.ranks_of(batch.targets.cpu()[keep]))
     if left <= 0 or probe.others is None:
         return
     with closing(probe.others.batches(left)) as batches:
@@ -100,7 +100,11 @@ def others(probe: Probe, judged: Judged, read: Read, most: int) -> Iterator[tupl
                 raise Unreadable(error.reason if isinstance(error, Undefined) else one_line(error)) from error
             if seen is None or len(seen) != len(batch.targets):
                 raise Unreadable("they are not like the monitored ones")
-            if seen.is_floating_point() and not bool(seen.isfinite().all()):
-                raise Unreadable("they are not all finite")
-            yield seen[:left], judged.ranks_of(batch.targets.cpu()[:left])
+            yield _finite(seen[:left], judged.ranks_of(batch.targets.cpu()[:left]))
             left -= len(seen)
+
+
+def _finite(seen: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Those rows that are finite, and their ranks: one damaged sample must not spoil a fit on all."""
+    finite = seen.isfinite().flatten(1).all(1)
+    return (seen, ranks) if bool(finite.all()) else (seen[finite], ranks[finite.cpu()])

@@ -42,7 +42,7 @@ def out_of_bag_shares(inputs: Tensor, targets: Tensor, seed: int, judged: int | 
     rows, labels = np.ascontiguousarray(inputs.numpy()), targets.numpy()
     first = rows[:judged]
     shares, asked = np.zeros((len(first), int(targets.max()) + 1)), np.zeros(len(first))
-    seeds = np.random.RandomState(seed)
+    seeds = np.random.RandomState(seed % 2**32)  # numpy knows no other seeds
     for _ in range(TREES):
         own = seeds.randint(np.iinfo(np.int32).max)
         drawn = np.random.RandomState(own).randint(0, len(rows), len(rows), dtype=np.int32)

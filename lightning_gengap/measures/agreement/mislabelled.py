@@ -30,12 +30,12 @@ class Mislabelled(NamedTuple):
     score: float
 
 
-def suspects(memory: Mapping[str, Tensor]) -> list[Mislabelled]:
+def suspects(memory: Mapping[str, Tensor], from_scratch: bool = True) -> list[Mislabelled]:
     """The samples that look mislabelled, most suspicious first, from what a probe's memory keeps.
 
     The reference that is right most often decides, by the rule of `contradicted`. Where the agreement was measured
     several times in a training, the network that agreed most must contradict the label too: it had not memorised it
-    yet. There are none where no reference was asked.
+    yet. It may have where training was not `from_scratch`. There are none where no reference was asked.
     """
     answers = {name: answer for name in REFERENCES if (answer := _answer(memory, name)) is not None}
     if not answers:
@@ -43,7 +43,8 @@ def suspects(memory: Mapping[str, Tensor]) -> list[Mislabelled]:
     best = max(answers, key=lambda name: float((answers[name][1] == answers[name][2]).double().mean()))
     rows, labels, predicted, shares, found = answers[best]
     network, seen = (memory.get(f"agreement/{best}/{part}") for part in ("network", "seen"))
-    if network is not None and seen is not None and float(seen[1]) >= SEVERAL and len(network) == len(labels):
+    several = from_scratch and seen is not None and float(seen[1]) >= SEVERAL
+    if several and network is not None and len(network) == len(labels):
         found = found & (network != labels)
     scores = shares[:, 1] - shares[:, 0]
     order = [i for i in scores.argsort(descending=True, stable=True).tolist() if bool(found[i])]
@@ -74,8 +75,8 @@ def contradicted(shares: Tensor, ranks: Tensor) -> Tensor:
     sums = torch.zeros(shares.shape[1], dtype=shares.dtype).index_add_(0, ranks, own)
     thresholds = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
     reached = torch.where(shares >= thresholds, shares, -1.0)
-    confident = reached.max(1)
-    return (confident.values >= 0) & (confident.indices != ranks) & (shares.argmax(1) != ranks)
+    confident = reached.amax(1) > reached.gather(1, ranks[:, None])[:, 0]  # a tie contradicts nothing
+    return confident & (shares.amax(1) > own)
 
 
 def _answer(memory: Mapping[str, Tensor], name: str) -> list[Tensor] | None:

@@ -34,10 +34,11 @@ def reference(probe: Probe) -> Values:
     leave-one-out ridge on Gaussian bells around 512 samples, where the inputs are vectors; `reference/tokens_accuracy`
     of leave-one-out naive Bayes on which tokens a text has; `reference/features_accuracy` of leave-one-out ridge on the
     untrained network's features, as `difficulty/ridge_accuracy`. `reference/best_accuracy` is the highest of them.
-    `reference/<name>_samples` says on how many samples each was fitted: all that are trained on, or as many as 20
-    seconds of one core are enough for by the multiplications that it takes. The others are read anew from the data set
-    for it, and not kept; of streams, of `probe_data` and of several processes there are none, and the last reference
-    takes none. All are judged on the monitored samples, of more than 4,096 on 4,096.
+    `reference/<name>_samples` says on how many samples each was fitted: all that are trained on and finite, or as many
+    as 20 seconds of one core are enough for by the multiplications that it takes. The others are read anew from the
+    data set for it, and not kept; of streams, of `probe_data` and of several processes there are none, and the last
+    reference takes none. All are judged on the monitored samples, of more than 4,096 on 4,096. Two samples of one
+    content are two samples: where the data are full of copies, a reference has seen the label that it is asked about.
 
     `reference/patch_flipped_accuracy` is what the ridge has on the mirror images of the samples, each by the ridge
     without the sample: where it is far below `reference/patch_accuracy`, mirroring changes what an image shows, as it
@@ -51,9 +52,9 @@ def reference(probe: Probe) -> Values:
 
     Raises:
         Undefined: there are fewer than five samples per class that is present. A single reference is absent where its
-            inputs are: images of at least 6 x 6; at most 16,384 floats a sample; vectors; integers of shape (examples,
-            length) that go into an embedding; initial weights and hidden layers. So it is where it takes more memory
-            than there is, or more than a minute.
+            inputs are: images of at least 6 x 6; at most 16,384 floats a sample; vectors, all of these finite; integers
+            of shape (examples, length) that go into an embedding; initial weights that do not know the labels yet, and
+            hidden layers. So it is where it takes more memory than there is, or more than a minute.
     """
     compared(probe)
     values: dict[str, Value] = {}

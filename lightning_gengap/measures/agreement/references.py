@@ -18,7 +18,8 @@ from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
 from lightning_gengap.measures.agreement.tokens import naive_bayes, place_of_tokens, tokens_at
 from lightning_gengap.measures.difficulty.compared_samples import compared_inputs, shrunk
 from lightning_gengap.measures.difficulty.difficulty import initial_features
-from lightning_gengap.measures.difficulty.input_difficulty import PATCH_SIDE, PATCHES
+from lightning_gengap.measures.difficulty.input_difficulty import PATCH_SIDE, PATCHES, precise
+from lightning_gengap.measures.difficulty.known_task import knows
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     RIDGES,
     left_out_scores,
@@ -27,6 +28,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
 )
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.reader import FEWEST
 
 TEMPERATURES = [2.0**power for power in range(-8, 8)]
 _FLOOR = 1e-12
@@ -103,12 +105,27 @@ def on_features(probe: Probe, judged: Judged) -> Said:
         raise Undefined("there are no initial weights")
     if not probe.layout.taps:
         raise Undefined("there are no hidden layers")
+    _require_unknown_labels(probe)
     found = probe.cached(initial_features)
     rows = found if len(found) == len(judged.rows) else found[judged.rows]
     require_comparison(len(rows), rows.shape[1])
     return Said(
         calibrated(best_of(left_out_scores(standardised_gram(rows), judged.ranks), judged), judged.ranks), len(rows)
     )
+
+
+def _require_unknown_labels(probe: Probe) -> None:
+    """Raise `Undefined` where the initial weights know the labels: their features show those of left-out samples."""
+    chance = float(torch.bincount(probe.targets).max() / len(probe.targets))
+    right = samples = 0
+    with torch.no_grad():
+        for batch, logits in probe.forwards(probe.initial_state):
+            right += int((logits.argmax(1) == batch.targets).sum())
+            samples += len(batch.targets)
+            if samples >= FEWEST:
+                break
+    if knows(right / samples, chance, samples):
+        raise Undefined("the initial weights know the labels already")
 
 
 def on_inputs(probe: Probe, judged: Judged) -> Said:
@@ -149,20 +166,37 @@ def on_landmarks(probe: Probe, judged: Judged) -> Said:
 
 
 def _gathered(probe: Probe, judged: Judged, own: Tensor, more: int) -> tuple[Tensor, Tensor]:
-    """The inputs of the judged samples and of so many others, flattened, float32, on the CPU; and their ranks."""
+    """The inputs of the judged samples and of so many others, flattened, float32, on the CPU; and their ranks.
+
+    They are in units of their own, see `_in_units`.
+    """
     count, width, filled = len(own) + more, own[0].numel(), len(own)
     require_room(4 * 2 * count * width, f"{count} samples of {width} numbers")
+    in_units = _in_units(own)
 
     def read(batch: ProbeBatch) -> Tensor | None:
         inputs = _inputs_like(own, batch)
-        return None if inputs is None else inputs.flatten(1).float().cpu()
+        return None if inputs is None else in_units(inputs)
 
     inputs, ranks = torch.empty(count, width), torch.full((count,), -1)
-    inputs[:filled], ranks[:filled] = own.flatten(1).float().cpu(), judged.ranks
+    inputs[:filled], ranks[:filled] = in_units(own), judged.ranks
     for rows, of_rows in others(probe, judged, read, more):
         inputs[filled : filled + len(rows)], ranks[filled : filled + len(rows)] = rows, of_rows
         filled += len(rows)
     return inputs[:filled], ranks[:filled]
+
+
+def _in_units(own: Tensor) -> Callable[[Tensor], Tensor]:
+    """What flattens inputs to float32 numbers on the CPU that trees can be grown on, by the range that these have.
+
+    Trees take numbers for equal that differ by less than 1e-7. Where all of an input differ by less than one, its unit
+    is a power of two, which rounds nothing. Float64 is centred, because what varies in it may be lost in float32.
+    """
+    rows = precise(own).flatten(1)
+    lowest, extent = rows.amin(0), rows.amax(0) - rows.amin(0)
+    unit = 2.0 ** torch.where((extent > 0) & (extent < 1), extent, 1.0).log2().floor().clamp(min=-120)
+    zero = lowest + extent / 2 if rows.dtype == torch.float64 else torch.zeros_like(lowest)
+    return lambda inputs: ((precise(inputs).flatten(1) - zero) / unit).float().cpu()
 
 
 def on_tokens(probe: Probe, judged: Judged) -> Said:

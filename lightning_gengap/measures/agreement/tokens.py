@@ -19,7 +19,9 @@ NO_TOKENS = "no integers of shape (examples, length) go into an embedding"
 
 
 def place_of_tokens(probe: Probe) -> int:
-    """Where the tokens stand among the tensors of a batch: what the first embedding is called on. One forward.
+    """Where the tokens stand among the tensors of a batch: what an embedding is called on. One forward.
+
+    Of several, such as positions and kinds beside the words, it is the one of which the fewest examples share a row.
 
     Raises:
         OtherKind: no tensor of the batch goes into an embedding as it is.
@@ -44,12 +46,19 @@ def place_of_tokens(probe: Probe) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    for tokens in looked_up:
-        for place, tensor in enumerate(held):
-            same = _may_be_tokens(tensor) and tensor.shape == tokens.shape and len(tensor) == len(batch.targets)
-            if same and bool((tensor == tokens).all()):
-                return place
-    raise OtherKind(NO_TOKENS)
+    places = [
+        place
+        for tokens in looked_up
+        for place, tensor in enumerate(held)
+        if _may_be_tokens(tensor) and len(tensor) == len(batch.targets) and _same(tensor, tokens)
+    ]
+    if not places:
+        raise OtherKind(NO_TOKENS)
+    return max(places, key=lambda place: len(held[place].unique(dim=0)))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
 
 
 def _may_be_tokens(tensor: Tensor) -> bool:

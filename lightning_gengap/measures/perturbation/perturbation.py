@@ -104,7 +104,7 @@ def _why_no_images(probe: Probe) -> str:
 
 def mixes_and_copies(images: Sequence[Tensor], targets: Tensor, generator: torch.Generator) -> dict[str, Changed]:
     """The images mixed within their class, and flipped and shifted, by the names in `COPIES`; drawn now, made later."""
-    return {"mix": same_class_mixes(images, targets, generator), "augment": _flips_and_shifts(images, generator)}
+    return {"mix": same_class_mixes(images, targets, generator), "augment": flips_and_shifts(images, generator)}
 
 
 def same_class_mixes(images: Sequence[Tensor], targets: Tensor, generator: torch.Generator) -> Changed:
@@ -139,14 +139,14 @@ class _Moves(NamedTuple):
 
 def flipped_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image flipped left to right with probability one half and shifted by up to an eighth of its side."""
-    return _flips_and_shifts([images], generator)(0)
+    return flips_and_shifts([images], generator)(0)
 
 
-def _flips_and_shifts(images: Sequence[Tensor], generator: torch.Generator) -> Changed:
-    """The same for images in batches; drawn now, made later."""
+def flips_and_shifts(images: Sequence[Tensor], generator: torch.Generator, mirror: bool = True) -> Changed:
+    """The same for images in batches, not flipped where `mirror` says so; drawn now, made later."""
     sizes, (height, width) = [len(part) for part in images], images[0].shape[2:]
     reach_y, reach_x = height // 8, width // 8
-    flip = torch.rand(sum(sizes), generator=generator) < 0.5
+    flip = (torch.rand(sum(sizes), generator=generator) < 0.5) & mirror
     down = torch.randint(-reach_y, reach_y + 1, (sum(sizes),), generator=generator)
     right = torch.randint(-reach_x, reach_x + 1, (sum(sizes),), generator=generator)
     drawn = (part.split(sizes) for part in (flip, down, right))

@@ -17,6 +17,7 @@ from lightning_gengap.zoo.fit.interval import LEVEL, interval_of, shared_varianc
 from lightning_gengap.zoo.fit.ridge import Regression, features_of, rounded, standardised
 from lightning_gengap.zoo.fit.row_weights import row_weights
 from lightning_gengap.zoo.hold_out import Held, hold_out
+from lightning_gengap.zoo.kinds import lacking
 from lightning_gengap.zoo.sealed import kept_from_fits, refuse_sealed
 from lightning_gengap.zoo.splits import by_run, by_task
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, check_present
@@ -92,7 +93,8 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
     strength = best_strength(table, specification, rows)
     (predictor,) = fitted_at(table, specification, rows, (strength,))
     interval, share = _interval(table, specification, rows, strength)
-    return replace(predictor, interval=interval, provenance=predictor.provenance | {"shared_by_task": share})
+    facts = {"shared_by_task": share, "lacking": lacking(table, rows)}
+    return replace(predictor, interval=interval, provenance=predictor.provenance | facts)
 
 
 def fitted_at(

@@ -45,6 +45,7 @@ def crowded() -> None:
 
 FUNCTIONS: dict[str, Callable[[], Any]] = {
     "no samples to measure": lambda: measured(samples=0),
+    "a seed that is no whole number, in a function": lambda: measured(seed=0.5),
     "a loader without samples": lambda: measure(build(), DataLoader(blobs(0))),
     "a weight decay below 0": lambda: measured(weight_decay=-1),
     "one measure in place of a list": lambda: measured(measures="norm"),

@@ -20,6 +20,7 @@ from lightning_gengap.measures.agreement.patches import PatchFeatures
 from lightning_gengap.measures.agreement.references import REFERENCES, calibrated, signs
 from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
 from lightning_gengap.measures.difficulty import compared_samples
+from lightning_gengap.measures.difficulty.compared_samples import Compared
 from lightning_gengap.measures.difficulty.leave_one_out_scores import RIDGES
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.drawing import draw_samples
@@ -243,6 +244,80 @@ def test_where_others_cannot_be_read_the_monitored_samples_do(name: str) -> None
     assert probe.notes == [
         "references are fitted on the monitored samples alone, as others cannot be read: OSError: damaged file"
     ]
+
+
+@pytest.mark.parametrize("name", ["patch", "forest"])
+@pytest.mark.parametrize("own", [False, True])
+def test_others_that_are_not_finite_are_left_out(name: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, targets = networks.pictures(ALL)
+    order = SampleReader(ALL).draw(range(ALL))
+    pictures[order[MONITORED + 7], 0, 3, 3] = torch.nan
+    data = TensorDataset(pictures, targets)
+    if own:  # it is monitored, and not judged
+        monkeypatch.setattr(fitting, "compared", lambda probe: Compared(torch.arange(MONITORED), probe.targets))
+        images, labels, others = *all_in_order(data), None
+    else:
+        images, labels = (part[:MONITORED] for part in all_in_order(data))
+        others = samples_of(data).others
+    with probing(networks.made(networks.cnn), images, labels, others=others, chunk=16) as probe:
+        found = out_of_fold(probe, name)
+        assert probe.notes == []
+    assert found.fitted == ALL - 1
+    assert torch.isfinite(found.of_label).all()
+    rest = [i for i in order if i != order[MONITORED + 7]]
+    whole = TensorDataset(pictures[rest], targets[rest])
+    monkeypatch.undo()
+    judged = Judged(torch.arange(MONITORED), *targets[order[:MONITORED]].unique(return_inverse=True))
+    with probing(networks.made(networks.cnn), *whole.tensors) as probe:
+        expected = REFERENCES[name].ask(probe, judged)
+    assert found.of_label.numpy() == pytest.approx(
+        expected.shares[torch.arange(MONITORED), judged.ranks].numpy(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+def test_trees_take_any_seed(seed: int) -> None:
+    inputs, targets = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
+    assert torch.equal(out_of_bag_shares(inputs, targets, seed), out_of_bag_shares(inputs, targets, seed % 2**32))
+
+
+@pytest.mark.parametrize("name", ["forest", "landmarks"])
+@pytest.mark.parametrize("change", ["small", "far", "small and far"])
+def test_the_scale_and_the_zero_of_a_column_do_not_matter(name: str, change: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(80) % 2
+    rows = torch.randn(80, 3, generator=generator, dtype=torch.float64) + 2 * targets[:, None]
+    changed = {"small": rows.float() * 2.0**-60, "far": rows + 2.0**31, "small and far": (rows + 2.0**31) * 2.0**-60}
+    found = []
+    for inputs in (rows, changed[change]):
+        with probing(nn.Linear(3, 2).to(inputs.dtype), inputs, targets) as probe:
+            found.append(out_of_fold(probe, name))
+    assert found[0].of_label.numpy() == pytest.approx(found[1].of_label.numpy(), abs=0.2 if name == "forest" else 1e-3)
+    assert found[1].accuracy == pytest.approx(found[0].accuracy, abs=0.05)
+    assert found[1].accuracy > 0.8
+
+
+def test_trees_on_numbers_of_usual_size_are_those_on_the_numbers_themselves() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(60) % 3
+    rows = torch.randn(60, 4, generator=generator) * torch.tensor([1e4, 1.0, 0.1, 1e-3]) + targets[:, None]
+    with probing(nn.Linear(4, 3), rows, targets) as probe:
+        found = out_of_fold(probe, "forest")
+    expected = out_of_bag_shares(rows, targets, 0)[torch.arange(60), targets]
+    assert found.of_label.numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_features_of_weights_that_know_the_labels_are_no_reference() -> None:
+    rows = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        known = model(rows).argmax(1)
+    shuffled = known[torch.randperm(90, generator=torch.Generator().manual_seed(1))]
+    refused = pytest.raises(Undefined, match="know the labels already")
+    with probing(model, rows, known, initial_state=copy_state(model), chunk=30) as probe, refused:
+        out_of_fold(probe, "features")
+    with probing(model, rows, shuffled, initial_state=copy_state(model), chunk=30) as probe:
+        assert out_of_fold(probe, "features").fitted == 90
 
 
 def test_shares_are_calibrated_on_the_given_labels() -> None:

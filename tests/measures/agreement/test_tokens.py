@@ -87,6 +87,31 @@ def test_the_tokens_are_what_goes_into_an_embedding() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+class Placed(nn.Module):
+    """Looks up the positions and the kinds of the tokens, which the batch has, before the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.kinds = nn.Embedding(9, 4), nn.Embedding(2, 4)
+        self.words, self.head = nn.Embedding(networks.VOCABULARY, 4), nn.Linear(4, networks.CLASSES)
+
+    def forward(self, position_ids: Tensor, token_type_ids: Tensor, input_ids: Tensor) -> Tensor:
+        return self.head((self.positions(position_ids) + self.kinds(token_type_ids) + self.words(input_ids)).mean(1))
+
+
+def test_positions_and_kinds_are_no_tokens() -> None:
+    ids = networks.token_ids(12)
+    positions = torch.arange(ids.shape[1]).expand(12, -1).contiguous()
+    kinds = (positions >= torch.arange(12)[:, None] % 3).long()
+    content = {"position_ids": positions, "token_type_ids": kinds, "input_ids": ids, "labels": torch.arange(12) % 4}
+    model = networks.made(Placed)
+    with undisturbed(model):
+        probe = probe_of(model, content)
+        found = tokens_at(probe.batches[0], place_of_tokens(probe))
+    assert found is not None
+    assert torch.equal(found, ids)
+
+
 class Columns(nn.Module):
     """An embedding for each column of a table."""
 
