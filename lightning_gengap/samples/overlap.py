@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.nested import flat_tensors
-from lightning_gengap.samples.trainable_indices import trainable_indices
+from lightning_gengap.samples.trainable_indices import origins, trainable_indices
 
 _SIGNIFICANT = 0.01  # the chance to find so many equal samples among new ones of the same kind
 
@@ -21,26 +21,22 @@ _SIGNIFICANT = 0.01  # the chance to find so many equal samples among new ones o
 def shared_indices(one: Any, other: Any, of_other: Sequence[int] | None = None) -> int:
     """How many samples of `one` are samples of `other`, or of the indices `of_other` there.
 
-    Both are data sets or loaders. Nothing is shared as far as is known where they are views of different data sets.
+    Both are data sets or loaders. They are followed through `Subset` and `ConcatDataset`. As far as is known, views of
+    different data sets share nothing.
     """
-    first, second = _located(one), _located(other, of_other)
-    if first is None or second is None or first[0] is not second[0]:
-        return 0
-    return len(set(first[1]) & set(second[1]))
+    known: dict[int, int] = {}
+    return len(_places(one, None, known) & _places(other, of_other, known))
 
 
-def _located(data: Any, indices: Sequence[int] | None = None) -> tuple[Any, Iterable[int]] | None:
-    """The data set of which this one is a subset, and the indices in there; None where there are none."""
+def _places(data: Any, indices: Sequence[int] | None, known: dict[int, int]) -> set[tuple[int, int]]:
+    """The data set of each sample in the end, as a number in `known`, and its index there; empty without indices."""
     if isinstance(data, DataLoader):
         indices = trainable_indices(data) if indices is None else indices
         data = data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        return None
-    found: Iterable[int] = range(len(data)) if indices is None else indices
-    while isinstance(data, Subset):
-        own = data.indices
-        data, found = data.dataset, [int(own[i]) for i in found]
-    return data, found
+        return set()
+    owners, within = origins(data, torch.as_tensor(range(len(data)) if indices is None else indices).long(), known)
+    return set(zip(owners.tolist(), within.tolist(), strict=True))
 
 
 def equal_samples(held_out: Sequence[ProbeBatch], trained: Sequence[ProbeBatch]) -> int:

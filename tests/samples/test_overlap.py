@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap.samples.batches import ProbeBatch, read_batch
 from lightning_gengap.samples.overlap import equal_samples, shared_indices
@@ -28,6 +28,7 @@ def subset(*bounds: int) -> Subset[Any]:
         (Subset(subset(50, 100), [0, 1, 2]), DataLoader(subset(0, 52)), None, 2),
         (DataLoader(DATA, sampler=SubsetRandomSampler(range(30))), subset(20, 40), None, 10),
         (DATA, DATA, None, 100),
+        (ConcatDataset([subset(0, 20), TensorDataset(*DATA.tensors)]), DataLoader(subset(15, 60)), None, 5),
         (subset(0, 20), subset(20, 100), None, 0),
         (subset(0, 20), TensorDataset(*DATA.tensors), None, 0),
         (Stream(DATA), DATA, None, 0),

@@ -15,9 +15,9 @@ from lightning_gengap.zoo.fit.fit import fit, predict_rows, usable
 from lightning_gengap.zoo.fit.interval import LEVEL, weighted_quantile
 from lightning_gengap.zoo.fit.ridge import rounded
 from lightning_gengap.zoo.hold_out import anything, hold_out
+from lightning_gengap.zoo.kinds import kind_of_data
 from lightning_gengap.zoo.splits import SIBLINGS, Split, by_group, by_task
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
-from lightning_gengap.zoo.train.texts import TEXTS
 
 Rule = Callable[[Floats, NDArray[Any]], float]
 
@@ -39,16 +39,9 @@ class Residuals:
     residual: Floats
 
 
-def kinds_of(table: Table) -> NDArray[np.str_]:
-    """The kind of data of each row: images, texts or tables."""
-    texts = np.isin(table.words("recipe.source"), list(TEXTS))
-    images = table.numbers("recipe.side") > 1 if "recipe.side" in table.columns else ~texts
-    return np.where(images, "images", np.where(texts, "texts", "tables"))
-
-
 def by_kind(table: Table) -> Iterable[Split]:
     """Each kind of data held out once."""
-    kinds = kinds_of(table)
+    kinds = kind_of_data(table)
     for kind in sorted(set(kinds.tolist())):
         yield kind, kinds != kind, kinds == kind
 

@@ -67,11 +67,10 @@ def test_sources_that_err_apart_have_a_larger_scale_when_they_are_left_out():
 def test_kinds_are_told_by_their_sources():
     made = rows(tasks=6)
     for row in made:
-        row["recipe.side"] = 1 if row["recipe.source"] in ("digits", "cifar100") else 16
-        row["recipe.source"] = {"cifar100": "sst2"}.get(row["recipe.source"], row["recipe.source"])
+        row["recipe.source"] = {"cifar100": "sst2", "digits": "wine"}.get(row["recipe.source"], row["recipe.source"])
     found = table_of(made)
     held = {kind: set(found.words("recipe.source")[rows]) for kind, _, rows in by_kind(found)}
-    assert held == {"images": {"cifar10", "fashion_mnist"}, "tables": {"digits"}, "texts": {"sst2"}}
+    assert held == {"image": {"cifar10", "fashion_mnist"}, "table": {"wine"}, "text": {"sst2"}}
 
 
 def test_a_table_without_a_source_to_leave_out_has_the_scale_of_its_tasks():
