@@ -76,9 +76,9 @@ predictor: $(VENV)/ready
 	rm -rf runs/zoo.csv.gz runs/third_zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long runs/zoo_tables runs/zoo_texts runs/zoo_colour --out runs/third_zoo.csv.gz
-	rm -f runs/third_zoo_v1.csv.gz runs/agreement_v1.json runs/agreement_v1.md
-	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v1.csv.gz
-	$(ZOO) fit runs/third_zoo_v1.csv.gz --name agreement_v1 --out runs/agreement_v1.json
+	rm -f runs/third_zoo_v2.csv.gz runs/default_v4.json runs/default_v4.md
+	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v2.csv.gz
+	$(ZOO) fit runs/third_zoo_v2.csv.gz --name default_v4 --out runs/default_v4.json
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation
@@ -108,6 +108,8 @@ studies: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 	$(RUN) studies/mislabelled.py $(DATA)
+	$(RUN) studies/hold_out.py
+	$(RUN) studies/learning_curves.py --out runs/curves $(DATA)
 
 # torchvision and timm need a torch that fits them, so they have an environment of their own.
 COMPAT_TORCH ?= torch torchvision

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_gengap.errors import GapError
     from lightning_gengap.label_check import mislabelled
+    from lightning_gengap.learning_curves.curve import LearningCurve
+    from lightning_gengap.learning_curves.learning_curve import learning_curve
     from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_gengap.predictors.predictor import Prediction, Predictor
     from lightning_gengap.predictors.recalibration import ObservedGap
     from lightning_gengap.standalone import measure
+    from lightning_gengap.stratified_split import hold_out
 
 __version__ = "0.1.0"
 
@@ -34,6 +37,7 @@ __all__ = [
     "GapEarlyStopping",
     "GapError",
     "GapMonitor",
+    "LearningCurve",
     "NormalizedMargin",
     "ObservedGap",
     "OutputMargin",
@@ -41,6 +45,8 @@ __all__ = [
     "Predictor",
     "RunningLoss",
     "available_predictors",
+    "hold_out",
+    "learning_curve",
     "load_predictor",
     "measure",
     "mislabelled",
@@ -51,6 +57,7 @@ _MODULES = {
     "GapEarlyStopping": "monitor.early_stopping",
     "GapError": "errors",
     "GapMonitor": "monitor.gap_monitor",
+    "LearningCurve": "learning_curves.curve",
     "NormalizedMargin": "measures.margins.margin_metrics",
     "ObservedGap": "predictors.recalibration",
     "OutputMargin": "measures.margins.margin_metrics",
@@ -58,6 +65,8 @@ _MODULES = {
     "Predictor": "predictors.predictor",
     "RunningLoss": "monitor.training_loss",
     "available_predictors": "predictors.files",
+    "hold_out": "stratified_split",
+    "learning_curve": "learning_curves.learning_curve",
     "load_predictor": "predictors.files",
     "measure": "standalone",
     "mislabelled": "label_check",

@@ -153,6 +153,36 @@ def measure(
 
 
 @app.command()
+def learning_curve(
+    model: Annotated[str, typer.Option(help="module:callable that returns the LightningModule before its first step.")],
+    data: Annotated[Path, typer.Option(help=".npz file with `images` (or `inputs`) and `labels`.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training, as of one on all samples.")],
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    fractions: Annotated[str, typer.Option(help="Parts of the samples to train on.")] = "1/8,1/4,1/2",
+    trainer: Annotated[str, typer.Option(help="Further arguments of the Trainer, as a JSON object.")] = "{}",
+    out: Annotated[Path | None, typer.Option(help="Folder for finished parts; go on from them.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the curve to this .png file.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a model on parts of its data: what would all of them give, and twice and four times as many?"""
+    import torch
+
+    from lightning_gengap import command_inputs as inputs
+    from lightning_gengap.learning_curves.learning_curve import learning_curve
+
+    parts = inputs.read_fractions(fractions)
+    arguments = {"max_epochs": epochs, **inputs.read_object("--trainer", trainer)}
+    samples = inputs.read_samples(data)
+    torch.manual_seed(seed)  # of the initial weights
+    module = inputs.load_model(model)
+    with inputs.explaining_failures(samples):
+        curve = learning_curve(module, samples, parts, trainer=arguments, batch_size=batch_size, seed=seed, out=out)
+    print(curve.table())
+    if figure is not None:
+        curve.figure(figure)
+
+
+@app.command()
 def recalibrate(
     pairs: Annotated[
         Path, typer.Argument(help='JSON list of {"values": from `gengap measure`, "gap": ..., "samples": m, ...}.')

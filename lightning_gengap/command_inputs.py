@@ -1,4 +1,4 @@
-"""What a user passes to `gengap measure` and `gengap recalibrate`: a model, arrays, a checkpoint, observed gaps.
+"""What a user passes to the commands: a model, arrays, a checkpoint, observed gaps, fractions, arguments.
 
 Each function either returns what it was asked for or raises a `ConfigurationError` that says what to pass instead.
 """
@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -121,6 +122,35 @@ def read_observed_gaps(path: Path) -> list[ObservedGap]:
             expected='a JSON list of {"values": {...}, "gap": 0.12, "samples": 1000, "same": "recipe" or "task"}',
             remedy="Take the values from `gengap measure`, and the gap from so many held-out samples.",
         ) from None
+
+
+def read_fractions(text: str) -> list[float]:
+    """Numbers between commas, also as quotients: `1/8,0.25`."""
+    try:
+        return [float(Fraction(part.strip())) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigurationError(
+            f"--fractions {text}",
+            got=_said(error),
+            expected="fractions between commas",
+            remedy="For example --fractions 1/8,1/4,1/2.",
+        ) from None
+
+
+def read_object(option: str, text: str) -> dict[str, Any]:
+    """The JSON object that an option holds."""
+    try:
+        held = json.loads(text)
+        if not isinstance(held, dict):
+            raise TypeError(f"a {type(held).__name__}")
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{option} {text}",
+            got=_said(error),
+            expected="a JSON object of arguments",
+            remedy=f"""For example {option} '{{"gradient_clip_val": 1.0}}'.""",
+        ) from None
+    return held
 
 
 def _no_model(reference: str, got: str) -> ConfigurationError:

@@ -71,6 +71,10 @@ class ConfigurationError(GapError):
     """Arguments or Trainer settings that cannot work together."""
 
 
+class PartError(GapError):
+    """A nested training, on a part of the data, that failed."""
+
+
 class TableError(GapError):
     """A table of measured runs that cannot be used for fitting."""
 
@@ -95,6 +99,10 @@ class OtherKind(Undefined):
 
     Whoever has not asked for its measure by name is not told.
     """
+
+
+class Later(Undefined):
+    """A value that comes with a later measurement. Nobody is told."""
 
 
 def one_line(error: Exception) -> str:

@@ -48,6 +48,7 @@ class Measurement:
         figures: histograms and spectra by key.
         samples: how many were measured, but for optional measures and those taken once.
         seconds_of_needed: the time that the measures took that must succeed, but for those taken once.
+        seconds_of_growing: the time of what measures took that they could also have taken another time, but at first.
         remarks: what the user should know about the values, beside the absences.
     """
 
@@ -60,6 +61,7 @@ class Measurement:
     remarks: tuple[str, ...] = ()
     samples: int = 0
     seconds_of_needed: float = 0.0
+    seconds_of_growing: float = 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gengap.errors import LogitsError, frameless, naming_memory
+from lightning_gengap.errors import LogitsError, frameless, naming_memory, one_line
 from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures import compute, get_measure
 from lightning_gengap.measures.difficulty.known_task import knows
+from lightning_gengap.measures.measure import growing
 from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.logits import check_logits
@@ -153,6 +154,7 @@ class Measurer:
         optimizers: Sequence[Any] = (),
         samples: float = math.inf,
         ranks: Ranks | None = None,
+        seconds: float = math.inf,
     ) -> Measurement:
         """Measure the model now. Measures of the task itself are taken at the first request only.
 
@@ -164,6 +166,8 @@ class Measurer:
             samples: at most so many are measured where that can be had, see `Samples.sizes`. Optional measures, and
                 those taken once, see all of them.
             ranks: the processes that measure this model now; they share the forwards where they can.
+            seconds: that measures may take for what they can also take another time. They are taken again in later
+                measurements until nothing is left.
         """
         started = time.perf_counter()
         names = self._missing(names)
@@ -174,23 +178,51 @@ class Measurer:
         with undisturbed(model):
             request = names, optional, len(thinned)
             probe = shared(self._probe(model, optimizers), ranks, request, self.samples.augmented)
+            probe = replace(probe, until=started + seconds)
+            going_on = self.growing() if seconds > 0 else ()
             began_once = time.perf_counter()
             computed_once = compute(probe, once)
             apart = time.perf_counter() - began_once
             measurement.add(computed_once)
             self._keep(once, computed_once.values)
+            for name in going_on:
+                self._go_on(probe, name, measurement)
             some = probe if len(thinned) == len(probe.batches) else _some(probe, thinned)
             computed = compute(some, [name for name in names if name not in once])
             measurement.add(computed)
             diverged = "fit" in names and "train_loss" not in computed.values
             for name in () if diverged else optional:
                 self._try(probe, name, measurement)
-        apart += sum(measurement.seconds.values())
+        apart += sum(measurement.seconds.values()) + measurement.seconds_of_growing
         measurement.seconds_of_needed = time.perf_counter() - started - apart
         facts = {"probe_samples": float(measurement.samples)} | self._task()
         measurement.complete(computed.values | self.memory.per_training | facts, names)
         measurement.remarks = tuple(dict.fromkeys((*filter(None, [self.first.remark]), *probe.notes)))
         return measurement
+
+    def growing(self) -> tuple[str, ...]:
+        """The measures that were taken once and have more to take as soon as there is time."""
+        kept = self.memory.warm_starts
+        return tuple(name for name in self.memory.taken if any(key.startswith(growing(name)) for key in kept))
+
+    def _go_on(self, probe: Probe, name: str, measurement: Measurement) -> None:
+        """Take more of what a measure is yet to take; after a failure it stays as it is."""
+        started = time.perf_counter()
+        try:
+            with undisturbed(probe.model):
+                computed = compute(probe, [name])
+        except Exception as error:
+            if self.raises:
+                raise
+            probe.notes.append(f"{name} stays as it is: {one_line(error)}")
+            for key in [key for key in self.memory.warm_starts if key.startswith(growing(name))]:
+                del self.memory.warm_starts[key]
+            probe.forget()
+        else:
+            measurement.add(computed)
+            measurement.optional[name] = computed.values
+            self._keep([], computed.values)
+        measurement.seconds_of_growing += time.perf_counter() - started
 
     def _missing(self, names: Iterable[str]) -> list[str]:
         """The measures that have to be taken."""

@@ -51,7 +51,7 @@ def reference_of(images: Tensor, labels: Tensor) -> tuple[str, Tensor]:
     batch = read_batch((images, labels))
     probe = Probe(model=model, batches=(batch,), layout=Layout.of(model, batch, default_forward))
     judged = Judged.of(probe)
-    shares = {name: REFERENCES[name].ask(probe, judged).shares for name in ("patch", "forest")}
+    shares = {name: REFERENCES[name].fit(probe, judged, {}).said().shares for name in ("patch", "forest")}
     best = max(shares, key=lambda name: int((shares[name].argmax(1) == labels).sum()))
     return best, shares[best]
 

@@ -22,7 +22,8 @@ SPEAKERS = {
 }
 LETTERS = 24  # by which a row is found
 FEWEST = 12  # letters that tell a message from others
-APART = ("zoo", "randomized_data.py", "pairs.py")  # tests/zoo and tests/test_randomized_data.py have their refusals
+# Those of tests/zoo, tests/learning_curves and tests/test_randomized_data.py have their refusals there.
+APART = ("zoo", "learning_curves", "randomized_data.py", "pairs.py")
 
 
 def written(node: ast.AST | None, constants: dict[str, str]) -> str:

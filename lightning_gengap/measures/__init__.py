@@ -13,7 +13,16 @@ import os
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from lightning_gengap.errors import GapError, MeasureError, OtherKind, Undefined, closest, one_line, out_of_memory
+from lightning_gengap.errors import (
+    GapError,
+    Later,
+    MeasureError,
+    OtherKind,
+    Undefined,
+    closest,
+    one_line,
+    out_of_memory,
+)
 from lightning_gengap.measures import derived
 from lightning_gengap.measures.agreement import agreement, copies, reference
 from lightning_gengap.measures.curvature import (
@@ -209,7 +218,11 @@ def compute(probe: Probe, names: Iterable[str]) -> Computed:
             raise _failed(name, error) from error
         undefined = {key: value for key, value in found.items() if isinstance(value, Undefined)}
         asked = name in probe.named
-        absent = {key: why.reason for key, why in undefined.items() if asked or not isinstance(why, OtherKind)}
+        absent = {
+            key: why.reason
+            for key, why in undefined.items()
+            if not isinstance(why, Later) and (asked or not isinstance(why, OtherKind))
+        }
         values = {key: value for key, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         if found and not values and not undefined:
             absent = {_every_key(row): "its values are not finite"}

@@ -50,6 +50,14 @@ class Measure:
         return self.forwards * sum(key in wanted for key in self.keys) / len(self.keys)
 
 
+def growing(name: str) -> str:
+    """What the keys of a probe's memory begin with under which a measure keeps what it is yet to go on from.
+
+    A measure that is taken once per training, and keeps some, is taken again as soon as there is time.
+    """
+    return f"growing/{name}/"
+
+
 @dataclass
 class Computed:
     """What some measures gave: finite numbers and figures by key, and why keys or patterns are absent, by measure."""

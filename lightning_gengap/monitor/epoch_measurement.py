@@ -39,11 +39,13 @@ class Plan:
         samples: at most so many samples are measured, if that many can be had.
         riders: optional measures that the allowance of the prediction pays for.
         others: optional measures that the rest of the budget pays for.
+        seconds: for what measures can also take another time.
     """
 
     samples: float
     riders: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    seconds: float = math.inf
 
 
 def plan(
@@ -76,17 +78,23 @@ def _afford(state: RunState, must: bool, last: bool, share: float, read: Iterabl
     """What the budget pays for, and the measures that are `read`; None where nothing is and nothing `must` be taken."""
     budget, schedule = state.budget, state.schedule
     sizes = (0,) if state.measurer is None else state.measurer.samples.sizes
-    allowance = max(budget.allowance(share), budget.left if last else 0.0)
+    own = budget.allowance(share, state.is_growing)
+    allowance = max(own, budget.left if last else 0.0)
     samples, usual = math.inf, budget.price * sizes[0]
     if usual > allowance:
         samples = allowance / budget.price
         if samples < sizes[-1] and not must:
             return None
+    schedule.done = tuple(state.memory.taken)
     riders = schedule.riders(allowance - usual, usual) if samples == math.inf else ()
     first = not state.measured and budget.share is not None  # then no cost is known but the declared ones
     others = () if first else schedule.others(budget, riders, usual, last)
     asked = (name for name in read if schedule.may_be_taken(name) and name not in riders)
-    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))))
+    taken = usual + sum(schedule.expected(name, usual) for name in riders)
+    seconds = budget.spare(own - taken, share, first=not state.measured)
+    if last:
+        seconds = max(seconds, budget.left - taken)
+    return Plan(samples, riders, tuple(dict.fromkeys((*others, *asked))), seconds)
 
 
 def measure(
@@ -109,10 +117,11 @@ def measure(
     ranks = Ranks.of_processes(trainer.strategy.root_device) if trainer.world_size > 1 else None
     optional = (*planned.riders, *planned.others)
     needed = state.selection.needed
+    seconds = planned.seconds if ranks is None else math.inf  # ranks must do the same, and their clocks differ
     try:
         state.budget.train(seconds_until_idle(module.device))
         measurer = start_up.finish(trainer, module, state, ended)
-        found = measurer.measure(module, needed, optional, trainer.optimizers, planned.samples, ranks)
+        found = measurer.measure(module, needed, optional, trainer.optimizers, planned.samples, ranks, seconds)
         measurement = examine(found, measurer, state)
         held = held_out.measure(trainer, module, state, ranks)
     except AnotherRankFailed:
@@ -134,6 +143,7 @@ def measure(
     failed = [name for name in optional if not agree(name not in measurement.failures, all=True)]
     with contained(state, "taking over the measurement"):
         say_optional_failures(state, measurement, failed, epoch)
+        state.budget.pay_growing(measurement.seconds_of_growing, first=not state.measured)
         others = sum(measurement.seconds.get(name, 0.0) for name in planned.others)
         of_prediction = measurement.seconds_of_needed + (0.0 if held is None else held.seconds)
         state.budget.pay(of_prediction, measurement.samples, others)

@@ -66,7 +66,8 @@ class GapMonitor(Callback):
         samples: how many training samples to monitor, at least 20.
         budget: the largest share of the training time that all measuring may take, in (0, 1]. The prediction takes
             5 % at most, or half a second an epoch. Measures that the predictor does not need share the rest, start-up
-            deducted: they are taken when it has paid for them. None measures everything whenever it is due.
+            deducted: they are taken when it has paid for them. Classifiers that describe the data are fitted on more
+            and more of them, in slices. None measures everything whenever it is due.
         probe_data: an un-augmented view of the training set: a dataset, a list of samples, a DataLoader or batches.
         layers: one to three module names to watch as h1, h2 and h3, instead of the automatic choice.
         validation_accuracy: the logged key that `actual_gap` compares with; its value is taken as it is in [0, 1]. By

@@ -124,7 +124,7 @@ class Moments:
             self._publish(trainer, module, state)
             self.display.log(trainer, state, scalar_step(trainer), trainer.current_epoch)
         state.validated = False
-        state.budget.end_epoch()
+        state.budget.end_epoch(state.is_growing)
 
     def end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
         """Measure the final weights, where training has ended after an epoch without a measurement."""

@@ -165,6 +165,11 @@ class RunState:
             self.clock = time.perf_counter()
             budget.spend(self.clock - now - (budget.start_up - start_up) - (budget.trained - trained))
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether a measure that is taken once per training has more to take as soon as there is time."""
+        return self.measurer is not None and bool(self.measurer.growing())
+
     def hold(self, status: Status) -> None:
         """Nothing is of now, for this reason."""
         self.readout.hold(status)

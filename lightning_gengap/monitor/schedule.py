@@ -98,6 +98,7 @@ class Schedule:
         spent: seconds spent on each measure that did not ride along, failures included.
         taken: the epoch in which a measure last gave its values.
         failures: failures in a row. A measure with `MOST_FAILURES` is switched off.
+        done: what was taken that is taken once per training.
     """
 
     forwards: dict[str, float] = field(default_factory=dict)
@@ -106,20 +107,21 @@ class Schedule:
     spent: dict[str, float] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    done: tuple[str, ...] = ()
 
     def is_expensive(self, name: str) -> bool:
         """Whether this optional measure never rides along."""
         return self.forwards.get(name, 0.0) > EXPENSIVE
 
     def may_be_taken(self, name: str) -> bool:
-        """Whether this is an optional measure that is not switched off."""
+        """Whether this is an optional measure that is not switched off or done."""
         return name in self._active()
 
     def riders(self, seconds: float, usual: float) -> tuple[str, ...]:
         """The cheap measures that so many seconds pay for, where the needed ones usually take `usual`."""
         chosen = []
         for name in self._active():
-            cost = self._cost(name, usual)
+            cost = self.expected(name, usual)
             if not self.is_expensive(name) and cost <= seconds:
                 chosen.append(name)
                 seconds -= cost
@@ -134,11 +136,11 @@ class Schedule:
         waiting.sort(key=lambda name: (self.taken.get(name, -1), self.forwards[name]))
         if budget.share is None or not waiting:
             return tuple(waiting)
-        left = budget.left - usual - sum(self._cost(name, usual) for name in riders)
+        left = budget.left - usual - sum(self.expected(name, usual) for name in riders)
         share_of_each = (left + sum(self.spent.get(name, 0.0) for name in waiting)) / len(waiting)
         chosen: list[str] = []
         for name in waiting:
-            cost = self._cost(name, usual)
+            cost = self.expected(name, usual)
             # A second one in the same epoch must have saved twice: they alternate unless there is plenty.
             due = self.spent.get(name, 0.0) + (1 + len(chosen)) * cost <= share_of_each
             if (due or last) and cost <= left:
@@ -168,8 +170,10 @@ class Schedule:
         return {name: value for name, value in asdict(self).items() if name in ("costs", "spent", "taken")}
 
     def _active(self) -> list[str]:
-        return [name for name in self.forwards if self.failures.get(name, 0) < MOST_FAILURES]
+        ended = (name for name, times in self.failures.items() if times >= MOST_FAILURES)
+        over = {*ended, *self.done}
+        return [name for name in self.forwards if name not in over]
 
-    def _cost(self, name: str, usual: float) -> float:
+    def expected(self, name: str, usual: float) -> float:
         """Seconds that a measure is expected to take, where the needed ones usually take `usual`."""
         return median(self.costs[name]) if self.costs.get(name) else usual * self.forwards[name] / self.needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -182,8 +183,10 @@ class StartUp:
         if not (needed or optional):
             return
         epoch = trainer.current_epoch
+        seconds = state.budget.spare(0.0, 0.0, first=not state.measured) if trainer.world_size == 1 else math.inf
         try:
-            measurement = examine(measurer.measure(module, ["fit", *needed], optional), measurer, state)
+            measured = measurer.measure(module, ["fit", *needed], optional, seconds=seconds)
+            measurement = examine(measured, measurer, state)
             say_optional_failures(state, measurement, measurement.failures, epoch)
             take(measurement, state, planned_share(trainer, epoch), epoch, measurement.failures, predicts=False)
         except Exception as error:

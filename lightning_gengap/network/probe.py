@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Probe:
         ranks: the processes that share the forwards; None where this one computes all.
         others: the training samples that are not among these; None where they cannot be read.
         named: the measures that the user asked for by name.
+        until: the time of `time.perf_counter` until when a measure may take what it can also take another time.
         places: where these samples stand among all monitored ones; None where they are all.
 
     Example:
@@ -81,6 +83,7 @@ class Probe:
     ranks: Ranks | None = None
     others: Others | None = None
     named: frozenset[str] = frozenset()
+    until: float = math.inf
     places: Tensor | None = None
     _shared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 

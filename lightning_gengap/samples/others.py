@@ -38,11 +38,11 @@ class Others:
     def __len__(self) -> int:
         return max(len(self.indices) - self.reader.samples, 0)
 
-    def batches(self, most: int) -> Generator[ProbeBatch, None, None]:
-        """So many of them at most, in the order in which a larger number of monitored samples would be drawn."""
+    def batches(self, stop: int, start: int = 0) -> Generator[ProbeBatch, None, None]:
+        """Those from place `start` to `stop`, in the order in which more monitored samples would be drawn."""
         monitored = self.reader.samples
-        wanted = min(most, len(self))
-        drawn = replace(self.reader, samples=monitored + wanted).draw(self.indices)[monitored:]
+        wanted = min(stop, len(self))
+        drawn = replace(self.reader, samples=monitored + wanted).draw(self.indices)[monitored + start :]
         chunks = [drawn[start : start + CHUNK] for start in range(0, len(drawn), CHUNK)]
         if not chunks:
             return

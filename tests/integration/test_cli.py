@@ -19,6 +19,7 @@ VERBS = [
     ["predictors"],
     ["measures"],
     ["measure"],
+    ["learning-curve"],
     ["recalibrate"],
     ["zoo"],
     *(["zoo", stage] for stage in ("run", "remeasure", "table", "fit", "evaluate")),
@@ -113,7 +114,7 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors"]) == 0
     titles, *rows = capsys.readouterr().out.splitlines()
     assert titles.split() == ["name", "predicts", "features", "runs", "tasks", "is"]
-    assert rows[0].split() == ["default", "accuracy_gap", "2", "655", "84", "default_v3"]
+    assert rows[0].split() == ["default", "accuracy_gap", "7", "120", "34", "default_v4"]
     assert all(row[titles.index("predicts") :].startswith("accuracy_gap") for row in rows)
 
 
@@ -123,11 +124,12 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
         (
             "default",
             [
-                "Fitted on 4873 snapshots of 655 runs in 84 tasks",
-                "Interval 90%, from gap - 0.173 x (gap + 0.3) to gap + 0.173 x (gap + 0.3)",
+                "Fitted on 1984 snapshots of 120 runs in 34 tasks",
+                "Interval 90%, from gap - 0.0258 x (gap + 2) to gap + 0.0258 x (gap + 2)",
                 "On images images_v3 predicts in its place",
-                "difficulty/ridge_extrapolated identity -0.923 0.58 0.0414 to 1",
-                "leave one source out 4697 4.4 [3.8, 5.1]",
+                "agreement/best identity +0.4 0.843 0.438 to 1",
+                "leave one source out 1984 2.1 [1.6, 2.8]",
+                "* For images, regression: the runs above include none.",
             ],
         ),
         ("cifar10_cnn_small_v1", ["by run, all snapshots 298 1.4 [1.2, 1.6]"]),
@@ -142,7 +144,7 @@ def test_a_predictor_is_described_for_people(capsys: pytest.CaptureFixture[str],
 
 def test_a_predictor_is_printed_as_json(capsys: pytest.CaptureFixture[str]):
     assert main(["predictors", "default", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "default_v3"
+    assert json.loads(capsys.readouterr().out)["name"] == "default_v4"
 
 
 def test_a_measure_is_described_for_people(capsys: pytest.CaptureFixture[str]):
@@ -161,8 +163,8 @@ def test_measure_prints_values_and_prediction_of_a_checkpoint(folder: Path, caps
     printed = json.loads(captured.out)
     assert printed["values"]["train_samples"] == 600
     assert printed["values"]["classes"] == 3
-    assert printed["prediction"]["abstained"]  # no initial weights, so the difficulty is missing
-    assert "difficulty/ridge_extrapolated" in printed["prediction"]["outside"]
+    assert printed["prediction"]["abstained"]  # it was never trained
+    assert {"train_accuracy", "initial_weights"} <= set(printed["prediction"]["outside"])
 
 
 def test_only_the_samples_are_read_whatever_their_byte_order(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -180,6 +182,21 @@ def test_the_initial_weights_that_a_monitor_kept_in_a_checkpoint_are_found(
     assert main(["measure", *arguments, "--train-samples", "2000"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert "difficulty/ridge_accuracy" in printed["values"]  # of the untrained network
+
+
+def test_a_learning_curve_is_printed_drawn_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]):
+    images, labels = (tensor.numpy() for tensor in blobs(160).tensors)
+    saved_data(folder / "blobs.npz", inputs=images, labels=labels)
+    arguments = ["learning-curve", "--model", "tests.lightning_models:TinyModel", "--data", "blobs.npz", "--epochs"]
+    more = ["--fractions", "1/4,0.5", "--trainer", '{"accelerator": "cpu"}', "--out", "parts"]
+    assert main([*arguments, "1", *more, "--figure", "curve.png"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split(" | ")[0] for line in printed.splitlines()[2:]] == ["| 40", "| 80", "| 160", "| 320", "| 640"]
+    assert (folder / "curve.png").is_file()
+    assert main([*arguments, "1", *more]) == 0
+    assert capsys.readouterr().out == printed
+    assert main([*arguments, "2", *more]) == 2
+    assert "other argument max_epochs (1 instead of 2)" in capsys.readouterr().err
 
 
 def test_recalibrated_predictor_is_written_and_loads(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -88,7 +88,7 @@ CORE = [f"lightning_gengap/{path.name}" for path in (ROOT / "lightning_gengap").
     ("folders", "extras"),
     [
         (["lightning_gengap"], ["wandb", "report", "zoo"]),
-        (CORE, ["wandb"]),
+        (CORE, ["wandb", "report"]),
         (["examples"], ["examples"]),
         (["tests", "benchmarks", "studies"], ["dev", "wandb", "report", "zoo", "compat"]),
     ],

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lightning_gengap.monitor.allowance import FLOOR, RECENT, SHARE, Budget
+from lightning_gengap.monitor.allowance import FLOOR, RECENT, RESERVE, SHARE, START, START_SHARE, Budget
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,58 @@ def test_state_continues_the_account():
     assert again == budget
     again.pay(1.0, 100)
     assert len(budget.prices) == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "left", "first", "seconds"),
+    [
+        (Budget(None), 0.0, False, math.inf),
+        (Budget(0.05), 0.0, True, START + RESERVE * FLOOR),
+        (Budget(0.05, start_up=0.75), 0.25, True, 0.5 + RESERVE * FLOOR),
+        (Budget(0.05, start_up=0.75), 0.25, False, 0.25 + RESERVE * FLOOR),
+        (Budget(0.05, start_up=9.0), -3.0, True, RESERVE * FLOOR),
+        (Budget(0.05, start_up=9.0, trained=40.0), 0.0, True, START_SHARE * 40 - 9 + RESERVE * FLOOR),
+        (Budget(0.05, put_aside=2.0), 0.25, False, 2.25 + RESERVE * FLOOR),
+        (Budget(0.05, put_aside=-2.0), 0.25, False, 0.0),
+    ],
+)
+def test_what_can_be_taken_later_gets_what_is_left(budget: Budget, left: float, first: bool, seconds: float):
+    assert budget.spare(left, 1.0, first) == pytest.approx(seconds)
+
+
+def test_the_start_pays_for_what_could_be_taken_later_as_far_as_it_goes():
+    budget = Budget(0.05, start_up=0.25)
+    budget.pay_growing(2.0, first=True)
+    budget.spend(2.0 - 0.75)  # the clock of the monitor leaves out what belongs to the start
+    assert budget.start_up == START
+    assert budget.put_aside == pytest.approx(-1.25)
+    assert budget.allowance() == pytest.approx(FLOOR), "the prediction does not pay for it"
+
+
+def test_what_is_taken_in_slices_keeps_to_five_percent_or_half_a_second():
+    for seconds_of_epoch in (2.0, 40.0):
+        budget, grown = Budget(0.05), 0.0
+        for _ in range(200):
+            budget.train(seconds_of_epoch)
+            allowed = budget.allowance(1.0, growing=True)
+            budget.spend(0.2)
+            budget.pay(0.2, 1000)
+            slice_ = 3.0  # each takes longer than is left of any allowance
+            if budget.spare(allowed - 0.2, 1.0, first=False) >= slice_:
+                budget.spend(slice_)
+                budget.pay_growing(slice_, first=False)
+                grown += slice_
+            budget.end_epoch(growing=True)
+        whole = 200 * max(SHARE * seconds_of_epoch, FLOOR)
+        assert whole - slice_ - 1e-9 <= budget.spent <= whole
+        assert grown > 0.5 * (whole - 200 * 0.2)
+
+
+def test_nothing_is_put_aside_once_nothing_grows():
+    budget = Budget(0.05)
+    for growing, kept in ((True, True), (False, False)):
+        budget.train(20.0)
+        budget.spend(0.1)
+        budget.pay(0.1, 1000)
+        budget.end_epoch(growing)
+        assert (budget.put_aside > 0) == kept

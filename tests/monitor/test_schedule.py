@@ -260,3 +260,13 @@ def test_a_measure_brings_what_it_reads():
     assert selection.measures == ("fit", "agreement", "reference")
     assert selection.once([]) == ([], ["reference"])
     assert selection.asked == ("agreement",)
+
+
+def test_what_was_taken_once_leaves_its_share_to_the_others():
+    schedule = Schedule({"once": 0.0, "dear": 30.0})
+    schedule.record("once", 0, 30.0, succeeded=True, rode=True)
+    budget = Budget(0.05, trained=100.0)
+    assert schedule.others(budget, (), usual=0.1, last=False) == ()
+    schedule.done = ("once",)
+    assert schedule.riders(100.0, usual=0.1) == ()
+    assert schedule.others(budget, (), usual=0.1, last=False) == ("dear",)

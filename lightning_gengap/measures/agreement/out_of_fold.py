@@ -1,28 +1,17 @@
-"""What a reference says of each sample without having seen its label; asked once per training, and kept."""
+"""What a reference says of each sample without having seen its label."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_gengap.errors import OtherKind, Undefined
-from lightning_gengap.measures.agreement.fitting import Judged, Unreadable
-from lightning_gengap.measures.agreement.mislabelled import contradicted
-from lightning_gengap.measures.agreement.references import REFERENCES, Said
+from lightning_gengap.errors import Later, OtherKind, Undefined
+from lightning_gengap.measures.agreement.asking import PARTS, ask, is_answered, is_growing
+from lightning_gengap.measures.agreement.fitting import Judged
 from lightning_gengap.network.probe import Probe
-
-PARTS = (
-    "rows",
-    "predicted",
-    "shares",
-    "fitted",
-    "flipped",
-    "labels",
-    "contradicted",
-)  # of an answer, as memory keeps it
 
 
 @dataclass(frozen=True)
@@ -62,21 +51,25 @@ class OutOfFold:
 
 
 def out_of_fold(probe: Probe, name: str) -> OutOfFold:
-    """What this reference says. It is asked once per training, and the probe's memory keeps the answer.
+    """What this reference says. The probe's memory keeps the answer; it is asked where there is none.
 
     Raises:
         Undefined: it does not exist for these samples, or takes too much memory or time.
+        Later: it was not asked yet.
     """
-    parts = [f"out_of_fold/{name}/{part}" for part in PARTS]
-    known = [probe.memory.get(part) for part in parts]
     if probe.places is None:
         judged = Judged.of(probe)
-        if known[0] is None or not torch.equal(known[0], judged.rows):
-            known = _answer(probe, name, judged)
-            probe.memory.update({part: value for part, value in zip(parts, known, strict=True) if value is not None})
-    rows, predicted, shares, fitted, flipped, labels, *_ = known
+        if not (is_answered(probe, name, judged) or is_growing(probe, name)):
+            why = ask(probe, [name])
+            if name in why:
+                raise why[name]
+        if not is_answered(probe, name, judged):
+            raise Later("its reference was not asked yet")
+    rows, predicted, shares, fitted, flipped, labels, _ = (
+        probe.memory.get(f"out_of_fold/{name}/{part}") for part in PARTS
+    )
     if rows is None or predicted is None or shares is None or fitted is None or labels is None:
-        raise Undefined("its reference was not asked yet")
+        raise Later("its reference was not asked yet")
     accuracy = float((predicted == labels).double().mean())
     found = OutOfFold(rows, predicted, shares[:, 0], shares[:, 1], int(fitted), accuracy, flipped)
     return found if probe.places is None else found.at(probe.places)
@@ -85,33 +78,3 @@ def out_of_fold(probe: Probe, name: str) -> OutOfFold:
 def most_telling(why: Sequence[Undefined]) -> Undefined:
     """The first reason that is not of another kind of data, else the first."""
     return next((each for each in why if not isinstance(each, OtherKind)), why[0])
-
-
-def _answer(probe: Probe, name: str, judged: Judged) -> list[Tensor | None]:
-    """What is kept of an answer."""
-    said = _asked(probe, name, judged)
-    shares, predicted = said.shares.max(1)
-    of_label = said.shares.gather(1, judged.ranks[:, None])[:, 0]
-    return [
-        judged.rows,
-        judged.classes[predicted],
-        torch.stack([of_label, shares], dim=1).float(),
-        torch.tensor(said.fitted),
-        None if said.flipped is None else judged.classes[said.flipped],
-        judged.classes[judged.ranks],
-        contradicted(said.shares, judged.ranks),
-    ]
-
-
-def _asked(probe: Probe, name: str, judged: Judged) -> Said:
-    """The answer, by the judged samples alone where others cannot be read."""
-    try:
-        return REFERENCES[name].ask(probe, judged)
-    except Unreadable as unreadable:
-        note = f"references are fitted on the monitored samples alone, as others cannot be read: {unreadable}"
-        if note not in probe.notes:
-            probe.notes.append(note)
-    try:
-        return REFERENCES[name].ask(replace(probe, others=None), judged)
-    except Unreadable as unreadable:
-        raise Undefined(str(unreadable)) from unreadable

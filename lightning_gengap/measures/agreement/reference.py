@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.agreement.out_of_fold import most_telling, out_of_fold
+from lightning_gengap.measures.agreement.asking import GROWING, ask
+from lightning_gengap.measures.agreement.out_of_fold import OutOfFold, most_telling, out_of_fold
 from lightning_gengap.measures.agreement.references import REFERENCES
-from lightning_gengap.measures.difficulty.compared_samples import compared
 from lightning_gengap.measures.key import INVARIANT, NOTHING, Key
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe
@@ -20,6 +22,9 @@ KEYS = {
 } | {
     "reference/patch_flipped_accuracy": Key(
         "fraction", 0, 1, "accuracy of leave-one-out ridge on patches, on the mirror images", INVARIANT
+    ),
+    "reference/share": Key(
+        "fraction", 0, 1, "share of the training samples that fitted the most accurate reference", NOTHING
     ),
     "reference/best_accuracy": Key("fraction", 0, 1, "the highest accuracy of a reference", INVARIANT),
 }
@@ -46,7 +51,12 @@ def reference(probe: Probe) -> Values:
 
     What each of them says of every sample is kept for `agreement`.
 
-    Taken once per training. Cost: a forward pass, an eigendecomposition of an (examples x examples) matrix, ridge and
+    Taken once per training; where that has a budget, in slices. The cheapest reference is asked at the start, the
+    others as soon as there is time: first on the monitored samples alone, then each time that the samples have doubled,
+    until all are in. `reference/share` is the number of samples that fitted the best of them over the train size.
+    Values, and what is kept for `agreement`, are those of the samples that are in.
+
+    Cost: a forward pass, an eigendecomposition of an (examples x examples) matrix, ridge and
     trees on the training samples. References: Geurts, Ernst and Wehenkel 2006 (doi 10.1007/s10994-006-6226-1) for the
     trees; Breiman 1996 for estimates out of the bag; Coates and Ng 2012 for the patches.
 
@@ -56,14 +66,14 @@ def reference(probe: Probe) -> Values:
             of shape (examples, length) that go into an embedding; initial weights that do not know the labels yet, and
             hidden layers. So it is where it takes more memory than there is, or more than a minute.
     """
-    compared(probe)
+    why_not = ask(probe, REFERENCES) if probe.places is None else {}
     values: dict[str, Value] = {}
     accuracies: dict[str, float] = {}
     fitted: dict[str, int] = {}
     why: list[Undefined] = []
     for name in REFERENCES:
         try:
-            found = out_of_fold(probe, name)
+            found = _of(probe, name, why_not)
         except Undefined as undefined:
             values[f"reference/{name}_*"] = undefined
             why.append(undefined)
@@ -78,7 +88,15 @@ def reference(probe: Probe) -> Values:
     if not accuracies:
         return values | {"reference/best_accuracy": most_telling(why)}
     best = max(accuracies, key=lambda name: accuracies[name])
-    if {"reference", "agreement"} & probe.named:
+    if probe.train_samples:
+        values["reference/share"] = min(fitted[best] / probe.train_samples, 1.0)
+    if {"reference", "agreement"} & probe.named and not any(key.startswith(GROWING) for key in probe.memory):
         said = f"{REFERENCES[best].called} has {accuracies[best]:.2f} on these samples, fitted on {fitted[best]:,}"
         probe.notes.append(f"reference: {said}")
     return values | {"reference/best_accuracy": accuracies[best]}
+
+
+def _of(probe: Probe, name: str, why_not: Mapping[str, Undefined]) -> OutOfFold:
+    if name in why_not:
+        raise why_not[name]
+    return out_of_fold(probe, name)

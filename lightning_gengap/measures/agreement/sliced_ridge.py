@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -51,79 +50,86 @@ class Solved:
         return said - (shared / (1 - leverage))[:, None] * error
 
 
-@dataclass(frozen=True)
+@dataclass
 class SlicedRidge:
-    """Sums over all samples, from which ridge of any strength follows.
+    """Sums over the samples that are in, from which ridge of any strength follows.
 
     Rows are standardised by the tested samples, whose features that do not vary are left out. A strength is relative to
-    the number of features, so that it is that of `left_out_scores`: there the kernel is the mean over them. Where all
-    samples are fewer than the features, these are turned into as many: no score is changed by it.
+    the number of features, so that it is that of `left_out_scores`: there the kernel is the mean over them.
 
     Attributes:
         centre, deviation: of the tested samples' features, shape (features,).
         varying: which features vary there.
-        basis: of the standardised rows, shape (features, samples); None where these are enough.
-        products: of the standardised rows, less their mean, shape (features, features).
-        answers: of rows and labels, less their means, shape (features, classes).
-        row_mean, label_mean: over all samples.
+        products: sums of products of the standardised rows, shape (features, features).
+        answers: of the rows and labels, shape (features, classes).
+        row_sum, label_sum: of both alone.
         count: the number of samples.
+        basis: of the standardised rows, shape (features, samples), where these are the tested ones alone and fewer than
+            the features; no score is changed by it. None otherwise.
     """
 
     centre: Tensor
     deviation: Tensor
     varying: Tensor
-    basis: Tensor | None
     products: Tensor
     answers: Tensor
-    row_mean: Tensor
-    label_mean: Tensor
-    count: int
+    row_sum: Tensor
+    label_sum: Tensor
+    count: Tensor
+    basis: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, rows: Tensor, labels: Tensor, others: Iterable[tuple[Tensor, Tensor]] = (), few: bool = False
-    ) -> SlicedRidge:
-        """Gather the sums.
+    def of(cls, rows: Tensor, labels: Tensor, alone: bool = False) -> SlicedRidge:
+        """The sums of the tested samples.
 
         Args:
-            rows: float64, of the tested samples, shape (samples, features).
-            labels: theirs, -1 or 1, shape (samples, classes).
-            others: rows and labels of further samples, in slices, each of which is let go.
-            few: whether all samples are fewer than the features; all are then held at once.
+            rows: float64, shape (samples, features).
+            labels: -1 or 1, shape (samples, classes).
+            alone: whether no others will be added.
         """
         deviation = rows.std(0, correction=0)
         varying = deviation > 0
-        centre, deviation = rows.mean(0)[varying], deviation[varying]
-        slices: Iterable[tuple[Tensor, Tensor]] = chain([(rows, labels)], others)
-        basis = None
-        if few:
-            slices = list(slices)
-            held = (torch.cat([part for part, _ in slices])[:, varying] - centre) / deviation
-            basis = torch.linalg.qr(held.T).Q
+        centre, deviation, basis = rows.mean(0)[varying], deviation[varying], None
+        if alone and len(rows) < len(centre):
+            basis = torch.linalg.qr(((rows[:, varying] - centre) / deviation).T).Q
         width = len(centre) if basis is None else basis.shape[1]
-        products, answers = rows.new_zeros(width, width), rows.new_zeros(width, labels.shape[1])
-        row_sum, label_sum, count = rows.new_zeros(width), rows.new_zeros(labels.shape[1]), 0
-        for part, part_labels in slices:
-            standard = (part[:, varying] - centre) / deviation
-            standard = standard if basis is None else standard @ basis
-            products.addmm_(standard.T, standard)
-            answers.addmm_(standard.T, part_labels)
-            row_sum += standard.sum(0)
-            label_sum += part_labels.sum(0)
-            count += len(standard)
-        products.addr_(row_sum, row_sum, alpha=-1 / count)
-        answers.addr_(row_sum, label_sum, alpha=-1 / count)
-        means = (row_sum / count, label_sum / count)
-        return cls(centre, deviation, varying, basis, products, answers, *means, count)
+        zeros = rows.new_zeros
+        sums = (zeros(width, width), zeros(width, labels.shape[1]), zeros(width), zeros(labels.shape[1]))
+        found = cls(centre, deviation, varying, *sums, torch.tensor(0), basis)
+        found.add(rows, labels)
+        return found
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, Tensor]) -> SlicedRidge:
+        """The sums that were `kept`, whose tensors are not changed by what is added."""
+        return cls(**{name: tensor.clone() for name, tensor in kept.items()})
+
+    def kept(self) -> dict[str, Tensor]:
+        """What goes on later; there is no basis."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def add(self, rows: Tensor, labels: Tensor) -> None:
+        """Take in further samples, which are let go."""
+        standard = self._standardised(rows)
+        self.products.addmm_(standard.T, standard)
+        self.answers.addmm_(standard.T, labels)
+        self.row_sum += standard.sum(0)
+        self.label_sum += labels.sum(0)
+        self.count += len(standard)
 
     def centred(self, rows: Tensor) -> Tensor:
-        """Rows as the sums hold them."""
-        standard = (rows[:, self.varying] - self.centre) / self.deviation
-        return (standard if self.basis is None else standard @ self.basis) - self.row_mean
+        """Rows as the ridge sees them."""
+        return self._standardised(rows) - self.row_sum / self.count
 
     def solved(self, ridge: float) -> Solved:
         """Ridge of this strength."""
-        loaded = self.products.clone()
+        count = int(self.count)
+        loaded = self.products.addr(self.row_sum, self.row_sum, alpha=-1 / count)
         loaded.diagonal().add_(ridge * max(len(self.centre), 1))
         root = torch.linalg.cholesky(loaded)
-        return Solved(root, torch.cholesky_solve(self.answers, root), self.label_mean, self.count)
+        answers = self.answers.addr(self.row_sum, self.label_sum, alpha=-1 / count)
+        return Solved(root, torch.cholesky_solve(answers, root), self.label_sum / count, count)
+
+    def _standardised(self, rows: Tensor) -> Tensor:
+        standard = (rows[:, self.varying] - self.centre) / self.deviation
+        return standard if self.basis is None else standard @ self.basis

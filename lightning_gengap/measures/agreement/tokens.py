@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gengap.derivatives.memory import require_room
-from lightning_gengap.errors import OtherKind
+from lightning_gengap.errors import OtherKind, Undefined
+from lightning_gengap.measures.agreement.answers import Said, best_of, calibrated
+from lightning_gengap.measures.agreement.fitting import Judged, Price, number_of_others
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.nested import flat_tensors
 
+A_TOKEN = 0.3e-6  # seconds that it takes to count one
 SMOOTHINGS = (0.1, 0.3, 1.0)  # counts that are added to that of each token
 NO_TOKENS = "no integers of shape (examples, length) go into an embedding"
 
@@ -73,31 +77,104 @@ def tokens_at(batch: ProbeBatch, place: int) -> Tensor | None:
     return held[place].long().cpu() if place < len(held) and _may_be_tokens(held[place]) else None
 
 
-def naive_bayes(
-    tokens: Tensor, ranks: Tensor, classes: int, others: Iterable[tuple[Tensor, Tensor]] = ()
-) -> list[Tensor]:
-    """Log scores of each text by naive Bayes without it, for each smoothing; shape (texts, classes), float64.
+@dataclass
+class TokenBayes:
+    """Leave-one-out naive Bayes on which tokens a text has.
 
     A text is the set of its tokens: how often one occurs in it, padding above all, does not matter. Only tokens of the
-    tested texts count. Without a text, the counts of its own class are less by its tokens: exactly those of a refit.
+    judged texts count.
 
-    Args:
-        tokens: of the tested texts, whole numbers, shape (texts, length).
-        ranks: their classes.
-        classes: how many there are.
-        others: tokens and ranks of further texts, in slices; a rank of -1 is of none of the classes.
+    Attributes:
+        judged: the texts that it is asked about.
+        place: of the tokens among the tensors of a batch.
+        known: the tokens of the judged texts, ascending.
+        own: which of them these have, see `_pairs`.
+        counts: texts of each class with each token, shape (classes, tokens), float64.
+        texts: of each class, shape (classes,).
+        most, price: see `Fit`.
     """
-    known = tokens.unique()
-    require_room(
-        8 * 4 * classes * (len(known) + len(tokens)), f"the counts of {len(known)} tokens in {classes} classes"
-    )
-    counts = torch.zeros(classes, len(known), dtype=torch.float64)
-    texts = torch.zeros(classes, dtype=torch.float64)
-    own = _pairs(tokens, known)
-    _count(counts, texts, own, ranks)
-    for further, of_further in others:
-        _count(counts, texts, _pairs(further, known), of_further)
-    return [_without_each(counts, texts, own, ranks, smoothing) for smoothing in SMOOTHINGS]
+
+    judged: Judged
+    place: int
+    known: Tensor
+    own: tuple[Tensor, Tensor]
+    counts: Tensor
+    texts: Tensor
+    most: int
+    price: Price
+    keeps: bool = True
+
+    @classmethod
+    def of(cls, probe: Probe, judged: Judged, kept: Mapping[str, Tensor]) -> TokenBayes:
+        """The fit that goes on from what was `kept`.
+
+        Raises:
+            Undefined: there are no tokens, or it takes too much memory.
+        """
+        place = probe.cached(place_of_tokens)
+        found = [tokens_at(batch, place) for batch in probe.batches]
+        held = [tokens for tokens in found if tokens is not None]
+        if len(held) < len(found):
+            raise Undefined("batches differ in kind")
+        longest = max(tokens.shape[1] for tokens in held)
+        tokens = torch.cat([padded(part, longest) for part in held])[judged.rows]
+        cost = longest * len(judged.classes)
+        made = cls.on(tokens, judged, place, number_of_others(probe, judged, longest, cost))
+        if kept:
+            made.counts, made.texts = (kept[name].clone() for name in ("counts", "texts"))
+        return made
+
+    @classmethod
+    def on(cls, tokens: Tensor, judged: Judged, place: int = 0, most: int = 0) -> TokenBayes:
+        """Fitted to the judged texts, whose tokens are these, shape (texts, length)."""
+        known, classes = tokens.unique(), len(judged.classes)
+        words = f"the counts of {len(known)} tokens in {classes} classes"
+        require_room(8 * 4 * classes * (len(known) + len(tokens)), words)
+        counts, texts = (torch.zeros(classes, *more, dtype=torch.float64) for more in ((len(known),), ()))
+        each = tokens.shape[1] * A_TOKEN
+        price = Price(len(tokens) * each, each, len(SMOOTHINGS) * len(tokens) * each * classes)
+        made = cls(judged, place, known, _pairs(tokens, known), counts, texts, most, price)
+        made._count(made.own, judged.ranks)
+        return made
+
+    def read(self, batch: ProbeBatch) -> Tensor | None:
+        """The tokens of a batch."""
+        return tokens_at(batch, self.place)
+
+    def add(self, rows: Tensor, ranks: Tensor) -> None:
+        """Count the tokens of further texts; a rank of -1 is of none of the classes."""
+        self._count(_pairs(rows, self.known), ranks)
+
+    def said(self) -> Said:
+        """The scores with the best smoothing, calibrated."""
+        ranks = self.judged.ranks
+        return Said(calibrated(best_of(self.scores(), ranks), ranks))
+
+    def scores(self) -> list[Tensor]:
+        """Log scores of each text by naive Bayes without it, for each smoothing; shape (texts, classes), float64.
+
+        Without a text, the counts of its own class are less by its tokens: exactly those of a refit.
+        """
+        ranks = self.judged.ranks
+        return [_without_each(self.counts, self.texts, self.own, ranks, smoothing) for smoothing in SMOOTHINGS]
+
+    def kept(self) -> dict[str, Tensor]:
+        """The counts."""
+        return {"counts": self.counts, "texts": self.texts}
+
+    def _count(self, pairs: tuple[Tensor, Tensor], ranks: Tensor) -> None:
+        """Add texts to the counts of their classes."""
+        rows, places = pairs
+        owners = ranks[rows]
+        belongs = owners >= 0
+        self.counts.index_put_((owners[belongs], places[belongs]), self.counts.new_ones(()), accumulate=True)
+        self.texts += torch.bincount(ranks[ranks >= 0], minlength=len(self.texts))
+
+
+def padded(tokens: Tensor, length: int) -> Tensor:
+    """Tokens of this length; the first one of each text is repeated, which says nothing new of the text."""
+    missing = length - tokens.shape[1]
+    return torch.cat([tokens, tokens[:, :1].expand(-1, missing)], dim=1) if missing else tokens
 
 
 def _pairs(tokens: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,15 +183,6 @@ def _pairs(tokens: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = (known[places] == tokens).nonzero(as_tuple=True)
     pairs = (rows * len(known) + places[rows, columns]).unique()
     return pairs // len(known), pairs % len(known)
-
-
-def _count(counts: Tensor, texts: Tensor, pairs: tuple[Tensor, Tensor], ranks: Tensor) -> None:
-    """Add texts to the counts of their classes."""
-    rows, places = pairs
-    owners = ranks[rows]
-    belongs = owners >= 0
-    counts.index_put_((owners[belongs], places[belongs]), counts.new_ones(()), accumulate=True)
-    texts += torch.bincount(ranks[ranks >= 0], minlength=len(texts))
 
 
 def _without_each(counts: Tensor, texts: Tensor, own: tuple[Tensor, Tensor], ranks: Tensor, smoothing: float) -> Tensor:

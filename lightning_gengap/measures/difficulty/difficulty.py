@@ -14,11 +14,11 @@ from lightning_gengap.measures.difficulty.compared_samples import Compared, comp
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
     curve_keys,
-    defined,
+    distances_to_others,
     learning_curve,
     leave_one_out_class_means,
-    leave_one_out_neighbours,
     leave_one_out_ridge,
+    vote_of_neighbours,
 )
 from lightning_gengap.measures.values import Value, Values
 from lightning_gengap.network.probe import Probe, State
@@ -87,11 +87,18 @@ def _on_inputs(probe: Probe, samples: Compared) -> dict[str, Value]:
         return {"difficulty/neighbour_*": reason, "difficulty/class_mean_accuracy": reason}
     flat = inputs.reshape(len(inputs), -1).cpu()
     values: dict[str, Value] = {}
-    if one:
-        values[names[0]] = defined(leave_one_out_neighbours, flat, samples.targets, 1)
-    if ten:
-        among_ten = partial(leave_one_out_neighbours, neighbours=10)
-        values |= learning_curve(names[1], among_ten, flat, samples.targets, probe.train_samples)
+    if one or ten:
+        try:
+            distance = distances_to_others(flat)
+        except Undefined as undefined:
+            values["difficulty/neighbour_*"] = frameless(undefined)
+        else:
+            if one:
+                values[names[0]] = vote_of_neighbours(distance, samples.targets, 1)
+            if ten:
+                among_ten = partial(vote_of_neighbours, neighbours=10)
+                train = probe.train_samples
+                values |= learning_curve(names[1], among_ten, distance, samples.targets, train, square=True)
     if means:
         values[names[2]] = leave_one_out_class_means(flat, samples.targets)
     return values

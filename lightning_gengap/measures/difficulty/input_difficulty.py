@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, relu
+from torch.nn.functional import adaptive_avg_pool1d, conv2d, normalize, relu
 
 from lightning_gengap.derivatives.memory import require_room
 from lightning_gengap.derivatives.time import of_eigenvalues, require_time
@@ -174,13 +174,25 @@ def responses(
 ) -> Tensor:
     """Convolution, ReLU of both signs or of one, mean over a grid; float64, on the CPU."""
     numbers = len(filters) * images[0, 0].numel()
-    rows, start = torch.empty(0), 0
+    rows, start, pooling = torch.empty(0), 0, torch.empty(0)
     for chunk in images.split(max(min(_CHUNK, _MOST_NUMBERS // numbers), 1)):
         seen = conv2d(chunk, filters, offsets, stride)
-        answers = torch.cat([relu(seen), relu(-seen)], dim=1) if both else relu(seen)
-        pooled = adaptive_avg_pool2d(answers, (min(grid, seen.shape[2]), min(grid, seen.shape[3]))).flatten(1)
         if not start:  # reserved at once: small results kept between large ones would scatter the memory for good
-            rows = torch.empty(len(images), pooled.shape[1], dtype=pooled.dtype, device=pooled.device)
-        rows[start : start + len(chunk)] = pooled
+            pooling = pooling_onto(grid, seen)
+            rows = torch.empty(len(images), 1 + both, len(filters), pooling.shape[1]).to(seen)
+        seen = seen.flatten(2)
+        rows[start : start + len(chunk), 0] = relu(seen) @ pooling
+        if both:
+            rows[start : start + len(chunk), 1] = seen.neg_().relu_() @ pooling
         start += len(chunk)
-    return rows.cpu().double()
+    return rows.flatten(1).cpu().double()
+
+
+def pooling_onto(grid: int, maps: Tensor) -> Tensor:
+    """The matrix that takes maps to their means over a grid, as adaptive pooling does; shape (places, regions).
+
+    A product takes a quarter of the time.
+    """
+    eyes = (torch.eye(side, dtype=torch.float64)[:, None] for side in maps.shape[2:])
+    height, width = (adaptive_avg_pool1d(eye, min(grid, eye.shape[2]))[:, 0] for eye in eyes)
+    return torch.kron(height, width).to(maps.dtype).to(maps.device)

@@ -19,6 +19,8 @@ from lightning_gengap.measures.values import Value
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 COLUMNS = 2**12  # of float64 features that are worked on at once
 VOTES = 2**24  # numbers of the neighbours' votes that are held at once
+WIDE = 256  # numbers a sample from which products are taken in float32: there they take most of the time
+MOST_TIMES_LONGER = 100.0  # the longest row, squared, than the median one
 
 
 def accuracy_key(words: str) -> Key:
@@ -38,19 +40,26 @@ def curve_keys(name: str, words: str) -> dict[str, Key]:
 
 
 def learning_curve(
-    name: str, score: Callable[[Tensor, Tensor], float], rows: Tensor, targets: Tensor, train_samples: int | None
+    name: str,
+    score: Callable[[Tensor, Tensor], float],
+    rows: Tensor,
+    targets: Tensor,
+    train_samples: int | None,
+    square: bool = False,
 ) -> dict[str, Value]:
     """A leave-one-out accuracy, how it grows with the number of samples, and where that leads.
 
     `<name>_accuracy` is that with all m samples. `<name>_growth` is what it exceeds the mean over both halves of the
     samples by, every class being halved. `<name>_extrapolated` lies on the line through both over the log of the number
     of samples, at the train size n: accuracy + growth log2(n / m), in [0, 1]. It is absent where n is unknown; all are
-    where memory or time do not suffice.
+    where memory or time do not suffice. Where `rows` are those of a `square` matrix over pairs, its columns are halved
+    too.
     """
     try:
         accuracy = score(rows, targets)
-        by_class = targets.argsort(stable=True)
-        halves = [score(rows[by_class[part::2]], targets[by_class[part::2]]) for part in (0, 1)]
+        halves = []
+        for half in (targets.argsort(stable=True)[part::2] for part in (0, 1)):
+            halves.append(score(rows[half][:, half] if square else rows[half], targets[half]))
     except Undefined as undefined:
         return {f"{name}_*": frameless(undefined)}
     growth = accuracy - sum(halves) / 2
@@ -93,7 +102,9 @@ def standardised_gram(features: Tensor) -> Tensor:
         deviation = columns.std(dim=0, correction=0)
         varying = deviation > 0
         standard = (columns[:, varying] - columns[:, varying].mean(dim=0)) / deviation[varying]
-        gram.addmm_(standard, standard.T)
+        if features.shape[1] >= WIDE:
+            standard = standard.float()
+        gram += standard @ standard.T
         count += standard.shape[1]
     return gram / max(count, 1)
 
@@ -137,9 +148,34 @@ def leave_one_out_error(scores: list[Tensor], targets: Tensor) -> float:
 
 def leave_one_out_neighbours(inputs: Tensor, targets: Tensor, neighbours: int) -> float:
     """Leave-one-out accuracy of a k-nearest-neighbour vote; ties go to the class of the nearer neighbours."""
+    return vote_of_neighbours(distances_to_others(inputs), targets, neighbours)
+
+
+def distances_to_others(inputs: Tensor) -> Tensor:
+    """Squared Euclidean distances of all pairs of rows, infinite to the row itself; shape (rows, rows).
+
+    Wide rows are taken less their mean in float32, unless some are so long that what is not would be lost.
+
+    Raises:
+        Undefined: they take too much memory or time.
+    """
     require_comparison(len(inputs), inputs.shape[1], eigenvectors=False)
-    distance = squared_distances(inputs, inputs)
-    distance.fill_diagonal_(torch.inf)
+    distance = _float32_distances(inputs) if inputs.shape[1] >= WIDE else None
+    distance = squared_distances(inputs, inputs) if distance is None else distance
+    return distance.fill_diagonal_(torch.inf)
+
+
+def _float32_distances(inputs: Tensor) -> Tensor | None:
+    """As `squared_distances`, in float32; None where rows differ so much in length that these are too few digits."""
+    centred = torch.cat([(columns - columns.mean(dim=0)).float() for columns in _columns(inputs)], dim=1)
+    lengths = centred.square().sum(dim=1)
+    if not bool(lengths.max() < MOST_TIMES_LONGER * lengths.median()):
+        return None
+    return torch.addmm(lengths[:, None] + lengths, centred, centred.T, alpha=-2).clamp_(min=0)
+
+
+def vote_of_neighbours(distance: Tensor, targets: Tensor, neighbours: int) -> float:
+    """The accuracy of that vote by the `distances_to_others`."""
     neighbours = min(neighbours, len(targets) - 1)
     nearest = distance.topk(neighbours, largest=False).indices
     # Earlier neighbours weigh slightly more, by less than one vote in all.

@@ -11,13 +11,14 @@ from lightning_gengap.measures.difficulty.compared_samples import Compared, comp
 from lightning_gengap.measures.difficulty.difficulty import initial_features, pooled_features
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     accuracy_key,
+    distances_to_others,
     leave_one_out_accuracy,
     leave_one_out_error,
-    leave_one_out_neighbours,
     leave_one_out_ridge,
     left_out_scores,
     require_comparison,
     standardised_gram,
+    vote_of_neighbours,
 )
 from lightning_gengap.measures.key import INVARIANT, Key
 from lightning_gengap.measures.values import Value, Values
@@ -100,8 +101,9 @@ def representation(probe: Probe) -> Values:
         if layer not in layers:
             values[f"representation/{layer}/*"] = Undefined("the network has fewer hidden layers")
             continue
+        distance = distances_to_others(layers[layer])
         for neighbours in NEIGHBOURS:
-            score = leave_one_out_neighbours(layers[layer], targets, neighbours)
+            score = vote_of_neighbours(distance, targets, neighbours)
             values[f"representation/{layer}/neighbour_{neighbours}_accuracy"] = score
     return values
 

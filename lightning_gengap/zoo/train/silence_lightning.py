@@ -1,4 +1,4 @@
-"""Lightning's start-up messages are silenced for a while: the demo and the zoo print their own lines."""
+"""Lightning's start-up messages are silenced for a while: the demo, learning curves and the zoo show their own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+
 
 @contextmanager
 def silence_lightning() -> Iterator[None]:
     """Inside, Lightning logs errors only and no warning is shown. The levels are restored on exit."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_gengap import measure
+from lightning_gengap import hold_out, measure
 from lightning_gengap.predictors.recalibration import recalibrate
-from tests.lightning_models import blobs, careless, put_measure
+from tests.lightning_models import blobs, careless, put_measure, stream
 from tests.tiny_predictors import tiny_predictor
 
 
@@ -43,6 +43,20 @@ def crowded() -> None:
     measure(nn.Linear(4, 4), read())
 
 
+class Unreadable(Dataset[Any]):
+    """Samples whose files are gone."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        raise RuntimeError("no file")
+
+
+def of_rare_classes() -> TensorDataset:
+    return TensorDataset(torch.zeros(64, 2), torch.arange(64).clamp(min=6) - 6)
+
+
 FUNCTIONS: dict[str, Callable[[], Any]] = {
     "no samples to measure": lambda: measured(samples=0),
     "a seed that is no whole number, in a function": lambda: measured(seed=0.5),
@@ -54,6 +68,13 @@ FUNCTIONS: dict[str, Callable[[], Any]] = {
     "a measure that fails for an unknown reason": lambda: failing(RuntimeError("broken measure")),
     "a measure without room in memory": lambda: failing(MemoryError()),
     "data without room in memory": crowded,
+    "samples to set aside that are too few": lambda: hold_out(blobs(), 9),
+    "more samples to set aside than are left": lambda: hold_out(blobs(), 33),
+    "classes too rare to set samples aside": lambda: hold_out(of_rare_classes(), 10),
+    "data to set samples aside from that have no index": lambda: hold_out(stream().dataset, 10),
+    "data without class indices to set samples aside by": lambda: hold_out(torch.zeros(64, 2), 10),
+    "a sample that cannot be read for its class": lambda: hold_out(Unreadable(), 10),
+    "classes for other samples than there are": lambda: hold_out(blobs(), 10, labels=[0, 1, 2]),
     "a prediction from no values": lambda: tiny_predictor().predict({}),
     "an observed gap in percent": lambda: recalibrate(tiny_predictor(), [({}, 12.0, 100)]),
     "an observed gap without a number of samples": lambda: recalibrate(tiny_predictor(), [({}, 0.1, 0)]),
@@ -63,7 +84,11 @@ FUNCTIONS: dict[str, Callable[[], Any]] = {
 }
 
 MEASURE = ["measure", "--model", f"{__name__}:build", "--data"]
+CURVE = ["learning-curve", "--model", f"{__name__}:build", "--data", "data.npz", "--epochs", "1"]
 COMMANDS: dict[str, list[str]] = {
+    "fractions that are none": [*CURVE, "--fractions", "1/0"],
+    "arguments of a Trainer that are no JSON": [*CURVE, "--trainer", "[1]"],
+    "a model that no Trainer trains": CURVE,
     "a model that cannot be built": ["measure", "--model", "no_such:build", "--data", "data.npz"],
     "data that cannot be read": [*MEASURE, "nowhere.npz"],
     "data that the model does not take": [*MEASURE, "wide.npz"],

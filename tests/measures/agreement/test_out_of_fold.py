@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,14 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_gengap.errors import Undefined
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.measures.agreement import fitting
+from lightning_gengap.measures.agreement.answers import calibrated, signs
+from lightning_gengap.measures.agreement.asking import Asked
 from lightning_gengap.measures.agreement.fitting import Judged, number_of_others, others
 from lightning_gengap.measures.agreement.forest import MOST_INPUTS, TREES, out_of_bag_shares
 from lightning_gengap.measures.agreement.landmarks import STRENGTHS, WIDTHS
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.measures.agreement.patches import PatchFeatures
-from lightning_gengap.measures.agreement.references import REFERENCES, calibrated, signs
+from lightning_gengap.measures.agreement.references import REFERENCES
 from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
 from lightning_gengap.measures.difficulty import compared_samples
 from lightning_gengap.measures.difficulty.compared_samples import Compared
@@ -65,8 +68,8 @@ def test_it_is_computed_once_for_the_same_samples(name: str, monkeypatch: pytest
     memory: dict[str, Tensor] = {}
     with probing(model, images, targets, initial_state=copy_state(model), memory=memory) as probe:
         first = out_of_fold(probe, name)
-        said = REFERENCES[name].ask(probe, Judged.of(probe))
-        monkeypatch.setitem(REFERENCES, name, replace(REFERENCES[name], ask=refuse))
+        said = REFERENCES[name].fit(probe, Judged.of(probe), {}).said()
+        monkeypatch.setitem(REFERENCES, name, replace(REFERENCES[name], fit=refuse))
         again = out_of_fold(probe, name)
     assert first.predicted.tolist() == again.predicted.tolist() == said.shares.argmax(1).tolist()
     assert first.of_label.tolist() == again.of_label.tolist()
@@ -127,7 +130,8 @@ def test_ridge_on_patches_is_fitted_on_all_and_judged_on_the_monitored_samples()
     assert found.fitted == ALL
     rows = PatchFeatures.of(images[:MONITORED], 0)(images)
     labels = signs(targets, networks.CLASSES)
-    whole = SlicedRidge.of(rows[:MONITORED], labels[:MONITORED], [(rows[MONITORED:], labels[MONITORED:])], few=True)
+    whole = SlicedRidge.of(rows[:MONITORED], labels[:MONITORED])
+    whole.add(rows[MONITORED:], labels[MONITORED:])
     own = whole.centred(rows[:MONITORED])
     candidates = [whole.solved(strength).left_out(own, labels[:MONITORED]) for strength in RIDGES]
     best = max(candidates, key=lambda scores: int((scores.argmax(1) == targets[:MONITORED]).sum()))
@@ -150,11 +154,11 @@ def test_monitored_samples_that_are_not_judged_are_the_first_others(monkeypatch:
     images, targets = networks.pictures(MONITORED)
     with probing(networks.made(networks.cnn), images, targets, chunk=16) as probe:
         judged = Judged.of(probe)
-        found = list(others(probe, judged, lambda batch: batch.inputs, 15))
+        found = list(others(probe, judged, lambda batch: batch.inputs, 3, 15))
         every = number_of_others(probe, judged, 1, 1)
     rest = [i for i in range(MONITORED) if i not in judged.rows.tolist()]
-    assert torch.equal(torch.cat([rows for rows, _ in found]), images[rest[:15]])
-    assert torch.cat([ranks for _, ranks in found]).tolist() == targets[rest[:15]].tolist()
+    assert torch.equal(torch.cat([rows for rows, _ in found]), images[rest[3:15]])
+    assert torch.cat([ranks for _, ranks in found]).tolist() == targets[rest[3:15]].tolist()
     assert every == 20
 
 
@@ -269,9 +273,11 @@ def test_others_that_are_not_finite_are_left_out(name: str, own: bool, monkeypat
     monkeypatch.undo()
     judged = Judged(torch.arange(MONITORED), *targets[order[:MONITORED]].unique(return_inverse=True))
     with probing(networks.made(networks.cnn), *whole.tensors) as probe:
-        expected = REFERENCES[name].ask(probe, judged)
+        asked = Asked.of(probe, name, judged)
+        assert asked.advance(lambda: math.inf)
+        assert asked.said is not None
     assert found.of_label.numpy() == pytest.approx(
-        expected.shares[torch.arange(MONITORED), judged.ranks].numpy(), abs=1e-5
+        asked.said.shares[torch.arange(MONITORED), judged.ranks].numpy(), abs=1e-5
     )
 
 
@@ -309,6 +315,7 @@ def test_trees_on_numbers_of_usual_size_are_those_on_the_numbers_themselves() ->
 
 def test_features_of_weights_that_know_the_labels_are_no_reference() -> None:
     rows = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(9)  # it gives every class to many of them
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
     with torch.no_grad():
         known = model(rows).argmax(1)
@@ -336,7 +343,7 @@ def test_fewer_samples_are_judged_as_among_all(monkeypatch: pytest.MonkeyPatch) 
     model, memory = networks.made(networks.cnn), TrainingMemory()
     measurer = Measurer.of(model, samples, memory)
     measurer.measure(model, ["reference"])
-    monkeypatch.setitem(REFERENCES, "forest", replace(REFERENCES["forest"], ask=refuse))
+    monkeypatch.setitem(REFERENCES, "forest", replace(REFERENCES["forest"], fit=refuse))
     values = measurer.measure(model, ["fit", "agreement"], samples=256).values
     thinned = samples.thinned(256)
     says = memory.warm_starts["out_of_fold/forest/predicted"].split(128)[::2]

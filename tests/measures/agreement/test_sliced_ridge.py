@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gengap.measures.agreement.references import signs
+from lightning_gengap.measures.agreement.answers import signs
 from lightning_gengap.measures.agreement.sliced_ridge import SlicedRidge
 from lightning_gengap.measures.difficulty.leave_one_out_scores import left_out_scores, standardised_gram
 
@@ -37,7 +37,10 @@ def test_each_tested_sample_is_scored_as_by_a_refit_without_it(strength: float, 
     rows, ranks = task(width)
     labels = signs(ranks, CLASSES)
     others = list(zip(rows[TESTED:].split(7), labels[TESTED:].split(7), strict=True))
-    ridge = SlicedRidge.of(rows[:TESTED], labels[:TESTED], others, few=width > len(rows))
+    ridge = SlicedRidge.of(rows[:TESTED], labels[:TESTED])
+    for part, of_part in others:
+        ridge = SlicedRidge.restored(ridge.kept())
+        ridge.add(part, of_part)
     seen = rows[:TESTED] ** 2 if mirrored else rows[:TESTED]
     own = ridge.centred(rows[:TESTED])
     found = ridge.solved(strength).left_out(own, labels[:TESTED], ridge.centred(seen) if mirrored else None)
@@ -48,13 +51,16 @@ def test_each_tested_sample_is_scored_as_by_a_refit_without_it(strength: float, 
         rest = np.arange(len(rows)) != i
         expected = refit(standard[rest], labels.numpy()[rest], strength, points[i : i + 1])[0]
         assert found[i].numpy() == pytest.approx(expected, abs=1e-9)
-    assert ridge.count == TESTED + OTHERS
+    assert int(ridge.count) == TESTED + OTHERS
 
 
-def test_without_others_it_is_kernel_ridge() -> None:
-    rows, ranks = task()
+@pytest.mark.parametrize("width", [6, 50])
+@pytest.mark.parametrize("alone", [False, True])
+def test_without_others_it_is_kernel_ridge(width: int, alone: bool) -> None:
+    rows, ranks = task(width)
     rows[:, 2] = 5.0  # does not vary
-    ridge = SlicedRidge.of(rows, signs(ranks, CLASSES))
+    ridge = SlicedRidge.of(rows, signs(ranks, CLASSES), alone)
+    assert (ridge.basis is not None) == (alone and width > len(rows))
     found = ridge.solved(1e-2).left_out(ridge.centred(rows), signs(ranks, CLASSES))
     assert found.numpy() == pytest.approx(left_out_scores(standardised_gram(rows), ranks)[1].numpy(), abs=1e-9)
 

@@ -11,7 +11,8 @@ from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor, nn
 
 from lightning_gengap.errors import Undefined
-from lightning_gengap.measures.agreement.tokens import NO_TOKENS, SMOOTHINGS, naive_bayes, place_of_tokens, tokens_at
+from lightning_gengap.measures.agreement.fitting import Judged
+from lightning_gengap.measures.agreement.tokens import NO_TOKENS, SMOOTHINGS, TokenBayes, place_of_tokens, tokens_at
 from lightning_gengap.network.layers import Layout
 from lightning_gengap.network.probe import Probe
 from lightning_gengap.samples.batches import read_batch
@@ -31,6 +32,10 @@ def texts() -> tuple[Tensor, Tensor]:
     return torch.where(torch.rand(words.shape, generator=generator) < 0.3, 0, 1000 * words - 7), ranks
 
 
+def bayes_of(tokens: Tensor, ranks: Tensor) -> TokenBayes:
+    return TokenBayes.on(tokens, Judged(torch.arange(len(tokens)), torch.arange(CLASSES), ranks))
+
+
 def has(tokens: Tensor, known: Tensor) -> np.ndarray:
     return (tokens[:, :, None] == known).any(1).numpy().astype(float)
 
@@ -39,7 +44,10 @@ def has(tokens: Tensor, known: Tensor) -> np.ndarray:
 def test_each_text_is_scored_as_by_a_fit_without_it(others: int) -> None:
     tokens, ranks = texts()
     rest = [(tokens[TEXTS : TEXTS + others], ranks[TEXTS : TEXTS + others])] if others else []
-    found = naive_bayes(tokens[:TEXTS], ranks[:TEXTS], CLASSES, rest)
+    bayes = bayes_of(tokens[:TEXTS], ranks[:TEXTS])
+    for slice_ in rest:
+        bayes.add(*slice_)
+    found = bayes.scores()
     count, known = TEXTS + others, tokens[:TEXTS].unique()
     rows, labels = has(tokens[:count], known), ranks[:count].numpy()
     assert len(found) == len(SMOOTHINGS)
@@ -53,9 +61,9 @@ def test_each_text_is_scored_as_by_a_fit_without_it(others: int) -> None:
 
 def test_texts_of_no_class_do_not_count() -> None:
     tokens, ranks = texts()
-    one = naive_bayes(tokens[:TEXTS], ranks[:TEXTS], CLASSES)
-    other = naive_bayes(tokens[:TEXTS], ranks[:TEXTS], CLASSES, [(tokens[TEXTS:], torch.full((OTHERS,), -1))])
-    assert torch.equal(one[0], other[0])
+    one, other = (bayes_of(tokens[:TEXTS], ranks[:TEXTS]) for _ in range(2))
+    other.add(tokens[TEXTS:], torch.full((OTHERS,), -1))
+    assert torch.equal(one.scores()[0], other.scores()[0])
 
 
 class Masked(nn.Module):
@@ -145,7 +153,7 @@ def test_the_measure_gives_the_accuracy_of_the_best_smoothing() -> None:
             self.embedding = nn.Embedding(int(tokens.max()) + 1, 8)
 
     found = measured("reference", networks.made(Bag), tokens, ranks, chunk=16, named=frozenset({"reference"}))
-    scores = naive_bayes(tokens, ranks, CLASSES)
+    scores = bayes_of(tokens, ranks).scores()
     best = max(float((each.argmax(1) == ranks).double().mean()) for each in scores)
     assert found.values["reference/tokens_accuracy"] == best == found.values["reference/best_accuracy"]
     assert found.values["reference/tokens_samples"] == TEXTS + OTHERS

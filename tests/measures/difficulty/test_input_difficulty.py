@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from lightning_gengap.measures.difficulty.input_difficulty import (
     FILTERS,
@@ -14,6 +15,7 @@ from lightning_gengap.measures.difficulty.input_difficulty import (
     convolution_features,
     drawn_patches,
     patch_features,
+    pooling_onto,
     standardised,
 )
 from lightning_gengap.measures.difficulty.leave_one_out_scores import RIDGES
@@ -125,6 +127,13 @@ def test_responses_to_patches_are_products_of_whitened_patches() -> None:
             found = features[i].reshape(2 * FILTERS, 3, 3)
             assert found[chosen] == pytest.approx(grid_means(np.maximum(response, 0)), rel=1e-8, abs=1e-10)
             assert found[FILTERS + chosen] == pytest.approx(grid_means(np.maximum(-response, 0)), rel=1e-8, abs=1e-10)
+
+
+@pytest.mark.parametrize("sides", [(27, 27), (3, 10), (8, 5)])
+def test_maps_are_pooled_as_adaptive_pooling_does(sides: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *sides, generator=seeded(0), dtype=torch.float64)
+    expected = adaptive_avg_pool2d(maps, (min(4, sides[0]), min(4, sides[1]))).flatten(2)
+    assert (maps.flatten(2) @ pooling_onto(4, maps)).numpy() == pytest.approx(expected.numpy(), abs=1e-12)
 
 
 def test_the_scale_of_the_inputs_and_the_network_do_not_matter() -> None:

@@ -11,6 +11,8 @@ from lightning_gengap.errors import Undefined
 from lightning_gengap.measures.difficulty import leave_one_out_scores
 from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     RIDGES,
+    WIDE,
+    distances_to_others,
     learning_curve,
     leave_one_out_class_means,
     leave_one_out_error,
@@ -18,6 +20,7 @@ from lightning_gengap.measures.difficulty.leave_one_out_scores import (
     leave_one_out_ridge,
     left_out_scores,
     standardised_gram,
+    vote_of_neighbours,
 )
 from lightning_gengap.network.probe import copy_state
 from tests import networks, oracles
@@ -50,6 +53,47 @@ def test_neighbours_equal_a_loop_over_samples(seed: int, neighbours: int) -> Non
     rows, targets = clusters(seed=seed)
     expected = oracles.leave_one_out_neighbours(rows.numpy(), targets.numpy(), neighbours)
     assert leave_one_out_neighbours(rows, targets, neighbours) == pytest.approx(expected, abs=1e-12)
+
+
+def wide(count: int = 60, features: int = 2 * WIDE) -> tuple[Tensor, Tensor]:
+    """Rows of many features, far from zero, one of which does not vary."""
+    rows, targets = clusters(count, features)
+    rows[:, 3] = 7.0
+    return rows + 1000, targets
+
+
+def test_wide_rows_are_compared_in_float32_as_in_float64() -> None:
+    rows, targets = wide()
+    exact = ((rows[:, None] - rows) ** 2).sum(2)
+    found = distances_to_others(rows)
+    assert found.dtype == torch.float32
+    assert found.fill_diagonal_(0).numpy() == pytest.approx(exact.numpy(), rel=1e-4, abs=1e-2)
+    for neighbours in (1, 10):
+        expected = oracles.leave_one_out_neighbours(rows.numpy(), targets.numpy(), neighbours)
+        assert leave_one_out_neighbours(rows, targets, neighbours) == pytest.approx(expected, abs=1e-3)
+    standard = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    standard = standard[:, torch.arange(rows.shape[1]) != 3]
+    assert standardised_gram(rows).numpy() == pytest.approx(
+        (standard @ standard.T / standard.shape[1]).numpy(), abs=1e-5
+    )
+    expected = oracles.leave_one_out_ridge(rows.numpy(), targets.numpy(), RIDGES)
+    assert leave_one_out_ridge(rows, targets) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_row_far_from_all_others_costs_these_no_digits() -> None:
+    rows, targets = wide()
+    rows[0, 0] = 1e30
+    assert distances_to_others(rows).dtype == torch.float64
+    assert leave_one_out_neighbours(rows, targets, 1) == pytest.approx(
+        oracles.leave_one_out_neighbours(rows.numpy(), targets.numpy(), 1)
+    )
+
+
+def test_distances_are_halved_with_their_samples() -> None:
+    rows, targets = clusters(80)
+    by_rows = learning_curve("a", partial(leave_one_out_neighbours, neighbours=3), rows, targets, 320)
+    vote = partial(vote_of_neighbours, neighbours=3)
+    assert learning_curve("a", vote, distances_to_others(rows), targets, 320, square=True) == by_rows
 
 
 def test_a_tie_of_neighbours_goes_to_the_nearer() -> None:

@@ -1,4 +1,4 @@
-"""The predictor that goes by agreement with references: on vectors and on tokens, live and by `measure`."""
+"""The default where there are no images: on vectors and on tokens, live and by `measure`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_gengap import GapMonitor, load_predictor, measure
 from tests.lightning_models import quiet_trainer
 from tests.outcomes import Classifier
 
-NAME = "agreement_v1"
+NAME = "default_v4"
 pytestmark = [pytest.mark.filterwarnings("ignore:You defined a `val"), pytest.mark.filterwarnings("ignore:.*is absent")]
 
 
@@ -61,7 +61,7 @@ def test_it_predicts_and_measure_gives_the_same_number(kind: str) -> None:
     torch.manual_seed(0)
     data, model = make(), Classifier(build())
     initial = copy.deepcopy(model.state_dict())
-    monitor = GapMonitor(NAME, samples=256, budget=None, seed=3)
+    monitor = GapMonitor(samples=256, budget=None, seed=3)
     trainer = quiet_trainer(monitor, max_epochs=4)
     trainer.fit(model, DataLoader(data, batch_size=16, shuffle=True))
     shown = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -83,5 +83,6 @@ def test_it_needs_no_images_no_margins_and_no_initial_weights() -> None:
         "agreement/best",
         "agreement/by_reference",
         "agreement/reference_by_accuracy",
+        "agreement/order",
         "train_samples",
     }
