@@ -23,19 +23,23 @@ if TYPE_CHECKING:
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
     from lightning_gengap.monitor.training_loss import RunningLoss
+    from lightning_gengap.predictors.estimate import EstimatedAccuracy
     from lightning_gengap.predictors.files import available_predictors, load_predictor
     from lightning_gengap.predictors.predictor import Prediction, Predictor
+    from lightning_gengap.predictors.recalibration import ObservedGap
     from lightning_gengap.standalone import measure
     from lightning_gengap.stratified_split import hold_out
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EstimatedAccuracy",
     "GapEarlyStopping",
     "GapError",
     "GapMonitor",
     "LearningCurve",
     "NormalizedMargin",
+    "ObservedGap",
     "OutputMargin",
     "Prediction",
     "Predictor",
@@ -49,11 +53,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "EstimatedAccuracy": "predictors.estimate",
     "GapEarlyStopping": "monitor.early_stopping",
     "GapError": "errors",
     "GapMonitor": "monitor.gap_monitor",
     "LearningCurve": "learning_curves.curve",
     "NormalizedMargin": "measures.margins.margin_metrics",
+    "ObservedGap": "predictors.recalibration",
     "OutputMargin": "measures.margins.margin_metrics",
     "Prediction": "predictors.predictor",
     "Predictor": "predictors.predictor",

@@ -184,18 +184,18 @@ def learning_curve(
 
 @app.command()
 def recalibrate(
-    pairs: Annotated[Path, typer.Argument(help='JSON list of {"values": from `gengap measure`, "gap": ...}.')],
+    pairs: Annotated[
+        Path, typer.Argument(help='JSON list of {"values": from `gengap measure`, "gap": ..., "samples": m, ...}.')
+    ],
     out: Annotated[Path, typer.Option(help="The new predictor's .json file.")],
     predictor: Annotated[str, typer.Option(help="A bundled name, or the path of a predictor file.")] = "default",
 ) -> None:
-    """Move a predictor towards gaps that you observed."""
+    """Let a predictor know the gaps of other models, which you observed on so many held-out samples."""
     from lightning_gengap.command_inputs import read_observed_gaps
     from lightning_gengap.predictors.files import dumps, load_predictor
-    from lightning_gengap.predictors.recalibration import recalibrate
+    from lightning_gengap.predictors.recalibration import described, recalibrate
 
     refuse_overwriting(out)
     moved = recalibrate(load_predictor(predictor), read_observed_gaps(pairs))
     out.write_text(dumps(moved), encoding="utf-8")
-    correction = moved.correction
-    assert correction is not None, "recalibrate always sets it"
-    print(f"{correction.pairs} observed gaps: factor {correction.factor:.2f}, width {correction.width:.2f}: {out}")
+    print(f"{described(moved)}: {out}")

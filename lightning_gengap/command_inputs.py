@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lightning_gengap.errors import ConfigurationError, GapError
+from lightning_gengap.predictors.recalibration import ObservedGap
 
 
 def load_model(reference: str) -> nn.Module:
@@ -98,17 +99,19 @@ def explaining_failures(samples: TensorDataset) -> Iterator[None]:
         ) from error
 
 
-def read_observed_gaps(path: Path) -> list[tuple[dict[str, float], float]]:
-    """Pairs of measured values and the gap that was observed with them, from a JSON list.
+def read_observed_gaps(path: Path) -> list[ObservedGap]:
+    """Measured values, the gap that was observed with them and on how many samples, from a JSON list.
 
     Values that are not numbers are left out. No predictor needs them.
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
         return [
-            (
+            ObservedGap(
                 {name: float(value) for name, value in pair["values"].items() if isinstance(value, int | float)},
                 float(pair["gap"]),
+                pair["samples"],
+                pair.get("same", "task"),
             )
             for pair in listed
         ]
@@ -116,8 +119,8 @@ def read_observed_gaps(path: Path) -> list[tuple[dict[str, float], float]]:
         raise ConfigurationError(
             str(path),
             got=_said(error),
-            expected='a JSON list of {"values": {...}, "gap": 0.12}',
-            remedy="Take the values from `gengap measure`, and the gap from held-out data.",
+            expected='a JSON list of {"values": {...}, "gap": 0.12, "samples": 1000, "same": "recipe" or "task"}',
+            remedy="Take the values from `gengap measure`, and the gap from so many held-out samples.",
         ) from None
 
 

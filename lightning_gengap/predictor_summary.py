@@ -11,6 +11,7 @@ from rich.table import Table
 from lightning_gengap.predictors.files import available_predictors, load_predictor
 from lightning_gengap.predictors.parts import FARTHEST_TRAIN_SAMPLES, Interval
 from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.predictors.recalibration import described
 
 _PIPED_WIDTH = 10_000  # no line of a file is wrapped
 
@@ -73,18 +74,14 @@ def _interval(interval: Interval) -> str:
 
 def _parts(predictor: Predictor) -> Iterator[str]:
     """What a predictor has besides its features."""
-    correction = predictor.correction
     for component in predictor.specification.components:
         yield f"{component.kind.capitalize():12} {component.described()}"
     if predictor.loss_head is not None:
         yield f"Loss gap     predicted too, from {', '.join(f.name for f in predictor.loss_head.features)}"
     if predictor.preferred is not None:
         yield f"On images    {predictor.preferred.name} predicts in its place"
-    if correction is not None:
-        yield (
-            f"Recalibrated by {correction.pairs} observed gaps: factor {correction.factor:.2f}, "
-            f"width {correction.width:.2f}"
-        )
+    if predictor.observed:
+        yield f"Recalibrated {described(predictor)}"
 
 
 def _show_scores(predictor: Predictor) -> None:

@@ -11,7 +11,7 @@ from lightning_gengap.predictors.parts import Feature, Interval
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification
 
-SOMETIMES = {"actual_gap", "recalibrated_gap", "predicted_loss_gap"}  # with a validation; with a loss head
+SOMETIMES = {"actual_gap", "predicted_loss_gap"}  # with a validation; with a loss head
 ALWAYS = {f"gengap/{key}" for key in (*PREDICTED, "train_accuracy", "train_loss") if key not in SOMETIMES}
 
 

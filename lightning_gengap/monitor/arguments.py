@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
 from lightning_gengap.errors import ConfigurationError
+from lightning_gengap.monitor.held_out import check_held_out
 from lightning_gengap.network.layers import check_layers
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.samples.drawing import check_probe_data
@@ -24,6 +25,7 @@ _EXAMPLES = {
     "forward": "lambda module, batch: module(batch[0])",
     "target": "lambda batch: batch[1]",
     "seed": "0",
+    "evidence": "[(values, 0.12, 1000, 'recipe')]",
 }
 
 
@@ -43,11 +45,13 @@ def check_arguments(
     forward: object,
     target: object,
     seed: object,
+    held_out: object,
+    evidence: object,
 ) -> None:
     """Refuse arguments of another type or out of their range.
 
     Raises:
-        ConfigurationError, LayerError, BatchError: one that cannot work.
+        ConfigurationError, LayerError, BatchError, DataError: one that cannot work.
     """
     kinds = str | Path | Predictor | None
     _require("predictor", predictor, isinstance(predictor, kinds), "a name, a path, a Predictor or None")
@@ -78,6 +82,18 @@ def check_arguments(
         check_layers(layers)
     if probe_data is not None:
         check_probe_data(probe_data)
+    listed = evidence is None or (isinstance(evidence, Collection) and not isinstance(evidence, str | Mapping))
+    _require("evidence", evidence, listed, "a list of pairs and estimates")
+    if held_out is not None:
+        check_held_out(held_out)
+    for name, given in (("held_out", held_out), ("evidence", evidence)):
+        if given is not None and predictor is None:
+            raise ConfigurationError(
+                f"GapMonitor({name}=)",
+                got="no predictor",
+                expected="one, whose prediction is joined with the evidence",
+                remedy="Leave predictor=None out.",
+            )
 
 
 def _is_whole(value: object, least: float = float("-inf")) -> bool:

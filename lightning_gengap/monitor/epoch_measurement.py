@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
 from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
+from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
+from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.notices import (
     say_blind,
     say_failure,
@@ -18,7 +20,7 @@ from lightning_gengap.monitor.notices import (
     say_optional_failures,
     say_reading,
 )
-from lightning_gengap.monitor.outcome import examine, learn, residual_of, take
+from lightning_gengap.monitor.outcome import examine, take
 from lightning_gengap.monitor.readers import measures_read
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
@@ -100,6 +102,7 @@ def measure(
     module: LightningModule,
     state: RunState,
     start_up: StartUp,
+    held_out: HeldOut,
     planned: Plan,
     epochs: float,
     ended: bool,
@@ -110,7 +113,7 @@ def measure(
     """
     epoch, agree = max(math.ceil(epochs) - 1, 0), trainer.strategy.reduce_boolean_decision
     state.tried_step = weights_step(trainer)
-    measurement, failure = None, None
+    measurement, failure, held = None, None, None
     ranks = Ranks.of_processes(trainer.strategy.root_device) if trainer.world_size > 1 else None
     optional = (*planned.riders, *planned.others)
     needed = state.selection.needed
@@ -120,6 +123,7 @@ def measure(
         measurer = start_up.finish(trainer, module, state, ended)
         found = measurer.measure(module, needed, optional, trainer.optimizers, planned.samples, ranks, seconds)
         measurement = examine(found, measurer, state)
+        held = held_out.measure(trainer, module, state, ranks)
     except AnotherRankFailed:
         pass
     except Exception as error:
@@ -134,28 +138,33 @@ def measure(
         elsewhere = of_another_rank(None if failure is None else f"{type(failure).__name__}: {failure}")
         say_failure(state, failure or elsewhere, f"in epoch {epoch}")
         return
+    if held_out.data is not None:
+        held = trainer.strategy.broadcast(held)
     failed = [name for name in optional if not agree(name not in measurement.failures, all=True)]
     with contained(state, "taking over the measurement"):
         say_optional_failures(state, measurement, failed, epoch)
         state.budget.pay_growing(measurement.seconds_of_growing, first=not state.measured)
         others = sum(measurement.seconds.get(name, 0.0) for name in planned.others)
-        state.budget.pay(measurement.seconds_of_needed, measurement.samples, others)
-        take(measurement, state, planned_share(trainer, epochs), epoch, failed, planned.riders)
+        of_prediction = measurement.seconds_of_needed + (0.0 if held is None else held.seconds)
+        state.budget.pay(of_prediction, measurement.samples, others)
+        state.epochs = epochs
+        progress = planned_share(trainer, epochs)
+        take(measurement, state, progress, epoch, failed, planned.riders, held_out=held)
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
         say_blind(state)
 
 
-def compare_with_validation(trainer: Trainer, state: RunState, name: str | None) -> None:
-    """Show the actual gap of this epoch, and recalibrate by it, where there is a validation and its accuracy.
+def compare_with_validation(trainer: Trainer, state: RunState, name: str | None, held_out: HeldOut) -> None:
+    """Show the actual gap of this epoch, and the estimate that knows it, where there is a validation and its accuracy.
 
     `name` is the logged key of the accuracy, as in `Validation.accuracy`.
     """
     agree = trainer.strategy.reduce_boolean_decision
     if not (state.validated and agree("train_accuracy" in state.readout.fresh, all=True)):
         return
-    residual = None
+    found = None
     with contained(state, "reading the validation accuracy"):
         accuracy = state.validation.accuracy(trainer, name)
         if isinstance(accuracy, Refusal):
@@ -165,9 +174,12 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None)
             actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
             state.readout.add("actual_gap", actual_gap)
             state.compared = True
-            residual = residual_of(actual_gap, state)
-    # Metrics and predictions may differ between ranks: rank 0 speaks for all.
-    residual = trainer.strategy.broadcast(residual)
-    with contained(state, "the recalibration"):
-        learn(residual, state)
+            source = held_out.source_of_validation(trainer, state, accuracy.key)
+            if accuracy.samples is not None and source is not None:
+                found = Observed(accuracy.value, accuracy.samples, source)
+    # Metrics may differ between ranks: rank 0 speaks for all.
+    found = trainer.strategy.broadcast(found)
+    with contained(state, "the estimate"):
+        observe(found, state)
+        show_estimate(state)
     state.validated = False

@@ -15,6 +15,7 @@ from lightning_gengap.measures.agreement.mislabelled import Mislabelled, suspect
 from lightning_gengap.monitor.arguments import check_arguments
 from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.continuation import begin, loaded_state
+from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.moments import Moments
@@ -27,6 +28,7 @@ from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, validates_in_fit, was_reloaded
 from lightning_gengap.predictors.files import load_predictor
+from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.predictor import Prediction, Predictor
 from lightning_gengap.samples.batches import Forward, Target
 from lightning_gengap.samples.reader import SampleReader
@@ -37,9 +39,13 @@ class GapMonitor(Callback):
 
     All keys begin with `gengap/`: `predicted_gap` with `_lower` and `_upper`, `predicted_test_accuracy`, `in_support`,
     `train_accuracy`, `train_loss`, `actual_gap` (in epochs with validation), `status` and `overhead`. A predictor with
-    a loss head adds `predicted_loss_gap`. Once a validation could be compared with a prediction, `recalibrated_gap` is
-    there too; it never alters the prediction. Gaps and accuracies are fractions, losses are in nats. All units and
-    ranges are in docs/measures.md.
+    a loss head adds `predicted_loss_gap`. Gaps and accuracies are fractions, losses are in nats. All units and ranges
+    are in docs/measures.md.
+
+    `estimated_gap` with `_lower` and `_upper`, and `estimated_test_accuracy`, are what the prediction and all evidence
+    say together: held-out samples, the accuracies of validations, other models. Without evidence they are the
+    prediction, and evidence never alters the prediction. `equivalent_hold_out` says how many held-out samples the
+    estimate is worth.
 
     Loggers get values of the present weights only. Callbacks find a finite value under every key from the first step
     on; one that is not of now is no better than the worst value so far. A prediction is always made at the last epoch,
@@ -77,9 +83,13 @@ class GapMonitor(Callback):
             and for a `training_step` that calls the network on other inputs than the batch's.
         target: maps a batch to class indices, for batches whose targets have no usual name.
         seed: draws the samples and the perturbations.
+        held_out: samples that are never trained on, ten or more, in the forms of `probe_data`. Their accuracy is
+            measured whenever the prediction is, and counts in the estimate by how many they are.
+        evidence: a list of what is known from elsewhere: pairs (values, gap, number of held-out samples, "recipe" or
+            "task") of other models, see `ObservedGap`, and an `EstimatedAccuracy` of the last epoch.
 
     Raises:
-        PredictorError, MeasureError, LayerError, BatchError, ConfigurationError: an argument that cannot work.
+        PredictorError, MeasureError, LayerError, BatchError, DataError, ConfigurationError: an argument cannot work.
         ConfigurationError: in `setup`, a Trainer that cannot be watched. Nothing is raised later: a task or data that
             cannot be watched, and whatever else fails, are one warning, and training goes on unchanged.
 
@@ -123,6 +133,8 @@ class GapMonitor(Callback):
         target: Target | None = None,
         seed: int = 0,
         every_n_train_steps: int | None = None,
+        held_out: Any = None,
+        evidence: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -140,15 +152,21 @@ class GapMonitor(Callback):
             forward=forward,
             target=target,
             seed=seed,
+            held_out=held_out,
+            evidence=evidence,
         )
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
         self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
         self.budget, self.validation_accuracy, self.on_error = budget, validation_accuracy, on_error
         self._selection = Selection.of(self.predictor, measures, verbosity == "full", verbosity != "quiet")
         self.measures = self._selection.measures
-        self._start_up = StartUp(SampleReader(samples, seed, target, forward), probe_data, layers)
+        self._given = Given.of(self.predictor, evidence)
+        reader = SampleReader(samples, seed, target, forward)
+        self._start_up, self._held_out = StartUp(reader, probe_data, layers), HeldOut(held_out, reader)
         display = Display(self._selection, verbosity)
-        self._moments = Moments(display, self._start_up, every_n_epochs, every_n_train_steps, validation_accuracy)
+        self._moments = Moments(
+            display, self._start_up, self._held_out, every_n_epochs, every_n_train_steps, validation_accuracy
+        )
         self._state: RunState | None = None
         self._training = False
         self._loaded: Mapping[str, Any] | None = None
@@ -206,8 +224,9 @@ class GapMonitor(Callback):
         raises = self.on_error == "raise"
         state = begin(trainer, pl_module, self._selection, self.budget, raises, loaded, previous)
         self._state, self._training = state, True
-        state.prefix = self._prefix(trainer)
+        state.prefix, state.given = self._prefix(trainer), self._given
         self._start_up.run(trainer, pl_module, state)
+        self._held_out.watch(trainer, pl_module, state)
         self._moments.start(trainer, pl_module, state)
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started

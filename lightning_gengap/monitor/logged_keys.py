@@ -17,6 +17,14 @@ AGES: dict[str, Key] = {
     for measure in dict.fromkeys(key.measure for key in MEASURED.values() if key.measure)
 }
 
+ESTIMATED = (
+    "estimated_gap",
+    "estimated_gap_lower",
+    "estimated_gap_upper",
+    "estimated_test_accuracy",
+    "equivalent_hold_out",
+)
+
 PREDICTED: dict[str, Key] = {
     "predicted_gap": Key("fraction", 0, 1, "predicted train minus test accuracy", better="lower"),
     "predicted_gap_lower": Key("fraction", -1, 1, "lower end of its interval", better="lower"),
@@ -29,12 +37,22 @@ PREDICTED: dict[str, Key] = {
         "predicted test minus train loss, where the predictor has a loss head",
         better="lower",
     ),
-    "recalibrated_gap": Key(
+    "estimated_gap": Key(
         "fraction",
-        0,
+        -1,
         1,
-        "predicted gap, moved towards the gaps observed in this run's validations",
+        "train minus test accuracy by the prediction and all evidence: held-out samples, validations, other models",
         better="lower",
+    ),
+    "estimated_gap_lower": Key("fraction", -1, 1, "lower end of its interval", better="lower"),
+    "estimated_gap_upper": Key("fraction", -1, 1, "upper end of its interval", better="lower"),
+    "estimated_test_accuracy": Key("fraction", 0, 1, "train accuracy minus estimated gap", better="higher"),
+    "equivalent_hold_out": Key(
+        "samples",
+        0,
+        math.inf,
+        "how many held-out samples tell the test accuracy as well as the estimate",
+        better="higher",
     ),
     "in_support": Key("0 or 1", 0, 1, "1: the predictor was fitted on models like this one", better="higher"),
     "status": Key(

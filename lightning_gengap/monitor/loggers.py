@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import Logger
 from lightning_gengap.errors import sentence
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.charts import Panels, draw, lay_out
-from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
+from lightning_gengap.monitor.logged_keys import AGES, ESTIMATED, PREDICTED
 from lightning_gengap.monitor.run_state import FIT, RunState
 from lightning_gengap.monitor.schedule import USUAL, Selection
 from lightning_gengap.monitor.warning import rank_zero_warn
 
 NOW = ("status", "overhead")
-OF_VALIDATION = ("actual_gap", "recalibrated_gap")
+OF_VALIDATION = ("actual_gap", *ESTIMATED)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Display:
         predictor = self.selection.predictor
         if key == "actual_gap":
             return trainer.enable_validation
-        if key == "recalibrated_gap":
-            return trainer.enable_validation and predictor is not None
         if key == "predicted_loss_gap":
             return predictor is not None and predictor.loss_head is not None
         if key in PREDICTED:
@@ -61,7 +59,7 @@ class Display:
 
     def _offers(self, key: str, state: RunState) -> bool:
         """Whether callbacks find this key although nobody is known to read it."""
-        if key in OF_VALIDATION:
+        if key == "actual_gap":
             return key in state.readout.last or key in state.readout.fresh
         if key == "predicted_loss_gap":
             return self.selection.predictor is not None and self.selection.predictor.loss_head is not None

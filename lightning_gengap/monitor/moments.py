@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_gengap.monitor.containment import contained
 from lightning_gengap.monitor.epoch_measurement import compare_with_validation, measure, plan
+from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.loggers import Display
 from lightning_gengap.monitor.readers import Moment, looks_after_steps, modes, readers_of, reads_now, warn_readers
 from lightning_gengap.monitor.readout import Status
@@ -27,6 +28,7 @@ class Moments:
 
     display: Display
     start_up: StartUp
+    held_out: HeldOut
     every_n_epochs: int = 1
     every_n_train_steps: int | None = None
     validation_accuracy: str | None = None
@@ -90,8 +92,6 @@ class Moments:
             share = share_of_epoch(trainer)
             self._take(trainer, module, state, "validation", share)
             self._publish(trainer, module, state)
-            if share < 1.0:
-                self.display.log(trainer, state, scalar_step(trainer, False), trainer.current_epoch)
 
     def validation_batch_end(
         self, module: LightningModule, state: RunState, batch: Any, place: tuple[int, int]
@@ -109,9 +109,9 @@ class Moments:
         if state.fresh_step != weights_step(trainer):
             return
         with state.paused():
-            compare_with_validation(trainer, state, self.validation_accuracy)
+            compare_with_validation(trainer, state, self.validation_accuracy, self.held_out)
             self._publish(trainer, module, state)
-            if state.compared and share_of_epoch(trainer) < 1.0:
+            if (state.compared or state.pending is not None) and share_of_epoch(trainer) < 1.0:
                 self.display.log(trainer, state, scalar_step(trainer, False), trainer.current_epoch)
 
     def epoch_end(self, trainer: Trainer, module: LightningModule, state: RunState) -> None:
@@ -120,7 +120,7 @@ class Moments:
         due = by_epoch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         with state.paused():
             self._take(trainer, module, state, "epoch", 1.0, due)
-            compare_with_validation(trainer, state, self.validation_accuracy)
+            compare_with_validation(trainer, state, self.validation_accuracy, self.held_out)
             self._publish(trainer, module, state)
             self.display.log(trainer, state, scalar_step(trainer), trainer.current_epoch)
         state.validated = False
@@ -161,7 +161,7 @@ class Moments:
             return
         planned = plan(trainer, state, due, read, last, retries=by_epoch and moment == "epoch", share=share)
         if planned is not None:
-            measure(trainer, module, state, self.start_up, planned, trainer.current_epoch + share, ended)
+            measure(trainer, module, state, self.start_up, self.held_out, planned, trainer.current_epoch + share, ended)
 
     def _lacks_samples(self, trainer: Trainer, state: RunState) -> bool:
         """Whether batches of training are being copied, and these are too few on any rank to be worth measuring."""

@@ -11,6 +11,7 @@ from lightning_gengap.errors import one_line, sentence
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.measures import MEASURED
+from lightning_gengap.monitor.logged_keys import ESTIMATED
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import MOST_FAILURES
@@ -113,6 +114,8 @@ def _is_absent(key: str, state: RunState) -> bool:
     """Whether this key has never had a value, for a reason that is known."""
     if key.startswith("predicted_"):
         return state.readout.status == Status.NEVER
+    if key in ESTIMATED:
+        return state.readout.status == Status.NEVER and key not in state.readout.fresh
     return key in MEASURED and key not in state.values and any(fnmatchcase(key, pattern) for pattern in state.absences)
 
 
@@ -120,6 +123,24 @@ def say_no_actual_gap(state: RunState, refusal: Refusal) -> None:
     """Say why there is no actual gap although there was a validation, once for each kind of reason."""
     if state.says_first(refusal.kind):
         (rank_zero_info if refusal.kind == NO_KEY else rank_zero_warn)(f"GapMonitor: {refusal}")
+
+
+def say_no_held_out(state: RunState, error: Exception) -> None:
+    """Say why the held-out samples are no evidence."""
+    if state.says_first("no held out"):
+        rank_zero_warn(
+            f"GapMonitor does not use held_out=: {sentence(error)} Training goes on, and estimates know of the other "
+            "evidence alone."
+        )
+
+
+def say_validates_on_training(state: RunState, key: str, known: int) -> None:
+    """Say why the accuracy of a validation is no evidence."""
+    if state.says_first("validates on training"):
+        rank_zero_warn(
+            f"GapMonitor: {key} is of {known} samples that are trained on, so it says nothing of new ones, and "
+            "estimates do not use it."
+        )
 
 
 def say_reading(state: RunState, accuracy: ValidationAccuracy) -> None:

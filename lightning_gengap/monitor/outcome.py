@@ -1,4 +1,4 @@
-"""What follows from a measurement: its costs, the values, the prediction, and its recalibration. No Lightning."""
+"""What follows from a measurement: its costs, the values, the prediction, and the estimate. No Lightning."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.abstention import obstacles
+from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import FIT, NEVER, RunState, flat
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
-from lightning_gengap.predictors.recalibration import live_correction, recalibrated, scaled_residual
 
 
 def examine(measurement: Measurement, measurer: Measurer, state: RunState) -> Measurement:
@@ -56,10 +56,12 @@ def take(
     failed: Collection[str] = (),
     riders: Collection[str] = (),
     predicts: bool = True,
+    held_out: Observed | None = None,
 ) -> None:
     """Take over a measurement on which all ranks agree: its costs, its values, and what follows from them.
 
-    `progress` is the share of the planned training that is done. The `failed` measures did so on some rank.
+    `progress` is the share of the planned training that is done. The `failed` measures did so on some rank. `held_out`
+    is what the same weights reach on the held-out samples.
     """
     for name, seconds in measurement.seconds.items():
         state.schedule.record(name, epoch, seconds, succeeded=name not in failed, rode=name in riders)
@@ -74,6 +76,8 @@ def take(
     state.values = flat(state.optional) | values
     if predicts:
         _predict(values, state)
+        observe(held_out, state)
+        show_estimate(state)
 
 
 def _trained_on_copies(state: RunState) -> bool | None:
@@ -84,28 +88,13 @@ def _trained_on_copies(state: RunState) -> bool | None:
     return False if by_step is False and by_data is False else None
 
 
-def residual_of(actual_gap: float | None, state: RunState) -> float | None:
-    """The scaled error of the shown prediction; None where that is not of now."""
-    if state.prediction is None or actual_gap is None or state.readout.status != Status.FRESH:
-        return None
-    predictor = _serving(state.values, state)
-    return None if predictor is None else scaled_residual(predictor, state.prediction, actual_gap)
-
-
-def learn(residual: float | None, state: RunState) -> None:
-    """Recalibrate the shown prediction by its own residual. Nothing is predicted anew."""
-    if residual is not None:
-        state.residuals.append(residual)
-        state.residual_age = 0
-        _recalibrate(state)
-
-
 def _predict(values: Mapping[str, float], state: RunState) -> None:
     """Predict from values of now and of the whole training alone, and show it."""
     predictor = _serving(values, state)
     status, predicted = Status.FRESH, dict[str, float]()
     state.prediction = None
     if predictor is not None:
+        state.scale = predictor.scales.neither  # nothing tells whether the fit knew data like these
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
         state.prediction = prediction = predictor.predict(known, state.flags)
         if prediction.abstained:
@@ -115,8 +104,6 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
         else:
             predicted = _shown(prediction, values["train_accuracy"])
     state.readout.show({**values, **predicted}, status)
-    state.residual_age += 1
-    _recalibrate(state)
 
 
 def _say_never(prediction: Prediction, reasons: Sequence[str], state: RunState) -> None:
@@ -133,25 +120,18 @@ def _say_never(prediction: Prediction, reasons: Sequence[str], state: RunState) 
 
 
 def _serving(values: Mapping[str, float], state: RunState) -> Predictor | None:
-    """The predictor of this training: the preferred one or the other, as the first measurement decided."""
+    """The predictor of this training: the preferred one or the other, as the first measurement decided.
+
+    It knows of no observation: what training data alone say stays apart from the estimate.
+    """
     predictor = state.selection.predictor
     if predictor is None or predictor.preferred is None:
-        return predictor
+        return predictor if predictor is None else replace(predictor, observed=())
     if state.preferred_serves is None:
         state.preferred_serves = all(math.isfinite(values.get(name, math.nan)) for name in predictor.preferred.needs)
     if state.preferred_serves:
-        return replace(predictor.preferred, correction=predictor.correction)
-    return replace(predictor, preferred=None)
-
-
-def _recalibrate(state: RunState) -> None:
-    if state.prediction is None or state.prediction.abstained or not state.residuals:
-        return
-    predictor = _serving(state.values, state)
-    if predictor is not None:
-        correction = live_correction(state.residuals, state.residual_age)
-        gap = recalibrated(predictor, state.prediction, correction, state.values["train_accuracy"])
-        state.readout.add("recalibrated_gap", gap)
+        return predictor.preferred
+    return replace(predictor, preferred=None, observed=())
 
 
 def _shown(prediction: Prediction, accuracy: float) -> dict[str, float]:

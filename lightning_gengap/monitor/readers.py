@@ -103,7 +103,7 @@ def check_readers(trainer: Trainer, is_logged: Callable[[str], bool]) -> None:
                 expected=f"for example {PREFIX}predicted_test_accuracy, {PREFIX}predicted_gap or "
                 f"{PREFIX}train_accuracy",
                 remedy="Check the spelling; predictions need a predictor, single measures need measures=[...], and "
-                "actual_gap and recalibrated_gap need a validation.",
+                "actual_gap needs a validation.",
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
 
-GAPS = ("predicted_gap", "predicted_gap_lower", "predicted_gap_upper")
+GAPS = tuple(f"{kind}_gap{end}" for kind in ("predicted", "estimated") for end in ("", "_lower", "_upper"))
 LARGE = 1e9  # worse than any value without bound
 
 

@@ -20,6 +20,8 @@ from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.network.probe import State
+from lightning_gengap.predictors.given import Given
+from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.trainable_indices import Trainable
@@ -39,8 +41,13 @@ class RunState:
         optional: the last values of the optional measures, by measure and key.
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`,
             `training_inputs`.
-        residuals: scaled residuals of the predictions that could be compared with a validation.
-        residual_age: measurements since the latest of them.
+        observations: accuracies of held-out and validation samples beside the predictions of the same weights.
+        given: evidence from elsewhere.
+        held_out: measures on the held-out samples; None before they are read, or where they are refused.
+        held_out_refused: whether they cannot be used.
+        sources: which samples the accuracies of validations are of, by their logged key.
+        scale: of the deviation of the predictor that serves.
+        epochs: how many had been trained when the shown values were measured.
         absences: why keys, or patterns of keys, have no value.
         measured: whether a measurement has succeeded since training began.
         missed_start: whether nothing could be measured before the first step.
@@ -83,8 +90,7 @@ class RunState:
         "readout",
         "optional",
         "flags",
-        "residuals",
-        "residual_age",
+        "observations",
         "measured",
         "missed_start",
         "preferred_serves",
@@ -105,8 +111,13 @@ class RunState:
     readout: Readout = field(default_factory=Readout)
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
-    residuals: list[float] = field(default_factory=list)
-    residual_age: int = 0
+    observations: list[Observation] = field(default_factory=list)
+    given: Given = field(default_factory=Given)
+    held_out: Measurer | None = None
+    held_out_refused: bool = False
+    sources: dict[str, str | None] = field(default_factory=dict)
+    scale: float = 1.0
+    epochs: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
     absences: dict[str, str] = field(default_factory=dict)
@@ -191,7 +202,7 @@ class RunState:
         """Remove what a step in progress had registered, and free the samples."""
         self.training_loss.close()
         self.replay.close()
-        self.measurer = self.first_batches = None
+        self.measurer = self.first_batches = self.held_out = None
 
     def says_first(self, what: str) -> bool:
         """Whether the user was not told so yet; from now on they were."""
@@ -228,7 +239,7 @@ class RunState:
     def forget_measured(self) -> None:
         """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
         self.memory.forget()
-        self.optional, self.values, self.residuals, self.residual_age = {}, {}, [], 0
+        self.optional, self.values, self.observations = {}, {}, []
 
     def begin_anew(self, batches: int) -> None:
         """Other data are trained on from this batch on. The initial weights go on, and in one run what was spent.

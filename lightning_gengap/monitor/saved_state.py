@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 FORMAT = 2
 
@@ -59,6 +59,8 @@ def _built(value: Any, hint: Any, name: str) -> Any:
                 return _built(value, part, name)
             except StateError:
                 continue
+    elif kind is Literal and value in parts:
+        return value
     elif kind is list and isinstance(value, list):
         return [_built(part, parts[0], name) for part in value]
     elif kind in (dict, Mapping) and isinstance(value, Mapping):

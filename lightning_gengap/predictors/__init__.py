@@ -1,4 +1,4 @@
-"""Predictors: one formula from measured values to a gap with its interval, their files, and what observed gaps change.
+"""Predictors: one formula from measured values to a gap, their files, and one posterior for all evidence.
 
 May import measures. Only `files` does, to know which keys exist; everything else runs without torch.
 """

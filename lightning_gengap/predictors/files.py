@@ -17,21 +17,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from lightning_gengap.errors import PredictorError, closest, one_line
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.predictors.components import COMPONENTS, Component
-from lightning_gengap.predictors.parts import PREDICTED_GAP, Feature
+from lightning_gengap.predictors.parts import PREDICTED_GAP, UNSCALED, Feature
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Term
 
 FORMAT = 2
 MOST_BYTES = 2**24  # of a file; the bundled ones have up to 60 kB
 MOST_SHOWN = 500  # characters of what is refused
-_OPTIONAL = ("loss_head", "correction")  # parts that are left out of the file where there are none
+_OPTIONAL: dict[str, Any] = {"loss_head": None, "scales": asdict(UNSCALED), "observed": ()}  # left out of files
 # What JSON writes for each kind of field, in Python and in words.
 _WRITTEN: dict[Any, tuple[Any, str]] = {
     float: (int | float, "a number"),
     int: (int, "a whole number"),
     str: (str, "a text"),
     bool: (bool, "true or false"),
-    tuple: (list, "a list"),
+    tuple: (list | tuple, "a list"),
     dict: (dict, "an object"),
 }
 
@@ -120,7 +120,7 @@ def _bundled(name: str) -> Predictor:
 def dumps(predictor: Predictor) -> str:
     """The predictor as JSON text, with a SHA-256 over its canonical form."""
     content: dict[str, Any] = {"format": FORMAT, **asdict(replace(predictor, preferred=None))}
-    content = {name: value for name, value in content.items() if value is not None}
+    content = {name: value for name, value in content.items() if value is not None and value != _OPTIONAL.get(name)}
     content["sha256"] = _digest(content)
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
@@ -138,7 +138,7 @@ def loads(text: str, origin: str) -> Predictor:
         if recorded != _digest(content):
             raise ValueError("a SHA-256 that does not match the content")
         content.pop("format")
-        predictor: Predictor = _read(Predictor, {**dict.fromkeys(_OPTIONAL), **content, "preferred": None})
+        predictor: Predictor = _read(Predictor, {**_OPTIONAL, **content, "preferred": None})
         _check(predictor)
     except json.JSONDecodeError as error:
         raise _damaged(origin, f"text that is not JSON ({error.msg}, line {error.lineno})") from None
@@ -217,6 +217,11 @@ def _check(predictor: Predictor) -> None:
             raise ValueError(f"a range of {term.name!r} that is none: {term}")
     if not (0 < predictor.interval.level < 1 and predictor.interval.below <= predictor.interval.above):
         raise ValueError(f"an interval that is none: {predictor.interval}")
+    if not all(scale > 0 for scale in asdict(predictor.scales).values()):
+        raise ValueError(f"scales that are none: {predictor.scales}")
+    for other in predictor.observed:
+        if not (other.kin != "run" and other.deviation >= 0 and other.samples > 0 and 0 <= other.accuracy <= 1):
+            raise ValueError(f"an observation of another model that is none: {other}")
     unknown = set(predictor.measures) - {key.measure for key in MEASURED.values()}
     if unknown:
         raise ValueError(f"measures {sorted(unknown)}, which this version does not have")

@@ -1,4 +1,4 @@
-"""Parts of a predictor: its features and their groups, interval, memoriser, correction and loss head."""
+"""Parts of a predictor: its features and their groups, interval, scales and loss head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 FARTHEST_TRAIN_SAMPLES = 20.0  # times the largest training set of the fit
 PREDICTED_GAP = "predicted_gap"  # a feature of loss heads alone: the accuracy gap that the predictor itself says
 FITTED_SAMPLES = 1024  # on which the models of the zoo were measured, or on all where there were fewer
-_NORMAL_QUANTILE = 1.6448536269514722  # of 90 %, two-sided
+NORMAL_QUANTILE = 1.6448536269514722  # of 90 %, two-sided
 _REACH = math.log(FARTHEST_TRAIN_SAMPLES)
 _LARGEST_LOG = 5.0
 
@@ -101,6 +101,11 @@ class Interval:
     below: float
     above: float
 
+    @property
+    def half_width(self) -> float:
+        """The mean of both sides, in widths."""
+        return (abs(self.below) + abs(self.above)) / 2
+
 
 def sampling_error(accuracy: Floats, measured: Floats, train_samples: Floats) -> Floats:
     """Half the width that the interval lacks where fewer samples were measured than in the fit.
@@ -116,22 +121,31 @@ def sampling_error(accuracy: Floats, measured: Floats, train_samples: Floats) ->
     of_fit = np.fmin(train_samples, FITTED_SAMPLES)
     with np.errstate(invalid="ignore"):
         variance = np.maximum(accuracy * (1 - accuracy), 0.0) * np.maximum(1 / measured - 1 / of_fit, 0.0)
-    return np.asarray(_NORMAL_QUANTILE * np.sqrt(np.nan_to_num(variance)))
+    return np.asarray(NORMAL_QUANTILE * np.sqrt(np.nan_to_num(variance)))
+
+
+def probe_error(accuracy: float, measured: float, train_samples: float) -> float:
+    """The standard deviation of an accuracy p on n of N samples around that on all of them; N may be unknown (NaN)."""
+    missed = max(1 / measured - (0.0 if math.isnan(train_samples) else 1 / train_samples), 0.0)
+    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) * missed)
 
 
 @dataclass(frozen=True)
-class Correction:
-    """What the user's own observed gaps changed: (gap + offset) is multiplied, and the interval is narrowed.
+class Scales:
+    """What multiplies the deviation of a prediction, by how much of the data's kind the fit has seen.
 
     Attributes:
-        factor: 1 changes nothing. With few pairs it is shrunken towards 1.
-        width: of the interval, over its width without the correction.
-        pairs: the number of observed gaps.
+        known: tasks of the same source, such as CIFAR-10, were fitted.
+        kind: tasks of the same kind were, such as colour images.
+        neither: neither was, for all that is known.
     """
 
-    factor: float
-    width: float
-    pairs: int
+    known: float = 1.0
+    kind: float = 1.0
+    neither: float = 1.0
+
+
+UNSCALED = Scales()
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gengap.errors import PredictorError
+from lightning_gengap.predictors.evidence import posterior
+from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.parts import (
+    NORMAL_QUANTILE,
     PREDICTED_GAP,
-    Correction,
+    UNSCALED,
     Feature,
     FeatureGroup,
     Floats,
     Interval,
     LossHead,
+    Scales,
     contributions,
     sampling_error,
 )
 from lightning_gengap.predictors.specification import Specification
 
 ALWAYS_NEEDED = {"train_accuracy": 0.0, "classes": 1.0}  # and the least that they can be
+FLAT_DEVIATION = 12**-0.5  # of an accuracy of which nothing is known: that of the uniform distribution
 _SIZES = ("probe_samples", "train_samples")
 
 
@@ -40,6 +45,8 @@ class Prediction:
         missing, too_far: why it abstains: features that are not measured, and those too far beyond the fitted range.
             Neither where `learned` alone is the reason.
         learned: whether the train accuracy is far enough above chance.
+        deviation: the standard deviation of the predicted test accuracy, as far as that does not come from the sampling
+            of the measured samples. While abstaining, that of a uniform distribution.
         contributions: accuracy fractions by feature, with `intercept`, components, `recalibration` and `limits`. They
             add up to `gap`.
         loss_gap: test minus train loss in nats, with its interval. None without a loss head, or where a feature of it
@@ -57,6 +64,7 @@ class Prediction:
     missing: tuple[str, ...] = ()
     too_far: tuple[str, ...] = ()
     learned: bool = True
+    deviation: float = FLAT_DEVIATION
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Predictions:
     distances: dict[str, Floats]
     contributions: dict[str, Floats]
     loss_gap: tuple[Floats, Floats, Floats] | None
+    deviation: Floats
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Predictor:
         provenance: the table's hash, and how much was fitted.
         scores: those of `gengap zoo fit`, on held-out groups.
         loss_head: predicts the loss gap from the same measures.
-        correction: from the user's own observed gaps. See `recalibrate`.
+        scales: of the deviation, where predictions are joined with other evidence.
+        observed: of other models of the user's. See `recalibrate`.
         preferred: predicts instead wherever all its features are measured, as `images_v3` does on images. It is not
             written to files.
     """
@@ -105,7 +115,8 @@ class Predictor:
     target: str = "accuracy_gap"
     groups: tuple[FeatureGroup, ...] = ()
     loss_head: LossHead | None = None
-    correction: Correction | None = None
+    scales: Scales = UNSCALED
+    observed: tuple[Observation, ...] = ()
     preferred: Predictor | None = None
 
     @property
@@ -152,7 +163,7 @@ class Predictor:
             True
         """
         if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
-            return replace(self.preferred, correction=self.correction).predict(values, flags)
+            return replace(self.preferred, observed=self.observed).predict(values, flags)
         doubts = tuple(flags)
         columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *_SIZES, *self.reads)}
         of = self.predict_columns(columns, len(doubts))
@@ -174,6 +185,7 @@ class Predictor:
             missing=tuple(missing),
             too_far=tuple(too_far),
             learned=bool(has_learned(columns["train_accuracy"], columns["classes"])[0]),
+            deviation=float(of.deviation[0]),
         )
 
     def predict_columns(self, values: Mapping[str, Floats], doubts: int = 0) -> Predictions:
@@ -200,7 +212,14 @@ class Predictor:
         gap = _limited(parts, accuracy)
         parts["limits"] = gap - _total(parts)
         width = (1 + np.where(abstained, 0.0, farthest) + doubts) * (gap + self.interval.offset)
-        width *= 1.0 if self.correction is None else self.correction.width
+        deviation = width * self.interval.half_width / NORMAL_QUANTILE
+        if self.observed:
+            moved, left = self.by_observed()
+            parts["recalibration"] = np.where(abstained, 0.0, -moved * deviation)
+            parts["limits"] = np.zeros(len(gap))
+            gap = _limited(parts, accuracy)
+            parts["limits"] = gap - _total(parts)
+            width, deviation = left * width, left * deviation
         error = sampling_error(accuracy, *(values.get(name, np.full(len(gap), math.nan)) for name in _SIZES))
         lower = gap - np.hypot(np.minimum(self.interval.below * width, 0.0), error)
         upper = gap + np.hypot(np.maximum(self.interval.above * width, 0.0), error)
@@ -216,6 +235,7 @@ class Predictor:
             distances=distances,
             contributions=parts,
             loss_gap=loss,
+            deviation=np.where(abstained, FLAT_DEVIATION, deviation),
         )
 
     def contributions(self, values: Mapping[str, Floats], accuracy: Floats) -> dict[str, Floats]:
@@ -225,9 +245,15 @@ class Predictor:
             parts |= group.contributions(values)
         for component in self.specification.components:
             parts[component.kind] = component.adds(_total(parts), accuracy, values)
-        if self.correction is not None:
-            parts["recalibration"] = (self.correction.factor - 1) * (_total(parts) + self.interval.offset)
         return parts
+
+    def by_observed(self) -> tuple[float, float]:
+        """What the user's other models say of a new one: the mean in deviations, and the share of these that is left.
+
+        They are taken as if observed at the same stage of training.
+        """
+        after = posterior([replace(one, epoch=1.0) for one in self.observed], [1.0], [1.0], self.scales.neither)
+        return float(after.mean[0]), float(after.variance[0]) ** 0.5 / self.scales.neither
 
     def gaps(self, values: Mapping[str, Floats], accuracy: Floats) -> Floats:
         """The gaps in [0, train accuracy] without abstention."""

@@ -1,100 +1,131 @@
-"""Move a predictor towards gaps that were really observed, and further with more of them."""
+"""Observed gaps of other models: what they say of a new one, in the same posterior as all evidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple
 
 from lightning_gengap.errors import PredictorError
-from lightning_gengap.predictors.parts import Correction
-from lightning_gengap.predictors.predictor import Prediction, Predictor
-
-Pair = tuple[Mapping[str, float], float]
-_ASSUMED_SHARE = 0.2  # at the low end of what was measured, docs/recalibration.md
-_LIVE_WEIGHT, _FADING = 0.8, 0.7
+from lightning_gengap.predictors.observations import Observation
+from lightning_gengap.predictors.predictor import Predictor
 
 
-def recalibrate(predictor: Predictor, pairs: Iterable[Pair]) -> Predictor:
-    """A predictor with the same features whose gap is scaled to fit observed gaps of your own models.
+class ObservedGap(NamedTuple):
+    """The gap of another model, observed on held-out samples.
 
-    Residuals are taken relative to (gap + offset), as the interval takes them. The models of one task have a share of
-    the residuals' variance in common (`shared_by_task` in the provenance, measured on the zoo). So the mean residual
-    of k pairs is shrunken by k share / (k share + 1 - share), and the interval becomes narrower by what is then known.
-    The name of the result ends in `+recalibrated`.
+    Attributes:
+        values: of that model, as `measure` returns them.
+        gap: train minus test accuracy, as a fraction.
+        samples: how many held-out samples the test accuracy was measured on.
+        same: whether the other model has the recipe of the new one (network, augmentation, optimizer) on the same data
+            set, or the data set alone.
+    """
+
+    values: Mapping[str, float]
+    gap: float
+    samples: int
+    same: Literal["recipe", "task"] = "task"
+
+
+def recalibrate(predictor: Predictor, pairs: Iterable[ObservedGap | Sequence[Any]]) -> Predictor:
+    """A predictor with the same features that knows the observed gaps of other models of yours.
+
+    What a prediction misses is correlated between runs of one recipe (0.9) and of one task (0.3). The gap moves by the
+    mean of what is missed given all pairs, each with its sampling error; the interval becomes narrower by what is then
+    known. The name of the result ends in `+recalibrated`. `GapMonitor` with it logs the prediction of the predictor
+    itself as `predicted_gap`, and what the pairs make of it as `estimated_gap`.
 
     Args:
-        predictor: bundled or your own. An earlier correction is replaced.
-        pairs: for each model the values as `measure` returns them, and its observed gap as a fraction.
+        predictor: bundled or your own. Earlier pairs are replaced.
+        pairs: an `ObservedGap` for each model, or plain tuples with its fields.
 
     Raises:
-        PredictorError: the predictor abstains on every pair, or a gap lies outside [-1, 1].
+        PredictorError: the predictor abstains on every pair, a gap lies outside [-1, 1], or a pair does not say on how
+            many samples it was observed.
 
     Example:
-        >>> from lightning_gengap import load_predictor
+        >>> from lightning_gengap import ObservedGap, load_predictor
         >>> from lightning_gengap.predictors.recalibration import recalibrate
         >>> predictor = load_predictor("default_v3")
         >>> values = {"train_accuracy": 0.99, "train_loss": 0.05, "classes": 10.0, "train_samples": 2000.0}
         >>> values |= {"difficulty/ridge_extrapolated": 0.8, "difficulty/neighbour_1_accuracy": 0.7}
-        >>> own = recalibrate(predictor, [(values, 0.25)])
+        >>> own = recalibrate(predictor, [ObservedGap(values, gap=0.25, samples=1000, same="recipe")])
         >>> predictor.predict(values).gap < own.predict(values).gap < 0.25
         True
     """
-    plain = replace(predictor, correction=None)
-    residuals = []
-    for values, gap in pairs:
-        if not (math.isfinite(gap) and -1 <= gap <= 1):
-            raise PredictorError(
-                "recalibrate",
-                got=f"an observed gap of {gap}",
-                expected="train minus test accuracy as a fraction in [-1, 1]",
-                remedy="Divide percentages by 100.",
-            )
-        prediction = plain.predict(values)
+    plain = replace(predictor, observed=())
+    name = plain.name.removesuffix("+recalibrated") + "+recalibrated"
+    return replace(plain, name=name, observed=observations_of(plain, pairs))
+
+
+def observations_of(predictor: Predictor, pairs: Iterable[ObservedGap | Sequence[Any]]) -> tuple[Observation, ...]:
+    """The pairs beside what the predictor says of them, without those on which it abstains. See `recalibrate`."""
+    observations = []
+    for pair in pairs:
+        observed = _checked(pair)
+        prediction = predictor.predict(observed.values)
         if not prediction.abstained:
-            residuals.append(scaled_residual(plain, prediction, gap))
-    if not residuals:
+            accuracy = observed.values["train_accuracy"]
+            observations.append(
+                Observation(
+                    accuracy=min(max(accuracy - observed.gap, 0.0), 1.0),
+                    predicted=accuracy - prediction.gap,
+                    deviation=prediction.deviation,
+                    samples=int(observed.samples),
+                    kin=observed.same,
+                )
+            )
+    if not observations:
         raise PredictorError(
-            "recalibrate",
+            "observed gaps",
             got="no pair on which the predictor does not abstain",
             expected="at least one",
             remedy="Measure models that are trained further, or fit a predictor of your own with `gengap zoo fit`.",
         )
-    correction = correction_of(plain, residuals)
-    name = plain.name.removesuffix("+recalibrated") + "+recalibrated"
-    return replace(plain, name=name, correction=correction)
+    return tuple(observations)
 
 
-def scaled_residual(predictor: Predictor, prediction: Prediction, gap: float) -> float:
-    """(Observed - predicted) / (predicted + offset), as the interval scales it."""
-    return (gap - prediction.gap) / (prediction.gap + predictor.interval.offset)
+def described(predictor: Predictor) -> str:
+    """How far the observed gaps move a prediction, and what they leave of its uncertainty, in words."""
+    moved, left = predictor.by_observed()
+    return (
+        f"by {len(predictor.observed)} observed gaps, which move the gap by {-moved:+.2f} deviations and leave "
+        f"{left:.2f} of its width"
+    )
 
 
-def correction_of(predictor: Predictor, residuals: list[float]) -> Correction:
-    """The shrunken mean of the scaled residuals as a factor, and what it leaves of the interval's width."""
-    share = float(predictor.provenance.get("shared_by_task", _ASSUMED_SHARE))
-    count = len(residuals)
-    weight = count * share / (count * share + 1 - share) if share > 0 else 0.0
-    width = math.sqrt(1 - share + share * (1 - weight))
-    return Correction(factor=1 + weight * fmean(residuals), width=width, pairs=count)
+def _checked(pair: Any) -> ObservedGap:
+    """The pair with its fields of the right kinds."""
+    remedy = "For example (values, 0.12, 1000, 'recipe')."
+    try:
+        observed = ObservedGap(*pair)
+        fits = isinstance(observed.values, Mapping) and observed.same in ("recipe", "task")
+    except TypeError:
+        fits = False
+    if not fits:
+        expected = "(values, gap, number of held-out samples), and 'recipe' or 'task' for what is the same"
+        raise PredictorError("observed gaps", got=_kind(pair), expected=expected, remedy=remedy)
+    gap, samples = observed.gap, observed.samples
+    if not (isinstance(gap, Real) and math.isfinite(gap) and -1 <= gap <= 1):
+        raise PredictorError(
+            "observed gaps",
+            got=f"an observed gap of {gap}",
+            expected="train minus test accuracy as a fraction in [-1, 1]",
+            remedy="Divide percentages by 100.",
+        )
+    if not (isinstance(samples, Integral) and not isinstance(samples, bool) and samples >= 1):
+        raise PredictorError(
+            "observed gaps",
+            got=f"a gap that was observed on {samples!r} samples",
+            expected="the number of held-out samples, 1 or more",
+            remedy=remedy,
+        )
+    return observed
 
 
-def recalibrated(predictor: Predictor, prediction: Prediction, correction: Correction, accuracy: float) -> float:
-    """The gap that the predictor would give with a further correction; the values are not needed again.
-
-    The prediction is no abstention: its contributions tell the gap before it was limited to [0, accuracy].
-    """
-    offset = predictor.interval.offset
-    raw = prediction.gap - prediction.contributions["limits"]
-    return min(max(correction.factor * (raw + offset) - offset, 0.0), accuracy)
-
-
-def live_correction(residuals: list[float], age: int) -> Correction:
-    """What the epochs of one run say of the present one: much of the last residual, and less when it is older.
-
-    Residuals of one run are alike only while they are close in time, so many of them say no more than one. The
-    weights are a compromise between the rules that `docs/recalibration.md` compares. The interval stays as it is.
-    The latest residual comes last, and `age` counts the measurements since then.
-    """
-    return Correction(factor=1 + _LIVE_WEIGHT * _FADING**age * residuals[-1], width=1.0, pairs=len(residuals))
+def _kind(pair: Any) -> str:
+    size = f" of {len(pair)} items" if isinstance(pair, list | tuple) else ""
+    return f"a {type(pair).__name__}{size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -69,13 +70,28 @@ def check_probe_data(data: object) -> None:
     Raises:
         BatchError: it is no data set, no loader and no iterable.
     """
+    check_data(data, "probe_data", "Pass an un-augmented view of the training set.")
+
+
+def check_data(data: object, name: str, remedy: str) -> None:
+    """Refuse what no samples can be read from, under the name of an argument.
+
+    Raises:
+        BatchError: it is no data set, no loader and no iterable.
+    """
     if not isinstance(data, Dataset | Iterable):
         raise BatchError(
-            "probe_data",
+            name,
             got=type(data).__name__,
             expected="a dataset, a DataLoader or an iterable of batches",
-            remedy="Pass an un-augmented view of the training set.",
+            remedy=remedy,
         )
+
+
+def size_of_data(data: Any) -> int | None:
+    """How many samples there are to read; None where they can only be iterated."""
+    own, _ = _indexed(data)
+    return None if own is None else len(own)
 
 
 def _from_probe_data(
@@ -84,11 +100,34 @@ def _from_probe_data(
     check_probe_data(data)
     train_samples = None if indices is None else len(indices)
     own, dataset = _indexed(data)
+    if own is not None and len(own) == 0:
+        raise no_samples("probe_data of length 0")
+    if own is not None and indices is not None and len(dataset) == len(loader.dataset):
+        own = indices
+    return _read(data, own, loader, reader, keep, train_samples)
+
+
+def read_whole(data: Any, loader: Any, reader: SampleReader, keep: Iterable[Any] = ()) -> Samples:
+    """Read all samples of a data set, a sequence of samples, a loader or batches, in the way of `draw_samples`.
+
+    Data without a collate function of their own are collated as the training `loader` does it.
+    """
+    own, _ = _indexed(data)
+    reader = replace(reader, samples=sys.maxsize if own is None else len(own))
+    with random_streams_kept():
+        return _read(data, own, loader, reader, tuple(keep), None)
+
+
+def _read(
+    data: Any,
+    own: Sequence[int] | None,
+    loader: Any,
+    reader: SampleReader,
+    keep: tuple[Any, ...],
+    train_samples: int | None,
+) -> Samples:
+    """Samples of data other than the training set's: those drawn among their `own` indices, or the first batches."""
     if own is not None:
-        if len(own) == 0:
-            raise no_samples("probe_data of length 0")
-        if indices is not None and len(dataset) == len(loader.dataset):
-            own = indices
         if isinstance(data, DataLoader):
             source = Source.of(data, keep)
         else:

@@ -101,7 +101,7 @@ def _without_repeats(found: Trainable, dataset: Any) -> Trainable:
     try:
         wanted = found.indices
         indices = torch.arange(len(wanted)) if wanted == range(len(wanted)) else torch.as_tensor(wanted)
-        owners, within = _origins(dataset, indices, {})
+        owners, within = origins(dataset, indices, {})
         keys = owners * (int(within.max()) + 1) + within
     except Exception:  # a Subset of names, say
         return found
@@ -120,10 +120,10 @@ def _without_repeats(found: Trainable, dataset: Any) -> Trainable:
     return replace(found, indices=indices[first].tolist(), chances=chances, copies=together(found.copies))
 
 
-def _origins(dataset: Any, indices: Tensor, known: dict[int, int]) -> tuple[Tensor, Tensor]:
+def origins(dataset: Any, indices: Tensor, known: dict[int, int]) -> tuple[Tensor, Tensor]:
     """The data set that each of these samples is of in the end, as a number in `known`, and the index there."""
     if type(dataset) is Subset:  # not isinstance: a subclass may change the samples
-        return _origins(dataset.dataset, torch.as_tensor(np.asarray(dataset.indices))[indices], known)
+        return origins(dataset.dataset, torch.as_tensor(np.asarray(dataset.indices))[indices], known)
     if type(dataset) is not ConcatDataset:
         return torch.full_like(indices, known.setdefault(id(dataset), len(known))), indices
     ends = torch.tensor(dataset.cumulative_sizes)
@@ -131,7 +131,7 @@ def _origins(dataset: Any, indices: Tensor, known: dict[int, int]) -> tuple[Tens
     owners, within = torch.empty_like(indices), torch.empty_like(indices)
     for place, part in enumerate(dataset.datasets):
         mine = parts == place
-        owners[mine], within[mine] = _origins(part, indices[mine] - (int(ends[place - 1]) if place else 0), known)
+        owners[mine], within[mine] = origins(part, indices[mine] - (int(ends[place - 1]) if place else 0), known)
     return owners, within
 
 

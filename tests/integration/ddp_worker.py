@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
@@ -189,7 +189,35 @@ def in_tree(tree: str) -> dict[str, Any]:
     return {"rows": rows.rows, "epochs": rows.trainer.current_epoch, "train_samples": monitor.values["train_samples"]}
 
 
+class OddOnRank(TensorDataset):
+    """Held-out samples that one rank cannot read."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(*blobs(50, seed=1).tensors)
+        self.rank = rank
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.rank == RANK:
+            raise OSError("no such file")
+        return super().__getitem__(index)
+
+
+def observing(held_out: Any, **arguments: Any) -> dict[str, Any]:
+    """Held-out samples, and a validation where the model logs its accuracy."""
+    monitor = tiny_monitor(held_out=held_out)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outcome = trained(monitor, max_epochs=3, **arguments)
+    seen = [] if monitor._state is None else [asdict(one) for one in monitor._state.observations]
+    said = [str(warning.message) for warning in caught if "held_out" in str(warning.message)]
+    return outcome | {"observations": seen, "said": said}
+
+
 SETTINGS = {
+    "held out": lambda: observing(blobs(50, seed=1)),
+    "held out from a stream": lambda: observing(blobs(50, seed=1), data=stream(8)),
+    "held out fails on rank 0": lambda: observing(OddOnRank(0)),
+    "held out fails on rank 1": lambda: observing(OddOnRank(1)),
     "without": lambda: trained(),
     "with": lambda: trained(tiny_monitor()),
     "full": lambda: trained(tiny_monitor(verbosity="full")),

@@ -104,7 +104,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "no_gap.json").write_text('[{"values": {}}]')
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "huge.json").write_text(f'[{{"values": {{}}, "gap": 1{"0" * 400}}}]')
-    (tmp_path / "pairs.json").write_text(json.dumps([{"values": VALUES | {"model": "resnet"}, "gap": 0.1}] * 3))
+    (tmp_path / "pairs.json").write_text(
+        json.dumps([{"values": VALUES | {"model": "resnet"}, "gap": 0.1, "samples": 500}] * 3)
+    )
     return tmp_path
 
 

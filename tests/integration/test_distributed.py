@@ -32,6 +32,10 @@ SETTINGS = (
     "fails on rank 0",
     "fails on rank 1",
     "stopping",
+    "held out",
+    "held out from a stream",
+    "held out fails on rank 0",
+    "held out fails on rank 1",
 )
 
 
@@ -72,6 +76,25 @@ def test_a_validation_counts_the_samples_of_both_ranks(ranks: list[dict[str, Any
     right, total = first["figure"]
     assert total == 50
     assert right / total == pytest.approx(first["right"])
+
+
+def test_held_out_samples_are_counted_once_by_both_ranks(ranks: list[dict[str, Any]]):
+    first, second = (rank["held out"] for rank in ranks)
+    assert first["observations"] == second["observations"]
+    assert [(one["epoch"], one["samples"]) for one in first["observations"]] == [(1, 50), (2, 50), (3, 50)]
+    assert first["said"] == second["said"] == []
+    shown = [row["gengap/estimated_gap"] for row in first["rows"]]
+    assert shown != [row["gengap/predicted_gap"] for row in first["rows"]]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_held_out_samples_that_one_rank_cannot_read_are_used_by_none(ranks: list[dict[str, Any]], failing: int):
+    setting = f"held out fails on rank {failing}"
+    assert statuses(ranks[0], setting) == statuses(ranks[1], setting) == [0, 0, 0]
+    assert ranks[0][setting]["observations"] == ranks[1][setting]["observations"] == []
+    (said,) = ranks[0][setting]["said"]
+    assert ("no such file" in said) if failing == 0 else ("another rank failed" in said)
+    assert ranks[0][setting]["weights"] == ranks[0]["held out"]["weights"]
 
 
 def test_rank_zero_decides_on_the_budget(ranks: list[dict[str, Any]]):

@@ -19,7 +19,7 @@ from lightning_gengap.predictors.predictor import LossHead
 from tests.lightning_models import MemoryLogger, TinyModel, ValidatedModel, careless, fitted, put_measure
 from tests.tiny_predictors import abstaining_predictor, hopeless_predictor, tiny_monitor, tiny_predictor, wide_feature
 
-LOSS_GAP, RECALIBRATED = "gengap/predicted_loss_gap", "gengap/recalibrated_gap"
+LOSS_GAP = "gengap/predicted_loss_gap"
 KEYS = ("gengap/predicted_test_accuracy", "gengap/predicted_gap")
 
 
@@ -128,7 +128,7 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
             lambda key=key: [tiny_monitor(), EarlyStopping(key)],
             f"EarlyStopping on {key}: got a key that GapMonitor does",
         )
-        for key in ("gengap/predicted_gab", "gengap/norm/log_product_spectral", "gengap/actual_gap", RECALIBRATED)
+        for key in ("gengap/predicted_gab", "gengap/norm/log_product_spectral", "gengap/actual_gap")
     ),
     (lambda: [only_measuring(), GapEarlyStopping()], "GapEarlyStopping on gengap/predicted_test_accuracy: got a key"),
     (
@@ -138,8 +138,8 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
     (lambda: [GapEarlyStopping()], r"got a Trainer without GapMonitor.*callbacks=\[GapMonitor\(\)"),
     (lambda: [tiny_monitor(), GapEarlyStopping(LOSS_GAP, mode="min")], "does not log with these arguments"),
     (
-        lambda: [tiny_monitor(), GapEarlyStopping(RECALIBRATED, mode="min")],
-        "actual_gap and recalibrated_gap need a validation",
+        lambda: [tiny_monitor(), GapEarlyStopping("gengap/actual_gap", mode="min")],
+        "actual_gap needs a validation",
     ),
     *(
         (lambda gap=gap: [GapEarlyStopping(max_gap=gap)], r"max_gap=\): got .* expected an accuracy fraction")

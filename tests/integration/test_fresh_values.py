@@ -93,7 +93,7 @@ def test_an_epoch_that_is_not_measured_draws_nothing_and_compares_nothing():
     logger, monitor = MemoryLogger(), tiny_monitor(every_n_epochs=3)
     values = fitted(monitor, validate=True, max_epochs=5, logger=logger)
     assert values(STATUS) == [0, 1, 0, 1, 0]
-    for key in (GAP, "gengap/actual_gap", "gengap/recalibrated_gap", "gengap/train_accuracy"):
+    for key in (GAP, "gengap/actual_gap", "gengap/estimated_gap", "gengap/train_accuracy"):
         assert [step for step, _ in logger.series(key)] == [3, 11, 19]
     fresh = [row for row, status in zip(values.rows, values(STATUS), strict=True) if status == 0]
     assert all(

@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_gengap.monitor import charts
 from lightning_gengap.monitor.charts import BINS
+from lightning_gengap.monitor.logged_keys import ESTIMATED
 from tests.lightning_models import ManualModel, MemoryLogger, TinyModel, fitted
 from tests.tiny_predictors import tiny_monitor
 
@@ -24,6 +25,7 @@ SCALARS = {
     "gengap/predicted_gap_lower",
     "gengap/predicted_gap_upper",
     "gengap/predicted_test_accuracy",
+    *(f"gengap/{key}" for key in ESTIMATED),
     "gengap/in_support",
     "gengap/status",
     "gengap/train_accuracy",

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from lightning_gengap import GapMonitor
+from lightning_gengap.predictors.observations import Observation
 from tests.lightning_models import EpochValues, TinyModel, blobs, fitted, quiet_trainer
 from tests.streams import Parts, Stream
 from tests.tiny_predictors import tiny_monitor
@@ -115,16 +116,14 @@ def test_a_second_fit_on_the_same_data_goes_on(caplog: Any):
     assert "anew" not in caplog.text
 
 
-def test_residuals_and_worst_values_of_another_task_are_dropped():
+def test_observations_and_worst_values_of_another_task_are_dropped():
     monitor = tiny_monitor()
     trainer, model = quiet_trainer(monitor), seeded_model()
     trainer.fit(model, batches(easy()))
-    monitor._state.residuals.append(7.0)
-    monitor._state.residual_age = 3
+    monitor._state.observations.append(Observation(0.5, 0.7, 0.1, 40))
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model.train(), batches(relabelled()))
-    assert monitor.state_dict()["residuals"] == []
-    assert monitor.state_dict()["residual_age"] == 2
+    assert monitor.state_dict()["observations"] == []
 
 
 def test_weights_that_know_the_new_data_are_flagged():

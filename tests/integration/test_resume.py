@@ -16,11 +16,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap.measures import MEASURES
 from lightning_gengap.measures.values import Values
+from lightning_gengap.monitor.saved_state import to_primitives
 from lightning_gengap.network.probe import Probe
+from lightning_gengap.predictors.observations import Observation
 from tests.lightning_models import SeededSteps, blobs, fitted, loader, resumed, saved, watched
 from tests.tiny_predictors import ALWAYS, tiny_monitor, tiny_predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GapMonitor. .*is absent")  # small samples lack some measures
+OLD = Observation(0.5, 0.7, 0.1, samples=40)
 
 
 def monitor_state(path: Path) -> dict[str, Any]:
@@ -142,12 +145,12 @@ def test_resuming_on_other_data_measures_anew(
     tmp_path: Path, data: Callable[[], DataLoader[Any]], measured: list[int], caplog: Any
 ):
     path = saved(tmp_path, tiny_monitor(), epochs=2)
-    before = monitor_state(edited(path, lambda state: {**state, "residuals": [5.0]}))
+    before = monitor_state(edited(path, lambda state: {**state, "observations": [to_primitives(OLD)]}))
     monitor = tiny_monitor(on_error="raise")
     fitted(monitor, data=data(), max_epochs=3, ckpt_path=path)
     after = monitor.state_dict()
     assert after["training_loss"]["sums"][1] == len(data())
-    assert after["residuals"] == []
+    assert after["observations"] == []
     assert measured == [64, len(data().dataset)]
     assert all(
         torch.equal(value, after["memory"]["initial_state"][name])
@@ -192,13 +195,13 @@ def test_another_precision_is_no_other_data(tmp_path: Path, precision: Any, meas
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_another_predictor_uses_what_belongs_to_the_training(tmp_path: Path):
     path = saved(tmp_path, tiny_monitor(), epochs=2)
-    before = monitor_state(edited(path, lambda state: {**state, "residuals": [5.0]}))
+    before = monitor_state(edited(path, lambda state: {**state, "observations": [to_primitives(OLD)]}))
     monitor = tiny_monitor(predictor=tiny_predictor(name="other_v1", intercept=0.3))
     values = resumed(path, monitor, epochs=3)
     after = monitor.state_dict()
     assert after["memory"]["per_training"] == before["memory"]["per_training"]
     assert after["training_loss"]["sums"][1] == 12
-    assert after["residuals"] == []
+    assert after["observations"] == []
     assert values("gengap/status") == [0]
     assert monitor.prediction.outside == ()
 

@@ -41,7 +41,7 @@ def test_what_is_not_of_now_is_the_worst_so_far_in_the_direction_of_its_key(stat
 
 def test_before_the_first_values_everything_is_finite_and_as_bad_as_can_be():
     found = shown(Readout())
-    assert all(found[key] == 1.0 for key in (*GAPS, "recalibrated_gap", "actual_gap"))
+    assert all(found[key] == 1.0 for key in (*GAPS, "actual_gap"))
     assert found["predicted_test_accuracy"] == found["train_accuracy"] == found["in_support"] == 0.0
     assert found["train_loss"] == found["predicted_loss_gap"] == LARGE
     assert set(found) == set(KEYS)
@@ -49,7 +49,7 @@ def test_before_the_first_values_everything_is_finite_and_as_bad_as_can_be():
 
 def test_before_the_first_prediction_the_gap_is_the_train_accuracy_unless_somebody_reads_it():
     readout = after({"train_accuracy": 0.4, "train_loss": 1.0}, status=Status.ABSTAINING)
-    assert [shown(readout)[key] for key in GAPS] == [0.4, 0.4, 0.4]
+    assert [shown(readout)[key] for key in GAPS] == [0.4] * 6
     assert shown(readout, predicted_gap="min")["predicted_gap"] == 1.0
 
 

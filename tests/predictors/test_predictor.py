@@ -14,9 +14,12 @@ from lightning_gengap import available_predictors, load_predictor
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.files import dumps, loads
-from lightning_gengap.predictors.parts import Correction, Feature, Interval, LossHead
+from lightning_gengap.predictors.observations import Observation
+from lightning_gengap.predictors.parts import Feature, Interval, LossHead
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification, Term
+
+OBSERVED = (Observation(0.5, 0.7, 0.1, samples=100, kin="recipe"), Observation(0.6, 0.5, 0.1, samples=50, kin="task"))
 
 
 def feature(name: str = "train_loss", coefficient: float = -0.05, **changes: Any) -> Feature:
@@ -67,7 +70,7 @@ def test_contributions_add_up_to_the_gap(loss: float):
 
 def test_columns_and_rows_are_one_formula():
     head = LossHead(-1.0, (feature("predicted_gap", 0.5), feature("train_loss", -0.1)), -1.0, 1.0)
-    of = predictor(specification=bounded(0.1), correction=Correction(1.3, 0.8, 2), loss_head=head)
+    of = predictor(specification=bounded(0.1), observed=OBSERVED, loss_head=head)
     rng = np.random.default_rng(0)
     columns = {
         "train_accuracy": rng.uniform(0.2, 1, 60),
@@ -316,5 +319,5 @@ def test_the_formula_needs_no_torch():
     package = Path(__file__).parents[2] / "lightning_gengap"
     bare = "import sys, types; package = types.ModuleType('lightning_gengap'); "
     bare += f"package.__path__ = [{str(package)!r}]; sys.modules['lightning_gengap'] = package; "
-    bare += "import lightning_gengap.predictors.recalibration, lightning_gengap.predictors.specification; "
+    bare += "import lightning_gengap.predictors.given, lightning_gengap.predictors.specification; "
     subprocess.run([sys.executable, "-c", bare + "assert 'torch' not in sys.modules"], check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, TensorDataset, default_collate
 
 from tests.integration.identity.loops import Noisy
 from tests.integration.identity.twins import BATCH, EXAMPLES, FEATURES, Condition, Net, loader, vectors
@@ -114,6 +114,12 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
+def held_out() -> TensorDataset:
+    """Vectors that are not trained on."""
+    inputs, targets = vectors().tensors
+    return TensorDataset(inputs + 1, targets)
+
+
 def on(data: Callable[[], Any], model: Callable[[], LightningModule] = Noisy, **arguments: Any) -> Condition:
     return Condition(model, data, **arguments)
 
@@ -139,6 +145,8 @@ LOADERS: dict[str, Condition] = {
         lambda: DataLoader(Stream(vectors(), lambda n: torch.randperm(n).tolist()), batch_size=BATCH)
     ),
     "probe data": on(lambda: loader(Augmented()), monitor={"probe_data": vectors()}),
+    "held out": on(lambda: loader(Augmented()), monitor={"held_out": held_out()}, validated=True),
+    "held out and drawn at random": on(loader, NormsTransferred, monitor={"held_out": Augmented()}),
     "list of batches": on(lambda: Iterated(list(loader(shuffle=False)))),
     "worker": on(lambda: loader(num_workers=1)),
     "augmented in workers that persist": on(lambda: loader(Augmented(), num_workers=2, persistent_workers=True)),

@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.monitor.trainer_facts import check_strategy
+from lightning_gengap.predictors.estimate import EstimatedAccuracy
 from lightning_gengap.predictors.files import MOST_BYTES, dumps
-from tests.lightning_models import ValidatedModel, loader, quiet_trainer, validation_loader
+from tests.lightning_models import ValidatedModel, blobs, loader, quiet_trainer, validation_loader
 from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
 
@@ -82,6 +83,12 @@ RAISES: dict[str, Callable[[], Any]] = {
     "a seed that is no whole number": lambda: GapMonitor(seed=0.5),  # type: ignore[arg-type]
     "too many layers": lambda: GapMonitor(layers=["a", "b", "c", "d"]),
     "probe data of another kind": lambda: GapMonitor(probe_data=7),
+    "held-out data of another kind": lambda: GapMonitor(held_out=7),
+    "too few held-out samples": lambda: GapMonitor(held_out=blobs(9)),
+    "held-out samples without a predictor": lambda: GapMonitor(predictor=None, held_out=blobs(20)),
+    "evidence that is no list": lambda: GapMonitor(evidence=0.1),  # type: ignore[arg-type]
+    "evidence without a number of samples": lambda: tiny_monitor(evidence=[({}, 0.1)]),
+    "an estimated accuracy in percent": lambda: tiny_monitor(evidence=[EstimatedAccuracy(70.0, 2.0)]),
     "an unknown measure": lambda: GapMonitor(measures=["margins"]),
     "a strategy that shards weights": sharded,
     "a callback on a key that is never logged": lambda: fitting(tiny_monitor(), EarlyStopping("gengap/predicted")),

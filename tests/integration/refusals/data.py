@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from tests.integration.refusals.case import Case
 from tests.integration.refusals.tasks import unlabelled
-from tests.lightning_models import CLASSES, Stepping, TinyModel, blobs, loader, stream
+from tests.lightning_models import CLASSES, Stepping, TinyModel, ValidatedModel, blobs, loader, stream
 from tests.streams import Parts
 from tests.tiny_predictors import tiny_predictor, wide_feature
 
@@ -132,7 +133,36 @@ class Unlabelled(IterableDataset[Any]):
         yield from ([images[:32], targets[:32]], [images[32:]])
 
 
+def relabelled() -> TensorDataset:
+    """Other blobs, whose classes begin at 1."""
+    images, targets = blobs(seed=1).tensors
+    return TensorDataset(images, targets + 1)
+
+
+SHARED = blobs()
+
+
+def validated_on_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validate on the samples that are trained on."""
+    monkeypatch.setattr("tests.integration.test_refusals.validation_loader", lambda: DataLoader(SHARED, 16))
+
+
+class Noisy(TensorDataset):
+    """Another copy of a sample whenever it is read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        image, target = super().__getitem__(index)
+        return image + 0.01 * torch.randn_like(image), target
+
+
 DATA: dict[str, Case] = {
+    "held-out samples that were trained on": Case(monitor={"held_out": Subset(blobs(), range(20))}),
+    "a validation on samples that were trained on": Case(
+        ValidatedModel, data=lambda: DataLoader(SHARED, 16), patch=validated_on_training
+    ),
+    "held-out labels that the network does not have": Case(monitor={"held_out": relabelled()}),
+    "held-out samples of a single class": Case(monitor={"held_out": Subset(blobs(seed=1), range(0, 64, 4))}),
+    "held-out samples that are augmented": Case(monitor={"held_out": Noisy(*blobs(seed=1).tensors)}),
     "a training set that is augmented": Case(Jittered),
     "a training set that cannot be read by index": Case(Opening, data=lambda: DataLoader(OpenedLate(), 16)),
     "a training set that cannot be copied": Case(data=lambda: DataLoader(Uncopied(), 16)),

@@ -76,9 +76,10 @@ FUNCTIONS: dict[str, Callable[[], Any]] = {
     "a sample that cannot be read for its class": lambda: hold_out(Unreadable(), 10),
     "classes for other samples than there are": lambda: hold_out(blobs(), 10, labels=[0, 1, 2]),
     "a prediction from no values": lambda: tiny_predictor().predict({}),
-    "an observed gap in percent": lambda: recalibrate(tiny_predictor(), [({}, 12.0)]),
+    "an observed gap in percent": lambda: recalibrate(tiny_predictor(), [({}, 12.0, 100)]),
+    "an observed gap without a number of samples": lambda: recalibrate(tiny_predictor(), [({}, 0.1, 0)]),
     "observed gaps of untrained models": lambda: recalibrate(
-        tiny_predictor(), [({"train_accuracy": 0.1, "train_loss": 2.3, "classes": 10.0}, 0.0)]
+        tiny_predictor(), [({"train_accuracy": 0.1, "train_loss": 2.3, "classes": 10.0}, 0.0, 100)]
     ),
 }
 

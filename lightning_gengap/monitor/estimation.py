@@ -1,0 +1,66 @@
+"""The estimate of one training: what is observed, what is given, and what is shown of both. No Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.predictors.estimate import Estimate, estimate, expected, observed
+
+MOST = 256  # observations that are kept: older ones say nothing of an epoch that these do not
+HELD_OUT = "held_out"  # the source of the samples that `held_out=` gives
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An accuracy of the present weights on samples that are not trained on.
+
+    Attributes:
+        accuracy: a fraction.
+        samples: how many there are.
+        source: which.
+        seconds: that it took.
+    """
+
+    accuracy: float
+    samples: int
+    source: str
+    seconds: float = 0.0
+
+
+def observe(found: Observed | None, state: RunState) -> None:
+    """Remember an accuracy beside the prediction of the same weights. A later look at the same samples replaces it."""
+    if found is None or state.prediction is None:
+        return
+    accuracy = state.values["train_accuracy"]
+    new = observed(found.accuracy, found.samples, found.source, state.prediction, accuracy, state.epochs)
+    others = [one for one in state.observations if (one.source, one.epoch) != (new.source, new.epoch)]
+    state.observations = [*others, new][-MOST:]
+
+
+def show_estimate(state: RunState) -> None:
+    """Show what the prediction of the present weights and all evidence say together."""
+    if state.prediction is None:
+        return
+    accuracy, given = state.values["train_accuracy"], state.given
+    curves = given.at_end if state.values.get("progress") == 1.0 else ()
+    evidence = [
+        *state.observations,
+        *(replace(pair, epoch=state.epochs) for pair in given.pairs),  # as if they were at the same stage
+        *(expected(curve, state.prediction, accuracy, state.epochs) for curve in curves),
+    ]
+    found = estimate(state.prediction, state.values, evidence, state.epochs, state.scale)
+    for key, value in _shown(found).items():
+        state.readout.add(key, value)
+
+
+def _shown(found: Estimate | None) -> dict[str, float]:
+    if found is None:
+        return {}
+    return {
+        "estimated_gap": found.gap,
+        "estimated_gap_lower": found.lower,
+        "estimated_gap_upper": found.upper,
+        "estimated_test_accuracy": found.test_accuracy,
+        "equivalent_hold_out": found.equivalent_hold_out,
+    }

@@ -1,0 +1,91 @@
+"""One posterior for every kind of evidence: what a prediction misses, as a Gaussian process over epochs. Numpy alone.
+
+The residual r of test accuracy (actual minus predicted) at epoch t of a run is an Ornstein-Uhlenbeck process in the log
+of the epoch, whose standard deviation at each epoch is that of the prediction there times a scale. `Observation` says
+what is known of it. The list of observations is the only state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gengap.predictors.observations import (
+    Floats,
+    Observation,
+    correlations,
+    jeffreys,
+    log_epochs,
+    noise,
+    residuals,
+)
+
+LENGTH = 1.5  # of the process, in the log of the epoch
+_ROUNDS = 4  # the sampling variance depends on the accuracy, and that on the sampling variance
+_LEAST_VARIANCE = 1e-12  # so that a prediction without any uncertainty can be asked too
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Mean and variance of the residual of test accuracy at the epochs that were asked for."""
+
+    mean: Floats
+    variance: Floats
+
+
+def posterior(
+    observations: Sequence[Observation],
+    epochs: Sequence[float] | Floats,
+    deviations: Sequence[float] | Floats,
+    scale: float = 1.0,
+) -> Posterior:
+    """What the observations say of the residuals of a run.
+
+    Args:
+        observations: in any order.
+        epochs: of the run that is asked about.
+        deviations: the standard deviation of the prediction at each of these epochs.
+        scale: multiplies all deviations, those of the observations too. See `Scales`.
+
+    Example:
+        >>> seen = Observation(accuracy=0.7, predicted=0.8, deviation=0.05, samples=100, epoch=10)
+        >>> after = posterior([seen], epochs=[10], deviations=[0.05])
+        >>> round(float(after.mean[0]), 3), round(float(after.variance[0]) ** 0.5, 3)
+        (-0.057, 0.033)
+    """
+    count = len(observations)
+    times = log_epochs([*(one.epoch for one in observations), *epochs])
+    sizes = scale * np.array([*(one.deviation for one in observations), *deviations], np.float64)
+    kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
+    prior = correlations(kins) * np.outer(sizes, sizes) * np.exp(-np.abs(times[:, None] - times[None, :]) / LENGTH)
+    seen, across = prior[:count, :count], prior[:count, count:]
+    covariance = _with_noise(observations, seen)
+    mean = across.T @ np.linalg.solve(covariance, residuals(observations))
+    gained = (across * np.linalg.solve(covariance, across)).sum(axis=0)
+    variance = np.diag(prior)[count:] - gained
+    return Posterior(mean, np.maximum(variance, 0.0))
+
+
+def _with_noise(observations: Sequence[Observation], seen: Floats) -> Floats:
+    """The covariance of what was observed; each accuracy in its noise is the one that follows from all observations."""
+    predicted, observed = (
+        np.array([getattr(one, name) for one in observations], np.float64) for name in ("predicted", "accuracy")
+    )
+    accuracies = jeffreys(observed, np.array([one.samples for one in observations], np.float64))
+    least = _LEAST_VARIANCE * np.eye(len(observations))
+    for _ in range(_ROUNDS):
+        covariance = seen + noise(observations, accuracies) + least
+        accuracies = predicted + seen @ np.linalg.solve(covariance, observed - predicted)
+    return covariance
+
+
+def equivalent_hold_out(accuracy: float, variance: float) -> float:
+    """How many held-out samples tell the test accuracy as well: p (1 - p) over its variance.
+
+    The accuracy p is kept a deviation away from 0 and 1, where a hold-out would seem to know everything.
+    """
+    away = min(max(variance, _LEAST_VARIANCE) ** 0.5, 0.5)
+    p = min(max(accuracy, away), 1 - away)
+    return p * (1 - p) / max(variance, _LEAST_VARIANCE)
