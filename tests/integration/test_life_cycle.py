@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.measures import MEASURED
-from lightning_gengap.monitor.logged_keys import PREDICTED
+from lightning_gengap.monitor.logged_keys import AGES, PREDICTED
 from tests.hooks import hooks
 from tests.lightning_models import (
     EpochValues,
@@ -91,7 +91,7 @@ def test_every_key_is_present_and_finite_from_the_first_epoch(arguments: dict[st
 
 
 def _in_range(name: str, value: float) -> bool:
-    key = (PREDICTED | MEASURED)[name]
+    key = (PREDICTED | AGES | MEASURED)[name]
     return key.low - 1e-6 <= value <= key.high + 1e-6
 
 

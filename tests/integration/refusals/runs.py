@@ -12,11 +12,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_gengap import GapMonitor
+from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.allowance import Budget
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from tests.integration.refusals.case import Case
 from tests.integration.refusals.data import Tokens, tokens
-from tests.lightning_models import MemoryLogger, TinyModel, blobs, fitted, loader
+from tests.lightning_models import MemoryLogger, TinyModel, blobs, careless, fitted, loader, put_measure
 from tests.tiny_predictors import tiny_monitor
 
 
@@ -79,6 +80,12 @@ def broken(*_: Any) -> Any:
     raise ValueError("a fault")
 
 
+def growing_and_failing(patch: Any) -> None:
+    """A measure that was taken, takes in more samples, and fails."""
+    put_measure(patch, "k_variance", careless())
+    patch.setattr(Measurer, "growing", lambda self: ("k_variance",))
+
+
 RUNS: dict[str, Case] = {
     "a checkpoint that looks during training": Case(
         reader=lambda: ModelCheckpoint(mkdtemp(), monitor="gengap/predicted_gap", every_n_train_steps=2)
@@ -96,6 +103,7 @@ RUNS: dict[str, Case] = {
     "a logger that fails": Case(trainer={"logger": Full()}),
     "a hook of the monitor that fails": Case(patch=lambda patch: patch.setattr(TrainingLoss, "step", broken)),
     "another fault of the monitor": Case(patch=lambda patch: patch.setattr(Budget, "allowance", broken)),
+    "a measure that fails while it takes in more samples": Case(patch=growing_and_failing),
     "a barebones Trainer": Case(trainer={"barebones": True, "log_every_n_steps": 0}),
     "a checkpoint that was written without the monitor": Case(checkpoint=saved()),
     "a checkpoint with the initial weights of another network": Case(
