@@ -15,6 +15,7 @@ from lightning_gengap.measures.agreement.mislabelled import Mislabelled, suspect
 from lightning_gengap.monitor.arguments import check_arguments
 from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.continuation import begin, loaded_state
+from lightning_gengap.monitor.given_curves import take_curves
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.loggers import Display
@@ -86,7 +87,8 @@ class GapMonitor(Callback):
         held_out: samples that are never trained on, ten or more, in the forms of `probe_data`. Their accuracy is
             measured whenever the prediction is, and counts in the estimate by how many they are.
         evidence: a list of what is known from elsewhere: pairs (values, gap, number of held-out samples, "recipe" or
-            "task") of other models, see `ObservedGap`, and an `EstimatedAccuracy` of the last epoch.
+            "task") of other models, see `ObservedGap`; a `LearningCurve` of this module on these samples, or another
+            `EstimatedAccuracy` of the last epoch.
 
     Raises:
         PredictorError, MeasureError, LayerError, BatchError, DataError, ConfigurationError: an argument cannot work.
@@ -227,6 +229,7 @@ class GapMonitor(Callback):
         state.prefix, state.given = self._prefix(trainer), self._given
         self._start_up.run(trainer, pl_module, state)
         self._held_out.watch(trainer, pl_module, state)
+        take_curves(trainer, pl_module, state, self._start_up.reader.target)
         self._moments.start(trainer, pl_module, state)
         state.clock = time.perf_counter()
         state.budget.start_up += state.clock - started

@@ -134,6 +134,15 @@ def say_no_held_out(state: RunState, error: Exception) -> None:
         )
 
 
+def say_no_curve(state: RunState, why: str) -> None:
+    """Say why a learning curve is no evidence."""
+    if state.says_first(f"no curve: {why}"):
+        rank_zero_warn(
+            f"GapMonitor does not use a learning curve of evidence=: {why}. Training goes on, and estimates know of "
+            "the other evidence alone."
+        )
+
+
 def say_validates_on_training(state: RunState, key: str, known: int) -> None:
     """Say why the accuracy of a validation is no evidence."""
     if state.says_first("validates on training"):

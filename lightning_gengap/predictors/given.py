@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.estimate import EstimatedAccuracy
@@ -15,21 +15,34 @@ from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.recalibration import observations_of
 
 
+@runtime_checkable
+class Curve(Protocol):
+    """What a learning curve has, as `learning_curve` gives it."""
+
+    def estimate(self) -> Any:
+        """The accuracy of a training on all samples, with `accuracy` and `deviation`."""
+
+    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
+        """In what this module and these samples differ from those of the curve."""
+
+
 @dataclass(frozen=True)
 class Given:
     """Evidence from elsewhere.
 
     Attributes:
         pairs: observed gaps of other models, beside what the predictor says of them.
-        at_end: the test accuracy that the training will end with, by a learning curve for example.
+        at_end: the test accuracy that the training will end with.
+        curves: learning curves that say so, if they are of the same recipe and data.
     """
 
     pairs: tuple[Observation, ...] = ()
     at_end: tuple[EstimatedAccuracy, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     @staticmethod
     def of(predictor: Predictor | None, evidence: Iterable[Any] | None) -> Given:
-        """What a monitor with this predictor is given; `evidence` is a list of pairs and estimates.
+        """What a monitor with this predictor is given; `evidence` is a list of pairs, curves and estimates.
 
         Raises:
             PredictorError: one of them is neither, or cannot be used.
@@ -38,9 +51,10 @@ class Given:
             return Given()
         listed = [] if evidence is None else list(evidence)
         at_end = tuple(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy))
-        others = [one for one in listed if not isinstance(one, EstimatedAccuracy)]
+        curves = tuple(one for one in listed if isinstance(one, Curve))
+        others = [one for one in listed if not isinstance(one, EstimatedAccuracy | Curve)]
         pairs = observations_of(replace(predictor, observed=()), others) if others else ()
-        return Given((*predictor.observed, *pairs), at_end)
+        return Given((*predictor.observed, *pairs), at_end, curves)
 
 
 def _checked(curve: EstimatedAccuracy) -> EstimatedAccuracy:

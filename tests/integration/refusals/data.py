@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
+from lightning_gengap.predictors.estimate import EstimatedAccuracy
 from tests.integration.refusals.case import Case
 from tests.integration.refusals.tasks import unlabelled
 from tests.lightning_models import CLASSES, Stepping, TinyModel, ValidatedModel, blobs, loader, stream
@@ -155,11 +156,22 @@ class Noisy(TensorDataset):
         return image + 0.01 * torch.randn_like(image), target
 
 
+class OtherCurve:
+    """A learning curve of other samples."""
+
+    def estimate(self) -> EstimatedAccuracy:
+        return EstimatedAccuracy(0.5, 0.01)
+
+    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
+        return ["data set"]
+
+
 DATA: dict[str, Case] = {
     "held-out samples that were trained on": Case(monitor={"held_out": Subset(blobs(), range(20))}),
     "a validation on samples that were trained on": Case(
         ValidatedModel, data=lambda: DataLoader(SHARED, 16), patch=validated_on_training
     ),
+    "a learning curve of another data set": Case(monitor={"evidence": [OtherCurve()]}),
     "held-out labels that the network does not have": Case(monitor={"held_out": relabelled()}),
     "held-out samples of a single class": Case(monitor={"held_out": Subset(blobs(seed=1), range(0, 64, 4))}),
     "held-out samples that are augmented": Case(monitor={"held_out": Noisy(*blobs(seed=1).tensors)}),

@@ -1,0 +1,42 @@
+"""Learning curves as evidence: those of this recipe on these samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_gengap.errors import frameless
+from lightning_gengap.monitor.notices import say_no_curve
+from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.predictors.estimate import EstimatedAccuracy
+from lightning_gengap.undisturbed import undisturbed
+
+
+def take_curves(trainer: Trainer, module: LightningModule, state: RunState, target: Any) -> None:
+    """Take the estimates of the curves that are given; say of one that is of another recipe or data set, and leave it.
+
+    They are estimates of the accuracy after the last planned epoch, and count there alone.
+    """
+    curves = state.given.curves
+    if not curves:
+        return
+    found = []
+    for curve in curves:
+        try:
+            dataset = getattr(trainer.train_dataloader, "dataset", None)
+            with undisturbed(module):
+                collate = getattr(trainer.train_dataloader, "collate_fn", None)
+                differ = curve.differences(module, dataset, target=target, collate=collate)
+                at_end = curve.estimate()
+        except Exception as error:  # of the user's data set too
+            if state.raises:
+                raise
+            say_no_curve(state, f"it could not be compared with this training: {frameless(error)}")
+            continue
+        if differ:
+            say_no_curve(state, f"it is of another {'; another '.join(differ)}")
+        else:
+            found.append(EstimatedAccuracy(at_end.accuracy, at_end.deviation))
+    state.given = replace(state.given, at_end=(*state.given.at_end, *found), curves=())
