@@ -1,4 +1,4 @@
-"""Lightning's early stopping on the predicted test accuracy, so that it never reads a stale value."""
+"""Lightning's early stopping on the estimated test accuracy, so that it never reads a stale value."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from lightning_gengap.monitor.readout import Status
 
 
 class GapEarlyStopping(EarlyStopping):
-    """Stop when the predicted test accuracy no longer improves, or when the predicted gap grows too large.
+    """Stop when the estimated test accuracy no longer improves, or when the estimated gap grows too large.
 
-    It reads the value of the epoch that just ended, with or without validation. It ignores epochs in which
-    `GapMonitor` abstains or has no fresh value: they neither improve nor use up patience. It costs nothing.
+    The estimate is what the prediction and all evidence say together, and the prediction where there is no evidence. It
+    reads the value of the epoch that just ended, with or without validation. It ignores epochs without a fresh value,
+    as where `GapMonitor` abstains and has no held-out samples: they neither improve nor use up patience. It costs
+    nothing.
 
     Args:
         monitor: the key to watch. `GapMonitor` has to log it.
         mode: `max` for accuracies, `min` for gaps.
         patience: how many fresh measurements without improvement end the training.
         min_delta: the smallest change that counts as improvement, in the key's unit.
-        max_gap: stop also as soon as `gengap/predicted_gap` exceeds this accuracy fraction, in (0, 1].
+        max_gap: stop also as soon as `gengap/estimated_gap` exceeds this accuracy fraction, in (0, 1].
         verbose: whether improvements are printed.
 
     Attributes:
@@ -38,7 +40,7 @@ class GapEarlyStopping(EarlyStopping):
         >>> from lightning_gengap import GapEarlyStopping, GapMonitor
         >>> callbacks = [GapMonitor(), GapEarlyStopping(patience=3, max_gap=0.3)]
         >>> callbacks[1].monitor
-        'gengap/predicted_test_accuracy'
+        'gengap/estimated_test_accuracy'
 
         Pass them as `Trainer(callbacks=callbacks)`.
     """
@@ -47,7 +49,7 @@ class GapEarlyStopping(EarlyStopping):
 
     def __init__(
         self,
-        monitor: str = "gengap/predicted_test_accuracy",
+        monitor: str = "gengap/estimated_test_accuracy",
         mode: Literal["min", "max"] = "max",
         patience: int = 5,
         min_delta: float = 0.0,
@@ -84,7 +86,7 @@ class GapEarlyStopping(EarlyStopping):
             raise ConfigurationError(
                 "GapEarlyStopping",
                 got="a Trainer without GapMonitor" if not monitors else "max_gap= with GapMonitor(predictor=None)",
-                expected=f"a GapMonitor that logs {self.monitor if not monitors else f'{PREFIX}predicted_gap'}",
+                expected=f"a GapMonitor that logs {self.monitor if not monitors else f'{PREFIX}estimated_gap'}",
                 remedy="Use Trainer(callbacks=[GapMonitor(), GapEarlyStopping()]).",
             )
 
@@ -92,29 +94,35 @@ class GapEarlyStopping(EarlyStopping):
         """Decide on the values of this epoch, if they are fresh."""
         prefix = self._prefix(trainer)
         status = trainer.callback_metrics.get(f"{prefix}status")
-        if status is None or int(status) != Status.FRESH:
+        if status is None:
             return
-        if self.monitor.startswith(prefix) and not any(
-            monitor.is_fresh(self.monitor) for monitor in monitors_of(trainer)
-        ):
-            return  # its measure was not taken now
+        if self.monitor.startswith(prefix):
+            if not _is_fresh(trainer, self.monitor):
+                return  # nothing was measured now, or nothing can be said
+        elif int(status) != Status.FRESH:
+            return
         stopping = trainer.should_stop
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.should_stop and not stopping:
             best = float(self.best_score)
             self.reason = f"{self.monitor} did not improve on {best:.3f} for {self.wait_count} measurements"
-        gap = trainer.callback_metrics.get(f"{prefix}predicted_gap")
-        if self.max_gap is not None and gap is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        gap = trainer.callback_metrics.get(f"{prefix}estimated_gap")
+        known = gap is not None and _is_fresh(trainer, f"{prefix}estimated_gap")
+        if self.max_gap is not None and gap is not None and known and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             exceeded = trainer.strategy.reduce_boolean_decision(float(gap) > self.max_gap, all=False)
             if exceeded:
                 trainer.should_stop = True
                 self.stopped_epoch = trainer.current_epoch
-                self.reason = f"predicted gap {float(gap):.3f} exceeds max_gap {self.max_gap}"
+                self.reason = f"estimated gap {float(gap):.3f} exceeds max_gap {self.max_gap}"
 
     def _prefix(self, trainer: Trainer) -> str:
         """The prefix of the monitor whose key is watched: a second monitor has its own."""
         own = f"{self.monitor.rpartition('/')[0]}/"
         return own if f"{own}status" in trainer.callback_metrics else PREFIX
+
+
+def _is_fresh(trainer: Trainer, key: str) -> bool:
+    return any(monitor.is_fresh(key) for monitor in monitors_of(trainer))
 
 
 def _is_fraction(value: object) -> bool:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.predictors.predictor import LossHead
-from tests.lightning_models import MemoryLogger, TinyModel, ValidatedModel, careless, fitted, put_measure
+from tests.lightning_models import MemoryLogger, TinyModel, ValidatedModel, blobs, careless, fitted, put_measure
 from tests.tiny_predictors import abstaining_predictor, hopeless_predictor, tiny_monitor, tiny_predictor, wide_feature
 
 LOSS_GAP = "gengap/predicted_loss_gap"
@@ -130,7 +130,7 @@ REFUSED: list[tuple[Callable[[], list[Callback]], str]] = [
         )
         for key in ("gengap/predicted_gab", "gengap/norm/log_product_spectral", "gengap/actual_gap")
     ),
-    (lambda: [only_measuring(), GapEarlyStopping()], "GapEarlyStopping on gengap/predicted_test_accuracy: got a key"),
+    (lambda: [only_measuring(), GapEarlyStopping()], "GapEarlyStopping on gengap/estimated_test_accuracy: got a key"),
     (
         lambda: [only_measuring(), GapEarlyStopping("gengap/train_accuracy", max_gap=0.1)],
         r"got max_gap= with GapMonitor\(predictor=None\)",
@@ -178,7 +178,7 @@ def test_max_gap_stops_with_a_reason():
     logged = fitted(stopping, tiny_monitor(), max_epochs=6)
     assert len(logged.rows) == 1
     assert stopping.stopped_epoch == 0
-    assert stopping.reason == f"predicted gap {logged('gengap/predicted_gap')[0]:.3f} exceeds max_gap 0.01"
+    assert stopping.reason == f"estimated gap {logged('gengap/estimated_gap')[0]:.3f} exceeds max_gap 0.01"
     generous = GapEarlyStopping(max_gap=0.9)
     assert len(fitted(generous, tiny_monitor()).rows) == 2
     assert generous.reason is None
@@ -230,3 +230,15 @@ def test_a_plateau_scheduler_reads_this_epochs_value(validate: bool):
     assert logged("gengap/status") == [0, 0, 1, 0]
     assert model.scheduler.best == 1  # improved in the third epoch alone: the rate fell in the two others
     assert model.optimizers().param_groups[0]["lr"] == pytest.approx(0.02 * 0.1**2)
+
+
+def test_it_goes_by_held_out_samples_where_the_prediction_abstains():
+    monitor = tiny_monitor(predictor=abstaining_predictor(), held_out=blobs(40, seed=3))
+    stopping = GapEarlyStopping(patience=2, min_delta=1.0)
+    logged = fitted(monitor, stopping, max_epochs=6)
+    assert logged("gengap/status") == [3.0] * 3
+    assert len(logged.rows) == 3
+    assert "estimated_test_accuracy did not improve" in str(stopping.reason)
+    without = GapEarlyStopping(patience=2, min_delta=1.0)
+    assert len(fitted(tiny_monitor(predictor=abstaining_predictor()), without, max_epochs=6).rows) == 6
+    assert without.reason is None
