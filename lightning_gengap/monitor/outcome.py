@@ -16,6 +16,8 @@ from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import FIT, NEVER, RunState, flat
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
 
+ENOUGH_KNOWN = 0.5  # of the training samples, that the best reference is fitted on
+
 
 def examine(measurement: Measurement, measurer: Measurer, state: RunState) -> Measurement:
     """Note what the user should know of a measurement.
@@ -96,7 +98,8 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
     if predictor is not None:
         state.scale = predictor.scales.neither  # nothing tells whether the fit knew data like these
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
-        state.prediction = prediction = predictor.predict(known, state.flags)
+        flags = (*state.flags, *doubts_of_references(values, predictor))
+        state.prediction = prediction = predictor.predict(known, flags)
         if prediction.abstained:
             reasons = () if state.never_because else obstacles(prediction, state.absences)
             _say_never(prediction, reasons, state)
@@ -104,6 +107,12 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
         else:
             predicted = _shown(prediction, values["train_accuracy"])
     state.readout.show({**values, **predicted}, status)
+
+
+def doubts_of_references(values: Mapping[str, float], predictor: Predictor) -> tuple[str, ...]:
+    """A reason for doubt where a predictor goes by references that know fewer than half of the training samples yet."""
+    reads = any(name.startswith("reference/") for name in predictor.needs)
+    return ("few_references",) if reads and values.get("reference/share", 1.0) < ENOUGH_KNOWN else ()
 
 
 def _say_never(prediction: Prediction, reasons: Sequence[str], state: RunState) -> None:

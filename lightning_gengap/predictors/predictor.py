@@ -145,8 +145,8 @@ class Predictor:
                 always needed. Where a feature is missing, the predictor abstains. With `probe_samples` and
                 `train_samples` the interval is wider where fewer samples were measured than in the fit; see
                 `sampling_error`.
-            flags: reasons for doubt that no feature shows (`augmented_probe`, `initial_weights`, `samples_interact`,
-                `training_inputs`). Each of them widens the interval by its width.
+            flags: reasons for doubt that no feature shows (`augmented_probe`, `few_references`, `initial_weights`,
+                `samples_interact`, `training_inputs`). Each of them widens the interval by its width.
 
         Raises:
             PredictorError: `train_accuracy` or `classes` is missing.
