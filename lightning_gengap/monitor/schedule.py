@@ -60,6 +60,13 @@ class Selection:
         explained = with_ingredients((*own, *of_named)) | figures
         return cls(predictor, tuple(named), measures, needed, wanted, explained)
 
+    def on_images(self) -> Selection:
+        """What is taken where the inputs are images: what the preferred predictor needs, and not the other's."""
+        if self.predictor is None or self.predictor.preferred is None:
+            return self
+        serving = replace(self.predictor.preferred, observed=self.predictor.observed)
+        return Selection.of(serving, self.named, self.explained is None, set(USUAL) <= set(self.measures))
+
     def explains(self, pattern: str) -> bool:
         """Whether the user is told why the keys of this pattern are absent."""
         return self.explained is None or any(fnmatchcase(key, pattern) for key in self.explained)

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer
+from lightning_gengap.measures.difficulty.input_difficulty import PATCH_SIDE
 from lightning_gengap.monitor.containment import give_up
 from lightning_gengap.monitor.continuation import judge_start, settle
 from lightning_gengap.monitor.notices import say_failure, say_optional_failures, say_unknown_size, say_watched
@@ -195,6 +196,9 @@ class StartUp:
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
         """Watch these samples from now on. The first time, remember the values before any step."""
         rehearse(module, samples, self.reader.forward, self.layers, state)
+        if _are_images(samples):
+            state.selection = state.selection.on_images()
+            state.schedule.needed = state.selection.schedule().needed
         measurer = Measurer.of(
             module,
             samples,
@@ -253,6 +257,11 @@ def tolerate_start_failures(state: RunState) -> Iterator[None]:
             say_failure(state, frameless(error), "before the first step")
         else:
             give_up(state, frameless(error))
+
+
+def _are_images(samples: Samples) -> bool:
+    inputs = samples.batches[0].inputs
+    return inputs is not None and inputs.ndim == 4 and min(inputs.shape[2:]) >= PATCH_SIDE
 
 
 def _counted(measurer: Measurer, trainer: Trainer, state: RunState) -> Measurer:

@@ -13,8 +13,8 @@ from lightning_gengap.network.probe import copy_state
 from tests import networks
 from tests.probes import Measured, measured
 
-# They hold a few copies of the weights, and the logits.
-SMALL = {"fit", "calibration", "sharpness", "adaptive_sharpness", "pac_bayes", "worst_case"}
+# They hold a few copies of the weights or of a batch, and the logits.
+SMALL = {"fit", "calibration", "copies", "sharpness", "adaptive_sharpness", "pac_bayes", "worst_case"}
 SLOW = {
     "difficulty",
     "complexity",

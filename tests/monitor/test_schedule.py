@@ -32,13 +32,24 @@ def test_what_is_taken_once_costs_the_schedule_nothing_and_expensive_measures_ar
 
 
 def test_a_measure_of_which_some_keys_are_wanted_is_expected_to_cost_that_part():
+    on_images = Selection.of(load_predictor("default"), ()).on_images()
+    assert on_images.wanted is not None
+    assert len(on_images.wanted & get_measure("perturbation").keys.keys()) == 1
+    assert on_images.schedule().needed == pytest.approx(2.0)  # one forward on the samples, one on copies
+    everything = Selection.of(load_predictor("default"), (), everything=True).on_images()
+    assert everything.schedule().needed == pytest.approx(6.0)
+
+
+def test_on_images_only_the_preferred_predictors_measures_are_needed():
     default = load_predictor("default")
-    wanted = Selection.of(default, ()).wanted & get_measure("perturbation").keys.keys()
-    assert len(wanted) == 1
-    assert Selection.of(default, ()).schedule().needed == pytest.approx(
-        2.0
-    )  # one forward on the samples, one on copies
-    assert Selection.of(default, (), everything=True).schedule().needed == pytest.approx(6.0)
+    before = Selection.of(default, ["copies"], drawn=True)
+    assert {"reference", "agreement", "perturbation"} <= set(before.needed)
+    after = before.on_images()
+    assert after.predictor == default.preferred
+    assert set(after.needed) == {"fit", *load_predictor("images_v3").measures}
+    assert set(after.measures) == {*after.needed, "copies", "reference", "margin", "norm", "soft_rank"}
+    assert Selection.of(default, (), everything=True).on_images().explained is None
+    assert Selection.of(tiny_predictor(), ()).on_images() == Selection.of(tiny_predictor(), ())
 
 
 def test_margins_norms_and_the_soft_rank_are_optional_and_taken_where_more_than_the_prediction_is_shown():

@@ -55,11 +55,11 @@ def recoloured(images: Sequence[Tensor], generator: torch.Generator) -> Changed:
     sizes, channels = [len(part) for part in images], images[0].shape[1]
     mean, deviation = _moments(images)
     drawn = [2 * REACH * torch.rand(sum(sizes), channels, generator=generator) - REACH for _ in range(2)]
-    contrast, brightness = (part[:, :, None, None].split(sizes) for part in drawn)
+    contrast, brightness = (part[:, :, None, None].to(images[0]).split(sizes) for part in (drawn[0].exp(), drawn[1]))
 
     def made(place: int) -> Tensor:
         own = images[place]
-        return (own - mean).mul_(contrast[place].exp().to(own)).add_(mean + brightness[place].to(own) * deviation)
+        return (own - mean).mul_(contrast[place]).add_(mean + brightness[place] * deviation)
 
     return made
 

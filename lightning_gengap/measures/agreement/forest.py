@@ -98,6 +98,7 @@ class Forest:
         own = compared_inputs(probe, judged.rows)
         if own is None:
             raise OtherKind(probe.why_no_inputs)
+        _require_scikit_learn()
         width = own[0].numel()
         cost = cost_of(width, len(judged.classes), len(probe.targets) + len(probe.others or ()))
         require_time(cost * len(own), f"trees on {len(own)} samples of {width} numbers")
@@ -129,6 +130,14 @@ class Forest:
     def kept(self) -> dict[str, Tensor]:
         """Nothing: what it holds are the samples themselves."""
         return {}
+
+
+def _require_scikit_learn() -> None:
+    """Raise `Undefined` where there is torch alone, as on some machines with a GPU."""
+    try:
+        import sklearn.tree  # noqa: F401
+    except ImportError:
+        raise Undefined("scikit-learn is not installed") from None
 
 
 def _require_few_finite(inputs: Tensor) -> None:

@@ -93,14 +93,14 @@ class FeatureRidge:
 def _require_unknown_labels(probe: Probe) -> None:
     """Raise `Undefined` where the initial weights know the labels: their features show those of left-out samples."""
     chance = float(torch.bincount(probe.targets).max() / len(probe.targets))
-    right = samples = 0
+    right, samples = list[Tensor](), 0
     with torch.no_grad():
         for batch, logits in probe.forwards(probe.initial_state):
-            right += int((logits.argmax(1) == batch.targets).sum())
+            right.append(logits.argmax(1) == batch.targets)
             samples += len(batch.targets)
             if samples >= FEWEST:
                 break
-    if knows(right / samples, chance, samples):
+    if knows(int(torch.cat(right).sum()) / samples, chance, samples):
         raise Undefined("the initial weights know the labels already")
 
 
