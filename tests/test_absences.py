@@ -122,7 +122,10 @@ def test_a_monitor_logs_each_key_or_says_why_not(
     of_monitor = [line for line in lines if line.startswith(("GapMonitor: ", "GapMonitor watches "))]
     keys = patterns([part.removeprefix("GapMonitor: ") for line in of_monitor for part in line.split("; ")])
     figures = {key for name in monitor.measures for key, entry in MEASURES[name].keys.items() if entry.kind != "scalar"}
-    wanted = set(monitor._selection.explained or {key for name in monitor.measures for key in MEASURES[name].keys})
+    assert monitor._state is not None
+    wanted = set(
+        monitor._state.selection.explained or {key for name in monitor.measures for key in MEASURES[name].keys}
+    )
     missing = (figures | wanted) - drawn - set(monitor.values)
     assert [key for key in missing if not (is_said(key, keys) or is_of_other_data(key))] == []
     assert drawn

@@ -198,7 +198,8 @@ class StartUp:
         rehearse(module, samples, self.reader.forward, self.layers, state)
         if _are_images(samples):
             state.selection = state.selection.on_images()
-            state.schedule.needed = state.selection.schedule().needed
+            fresh = state.selection.schedule()
+            state.schedule.needed, state.schedule.forwards = fresh.needed, fresh.forwards
         measurer = Measurer.of(
             module,
             samples,

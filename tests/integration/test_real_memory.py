@@ -35,7 +35,7 @@ def test_training_goes_on_unchanged_and_what_is_missing_is_said(tmp_path: Path) 
     absent = [text for text in said if text.startswith("GapMonitor: loo/network/* is absent: ")]
     slower = [text for text in said if text.startswith("GapMonitor: curvature/* takes longer by graphs rebuilt")]
     assert len(absent) == 1
-    assert len(slower) <= 1
+    assert len(slower) == len(set(slower)) <= 2  # the soft rank of some samples and that of all
     assert sorted(absent + slower) == sorted(said)
     assert all("can't allocate memory" in text for text in said)
     (row,) = watched["rows"]

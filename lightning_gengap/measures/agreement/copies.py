@@ -34,8 +34,8 @@ def copies(probe: Probe) -> Values:
     whose channels has a contrast of exp(u) about the channel's mean, and v deviations of the channel more brightness,
     with u and v uniform in [-0.3, 0.3]. Everything is drawn from the probe's seed, the same at every measurement.
 
-    What a network has memorised of an image does not survive such changes, unless it was trained on them. On images of
-    32 x 32, `copies/least_accuracy` is near the test accuracy, whether or not the network was trained on moved copies.
+    What a network has memorised of an image does not survive such changes, unless it was trained on them. Few are
+    trained on both, so that `copies/least_accuracy` also tells of those that were trained on moved copies.
 
     Cost: two forward passes, and what `reference` costs where that was not taken. Reference: after Natekar and Sharma
     2020 (arXiv 2012.02775).
