@@ -84,7 +84,7 @@ def demo(epochs: int, out: Path) -> None:
             max_epochs=epochs,
             accelerator="cpu",
             logger=TensorBoardLogger(out, name="demo"),
-            callbacks=[GapMonitor(budget=None), PrintGap()],
+            callbacks=[GapMonitor(), PrintGap()],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
