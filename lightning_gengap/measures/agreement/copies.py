@@ -42,6 +42,7 @@ def copies(probe: Probe) -> Values:
 
     Raises:
         Undefined: the inputs are not images.
+        Later: the reference on patches was not asked yet.
     """
     images = images_of(probe)
     generator = torch.Generator().manual_seed(probe.seed)

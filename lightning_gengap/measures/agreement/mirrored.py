@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_gengap.errors import Undefined
+from lightning_gengap.errors import Later, Undefined
 from lightning_gengap.measures.agreement.out_of_fold import out_of_fold
 from lightning_gengap.network.probe import Probe
 
@@ -10,9 +10,15 @@ LEAST_KEPT = 0.8  # of a reference's accuracy; digits keep a third, photographs 
 
 
 def mirrored_alike(probe: Probe) -> bool:
-    """Whether ridge on patches, without the sample, does as well on its mirror image; also where it cannot be asked."""
+    """Whether ridge on patches, without the sample, does as well on its mirror image; also where there is none.
+
+    Raises:
+        Later: it was not asked yet.
+    """
     try:
         out_of_fold(probe, "patch")
+    except Later:
+        raise  # what is decided without it might have to be taken back
     except Undefined:
         return True
     predicted, flipped, labels = (probe.memory.get(f"out_of_fold/patch/{part}") for part in _PARTS)

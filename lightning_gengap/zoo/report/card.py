@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.fit.fit import usable
 from lightning_gengap.zoo.report.markdown import render
+from lightning_gengap.zoo.sealed import kept_from_fits
 from lightning_gengap.zoo.table import Mask, Table
 
 _COMPOSITION = ("recipe.source", "recipe.family", "recipe.noise", "recipe.optimizer", "recipe.augment")
@@ -25,7 +26,7 @@ def card(predictor: Predictor, table: Table, figures: Sequence[str] = ()) -> str
         "runs": table.count("run", rows),
         "tasks": table.count("task", rows),
         "composition": _composition(table, rows),
-        "left_out": _left_out(table, predictor.specification.needs, rows),
+        "left_out": _left_out(table, predictor.specification.needs, rows, kept_from_fits(table)),
     }
     return render("card.md.j2", predictor=predictor, fitted=fitted, figures=figures)
 
@@ -51,16 +52,19 @@ def _counted(values: NDArray[np.str_], members: NDArray[np.str_]) -> str:
     return ", ".join(f"{value or 'none'} {len(set(members[values == value]))}" for value in sorted(set(values)))
 
 
-def _left_out(table: Table, needs: Sequence[str], fitted: Mask) -> str:
-    """A sentence on the rows that were not fitted, and why."""
+def _left_out(table: Table, needs: Sequence[str], fitted: Mask, sealed: Mask) -> str:
+    """Sentences on the rows that were not fitted, and why."""
     if fitted.all():
         return "Nothing was left out."
     runs = table.words("run")
+    apart = ""
+    if sealed.any():
+        apart = f" {table.count('run', sealed)} more runs are sealed, or akin to those that are; no fit reads them."
     missing = {name: ~np.isfinite(table.numbers(f"measure.{name}")) for name in needs}
     lacking = np.logical_or.reduce([np.zeros(len(table), bool), *missing.values()])
-    gone = set(runs[~fitted]) - set(runs[fitted])
+    gone = set(runs[~fitted & ~sealed]) - set(runs[fitted])
     # A run of which some snapshots lack a feature and the others are too early counts as too early.
-    early = {run for run in set(runs[~fitted & ~lacking]) if run in gone}
+    early = {run for run in set(runs[~fitted & ~lacking & ~sealed]) if run in gone}
     without = gone - early
     names = ", ".join(
         f"{name} {count}" for name, absent in missing.items() if (count := len(without & set(runs[absent])))
@@ -69,5 +73,6 @@ def _left_out(table: Table, needs: Sequence[str], fitted: Mask) -> str:
         f"Left out: {len(gone)} runs wholly, {len(without)} for want of a feature"
         + (f" ({names})" if names else "")
         + f" and {len(early)} whose train accuracy stays below the level at which the predictor abstains; in "
-        f"snapshots, {int((~fitted & lacking).sum())} and {int((~fitted & ~lacking).sum())}."
+        f"snapshots, {int((~fitted & lacking & ~sealed).sum())} and {int((~fitted & ~lacking & ~sealed).sum())}."
+        + apart
     )

@@ -23,7 +23,7 @@ from lightning_gengap.zoo.train.snapshots import Weights
 from lightning_gengap.zoo.train.task import TaskData, prepare
 
 TAKEN_IN_TRAINING = ("margin", "norm", "difficulty")  # beside fit, which every monitor takes
-TAKEN_BEFORE = (*TAKEN_IN_TRAINING, "perturbation")  # in the plans that keep no weights
+TAKEN_BEFORE = (*TAKEN_IN_TRAINING, "perturbation")  # in the plans before the third zoo
 MONITORED = 1024  # samples, as by default
 
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gengap.errors import Later
+from lightning_gengap.measures.agreement import mirrored
 from lightning_gengap.measures.agreement.copies import REACH, recoloured
 from lightning_gengap.measures.agreement.mirrored import mirrored_alike
+from lightning_gengap.network.probe import Probe
 from tests import networks
 from tests.probes import measured, probing
 
@@ -88,6 +91,15 @@ def test_images_with_the_class_of_their_mirror_are_mirrored() -> None:
     by_half = BrighterLeft()(images).argmax(1)  # labels that turn around in the mirror
     probed = measured("copies", BrighterLeft(), images, by_half).values
     assert probed["copies/moved_accuracy"] < 0.9
+
+
+def test_nothing_is_decided_before_the_reference_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def later(probe: Probe, name: str) -> None:
+        raise Later("its reference was not asked yet")
+
+    monkeypatch.setattr(mirrored, "out_of_fold", later)
+    found = measured("copies", BrighterLeft(), *halves())
+    assert found.values == {}
 
 
 def test_the_least_is_that_of_what_the_network_is_sensitive_to() -> None:
