@@ -5,7 +5,7 @@
 Held-out samples are drawn for every run of the zoo: each is right or wrong at each epoch, and right as often as the
 test says. One sample's correctness is correlated over the epochs of a run, as that of real ones: about 0.6 between
 neighbouring snapshots, 0.45 between distant ones. The test accuracy itself has a sampling error, and the samples are
-drawn around the true one.
+drawn around the true one. With --real they are taken out of the test samples instead, and the others judge.
 
 m* is the number of held-out samples whose accuracy errs as much as the estimate, at the last snapshots of tasks with
 2,000 test samples and more; "said" is the number whose deviation is that of the estimate. Intervals are by
@@ -17,14 +17,16 @@ count alike. Abstentions are left out. Prints Markdown.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from pathlib import Path
 
 import numpy as np
 from contests import study_of, study_parser
-from numpy.typing import NDArray
+from held_out_samples import Draw, real_samples, simulated_samples
+from test_predictions import read
 
 from lightning_gengap.predictors.evidence import posterior
 from lightning_gengap.predictors.observations import Observation
@@ -35,12 +37,17 @@ from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.fit.scales import Residuals, by_score, held_out_residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.splits import SIBLINGS, fold_of
-from lightning_gengap.zoo.table import Floats, Rows, Table
+from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
 
 SPLITS = ("by task", "leave one source out")
 SIZES = (50, 100, 200, 500)
 ENOUGH = 2000  # test samples of a task whose m* counts
-FAR, NEAR = 0.65, 0.17  # correlations of what makes a sample hard: in all epochs, and more between close ones
+ENOUGH_REAL = 1000  # test samples of a task of which some are held out
+ALONE, OF_EPOCH, JOINED = (
+    "held-out samples alone",
+    "with the prediction of this epoch",
+    "with all epochs so far",
+)
 HEADER = (
     "m",
     "estimate",
@@ -51,7 +58,6 @@ HEADER = (
     "m*",
     "over m* alone + m",
 )
-_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -62,21 +68,14 @@ class Estimates:
     deviation: Floats
 
 
-def correctness(accuracies: Floats, epochs: Floats, samples: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Whether each sample is classified right at each epoch, shape (epochs, samples)."""
-    distance = np.abs(np.log(epochs)[:, None] - np.log(epochs))
-    latent = FAR + NEAR * np.exp(-distance) + (1 - FAR - NEAR) * np.eye(len(epochs))
-    hard = np.linalg.cholesky(latent) @ rng.standard_normal((len(epochs), samples))
-    thresholds = np.array([_NORMAL.inv_cdf(min(max(p, 1e-6), 1 - 1e-6)) for p in accuracies])
-    right: NDArray[np.bool_] = hard < thresholds[:, None]
-    return right
+@dataclass(frozen=True)
+class Estimated:
+    """Estimates of some rows by name, beside what judges them. See `Drawn`."""
 
-
-def true_accuracies(tested: Floats, test_samples: Floats, rng: np.random.Generator) -> Floats:
-    """What the test accuracies may really be, as half of their sampling variance is common to a run."""
-    common, own = rng.standard_normal(), rng.standard_normal(len(tested))
-    error = np.sqrt(tested * (1 - tested) / test_samples) * (common + own) / math.sqrt(2)
-    return np.clip(tested + error, 0.0, 1.0)
+    by_name: dict[str, Estimates]
+    tested: Floats
+    test_samples: Floats
+    halves: Floats
 
 
 def scales(table: Table, found: Residuals, split: str) -> Floats:
@@ -94,22 +93,19 @@ def scales(table: Table, found: Residuals, split: str) -> Floats:
     return scale
 
 
-def simulated(
-    table: Table, found: Residuals, scale: Floats, samples: int, rng: np.random.Generator
-) -> dict[str, Estimates]:
+def estimates(table: Table, found: Residuals, scale: Floats, samples: int, draw: Draw, seed: int) -> Estimated:
     """What the samples alone, with the prediction of the same epoch, and with all of the run so far estimate."""
-    tested, n = (table.numbers(f"gap.test_{name}")[found.rows] for name in ("accuracy", "samples"))
     epochs, runs = table.numbers("epoch")[found.rows], table.codes("run")[found.rows]
-    names = ("held-out samples alone", "with the prediction of this epoch", "with all epochs so far")
-    made = {name: Estimates(np.zeros(len(runs)), np.zeros(len(runs))) for name in names}
-    for own in _runs(runs, epochs):
-        right = correctness(true_accuracies(tested[own], n[own], rng), epochs[own], samples, rng).mean(axis=1)
-        spread = (right * samples + 0.5) / (samples + 1)
-        alone = made[names[0]]
-        alone.accuracy[own], alone.deviation[own] = right, np.sqrt(spread * (1 - spread) / samples)
+    made = {name: Estimates(np.zeros(len(runs)), np.zeros(len(runs))) for name in (ALONE, OF_EPOCH, JOINED)}
+    tested, test_samples, halves = np.zeros(len(runs)), np.zeros(len(runs)), np.zeros((2, len(runs)))
+    for own in in_order(runs, epochs):
+        drawn = draw(found.rows[own], samples, seed)
+        tested[own], test_samples[own], halves[:, own] = drawn.tested, drawn.test_samples, drawn.halves
+        spread = (drawn.right * samples + 0.5) / (samples + 1)
+        made[ALONE].accuracy[own], made[ALONE].deviation[own] = drawn.right, np.sqrt(spread * (1 - spread) / samples)
         seen = [
             Observation(
-                float(right[place]),
+                float(drawn.right[place]),
                 float(found.predicted[row]),
                 float(found.deviation[row]),
                 samples,
@@ -119,47 +115,47 @@ def simulated(
             for place, row in enumerate(own)
         ]
         for place, row in enumerate(own):
-            for name, known in ((names[1], seen[place : place + 1]), (names[2], seen[: place + 1])):
+            for name, known in ((OF_EPOCH, seen[place : place + 1]), (JOINED, seen[: place + 1])):
                 after = posterior(known, epochs[row : row + 1], found.deviation[row : row + 1], float(scale[row]))
                 made[name].accuracy[row] = np.clip(found.predicted[row] + after.mean[0], 0, 1)
                 made[name].deviation[row] = math.sqrt(after.variance[0])
-    return made
+    return Estimated(made, tested, test_samples, halves)
 
 
-def _runs(runs: Rows, epochs: Floats) -> Iterator[Rows]:
+def in_order(runs: Rows, epochs: Floats) -> Iterator[Rows]:
     """The rows of each run, in the order of their epochs."""
     order = np.lexsort((epochs, runs))
     yield from np.split(order, np.flatnonzero(np.diff(runs[order])) + 1)
 
 
-def line(table: Table, found: Residuals, said: Sequence[Estimates], of_sum: float) -> tuple[list[str], float]:
+def line(
+    table: Table, found: Residuals, said: Sequence[Estimated], name: str, of_sum: float
+) -> tuple[list[str], float]:
     """The cells of one estimate, over all draws; and its m*. `of_sum` is the m* to compare with, NaN for none.
 
     An interval that knows of held-out samples is one for the true accuracy; the error of the test widens it. That
     of the prediction alone was fitted to tests, and has it already.
     """
-    tested, n = (table.numbers(f"gap.test_{name}")[found.rows] for name in ("accuracy", "samples"))
     tasks, last = table.codes("task")[found.rows], last_snapshots(table)[found.rows]
-    errors = np.array([one.accuracy - tested for one in said])
-    of_test = 0.0 if math.isnan(of_sum) else tested * (1 - tested) / n
-    noisy = np.array([np.sqrt(one.deviation**2 + of_test) for one in said])
+    tested, n = (np.array([getattr(one, column) for one in said]) for column in ("tested", "test_samples"))
+    accuracy, deviation = (
+        np.array([getattr(one.by_name[name], column) for one in said]) for column in ("accuracy", "deviation")
+    )
+    errors = accuracy - tested
+    noisy = np.sqrt(deviation**2 + (0.0 if math.isnan(of_sum) else tested * (1 - tested) / n))
     covered = (np.abs(errors) <= NORMAL_QUANTILE * noisy).mean(axis=0)
-    enough = last & (n >= ENOUGH)
+    enough = last & (n[0] >= ENOUGH)
     worth, stated, shown = math.nan, math.nan, "-"
     if enough.any():
-        spread = np.mean([np.sqrt(one.accuracy * (1 - one.accuracy)) for one in said], axis=0)
-        stating = np.mean([one.deviation for one in said], axis=0)
-        stated = (_by_task(spread[enough], tasks[enough]) / _by_task(stating[enough], tasks[enough])) ** 2
-        draws = len(errors)
-        known = HoldOuts.of(
-            errors[:, enough].ravel(), *(np.tile(column[enough], draws) for column in (tested, n, tasks))
-        )
-        score = known.equivalent()
+        spread, stating = np.sqrt(accuracy * (1 - accuracy)).mean(axis=0), deviation.mean(axis=0)
+        stated = (by_task(spread[enough], tasks[enough]) / by_task(stating[enough], tasks[enough])) ** 2
+        flat_errors, flat_tested, flat_n = (column[:, enough].ravel() for column in (errors, tested, n))
+        score = HoldOuts.of(flat_errors, flat_tested, flat_n, np.tile(tasks[enough], len(said))).equivalent()
         worth, shown = score.value, ranged_m(score)
     cells = [
-        f"{100 * _by_task(np.abs(errors).mean(axis=0), tasks):.2f}",
-        f"{100 * _by_task(np.abs(errors).mean(axis=0)[last], tasks[last]):.2f}",
-        f"{_by_task(covered, tasks):.2f}",
+        f"{100 * by_task(np.abs(errors).mean(axis=0), tasks):.2f}",
+        f"{100 * by_task(np.abs(errors).mean(axis=0)[last], tasks[last]):.2f}",
+        f"{by_task(covered, tasks):.2f}",
         "-" if math.isnan(stated) else f"{stated:.0f}",
         shown,
         "" if math.isnan(of_sum) or math.isnan(worth) else f"{worth / of_sum:.2f}",
@@ -173,39 +169,56 @@ def ranged_m(score: Score) -> str:
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
-def _by_task(values: Floats, tasks: Rows) -> float:
+def by_task(values: Floats, tasks: Rows) -> float:
     """The mean over tasks of their means."""
     return float(np.average(values, weights=1 / np.bincount(tasks)[tasks]))
 
 
-def worth(table: Table, found: Residuals, split: str, draws: int) -> list[list[str]]:
+def worth(table: Table, found: Residuals, split: str, draws: int, draw: Draw) -> list[list[str]]:
     """The lines of one split: the prediction alone, and the estimates for each number of samples."""
     scale = scales(table, found, split)
-    prior = Estimates(found.predicted, scale * found.deviation)
-    cells, alone = line(table, found, [prior], math.nan)
+    prior = {"prediction alone": Estimates(found.predicted, scale * found.deviation)}
+    tested, n = (table.numbers(f"gap.test_{name}")[found.rows] for name in ("accuracy", "samples"))
+    judged = Estimated(prior, tested, n, np.stack([tested, tested]))
+    cells, alone = line(table, found, [judged], "prediction alone", math.nan)
     lines = [["0", "prediction alone", *cells]]
     for samples in SIZES:
-        rng = np.random.default_rng(samples)
-        made = [simulated(table, found, scale, samples, rng) for _ in range(draws)]
-        for name in made[0]:
-            cells, _ = line(table, found, [one[name] for one in made], alone + samples)
+        made = [estimates(table, found, scale, samples, draw, seed) for seed in range(draws)]
+        for name in (ALONE, OF_EPOCH, JOINED):
+            cells, _ = line(table, found, made, name, alone + samples)
             lines.append([str(samples), name, *cells])
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = study_parser(__doc__)
+def held_out_of(options: argparse.Namespace, table: Table) -> tuple[Draw, Mask]:
+    """How held-out samples are drawn, and the rows that have some: real ones where a file holds predictions."""
+    if options.real is None:
+        return simulated_samples(table), np.ones(len(table), bool)
+    known = read(options.real)
+    enough = [run for run, one in known.items() if len(one.labels) >= ENOUGH_REAL]
+    return real_samples(table, known), np.isin(table.words("run"), enough)
+
+
+def evidence_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of studies with held-out samples."""
+    parser = study_parser(description)
     parser.add_argument("--draws", type=int, default=4, help="of held-out samples, for each run")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--real", type=Path, help="predictions of test samples, by studies/test_predictions.py")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = evidence_parser(__doc__).parse_args(arguments)
     study = study_of(options)
     table = study.setting.table
+    draw, among = held_out_of(options, table)
     for split in SPLITS:
         splits = study.split_of[split]
-        found = held_out_residuals(table, study.setting.specification, splits, study.allowed)
+        found = held_out_residuals(table, study.setting.specification, splits, study.allowed & among)
         tasks, runs = (len(np.unique(table.codes(column)[found.rows])) for column in ("task", "run"))
         scale = scales(table, found, split)
         print(f"\n## {split}: {tasks} tasks, {runs} runs, {len(found.rows)} snapshots; scale {np.median(scale):.2f}\n")
-        print(markdown_table(HEADER, worth(table, found, split, options.draws)))
+        print(markdown_table(HEADER, worth(table, found, split, options.draws, draw)))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
     status, predicted = Status.FRESH, dict[str, float]()
     state.prediction = None
     if predictor is not None:
-        state.scale = predictor.scales.neither  # nothing tells whether the fit knew data like these
+        state.scale = predictor.scale(state.kind)
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
         flags = (*state.flags, *doubts_of_references(values, predictor))
         state.prediction = prediction = predictor.predict(known, flags)

@@ -24,6 +24,7 @@ from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.predictor import Prediction
 from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.kind_of_data import Kind
 from lightning_gengap.samples.trainable_indices import Trainable
 
 NEVER = "the prediction always abstains, because {}"
@@ -46,6 +47,7 @@ class RunState:
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
         held_out_refused: whether they cannot be used.
         sources: which samples the accuracies of validations are of, by their logged key.
+        kind: of data, as far as the monitored samples tell.
         scale: of the deviation of the predictor that serves.
         epochs: how many had been trained when the shown values were measured.
         absences: why keys, or patterns of keys, have no value.
@@ -116,6 +118,7 @@ class RunState:
     held_out: Measurer | None = None
     held_out_refused: bool = False
     sources: dict[str, str | None] = field(default_factory=dict)
+    kind: Kind | None = None
     scale: float = 1.0
     epochs: float = 0.0
     values: dict[str, float] = field(default_factory=dict)

@@ -16,7 +16,6 @@ from torch.nn.parameter import is_lazy
 
 from lightning_gengap.errors import GapError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer
-from lightning_gengap.measures.difficulty.input_difficulty import PATCH_SIDE
 from lightning_gengap.monitor.containment import give_up
 from lightning_gengap.monitor.continuation import judge_start, settle
 from lightning_gengap.monitor.notices import say_failure, say_optional_failures, say_unknown_size, say_watched
@@ -30,6 +29,7 @@ from lightning_gengap.monitor.training_samples import drawn_from, fingerprint_of
 from lightning_gengap.network.probe import copy_state
 from lightning_gengap.samples.batches import ProbeBatch
 from lightning_gengap.samples.fingerprint import Fingerprint
+from lightning_gengap.samples.kind_of_data import kind_of_inputs
 from lightning_gengap.samples.nested import copied
 from lightning_gengap.samples.reader import SampleReader, Samples, checked_batches, count
 from lightning_gengap.samples.trainable_indices import why_unknown
@@ -196,7 +196,8 @@ class StartUp:
     def _watch(self, samples: Samples, module: LightningModule, state: RunState) -> Measurer:
         """Watch these samples from now on. The first time, remember the values before any step."""
         rehearse(module, samples, self.reader.forward, self.layers, state)
-        if _are_images(samples):
+        state.kind = kind_of_inputs(samples.batches[0].inputs)
+        if state.kind == "images":
             state.selection = state.selection.on_images()
             fresh = state.selection.schedule()
             state.schedule.needed, state.schedule.forwards = fresh.needed, fresh.forwards
@@ -258,11 +259,6 @@ def tolerate_start_failures(state: RunState) -> Iterator[None]:
             say_failure(state, frameless(error), "before the first step")
         else:
             give_up(state, frameless(error))
-
-
-def _are_images(samples: Samples) -> bool:
-    inputs = samples.batches[0].inputs
-    return inputs is not None and inputs.ndim == 4 and min(inputs.shape[2:]) >= PATCH_SIDE
 
 
 def _counted(measurer: Measurer, trainer: Trainer, state: RunState) -> Measurer:

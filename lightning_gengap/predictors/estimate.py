@@ -45,16 +45,15 @@ def estimate(
 ) -> Estimate | None:
     """The estimate for the weights at this epoch; None where the predictor abstains and nothing was observed.
 
-    Without observations it is the prediction, its interval times the scale. With some, the interval is that of a
-    normal distribution, and the gap has the error of the train accuracy besides, which is known from the measured
-    samples only.
+    Without observations it is the prediction. With some, the interval is that of a normal distribution, and the gap has
+    the error of the train accuracy besides, which is known from the measured samples only.
 
     Args:
         prediction: without any observation.
         values: that it was made from.
         observations: of the same run, of others, or of both.
         epoch: how many epochs have been trained.
-        scale: of the prediction's deviation. See `Scales`.
+        scale: of the prediction's deviation beside evidence. See `Scales`.
     """
     own = [one for one in observations if one.kin == "run"]
     if prediction.abstained and not own:
@@ -63,8 +62,7 @@ def estimate(
     predicted = accuracy - prediction.gap
     if not observations:
         gap, worth = prediction.gap, equivalent_hold_out(predicted, (scale * prediction.deviation) ** 2)
-        lower, upper = (gap + scale * (end - gap) for end in (prediction.lower, prediction.upper))
-        return Estimate(gap, lower, min(upper, max(accuracy, gap)), predicted, worth)
+        return Estimate(gap, prediction.lower, prediction.upper, predicted, worth)
     after = posterior(observations, [epoch], [prediction.deviation], scale)
     variance = float(after.variance[0])
     test = min(max(predicted + float(after.mean[0]), 0.0), 1.0)

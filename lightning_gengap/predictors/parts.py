@@ -132,7 +132,7 @@ def probe_error(accuracy: float, measured: float, train_samples: float) -> float
 
 @dataclass(frozen=True)
 class Scales:
-    """What multiplies the deviation of a prediction, by how much of the data's kind the fit has seen.
+    """What multiplies the deviation of a prediction beside evidence, by how much like the data the fit has seen.
 
     Attributes:
         known: tasks of the same source, such as CIFAR-10, were fitted.

@@ -247,6 +247,14 @@ class Predictor:
             parts[component.kind] = component.adds(_total(parts), accuracy, values)
         return parts
 
+    def scale(self, kind: str | None) -> float:
+        """What multiplies the deviation beside other evidence, for `images`, `tables`, `texts` or an unknown kind.
+
+        Nothing tells a monitor that a training is on a source that was fitted, such as CIFAR-10.
+        """
+        seen = kind is not None and kind not in self.provenance.get("lacking", (kind,))
+        return self.scales.kind if seen else self.scales.neither
+
     def by_observed(self) -> tuple[float, float]:
         """What the user's other models say of a new one: the mean in deviations, and the share of these that is left.
 

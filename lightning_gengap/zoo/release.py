@@ -16,8 +16,9 @@ from lightning_gengap.zoo.evaluate.one_family import scored_by_run
 from lightning_gengap.zoo.evaluate.scores import assess
 from lightning_gengap.zoo.evaluate.split_scores import check_scores, scores
 from lightning_gengap.zoo.files import refuse_overwriting
-from lightning_gengap.zoo.fit.fit import check_fit
+from lightning_gengap.zoo.fit.fit import check_fit, usable
 from lightning_gengap.zoo.fit.loss_head import fit_with_head
+from lightning_gengap.zoo.fit.scales import fitted_scales
 from lightning_gengap.zoo.fit.specifications import DEFAULT_3, SPECIFICATIONS
 from lightning_gengap.zoo.report import figures
 from lightning_gengap.zoo.report.card import card
@@ -46,7 +47,8 @@ def fit_to_files(table_path: Path, out: Path, name: str, like: str | None, *, sc
     if scored and specification.grid:
         predictor, files = _scored_by_run(predictor, table, card_path, figure_path)
     elif scored:
-        predictor = replace(predictor, scores=scores(table, specification))
+        scales = fitted_scales(table, specification, usable(table, specification))
+        predictor = replace(predictor, scales=scales, scores=scores(table, specification))
         files = {card_path: card(predictor, table, _figures_beside(out)).encode()}
     for path, content in (files | {out: dumps(predictor).encode()}).items():
         path.write_bytes(content)

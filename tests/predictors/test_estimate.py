@@ -42,13 +42,22 @@ def test_without_evidence_it_is_the_prediction():
         assert found.equivalent_hold_out == pytest.approx(min(p, 1 - away) * (1 - min(p, 1 - away)) / away**2)
 
 
-def test_a_scale_widens_it():
+def test_with_a_larger_scale_held_out_samples_count_more():
+    seen = [observed(0.7, 200, "held_out", PREDICTION, 0.95, 5.0)]
+    once, twice = (estimate(PREDICTION, VALUES, seen, 5.0, scale) for scale in (1.0, 2.0))
+    assert once is not None
+    assert twice is not None
+    assert 0.7 < twice.test_accuracy < once.test_accuracy
+    assert twice.upper - twice.gap > once.upper - once.gap
+    assert twice.equivalent_hold_out < once.equivalent_hold_out
+
+
+def test_without_evidence_no_scale_alters_the_interval():
     once, twice = (estimate(PREDICTION, VALUES, [], 5.0, scale) for scale in (1.0, 2.0))
     assert once is not None
     assert twice is not None
-    assert twice.upper - twice.gap == pytest.approx(2 * (once.upper - once.gap))
-    assert twice.gap == once.gap
-    assert twice.equivalent_hold_out < once.equivalent_hold_out
+    assert (twice.lower, twice.gap, twice.upper) == (once.lower, once.gap, once.upper)
+    assert twice.equivalent_hold_out == pytest.approx(once.equivalent_hold_out / 4, rel=0.01)
 
 
 def test_held_out_samples_move_and_narrow_it():

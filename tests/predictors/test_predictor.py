@@ -15,9 +15,10 @@ from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.files import dumps, loads
 from lightning_gengap.predictors.observations import Observation
-from lightning_gengap.predictors.parts import Feature, Interval, LossHead
+from lightning_gengap.predictors.parts import Feature, Interval, LossHead, Scales
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.predictors.specification import Specification, Term
+from tests.tiny_predictors import tiny_predictor
 
 OBSERVED = (Observation(0.5, 0.7, 0.1, samples=100, kin="recipe"), Observation(0.6, 0.5, 0.1, samples=50, kin="task"))
 
@@ -321,3 +322,9 @@ def test_the_formula_needs_no_torch():
     bare += f"package.__path__ = [{str(package)!r}]; sys.modules['lightning_gengap'] = package; "
     bare += "import lightning_gengap.predictors.given, lightning_gengap.predictors.specification; "
     subprocess.run([sys.executable, "-c", bare + "assert 'torch' not in sys.modules"], check=True)
+
+
+def test_the_scale_is_that_of_the_kind_where_the_fit_has_seen_it():
+    seen = replace(tiny_predictor(), scales=Scales(1.1, 1.4, 1.7), provenance={"lacking": ["texts", "mixed labels"]})
+    assert [seen.scale(kind) for kind in ("images", "tables", "texts", None)] == [1.4, 1.4, 1.7, 1.7]
+    assert replace(seen, provenance={}).scale("images") == 1.7
