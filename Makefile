@@ -68,21 +68,27 @@ predictor: $(VENV)/ready
 	$(ZOO) run --plan tables --keep-weights $(DATA) --out runs/zoo_tables
 	$(ZOO) run --plan texts --keep-weights $(DATA) --out runs/zoo_texts
 	$(ZOO) run --plan colour --keep-weights $(DATA) --out runs/zoo_colour
+	$(ZOO) run --plan small_images --keep-weights $(DATA) --out runs/zoo_small_images
 	$(ZOO) remeasure runs/zoo --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures input_difficulty $(DATA)
 	$(ZOO) remeasure runs/zoo_weights --measures $(EXPENSIVE) --last-only $(DATA)
 	$(ZOO) remeasure runs/zoo_long --measures $(EXPENSIVE) $(MOST_EXPENSIVE) --last-only $(DATA)
-	for plan in tables texts colour; do $(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD) $(DATA) || exit 1; done
+	for plan in tables texts colour small_images; do \
+		$(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD) $(DATA) || exit 1; done
 	for plan in tables texts colour; do \
 		$(ZOO) remeasure runs/zoo_$$plan --measures $(THIRD_LAST) --last-only $(DATA) || exit 1; done
-	$(ZOO) remeasure runs/zoo_colour --measures copies input_difficulty perturbation $(DATA)
+	for plan in colour small_images; do \
+		$(ZOO) remeasure runs/zoo_$$plan --measures copies input_difficulty perturbation $(DATA) || exit 1; done
 	rm -rf runs/zoo.csv.gz runs/third_zoo.csv.gz runs/default_v3.json runs/default_v3.md runs/images_v3.json runs/images_v3.md runs/evaluation
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long --out runs/zoo.csv.gz
 	$(ZOO) table runs/zoo runs/zoo_weights runs/zoo_long runs/zoo_tables runs/zoo_texts runs/zoo_colour --out runs/third_zoo.csv.gz
 	rm -f runs/third_zoo_v2.csv.gz runs/default_v4.json runs/default_v4.md
 	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v2.csv.gz
 	$(ZOO) fit runs/third_zoo_v2.csv.gz --name default_v4 --out runs/default_v4.json
+	rm -f runs/image_zoo_v1.csv.gz runs/images_v4.json runs/images_v4.md
+	$(ZOO) table runs/zoo_colour runs/zoo_small_images --out runs/image_zoo_v1.csv.gz
+	$(ZOO) fit runs/image_zoo_v1.csv.gz --name images_v4 --out runs/images_v4.json
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation

@@ -60,6 +60,7 @@ class Specification:
             coefficient of one. The order of models within a run and a task is then that of the other features.
         strength: of the ridge penalty; None where the fit chooses it by what it holds out.
         balanced: each task counts the same, and later snapshots count more. See `row_weights`.
+        favoured: with `balanced`, a plan whose tasks count three times as much as others: runs as users train them.
         symmetric: the interval has one quantile, of the residuals' sizes, instead of one at either end.
         offset: the interval is as wide as a multiple of the predicted gap plus this. A larger offset makes the widths
             of different models more alike.
@@ -77,6 +78,7 @@ class Specification:
     strength: float | None = None
     test_accuracy: bool = False
     balanced: bool = False
+    favoured: str = ""
     symmetric: bool = False
     offset: float = 0.05
     loss_head: Literal["", "features", "predicted_gap"] = ""

@@ -7,13 +7,16 @@ import numpy as np
 from lightning_gengap.predictors.specification import Specification
 from lightning_gengap.zoo.table import Floats, Mask, Table
 
+FAVOUR = 3.0
+
 
 def row_weights(table: Table, specification: Specification, rows: Mask) -> Floats:
     """Weights of the rows, with a mean of one.
 
     Where the specification is `balanced`, a snapshot counts by the square of its share of the run's last epoch. The
     snapshots of a run then add up to one, and the rows of every task to the same. So a task with many runs, or a run
-    with many early snapshots, does not draw the fit to itself.
+    with many early snapshots, does not draw the fit to itself. Those of the plan that it favours add up to three times
+    as much.
     """
     count = int(rows.sum())
     if not specification.balanced:
@@ -26,5 +29,7 @@ def row_weights(table: Table, specification: Specification, rows: Mask) -> Float
     late = (epoch / last[run]) ** 2
     of_run = late / np.bincount(run, late)[run]
     of_task = of_run / np.bincount(task, of_run)[task]
+    if specification.favoured and "recipe.plan" in table.columns:
+        of_task = np.where(table.words("recipe.plan")[rows] == specification.favoured, FAVOUR, 1.0) * of_task
     weights: Floats = of_task / of_task.mean()
     return weights

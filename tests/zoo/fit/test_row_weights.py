@@ -37,6 +37,18 @@ def test_balanced_weights_by_hand():
     assert weights == pytest.approx(5 / 2 * np.array([0.1, 0.4, 0.5, 0.2, 0.8]))
 
 
+def test_tasks_of_a_favoured_plan_count_three_times():
+    made = uneven({"a": {"r": [1, 2], "s": [4]}, "b": {"t": [5, 10]}})
+    table = table_of([row | {"recipe.plan": "colour" if row["task"] == "a" else ""} for row in made])
+    everywhere = np.ones(len(table), bool)
+    weights = row_weights(table, replace(BALANCED, favoured="colour"), everywhere)
+    assert weights[:3].sum() == pytest.approx(3 * weights[3:].sum())
+    assert weights.mean() == pytest.approx(1)
+    plain = table_of(made)
+    favoured = row_weights(plain, replace(BALANCED, favoured="colour"), everywhere)
+    assert favoured == pytest.approx(row_weights(plain, BALANCED, everywhere))
+
+
 def test_a_table_without_epochs_counts_the_rows_of_a_run_alike():
     made = [{name: cell for name, cell in row.items() if name != "epoch"} for row in rows(4)]
     made = [row | {"run": f"{number}"} for number, row in enumerate(made)]

@@ -22,8 +22,16 @@ RECORDED = {
     "texts": (128, "d062f53b7a56d481"),
     "colour": (200, "d5a87a7c1e9d9116"),
     "large_colour": (30, "28929a28fff0befc"),
+    "small_images": (66, "3b7ce9942c19015c"),
 }
-RUNS = {name: RUNS_PER_TASK for name in PLANS} | {"grids": 16, "tables": 4, "texts": 4, "colour": 5, "large_colour": 5}
+RUNS = {name: RUNS_PER_TASK for name in PLANS} | {
+    "grids": 16,
+    "tables": 4,
+    "texts": 4,
+    "colour": 5,
+    "large_colour": 5,
+    "small_images": 3,
+}
 THIRD = ("tables", "texts", "colour", "large_colour")
 FAMILIES = {"cnn", "vgg", "resnet", "mlp", "vit", "mobilenet"}  # of the committed runs
 

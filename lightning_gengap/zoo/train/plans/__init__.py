@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from lightning_gengap.zoo.train.plans.colour import colour_zoo, large_colour_zoo
 from lightning_gengap.zoo.train.plans.grids import grid_zoo
 from lightning_gengap.zoo.train.plans.long import long_zoo, whole_zoo
-from lightning_gengap.zoo.train.plans.small import digits_zoo, small_zoo
+from lightning_gengap.zoo.train.plans.small import digits_zoo, small_images_zoo, small_zoo
 from lightning_gengap.zoo.train.plans.tables import table_zoo
 from lightning_gengap.zoo.train.plans.texts import text_zoo
 from lightning_gengap.zoo.train.plans.wide import wide_zoo
@@ -23,6 +23,7 @@ PLANS: dict[str, Callable[..., Iterator[Recipe]]] = {
     "grids": grid_zoo,
     "long": long_zoo,
     "digits": digits_zoo,
+    "small_images": small_images_zoo,
     "tables": table_zoo,
     "texts": text_zoo,
     "colour": colour_zoo,

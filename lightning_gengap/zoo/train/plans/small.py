@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, groupby, islice
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.task import Task
 
 TASKS, RUNS_PER_TASK = 50, 8
+IMAGE_TASKS, RUNS_PER_IMAGE_TASK = 22, 3
+_MOST_SAMPLES = 5000
 LEARNING_RATES = {"sgd": (0.02, 0.1), "adamw": (1e-3, 4e-3)}
 WEIGHT_DECAYS = {"sgd": (0.0, 5e-4, 5e-3), "adamw": (0.0, 1e-2, 1e-1)}
 _SEED, _DIGITS_SEED = 0, 1
@@ -36,6 +39,29 @@ def digits_zoo(tasks: int = TASKS) -> Iterator[Recipe]:
         task = small_task(rng, number, source="digits")
         for run in range(RUNS_PER_TASK):
             yield random_run(task, rng, run)
+
+
+def small_images_zoo(tasks: int = IMAGE_TASKS) -> Iterator[Recipe]:
+    """Three runs of each task of `small` with a task of `digits` after every third, to remeasure.
+
+    Without dense networks, Fashion-MNIST, purely random labels and large tasks.
+    """
+    yield from islice(chain.from_iterable(_image_runs()), RUNS_PER_IMAGE_TASK * tasks)
+
+
+def _image_runs() -> Iterator[list[Recipe]]:
+    of_digits = _of_images(digits_zoo())
+    for number, runs in enumerate(_of_images(small_zoo())):
+        yield runs
+        if number % 3 == 0:
+            yield next(of_digits)
+
+
+def _of_images(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
+    """The chosen runs of each chosen task."""
+    for task, runs in groupby(recipes, key=lambda recipe: recipe.task):
+        if task.source != "fashion_mnist" and task.train_samples <= _MOST_SAMPLES and task.noise < 1:
+            yield [recipe for recipe in runs if recipe.family != "mlp"][:RUNS_PER_IMAGE_TASK]
 
 
 def small_task(rng: np.random.Generator, number: int, source: str | None = None) -> Task:
