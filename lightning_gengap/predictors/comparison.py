@@ -1,0 +1,204 @@
+"""Which of two trainings, or of two checkpoints of one, has the higher test accuracy. Numpy alone.
+
+The residuals of both (actual minus predicted test accuracy) are one Gaussian, as those of one run are in `evidence`.
+Two runs are correlated as `CORRELATIONS` says, each at the same distance from the weights that are compared; two epochs
+of one run as the process over its epochs says. Each run has its own observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gengap.predictors.evidence import conditioned, posterior, process
+from lightning_gengap.predictors.observations import (
+    CORRELATIONS,
+    HELD_OUT,
+    Floats,
+    Kin,
+    Observation,
+    log_epochs,
+    sampling_correlations,
+)
+from lightning_gengap.predictors.parts import NORMAL_QUANTILE
+
+Right = NDArray[np.bool_]
+_LEAST_DEVIATION = 1e-9  # so that weights can be compared with themselves
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which held-out samples some weights classify right, in primitives.
+
+    Attributes:
+        samples: a digest of these samples and their labels, in order. Only equal ones are compared one by one.
+        count: how many they are.
+        bits: packed, eight samples a byte, in hexadecimal digits.
+    """
+
+    samples: str
+    count: int
+    bits: str
+
+    @classmethod
+    def of(cls, samples: str, right: Right) -> Answers:
+        """Pack the answers."""
+        return cls(samples, len(right), np.packbits(right).tobytes().hex())
+
+    def right(self) -> Right:
+        """Whether each sample is classified right.
+
+        Raises:
+            ValueError: the bits are not those of so many samples.
+        """
+        packed = np.frombuffer(bytes.fromhex(self.bits), np.uint8)
+        if len(packed) != -(-self.count // 8):
+            raise ValueError("too few or too many answers")
+        return np.unpackbits(packed, count=self.count).astype(bool)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What training data say of the test accuracy of some weights, and which held-out samples these have right.
+
+    Attributes:
+        predictor: its name.
+        classes: how many there are.
+        predicted: test accuracy.
+        deviation: its standard deviation. See `Prediction`.
+        scale: multiplies all deviations. See `Scales`.
+        abstained: whether the predictor abstains.
+        epoch: how many epochs had been trained.
+        answers: on held-out samples; None where there are none.
+    """
+
+    predictor: str
+    classes: int
+    predicted: float
+    deviation: float
+    scale: float = 1.0
+    abstained: bool = False
+    epoch: float = 1.0
+    answers: Answers | None = None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Weights that are compared, and what was observed in their training."""
+
+    standing: Standing
+    observations: tuple[Observation, ...] = ()
+
+    def estimated(self) -> tuple[float, float]:
+        """Its test accuracy by the prediction and its own observations, and the standard deviation of that."""
+        own = self.standing
+        after = posterior(self.observations, [own.epoch], [own.deviation], own.scale)
+        return min(max(own.predicted + float(after.mean[0]), 0.0), 1.0), float(after.variance[0]) ** 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two trainings compared.
+
+    Attributes:
+        probability: that the first has the higher test accuracy.
+        difference: test accuracy of the first minus that of the second, as it is expected.
+        lower, upper: its interval of 90 %.
+    """
+
+    probability: float
+    difference: float
+    lower: float
+    upper: float
+
+
+def compared(first: Contender, second: Contender, same: Kin = "task") -> Comparison:
+    """How probable it is that the first has the higher test accuracy, and by how much.
+
+    Where both have answers on the same held-out samples, the errors of both accuracies share what the answers have in
+    common: the pair is compared sample by sample.
+
+    Args:
+        first: of the two.
+        second: predicted by the same predictor.
+        same: what both have in common. `run`: they are two epochs of one training. `recipe`: network, augmentation
+            and optimizer are the same, and so is the data set. `task`: the data set is.
+
+    Example:
+        >>> first, second = (Contender(Standing("a", 10, accuracy, deviation=0.04)) for accuracy in (0.83, 0.80))
+        >>> round(compared(first, second).probability, 2), round(compared(second, first).probability, 2)
+        (0.8, 0.2)
+    """
+    pair = (first, second)
+    if same == "run":
+        listed = [one for contender in pair for one in contender.observations]
+        seen = list({(one.source, one.epoch): one for one in listed}.values())
+        run = [0] * len(seen)
+    else:
+        seen = [one for contender in pair for one in contender.observations]
+        run = [place for place, contender in enumerate(pair) for _ in contender.observations]
+    prior = _prior(pair, seen, run, same)
+    mean, covariance = conditioned(prior, seen, _sampling(pair, seen, run, same))
+    signs = np.array([1.0, -1.0])
+    difference = first.standing.predicted - second.standing.predicted + float(signs @ mean)
+    deviation = max(float(signs @ covariance @ signs), 0.0) ** 0.5
+    half = NORMAL_QUANTILE * deviation
+    return Comparison(
+        probability=NormalDist().cdf(difference / max(deviation, _LEAST_DEVIATION)),
+        difference=min(max(difference, -1.0), 1.0),
+        lower=max(difference - half, -1.0),
+        upper=min(difference + half, 1.0),
+    )
+
+
+def _prior(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:
+    """The covariance of the residuals of all observations, then of both contenders."""
+    standings = [contender.standing for contender in pair]
+    of = np.array([*run, 0, 0 if same == "run" else 1])
+    times = log_epochs([*(one.epoch for one in seen), *(one.epoch for one in standings)])
+    scales = np.array([one.scale for one in standings])[of]
+    sizes = scales * np.array([*(one.deviation for one in seen), *(one.deviation for one in standings)])
+    if same == "run":
+        return process(times, sizes)
+    common = 0.0 if any(one.abstained for one in standings) else CORRELATIONS[same]
+    times = times - times[-2:][of]  # other runs are compared as if at the same stage
+    return process(times, sizes) * np.where(of[:, None] == of[None, :], 1.0, common)
+
+
+def _sampling(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:
+    """How the sampling errors of the observations are correlated."""
+    first, second = (contender.standing.answers for contender in pair)
+    if first is None or second is None or first.samples != second.samples:
+        return sampling_correlations([f"{of} {one.source}" for one, of in zip(seen, run, strict=True)])
+    alike = sampling_correlations(
+        [HELD_OUT if one.source == HELD_OUT else f"{of} {one.source}" for one, of in zip(seen, run, strict=True)]
+    )
+    of_first = _place(pair[0].standing.epoch, first, seen, run, 0)
+    of_second = _place(pair[1].standing.epoch, second, seen, run, 0 if same == "run" else 1)
+    if of_first is not None and of_second is not None and of_first != of_second:
+        alike[[of_first, of_second], [of_second, of_first]] = in_common(first.right(), second.right())
+    return alike
+
+
+def _place(epoch: float, answers: Answers, seen: Sequence[Observation], run: Sequence[int], own: int) -> int | None:
+    """Which observation is the accuracy of these answers at this epoch of the run."""
+    wanted = (own, HELD_OUT, epoch, answers.count)
+    found = [(of, one.source, one.epoch, one.samples) for one, of in zip(seen, run, strict=True)]
+    return found.index(wanted) if wanted in found else None
+
+
+def in_common(first: Right, second: Right) -> float:
+    """The correlation of two accuracies on the same samples: of being right, between the samples' answers.
+
+    Half a sample is added to each of the four cells (both right, one, the other, neither), so that few samples on which
+    both agree are not taken for certainty. It is 0 at least.
+    """
+    both, one, other, neither = (
+        float(np.sum(cell)) + 0.5 for cell in (first & second, first & ~second, ~first & second, ~first & ~second)
+    )
+    spread = (both + one) * (other + neither) * (both + other) * (one + neither)
+    return max((both * neither - one * other) / spread**0.5, 0.0)
