@@ -62,10 +62,14 @@ class Estimates:
     deviation: Floats
 
 
-def correctness(accuracies: Floats, epochs: Floats, samples: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Whether each sample is classified right at each epoch, shape (epochs, samples)."""
+def correctness(
+    accuracies: Floats, epochs: Floats, samples: int, rng: np.random.Generator, runs: Rows | None = None
+) -> NDArray[np.bool_]:
+    """Whether each sample is classified right at each epoch, shape (epochs, samples). They may be of several runs."""
+    runs = np.zeros(len(epochs), np.int64) if runs is None else runs
     distance = np.abs(np.log(epochs)[:, None] - np.log(epochs))
-    latent = FAR + NEAR * np.exp(-distance) + (1 - FAR - NEAR) * np.eye(len(epochs))
+    near = np.where(runs[:, None] == runs, NEAR * np.exp(-distance), 0.0)
+    latent = FAR + near + (1 - FAR - NEAR) * np.eye(len(epochs))
     hard = np.linalg.cholesky(latent) @ rng.standard_normal((len(epochs), samples))
     thresholds = np.array([_NORMAL.inv_cdf(min(max(p, 1e-6), 1 - 1e-6)) for p in accuracies])
     right: NDArray[np.bool_] = hard < thresholds[:, None]

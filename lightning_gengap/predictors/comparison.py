@@ -1,27 +1,24 @@
 """Which of two trainings, or of two checkpoints of one, has the higher test accuracy. Numpy alone.
 
-The residuals of both (actual minus predicted test accuracy) are one Gaussian, as those of one run are in `evidence`.
-Two runs are correlated as `CORRELATIONS` says, each at the same distance from the weights that are compared; two epochs
-of one run as the process over its epochs says. Each run has its own observations.
+What both predictions miss is one Gaussian, as `likeness` says, and each run has its own observations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.predictors.evidence import conditioned, posterior, process
+from lightning_gengap.predictors.evidence import conditioned, posterior
+from lightning_gengap.predictors.likeness import ALIKE, Points
 from lightning_gengap.predictors.observations import (
-    CORRELATIONS,
     HELD_OUT,
     Floats,
     Kin,
     Observation,
-    log_epochs,
     sampling_correlations,
 )
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
@@ -131,7 +128,7 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     Example:
         >>> first, second = (Contender(Standing("a", 10, accuracy, deviation=0.04)) for accuracy in (0.83, 0.80))
         >>> round(compared(first, second).probability, 2), round(compared(second, first).probability, 2)
-        (0.8, 0.2)
+        (0.91, 0.09)
     """
     pair = (first, second)
     if same == "run":
@@ -141,10 +138,14 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     else:
         seen = [one for contender in pair for one in contender.observations]
         run = [place for place, contender in enumerate(pair) for _ in contender.observations]
-    prior = _prior(pair, seen, run, same)
+    points = _points(pair, seen, run, same)
+    knows_both = not any(one.standing.abstained for one in pair)
+    predicted = points.stretched() if knows_both else points.predicted
+    prior = points.covariance(ALIKE[same] if knows_both else 0.0)
+    seen = [replace(one, predicted=float(said)) for one, said in zip(seen, predicted, strict=False)]
     mean, covariance = conditioned(prior, seen, _sampling(pair, seen, run, same))
     signs = np.array([1.0, -1.0])
-    difference = first.standing.predicted - second.standing.predicted + float(signs @ mean)
+    difference = float(signs @ (predicted[-2:] + mean))
     deviation = max(float(signs @ covariance @ signs), 0.0) ** 0.5
     half = NORMAL_QUANTILE * deviation
     return Comparison(
@@ -155,18 +156,16 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     )
 
 
-def _prior(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:
-    """The covariance of the residuals of all observations, then of both contenders."""
-    standings = [contender.standing for contender in pair]
-    of = np.array([*run, 0, 0 if same == "run" else 1])
-    times = log_epochs([*(one.epoch for one in seen), *(one.epoch for one in standings)])
-    scales = np.array([one.scale for one in standings])[of]
-    sizes = scales * np.array([*(one.deviation for one in seen), *(one.deviation for one in standings)])
-    if same == "run":
-        return process(times, sizes)
-    common = 0.0 if any(one.abstained for one in standings) else CORRELATIONS[same]
-    times = times - times[-2:][of]  # other runs are compared as if at the same stage
-    return process(times, sizes) * np.where(of[:, None] == of[None, :], 1.0, common)
+def _points(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Points:
+    """All observations, then both contenders."""
+    runs = [*run, 0, 0 if same == "run" else 1]
+    listed: list[Observation | Standing] = [*seen, *(contender.standing for contender in pair)]
+    return Points.of(
+        predicted=[one.predicted for one in listed],
+        deviations=[pair[of].standing.scale * one.deviation for one, of in zip(listed, runs, strict=True)],
+        epochs=[one.epoch for one in listed],
+        runs=runs,
+    )
 
 
 def _sampling(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:

@@ -58,14 +58,9 @@ def posterior(
     times = log_epochs([*(one.epoch for one in observations), *epochs])
     sizes = scale * np.array([*(one.deviation for one in observations), *deviations], np.float64)
     kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
-    mean, covariance = conditioned(process(times, sizes) * correlations(kins), observations)
+    prior = correlations(kins) * np.outer(sizes, sizes) * np.exp(-np.abs(times[:, None] - times[None, :]) / LENGTH)
+    mean, covariance = conditioned(prior, observations)
     return Posterior(mean, np.maximum(np.diag(covariance), 0.0))
-
-
-def process(times: Floats, deviations: Floats) -> Floats:
-    """The covariance of the residuals of one run at these logs of epochs, shape (n, n)."""
-    covariance: Floats = np.outer(deviations, deviations) * np.exp(-np.abs(times[:, None] - times[None, :]) / LENGTH)
-    return covariance
 
 
 def conditioned(

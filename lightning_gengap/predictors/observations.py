@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Kin = Literal["run", "recipe", "task"]
 
 SHARED = 0.5  # of the sampling variance, by the same samples at two epochs of a run: what is hard stays hard
-CORRELATIONS: dict[str, float] = {"recipe": 0.9, "task": 0.6}  # of what a prediction misses, between two runs
+CORRELATIONS: dict[str, float] = {"recipe": 0.9, "task": 0.3}  # of what a prediction misses, between two runs
 HELD_OUT = "held_out"  # the source of the samples that `held_out=` gives
 LEAST_EPOCH = 1e-3
 

@@ -33,7 +33,7 @@ class ObservedGap(NamedTuple):
 def recalibrate(predictor: Predictor, pairs: Iterable[ObservedGap | Sequence[Any]]) -> Predictor:
     """A predictor with the same features that knows the observed gaps of other models of yours.
 
-    What a prediction misses is correlated between runs of one recipe (0.9) and of one task (0.6). The gap moves by the
+    What a prediction misses is correlated between runs of one recipe (0.9) and of one task (0.3). The gap moves by the
     mean of what is missed given all pairs, each with its sampling error; the interval becomes narrower by what is then
     known. The name of the result ends in `+recalibrated`. `GapMonitor` with it logs the prediction of the predictor
     itself as `predicted_gap`, and what the pairs make of it as `estimated_gap`.

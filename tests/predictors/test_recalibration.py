@@ -49,7 +49,7 @@ def test_the_gap_moves_towards_what_was_observed_by_what_it_is_worth():
     assert own < few < many < 0.3
     assert own < task < twice < many
     assert many - own == pytest.approx(0.9 * (0.3 - own), rel=0.01)  # the correlation of one recipe
-    assert task - own == pytest.approx(0.6 * (0.3 - own), rel=0.02)
+    assert task - own == pytest.approx(0.3 * (0.3 - own), rel=0.02)
 
 
 def test_earlier_pairs_are_replaced():
