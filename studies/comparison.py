@@ -227,7 +227,7 @@ def of_higher_prediction(zoo: Zoo, pairs: Rows) -> str:
 
 @dataclass(frozen=True)
 class Likeness:
-    """A model of what two predictions miss; `reach` in deviations, infinite for one that does not fall with distance."""
+    """A model of what two predictions miss. `reach` is in deviations, and infinite where distance does not matter."""
 
     said: str
     reach: float
