@@ -8,10 +8,10 @@ snapshots share. These are drawn as in `evidence`: one sample's correctness is c
 neighbouring snapshots of a run, and by 0.45 between distant ones and between runs. `--real` measures that on networks
 that are fitted to scikit-learn's digits.
 
-What happened is the order of the test accuracies. The Brier score is the mean squared difference of probability and
-outcome, over all pairs and over those that lie farther apart than the standard error of their difference in the test.
-For the calibration the test's own error widens the stated distribution. Tasks count alike, and so does either order of
-a pair. How alike what two predictions miss is was chosen on half of the data sets. Prints Markdown.
+What happened is the order of the test accuracies, in tasks with 500 test samples and more, as if the test samples were
+all there are. The Brier score is the mean squared difference of probability and outcome, over all pairs and over those
+that lie farther apart than the standard error of their difference in the test. Tasks count alike, and so does either
+order of a pair. How alike what two predictions miss is was chosen on half of the data sets. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lightning_gengap.predictors.comparison import Answers, Comparison, Contender, Standing, compared
-from lightning_gengap.predictors.evidence import LENGTH, conditioned
-from lightning_gengap.predictors.likeness import ALIKE, REACH, STRETCH, Points
+from lightning_gengap.predictors.comparison import Answers, Contender, Standing, compared
+from lightning_gengap.predictors.evidence import LENGTH
+from lightning_gengap.predictors.likeness import ALIKE, REACH, STRETCH
 from lightning_gengap.predictors.observations import HELD_OUT, Kin, Observation
-from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.fit.scales import Residuals, held_out_residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
@@ -42,6 +41,7 @@ from lightning_gengap.zoo.table import Floats, Rows, Table
 
 SIZES = (0, 50, 100, 200)
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+ENOUGH = 500  # test samples of a task whose pairs count
 MOST_OF_TASK, MOST_OF_RUN = 40, 3  # pairs
 HEADER = (
     "m",
@@ -80,12 +80,14 @@ class Zoo:
 
     def pairs_of_runs(self, rng: np.random.Generator) -> Rows:
         """Last snapshots of two runs of one task, in any order; shape (pairs, 2)."""
-        groups = (np.flatnonzero(self.last & (self.tasks == task)) for task in np.unique(self.tasks))
+        kept = self.last & (self.test_samples >= ENOUGH)
+        groups = (np.flatnonzero(kept & (self.tasks == task)) for task in np.unique(self.tasks))
         return _pairs(groups, MOST_OF_TASK, rng)
 
     def pairs_of_epochs(self, rng: np.random.Generator) -> Rows:
         """Two snapshots of one run, in any order; shape (pairs, 2)."""
-        return _pairs((np.flatnonzero(self.runs == run) for run in np.unique(self.runs)), MOST_OF_RUN, rng)
+        kept = self.test_samples >= ENOUGH
+        return _pairs((np.flatnonzero(kept & (self.runs == run)) for run in np.unique(self.runs)), MOST_OF_RUN, rng)
 
     def weights(self, pairs: Rows) -> Floats:
         """Of each pair, so that tasks count alike; they add up to 1."""
@@ -105,8 +107,7 @@ class Zoo:
         if samples == 0:
             return [Contender(self._standing(row)) for row in pair]
         rows = np.unique(np.concatenate(known))
-        accuracies = self.true_accuracies(rows, rng)
-        right = correctness(accuracies, self.epochs[rows], samples, rng, self.runs[rows])
+        right = correctness(self.tested[rows], self.epochs[rows], samples, rng, self.runs[rows])
         answers = dict(zip(rows.tolist(), right, strict=True))
         return [
             Contender(
@@ -115,20 +116,6 @@ class Zoo:
             )
             for row, own in zip(pair, known, strict=True)
         ]
-
-    def true_accuracies(self, rows: Rows, rng: np.random.Generator) -> Floats:
-        """What the true accuracies of some snapshots of one task may be, given those that were tested.
-
-        The tests are observations like others, all on the same samples: without what is known of them, a small test
-        would seem to differ from the truth by more than it does.
-        """
-        tests = [self._observed(row, self.tested[row], int(self.test_samples[row]), "test") for row in rows]
-        deviations = self.scale[rows] * self.found.deviation[rows]
-        points = Points(self.found.predicted[rows], deviations, self.epochs[rows], self.runs[rows])
-        mean, covariance = conditioned(np.tile(points.covariance(ALIKE["task"]), (2, 2)), tests)
-        values, vectors = np.linalg.eigh(covariance)
-        drawn = vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(rows)))
-        return np.clip(self.found.predicted[rows] + mean + drawn, 0.0, 1.0)
 
     def _standing(self, row: int) -> Standing:
         predicted, deviation = float(self.found.predicted[row]), float(self.found.deviation[row])
@@ -182,11 +169,6 @@ def calibration(probability: Floats, gained: Floats, weights: Floats) -> tuple[l
     return shown, float(np.average(off, weights=shares)), max(off)
 
 
-def deviation_of(comparison: Comparison) -> float:
-    """The standard deviation of the difference; the end of the interval that is nearer may be cut off."""
-    return max(comparison.upper - comparison.difference, comparison.difference - comparison.lower) / NORMAL_QUANTILE
-
-
 def lines(zoo: Zoo, pairs: Rows, same: Kin, draws: int) -> list[list[str]]:
     """One line for each number of shared held-out samples, which are drawn so many times for each pair."""
     rng, pairs = np.random.default_rng(1), np.tile(pairs, (draws, 1))
@@ -195,16 +177,14 @@ def lines(zoo: Zoo, pairs: Rows, same: Kin, draws: int) -> list[list[str]]:
     made = []
     for samples in SIZES:
         said = []
-        for place, pair in enumerate(pairs):
+        for pair in pairs:
             first, second = zoo.contenders(pair, samples, same, rng)
-            found = compared(first, second, same)
-            widened = math.hypot(deviation_of(found), math.sqrt(of_test[place]))
             alone = math.nan
             if first.standing.answers is not None and second.standing.answers is not None:
                 alone = paired(first.standing.answers.right(), second.standing.answers.right())
-            said.append((found.probability, NormalDist().cdf(found.difference / max(widened, 1e-9)), alone))
-        probability, noisy, alone = np.array(said).T
-        shown, mean, largest = calibration(noisy, gained, weights)
+            said.append((compared(first, second, same).probability, alone))
+        probability, alone = np.array(said).T
+        shown, mean, largest = calibration(probability, gained, weights)
         scores = [brier(of[some], gained[some], weights[some]) for of in (probability, alone) for some in (..., clear)]
         cells = ["-" if math.isnan(score) else f"{score:.3f}" for score in scores]
         made.append([str(samples), *cells, "; ".join(shown), f"{mean:.3f}", f"{largest:.3f}"])

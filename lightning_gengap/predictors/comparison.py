@@ -16,6 +16,7 @@ from lightning_gengap.predictors.evidence import conditioned, posterior
 from lightning_gengap.predictors.likeness import ALIKE, Points
 from lightning_gengap.predictors.observations import (
     HELD_OUT,
+    SHARED,
     Floats,
     Kin,
     Observation,
@@ -24,6 +25,7 @@ from lightning_gengap.predictors.observations import (
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 
 Right = NDArray[np.bool_]
+ACROSS = 0.4  # of the sampling variance, by the same samples in two runs, where their answers are not known
 _LEAST_DEVIATION = 1e-9  # so that weights can be compared with themselves
 
 
@@ -171,15 +173,17 @@ def _points(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequenc
 def _sampling(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:
     """How the sampling errors of the observations are correlated."""
     first, second = (contender.standing.answers for contender in pair)
+    alike = sampling_correlations([f"{of} {one.source}" for one, of in zip(seen, run, strict=True)])
     if first is None or second is None or first.samples != second.samples:
-        return sampling_correlations([f"{of} {one.source}" for one, of in zip(seen, run, strict=True)])
-    alike = sampling_correlations(
-        [HELD_OUT if one.source == HELD_OUT else f"{of} {one.source}" for one, of in zip(seen, run, strict=True)]
-    )
+        return alike
+    share = in_common(first.right(), second.right())
+    runs, held_out = np.array(run), np.array([one.source == HELD_OUT for one in seen])
+    across = held_out[:, None] & held_out & (runs[:, None] != runs)
+    alike[across] = max(ACROSS, share - SHARED)  # no more would be the correlation of any samples
     of_first = _place(pair[0].standing.epoch, first, seen, run, 0)
     of_second = _place(pair[1].standing.epoch, second, seen, run, 0 if same == "run" else 1)
     if of_first is not None and of_second is not None and of_first != of_second:
-        alike[[of_first, of_second], [of_second, of_first]] = in_common(first.right(), second.right())
+        alike[[of_first, of_second], [of_second, of_first]] = share
     return alike
 
 
