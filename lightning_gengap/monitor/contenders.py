@@ -105,12 +105,17 @@ def _state_in(path: Path, subject: str) -> Mapping[str, Any]:
     remedy = "Save it with ModelCheckpoint, or with trainer.save_checkpoint(path)."
     try:
         callbacks = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
-        states = [state for key, state in callbacks.items() if key.startswith(GapMonitor.__qualname__) and state]
+        states = [state for key, state in callbacks.items() if state and _is_of_monitor(key, state)]
     except Exception as error:  # a foreign file can make torch raise nearly anything
         raise ConfigurationError(subject, got=one_line(error), expected=expected, remedy=remedy) from None
     if not states:
         raise ConfigurationError(subject, got="no state of a GapMonitor", expected=expected, remedy=remedy)
     return next((state for state in states if isinstance(state, Mapping) and state.get("standing")), states[0])
+
+
+def _is_of_monitor(key: str, state: Any) -> bool:
+    """Whether a callback's state is that of a monitor, or of a class of the user's that is one."""
+    return key.startswith(GapMonitor.__qualname__) or (isinstance(state, Mapping) and "standing" in state)
 
 
 def _of_state(saved: Any, subject: str) -> Contender:

@@ -107,12 +107,14 @@ class Comparison:
         probability: that the first has the higher test accuracy.
         difference: test accuracy of the first minus that of the second, as it is expected.
         lower, upper: its interval of 90 %.
+        shared: on how many held-out samples both were compared one by one.
     """
 
     probability: float
     difference: float
     lower: float
     upper: float
+    shared: int = 0
 
 
 def compared(first: Contender, second: Contender, same: Kin = "task") -> Comparison:
@@ -145,7 +147,8 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     predicted = points.stretched() if knows_both else points.predicted
     prior = points.covariance(ALIKE[same] if knows_both else 0.0)
     seen = [replace(one, predicted=float(said)) for one, said in zip(seen, predicted, strict=False)]
-    mean, covariance = conditioned(prior, seen, _sampling(pair, seen, run, same))
+    alike, shared = _sampling(pair, seen, run, same)
+    mean, covariance = conditioned(prior, seen, alike)
     signs = np.array([1.0, -1.0])
     difference = float(signs @ (predicted[-2:] + mean))
     deviation = max(float(signs @ covariance @ signs), 0.0) ** 0.5
@@ -155,6 +158,7 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
         difference=min(max(difference, -1.0), 1.0),
         lower=max(difference - half, -1.0),
         upper=min(difference + half, 1.0),
+        shared=shared,
     )
 
 
@@ -170,21 +174,25 @@ def _points(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequenc
     )
 
 
-def _sampling(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Floats:
-    """How the sampling errors of the observations are correlated."""
+def _sampling(
+    pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin
+) -> tuple[Floats, int]:
+    """How the sampling errors of the observations are correlated, and how many samples are compared one by one."""
     first, second = (contender.standing.answers for contender in pair)
     alike = sampling_correlations([f"{of} {one.source}" for one, of in zip(seen, run, strict=True)])
     if first is None or second is None or first.samples != second.samples:
-        return alike
+        return alike, 0
     share = in_common(first.right(), second.right())
     runs, held_out = np.array(run), np.array([one.source == HELD_OUT for one in seen])
     across = held_out[:, None] & held_out & (runs[:, None] != runs)
-    alike[across] = max(ACROSS, share - SHARED)  # no more would be the correlation of any samples
+    alike[across] = max(ACROSS, share - SHARED)  # less would be the correlations of no accuracies
     of_first = _place(pair[0].standing.epoch, first, seen, run, 0)
     of_second = _place(pair[1].standing.epoch, second, seen, run, 0 if same == "run" else 1)
-    if of_first is not None and of_second is not None and of_first != of_second:
+    if of_first is None or of_second is None:
+        return alike, 0
+    if of_first != of_second:
         alike[[of_first, of_second], [of_second, of_first]] = share
-    return alike
+    return alike, first.count
 
 
 def _place(epoch: float, answers: Answers, seen: Sequence[Observation], run: Sequence[int], own: int) -> int | None:

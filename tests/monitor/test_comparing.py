@@ -52,6 +52,7 @@ def test_a_training_with_right_labels_is_better_and_held_out_samples_make_it_sur
     assert found.probability > 0.99
     assert found.probability == pytest.approx(1 - compare(wrong, right).probability)
     assert found.lower < found.difference < found.upper
+    assert (found.shared, compare(*blind).shared) == (40, 0)
     assert 0.5 < compare(*blind).probability < found.probability
 
 
@@ -116,3 +117,12 @@ def test_checkpoints_are_ranked_by_their_estimates(tmp_path: Path):
 def test_what_is_remembered_of_many_samples_is_small():
     kept = Answers.of("0" * 32, torch.ones(1000, dtype=torch.bool).numpy())
     assert len(kept.bits) + len(kept.samples) < 300
+
+
+def test_the_state_of_a_users_own_monitor_is_found_and_of_two_the_one_that_predicts(tmp_path: Path):
+    class Own(GapMonitor):
+        pass
+
+    own = Own(tiny_predictor(), budget=None, verbosity="quiet")
+    path = saved(tmp_path, GapMonitor(predictor=None, budget=None), own, epochs=1)
+    assert compare(path, own).difference == pytest.approx(0.0)

@@ -69,6 +69,7 @@ def test_it_is_the_joint_gaussian_of_which_draws_agree_with_what_was_seen(paired
     kept = (true[0] - true[1])[near]
     assert len(kept) > 3000
     found = compared(contender(said[0], first), contender(said[1], second, "same" if paired else "others"))
+    assert found.shared == (200 if paired else 0)
     assert found.probability == pytest.approx((kept > 0).mean(), abs=0.025)
     assert found.difference == pytest.approx(kept.mean(), abs=0.002)
     assert (found.lower, found.upper) == pytest.approx(np.quantile(kept, [0.05, 0.95]), abs=0.004)
