@@ -5,8 +5,8 @@
 Pairs are the last snapshots of two runs of one task, and two snapshots of one run. The prediction is made without the
 task or without the source, its scale is that of the others, and both are joined with held-out samples that all
 snapshots share. These are drawn as in `evidence`: one sample's correctness is correlated by about 0.6 between
-neighbouring snapshots of a run, and by 0.45 between distant ones and between runs. `--real` measures that on networks
-that are fitted to scikit-learn's digits.
+neighbouring snapshots of a run, and by 0.45 between distant ones and between runs. `same_answers` measures that on real
+networks.
 
 What happened is the order of the test accuracies, in tasks with 500 test samples and more, as if the test samples were
 all there are. The Brier score is the mean squared difference of probability and outcome, over all pairs and over those
@@ -19,16 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
-import torch
 from contests import study_of, study_parser
 from evidence import SPLITS, correctness, scales
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from torch import nn
 
 from lightning_gengap.predictors.comparison import Answers, Contender, Standing, compared
 from lightning_gengap.predictors.evidence import LENGTH
@@ -259,59 +256,10 @@ def by_likeness(zoo: Zoo, pairs: Rows, same: Kin) -> list[list[str]]:
     return made
 
 
-def fitted_answers(train: int, noise: float, rng: torch.Generator) -> list[list[NDArray[np.bool_]]]:
-    """Answers of small networks on 1,000 digits, by network and epoch; all labels are redrawn with this probability."""
-    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    images = images.float() / 16
-    redrawn = torch.rand(len(labels), generator=rng) < noise
-    labels = torch.where(redrawn, torch.randint(10, (len(labels),), generator=rng), labels)
-    order = torch.randperm(len(labels), generator=rng)
-    fitted, tested = order[:train], order[-1000:]
-    networks = []
-    for width, depth, rate, seed in ((8, 1, 0.01, 0), (64, 1, 0.01, 0), (64, 1, 0.01, 1), (256, 2, 0.003, 0)):
-        torch.manual_seed(seed)
-        widths = [64, *[width] * depth]
-        hidden = [part for size in pairwise(widths) for part in (nn.Linear(*size), nn.ReLU())]
-        network = nn.Sequential(*hidden, nn.Linear(width, 10))
-        optimizer = torch.optim.Adam(network.parameters(), rate)
-        answers = []
-        for epoch in range(1, 61):
-            for some in fitted[torch.randperm(train, generator=rng)].split(50):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(network(images[some]), labels[some]).backward()
-                optimizer.step()
-            if epoch in (10, 20, 40, 60):
-                answers.append((network(images[tested]).argmax(1) == labels[tested]).numpy())
-        networks.append(answers)
-    return networks
-
-
-def of_real_networks() -> list[list[str]]:
-    """How the correctness of one held-out sample is correlated between real networks, and between their epochs."""
-    made = []
-    for train, noise in ((150, 0.0), (150, 0.3), (600, 0.4)):
-        networks = fitted_answers(train, noise, torch.Generator().manual_seed(0))
-        between = [_alike(one[-1], other[-1]) for one, other in combinations(networks, 2)]
-        epochs = [_alike(*pair) for answers in networks for pair in combinations(answers, 2)]
-        accuracies = [answers[-1].mean() for answers in networks]
-        cells = [f"{np.mean(some):.2f} ({min(some):.2f} to {max(some):.2f})" for some in (accuracies, between, epochs)]
-        made.append([str(train), f"{noise:.1f}", *cells])
-    return made
-
-
-def _alike(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return float(np.corrcoef(one, other)[0, 1])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
     parser.add_argument("--draws", type=int, default=2, help="of held-out samples, for each pair")
-    parser.add_argument("--real", action="store_true", help="measure the correlation on networks fitted to digits")
     options = parser.parse_args(arguments)
-    if options.real:
-        header = ("train samples", "noise", "accuracy", "correlation between networks", "between epochs")
-        print(markdown_table(header, of_real_networks()))
-        return
     study, half = study_of(options), ("log score", "Brier score", "mean off")
     table = study.setting.table
     for split in SPLITS:
