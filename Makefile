@@ -115,6 +115,8 @@ studies: $(VENV)/ready
 	$(RUN) studies/single_measures.py
 	$(RUN) studies/learning_curve.py
 	$(RUN) studies/equivalent_hold_out.py
+	$(RUN) studies/comparison.py
+	$(RUN) studies/same_answers.py
 	OMP_NUM_THREADS=1 $(RUN) studies/acting.py --out runs/acting.csv --jobs 2 $(DATA)
 	$(RUN) studies/random_labels.py --out runs/random_labels $(DATA)
 	$(RUN) studies/mislabelled.py $(DATA)

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from lightning_gengap.learning_curves.curve import LearningCurve
     from lightning_gengap.learning_curves.learning_curve import learning_curve
     from lightning_gengap.measures.margins.margin_metrics import NormalizedMargin, OutputMargin
+    from lightning_gengap.monitor.comparing import compare
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
     from lightning_gengap.monitor.training_loss import RunningLoss
+    from lightning_gengap.predictors.comparison import Comparison
     from lightning_gengap.predictors.estimate import EstimatedAccuracy
     from lightning_gengap.predictors.files import available_predictors, load_predictor
     from lightning_gengap.predictors.predictor import Prediction, Predictor
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "EstimatedAccuracy",
     "GapEarlyStopping",
     "GapError",
@@ -45,6 +48,7 @@ __all__ = [
     "Predictor",
     "RunningLoss",
     "available_predictors",
+    "compare",
     "hold_out",
     "learning_curve",
     "load_predictor",
@@ -53,6 +57,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Comparison": "predictors.comparison",
     "EstimatedAccuracy": "predictors.estimate",
     "GapEarlyStopping": "monitor.early_stopping",
     "GapError": "errors",
@@ -65,6 +70,7 @@ _MODULES = {
     "Predictor": "predictors.predictor",
     "RunningLoss": "monitor.training_loss",
     "available_predictors": "predictors.files",
+    "compare": "monitor.comparing",
     "hold_out": "stratified_split",
     "learning_curve": "learning_curves.learning_curve",
     "load_predictor": "predictors.files",

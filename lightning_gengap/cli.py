@@ -183,6 +183,21 @@ def learning_curve(
 
 
 @app.command()
+def compare(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of trainings with GapMonitor, two or more.")],
+    same: Annotated[
+        str, typer.Option(help="What they have in common: run (epochs of one), recipe, or task (the data set).")
+    ] = "task",
+) -> None:
+    """Say which checkpoint has the highest test accuracy, and how probable it is that others are better."""
+    if len(checkpoints) < 2:
+        raise typer.BadParameter("name two checkpoints or more", param_hint="'CHECKPOINTS...'")
+    from lightning_gengap.monitor.comparing import ranking
+
+    print(ranking(checkpoints, same))
+
+
+@app.command()
 def recalibrate(
     pairs: Annotated[
         Path, typer.Argument(help='JSON list of {"values": from `gengap measure`, "gap": ..., "samples": m, ...}.')

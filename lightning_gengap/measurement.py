@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from torch import Tensor
+
 from lightning_gengap.measures import MEASURED
 from lightning_gengap.measures.derived import INGREDIENTS, derived
 from lightning_gengap.measures.measure import Computed
@@ -50,6 +52,7 @@ class Measurement:
         seconds_of_needed: the time that the measures took that must succeed, but for those taken once.
         seconds_of_growing: the time of what measures took that they could also have taken another time, but at first.
         remarks: what the user should know about the values, beside the absences.
+        right: whether each sample is classified right; None where `fit` was not measured, or has no value.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class Measurement:
     figures: dict[str, Figure] = field(default_factory=dict)
     absences: list[Absence] = field(default_factory=list)
     remarks: tuple[str, ...] = ()
+    right: Tensor | None = None
     samples: int = 0
     seconds_of_needed: float = 0.0
     seconds_of_growing: float = 0.0

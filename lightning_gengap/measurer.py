@@ -15,6 +15,7 @@ from lightning_gengap.errors import LogitsError, frameless, naming_memory, one_l
 from lightning_gengap.measurement import Measurement
 from lightning_gengap.measures import compute, get_measure
 from lightning_gengap.measures.difficulty.known_task import knows
+from lightning_gengap.measures.margins.fit import right
 from lightning_gengap.measures.measure import growing
 from lightning_gengap.network.first_forwards import FirstForwards
 from lightning_gengap.network.layers import Layout
@@ -191,6 +192,8 @@ class Measurer:
             computed = compute(some, [name for name in names if name not in once])
             measurement.add(computed)
             diverged = "fit" in names and "train_loss" not in computed.values
+            if "train_loss" in computed.values:
+                measurement.right = some.cached(right)
             for name in () if diverged else optional:
                 self._try(probe, name, measurement)
         apart += sum(measurement.seconds.values()) + measurement.seconds_of_growing

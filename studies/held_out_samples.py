@@ -13,8 +13,7 @@ from test_predictions import TestPredictions
 
 from lightning_gengap.zoo.table import Floats, Rows, Table
 
-# Correlations of what makes a sample hard: in all runs of a task, in all epochs of a run, more between close epochs.
-BETWEEN, FAR, NEAR = 0.6, 0.65, 0.17
+FAR, NEAR = 0.65, 0.17  # correlations of what makes a sample hard: in all of a task, and more between close epochs
 _NORMAL = NormalDist()
 
 
@@ -39,15 +38,20 @@ Random = np.random.Generator
 Draw = Callable[[Rows, int, int], Drawn]  # rows of one run in the order of its epochs, number of samples, seed
 
 
-def correctness(accuracies: Floats, epochs: Floats, samples: int, own: Random, of_task: Random) -> NDArray[np.bool_]:
-    """Whether each sample is classified right at each epoch, shape (epochs, samples).
+def correctness(
+    accuracies: Floats, epochs: Floats, samples: int, own: Random, of_task: Random, runs: Rows | None = None
+) -> NDArray[np.bool_]:
+    """Whether each sample is classified right at each epoch, shape (epochs, samples). They may be of several runs.
 
     `of_task` draws what makes a sample hard for all runs of a task, `own` the rest.
     """
+    runs = np.zeros(len(epochs), np.int64) if runs is None else runs
     distance = np.abs(np.log(epochs)[:, None] - np.log(epochs))
-    latent = FAR - BETWEEN + NEAR * np.exp(-distance) + (1 - FAR - NEAR) * np.eye(len(epochs))
-    hard = np.linalg.cholesky(latent) @ own.standard_normal((len(epochs), samples))
-    hard += math.sqrt(BETWEEN) * of_task.standard_normal(samples)
+    near = np.where(runs[:, None] == runs, NEAR * np.exp(-distance), 0.0)
+    hard = np.linalg.cholesky(near + (1 - FAR - NEAR) * np.eye(len(epochs))) @ own.standard_normal(
+        (len(epochs), samples)
+    )
+    hard += math.sqrt(FAR) * of_task.standard_normal(samples)
     thresholds = np.array([_NORMAL.inv_cdf(min(max(p, 1e-6), 1 - 1e-6)) for p in accuracies])
     right: NDArray[np.bool_] = hard < thresholds[:, None]
     return right

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.predictors.comparison import Answers, Standing
 from lightning_gengap.predictors.estimate import Estimate, estimate, expected, observed
 
 MOST = 256  # observations that are kept: older ones say nothing of an epoch that these do not
-HELD_OUT = "held_out"  # the source of the samples that `held_out=` gives
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Observed:
         samples: how many there are.
         source: which.
         seconds: that it took.
+        answers: which of the samples are classified right; None where that is not known.
     """
 
     accuracy: float
     samples: int
     source: str
     seconds: float = 0.0
+    answers: Answers | None = None
 
 
 def observe(found: Observed | None, state: RunState) -> None:
@@ -36,6 +38,22 @@ def observe(found: Observed | None, state: RunState) -> None:
     new = observed(found.accuracy, found.samples, found.source, state.prediction, accuracy, state.epochs)
     others = [one for one in state.observations if (one.source, one.epoch) != (new.source, new.epoch)]
     state.observations = [*others, new][-MOST:]
+
+
+def stand(found: Observed | None, state: RunState) -> None:
+    """Remember what later comparisons need of the present weights."""
+    if state.prediction is None:
+        return
+    state.standing = Standing(
+        predictor=state.serving,
+        classes=int(state.values["classes"]),
+        predicted=state.values["train_accuracy"] - state.prediction.gap,
+        deviation=state.prediction.deviation,
+        scale=state.scale,
+        abstained=state.prediction.abstained,
+        epoch=state.epochs,
+        answers=None if found is None else found.answers,
+    )
 
 
 def show_estimate(state: RunState) -> None:

@@ -308,7 +308,7 @@ class GapMonitor(Callback):
         return self._generate_state_key(predictor=None if self.predictor is None else self.predictor.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Initial weights, difficulty, training loss, budget, the values last shown, and what they belong to."""
+        """Initial weights, difficulty, training loss, budget, what was last shown and observed, and its origin."""
         kept = {} if self._loaded is None else dict(self._loaded)
         if self._loaded is None and self._state is not None:
             with contained(self._state, "saving its state"):

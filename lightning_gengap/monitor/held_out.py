@@ -13,13 +13,15 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gengap.errors import DataError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer, TrainingMemory
-from lightning_gengap.monitor.estimation import HELD_OUT, Observed
+from lightning_gengap.monitor.estimation import Observed
 from lightning_gengap.monitor.notices import say_no_held_out, say_validates_on_training
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import current_hook_kept, move_in_training, place_in_training
 from lightning_gengap.network.ranks import Ranks
+from lightning_gengap.predictors.comparison import Answers
+from lightning_gengap.predictors.observations import HELD_OUT
 from lightning_gengap.samples.drawing import check_data, read_whole, size_of_data
-from lightning_gengap.samples.overlap import equal_samples, shared_indices
+from lightning_gengap.samples.overlap import digest_of, equal_samples, shared_indices
 from lightning_gengap.samples.reader import SampleReader, Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -41,6 +43,7 @@ class HeldOut:
         started = time.perf_counter()
         try:
             state.held_out = self._measurer(trainer, module, state, state.measurer)
+            state.held_out_digest = digest_of(state.held_out.samples.batches)
         except Exception as error:  # of the user's data set too
             if state.raises:
                 raise
@@ -59,15 +62,17 @@ class HeldOut:
             return None
         started = time.perf_counter()
         try:
-            values = measurer.measure(module, ["fit"], ranks=ranks).values
+            measured = measurer.measure(module, ["fit"], ranks=ranks)
         except Exception as error:
             if state.raises:
                 raise
             say_no_held_out(state, frameless(error))
             return None
-        if "train_loss" not in values:  # logits that are not finite
+        if measured.right is None:  # logits that are not finite
             return None
-        return Observed(values["train_accuracy"], len(measurer.samples), HELD_OUT, time.perf_counter() - started)
+        answers = Answers.of(state.held_out_digest, measured.right.numpy()) if state.held_out_digest else None
+        accuracy, seconds = measured.values["train_accuracy"], time.perf_counter() - started
+        return Observed(accuracy, len(measurer.samples), HELD_OUT, seconds, answers)
 
     def source_of_validation(self, trainer: Trainer, state: RunState, key: str) -> str | None:
         """Which samples the accuracy under this logged key is of: these where it has some of them, else its own.

@@ -11,7 +11,7 @@ from lightning_gengap.errors import LogitsError
 from lightning_gengap.measurement import Absence, Measurement, said
 from lightning_gengap.measurer import Measurer
 from lightning_gengap.monitor.abstention import obstacles
-from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
+from lightning_gengap.monitor.estimation import Observed, observe, show_estimate, stand
 from lightning_gengap.monitor.readout import Status
 from lightning_gengap.monitor.run_state import FIT, NEVER, RunState, flat
 from lightning_gengap.predictors.predictor import ALWAYS_NEEDED, Prediction, Predictor
@@ -79,6 +79,7 @@ def take(
     if predicts:
         _predict(values, state)
         observe(held_out, state)
+        stand(held_out, state)
         show_estimate(state)
 
 
@@ -97,6 +98,7 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
     state.prediction = None
     if predictor is not None:
         state.scale = predictor.scale(state.kind)
+        state.serving = predictor.name
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
         flags = (*state.flags, *doubts_of_references(values, predictor))
         state.prediction = prediction = predictor.predict(known, flags)

@@ -20,6 +20,7 @@ from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.network.probe import State
+from lightning_gengap.predictors.comparison import Standing
 from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.predictor import Prediction
@@ -43,12 +44,15 @@ class RunState:
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`,
             `training_inputs`.
         observations: accuracies of held-out and validation samples beside the predictions of the same weights.
+        standing: what is known of the last measured weights, for comparisons; None before there is a prediction.
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
         held_out_refused: whether they cannot be used.
+        held_out_digest: of these samples and their labels; empty where they have none.
         sources: which samples the accuracies of validations are of, by their logged key.
         kind: of data, as far as the monitored samples tell.
         scale: of the deviation of the predictor that serves.
+        serving: its name.
         epochs: how many had been trained when the shown values were measured.
         absences: why keys, or patterns of keys, have no value.
         measured: whether a measurement has succeeded since training began.
@@ -93,6 +97,7 @@ class RunState:
         "optional",
         "flags",
         "observations",
+        "standing",
         "measured",
         "missed_start",
         "preferred_serves",
@@ -114,12 +119,15 @@ class RunState:
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
+    standing: Standing | None = None
     given: Given = field(default_factory=Given)
     held_out: Measurer | None = None
     held_out_refused: bool = False
+    held_out_digest: str = ""
     sources: dict[str, str | None] = field(default_factory=dict)
     kind: Kind | None = None
     scale: float = 1.0
+    serving: str = ""
     epochs: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None
@@ -242,7 +250,7 @@ class RunState:
     def forget_measured(self) -> None:
         """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
         self.memory.forget()
-        self.optional, self.values, self.observations = {}, {}, []
+        self.optional, self.values, self.observations, self.standing = {}, {}, [], None
 
     def begin_anew(self, batches: int) -> None:
         """Other data are trained on from this batch on. The initial weights go on, and in one run what was spent.

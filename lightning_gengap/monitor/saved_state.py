@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-FORMAT = 2
+FORMAT = 3
 
 
 class StateError(ValueError):

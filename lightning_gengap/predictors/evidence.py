@@ -55,20 +55,32 @@ def posterior(
         >>> round(float(after.mean[0]), 3), round(float(after.variance[0]) ** 0.5, 3)
         (-0.057, 0.033)
     """
-    count = len(observations)
     times = log_epochs([*(one.epoch for one in observations), *epochs])
     sizes = scale * np.array([*(one.deviation for one in observations), *deviations], np.float64)
     kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
     prior = correlations(kins) * np.outer(sizes, sizes) * np.exp(-np.abs(times[:, None] - times[None, :]) / LENGTH)
+    mean, covariance = conditioned(prior, observations)
+    return Posterior(mean, np.maximum(np.diag(covariance), 0.0))
+
+
+def conditioned(
+    prior: Floats, observations: Sequence[Observation], alike: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Mean and covariance of the residuals that are asked about, given what was observed of others.
+
+    Args:
+        prior: the covariance of all residuals: first those that were observed, then those that are asked about.
+        observations: of the first of them.
+        alike: how the sampling errors of the observations are correlated. See `noise`.
+    """
+    count = len(observations)
     seen, across = prior[:count, :count], prior[:count, count:]
-    covariance = _with_noise(observations, seen)
+    covariance = _with_noise(observations, seen, alike)
     mean = across.T @ np.linalg.solve(covariance, residuals(observations))
-    gained = (across * np.linalg.solve(covariance, across)).sum(axis=0)
-    variance = np.diag(prior)[count:] - gained
-    return Posterior(mean, np.maximum(variance, 0.0))
+    return mean, prior[count:, count:] - across.T @ np.linalg.solve(covariance, across)
 
 
-def _with_noise(observations: Sequence[Observation], seen: Floats) -> Floats:
+def _with_noise(observations: Sequence[Observation], seen: Floats, alike: Floats | None) -> Floats:
     """The covariance of what was observed; each accuracy in its noise is the one that follows from all observations."""
     predicted, observed = (
         np.array([getattr(one, name) for one in observations], np.float64) for name in ("predicted", "accuracy")
@@ -76,7 +88,7 @@ def _with_noise(observations: Sequence[Observation], seen: Floats) -> Floats:
     accuracies = jeffreys(observed, np.array([one.samples for one in observations], np.float64))
     least = _LEAST_VARIANCE * np.eye(len(observations))
     for _ in range(_ROUNDS):
-        covariance = seen + noise(observations, accuracies) + least
+        covariance = seen + noise(observations, accuracies, alike) + least
         accuracies = predicted + seen @ np.linalg.solve(covariance, observed - predicted)
     return covariance
 

@@ -14,6 +14,7 @@ Kin = Literal["run", "recipe", "task"]
 
 SHARED = 0.5  # of the sampling variance, by the same samples at two epochs of a run: what is hard stays hard
 CORRELATIONS: dict[str, float] = {"recipe": 0.9, "task": 0.3}  # of what a prediction misses, between two runs
+HELD_OUT = "held_out"  # the source of the samples that `held_out=` gives
 LEAST_EPOCH = 1e-3
 
 
@@ -63,22 +64,32 @@ def log_epochs(epochs: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(np.asarray(epochs, np.float64), LEAST_EPOCH))
 
 
-def noise(observations: Sequence[Observation], accuracies: Floats) -> Floats:
+def noise(observations: Sequence[Observation], accuracies: Floats, alike: Floats | None = None) -> Floats:
     """The covariance of the observed accuracies around the true ones, shape (n, n).
 
-    Those on m samples have variance p (1 - p) / m, with p in `accuracies`, kept half a sample away from 0 and 1. A
-    share of it is common to the epochs of a run, for the same samples. Different sources are independent.
+    Those on m samples have variance p (1 - p) / m, with p in `accuracies`, kept half a sample away from 0 and 1. By
+    default a share of it is common to the epochs of a run, for the same samples, and different sources are
+    independent. `alike` are other correlations, shape (n, n).
     """
+    if alike is None:
+        alike = sampling_correlations(
+            [one.source if one.kin == "run" else f"other run {place}" for place, one in enumerate(observations)]
+        )
     samples = np.array([one.samples for one in observations], np.float64)
     end = jeffreys(np.zeros(len(samples)), samples)
     p = np.clip(accuracies, end, 1 - end)
     spread = np.sqrt(np.divide(p * (1 - p), samples, out=np.zeros_like(p), where=samples > 0))
-    source = np.array(
-        [one.source if one.kin == "run" else f"other run {place}" for place, one in enumerate(observations)]
-    )
-    covariance = np.where(source[:, None] == source[None, :], SHARED, 0.0) * np.outer(spread, spread)
+    covariance = alike * np.outer(spread, spread)
     np.fill_diagonal(covariance, spread**2 + np.array([one.error for one in observations]) ** 2)
     return covariance
+
+
+def sampling_correlations(sources: Sequence[str]) -> Floats:
+    """Of accuracies on samples from these sources, shape (n, n): the same samples err alike."""
+    source = np.array(sources, dtype=str)
+    correlations = np.where(source[:, None] == source[None, :], SHARED, 0.0)
+    np.fill_diagonal(correlations, 1.0)
+    return correlations
 
 
 def jeffreys(accuracies: Floats, samples: Floats) -> Floats:

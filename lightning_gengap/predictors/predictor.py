@@ -162,8 +162,9 @@ class Predictor:
             >>> prediction.in_support
             True
         """
-        if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
-            return replace(self.preferred, observed=self.observed).predict(values, flags)
+        serving = self.serving(values)
+        if serving is not self:
+            return serving.predict(values, flags)
         doubts = tuple(flags)
         columns = {name: np.array([values.get(name, math.nan)]) for name in (*ALWAYS_NEEDED, *_SIZES, *self.reads)}
         of = self.predict_columns(columns, len(doubts))
@@ -187,6 +188,12 @@ class Predictor:
             learned=bool(has_learned(columns["train_accuracy"], columns["classes"])[0]),
             deviation=float(of.deviation[0]),
         )
+
+    def serving(self, values: Mapping[str, float]) -> Predictor:
+        """The one that predicts from these values: the preferred one wherever all its features are measured."""
+        if self.preferred is not None and all(_is_measured(values, name) for name in self.preferred.needs):
+            return replace(self.preferred, observed=self.observed)
+        return self
 
     def predict_columns(self, values: Mapping[str, Floats], doubts: int = 0) -> Predictions:
         """The formula: what `predict` says, for many models at once. `preferred` takes no part.

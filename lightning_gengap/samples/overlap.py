@@ -73,6 +73,15 @@ def _log_choices(total: int, chosen: int) -> float:
     return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
+def digest_of(batches: Sequence[ProbeBatch]) -> str:
+    """A hash of samples and labels, in order; empty where the samples cannot be told apart."""
+    found = _digests(batches)
+    targets = torch.cat([batch.targets.cpu() for batch in batches])
+    if len(found) != len(targets):
+        return ""
+    return hashlib.blake2b(b"".join(found) + targets.numpy().tobytes(), digest_size=16).hexdigest()
+
+
 def _digests(batches: Iterable[ProbeBatch]) -> list[bytes]:
     """A hash of each sample, without its label."""
     found: list[bytes] = []

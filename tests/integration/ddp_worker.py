@@ -210,7 +210,8 @@ def observing(held_out: Any, **arguments: Any) -> dict[str, Any]:
         outcome = trained(monitor, max_epochs=3, **arguments)
     seen = [] if monitor._state is None else [asdict(one) for one in monitor._state.observations]
     said = [str(warning.message) for warning in caught if "held_out" in str(warning.message)]
-    return outcome | {"observations": seen, "said": said}
+    standing = None if monitor._state is None else asdict(monitor._state.standing)
+    return outcome | {"observations": seen, "standing": standing, "said": said}
 
 
 SETTINGS = {

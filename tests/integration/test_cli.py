@@ -20,6 +20,7 @@ VERBS = [
     ["measures"],
     ["measure"],
     ["learning-curve"],
+    ["compare"],
     ["recalibrate"],
     ["zoo"],
     *(["zoo", stage] for stage in ("run", "remeasure", "table", "fit", "evaluate")),
@@ -182,6 +183,17 @@ def test_the_initial_weights_that_a_monitor_kept_in_a_checkpoint_are_found(
     assert main(["measure", *arguments, "--train-samples", "2000"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert "difficulty/ridge_accuracy" in printed["values"]  # of the untrained network
+
+
+def test_checkpoints_are_compared(folder: Path, capsys: pytest.CaptureFixture[str]):
+    for name, epochs in (("short", 1), ("long", 3)):
+        (folder / name).mkdir()
+        saved(folder / name, tiny_monitor(held_out=blobs(40, seed=1)), epochs=epochs)
+    assert main(["compare", "short/saved.ckpt", "long/saved.ckpt", "--same", "recipe"]) == 0
+    title, _, *rows = capsys.readouterr().out.splitlines()
+    assert title.startswith("| checkpoint | epochs | predicted | held out | estimated")
+    assert {row.split(" | ")[0] for row in rows} == {"| short/saved.ckpt", "| long/saved.ckpt"}
+    assert main(["compare", "short/saved.ckpt", "long/saved.ckpt", "--same", "seed"]) == 2
 
 
 def test_a_learning_curve_is_printed_drawn_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]):

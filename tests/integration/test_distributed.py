@@ -83,6 +83,10 @@ def test_held_out_samples_are_counted_once_by_both_ranks(ranks: list[dict[str, A
     assert first["observations"] == second["observations"]
     assert [(one["epoch"], one["samples"]) for one in first["observations"]] == [(1, 50), (2, 50), (3, 50)]
     assert first["said"] == second["said"] == []
+    assert first["standing"] == second["standing"]
+    answers = first["standing"]["answers"]
+    right = int(answers["bits"], 16).bit_count()
+    assert right / answers["count"] == pytest.approx(first["observations"][-1]["accuracy"])
     shown = [row["gengap/estimated_gap"] for row in first["rows"]]
     assert shown != [row["gengap/predicted_gap"] for row in first["rows"]]
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from lightning_gengap.samples.batches import ProbeBatch, read_batch
-from lightning_gengap.samples.overlap import equal_samples, shared_indices
+from lightning_gengap.samples.overlap import digest_of, equal_samples, shared_indices
 from tests.streams import Stream
 
 DATA = TensorDataset(torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 2)
@@ -77,3 +77,18 @@ def test_what_cannot_be_compared_is_taken_for_new():
     scalars = [read_batch((torch.arange(20.0), torch.zeros(20, dtype=torch.long)))]
     assert equal_samples(scalars, scalars) == 0
     assert math.isfinite(equal_samples([], scalars))
+
+
+def test_a_digest_tells_samples_labels_and_their_order_but_not_the_batches():
+    inputs, labels = DATA.tensors
+    whole = digest_of([read_batch((inputs, labels))])
+    parts = [read_batch((inputs[part], labels[part])) for part in (slice(0, 30), slice(30, 100))]
+    assert digest_of(parts) == whole
+    changed = inputs.clone()
+    changed[99, 0] += 1
+    others = [(changed, labels), (inputs, 1 - labels), (inputs.flip(0), labels.flip(0)), (inputs[:99], labels[:99])]
+    assert len({whole, *(digest_of([read_batch(each)]) for each in others)}) == 5
+
+
+def test_samples_that_cannot_be_told_apart_have_no_digest():
+    assert digest_of([ProbeBatch(DATA.tensors[1], targets=DATA.tensors[1], inputs=None)]) == ""

@@ -31,7 +31,7 @@ def test_what_is_hard_for_one_run_is_hard_for_another_of_the_task() -> None:
     one, other, elsewhere = (
         correctness(accuracy, epoch, COUNT, rng(own), rng(task))[0] for own, task in ((1, 9), (2, 9), (3, 8))
     )
-    assert np.corrcoef(one, other)[0, 1] == pytest.approx(0.4, abs=0.05)
+    assert np.corrcoef(one, other)[0, 1] == pytest.approx(0.45, abs=0.05)
     assert np.corrcoef(one, elsewhere)[0, 1] == pytest.approx(0.0, abs=0.02)
 
 

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_gengap import hold_out, measure
+from lightning_gengap import GapMonitor, compare, hold_out, measure
+from lightning_gengap.monitor.saved_state import FORMAT, to_primitives
+from lightning_gengap.predictors.comparison import Standing
 from lightning_gengap.predictors.recalibration import recalibrate
 from tests.lightning_models import blobs, careless, put_measure, stream
-from tests.tiny_predictors import tiny_predictor
+from tests.tiny_predictors import tiny_monitor, tiny_predictor
 
 
 def build() -> nn.Module:
@@ -57,6 +59,17 @@ def of_rare_classes() -> TensorDataset:
     return TensorDataset(torch.zeros(64, 2), torch.arange(64).clamp(min=6) - 6)
 
 
+VALUES = {"train_accuracy": 0.95, "train_loss": 0.5, "classes": 4.0, "difficulty/ridge_accuracy": 0.4}
+
+
+def comparable(classes: int = 4, format: int = FORMAT, **facts: Any) -> GapMonitor:
+    """A monitor that has loaded a state."""
+    standing = Standing(**({"predictor": "tiny_v1", "classes": classes, "predicted": 0.7, "deviation": 0.1} | facts))
+    monitor = tiny_monitor()
+    monitor._loaded = {"format": format, "standing": to_primitives(standing), "observations": []}
+    return monitor
+
+
 FUNCTIONS: dict[str, Callable[[], Any]] = {
     "no samples to measure": lambda: measured(samples=0),
     "a seed that is no whole number, in a function": lambda: measured(seed=0.5),
@@ -78,6 +91,15 @@ FUNCTIONS: dict[str, Callable[[], Any]] = {
     "a prediction from no values": lambda: tiny_predictor().predict({}),
     "an observed gap in percent": lambda: recalibrate(tiny_predictor(), [({}, 12.0, 100)]),
     "an observed gap without a number of samples": lambda: recalibrate(tiny_predictor(), [({}, 0.1, 0)]),
+    "nothing that can be compared": lambda: compare(3, VALUES),
+    "trainings that have something else in common": lambda: compare(VALUES, VALUES, same="seed"),
+    "a checkpoint that cannot be compared": lambda: compare("nowhere.ckpt", VALUES),
+    "a state of another release": lambda: compare(comparable(format=1), VALUES),
+    "a monitor that has predicted nothing": lambda: compare(tiny_monitor(), VALUES),
+    "an abstention without held-out samples": lambda: compare(comparable(abstained=True), VALUES),
+    "trainings with other classes": lambda: compare(comparable(), comparable(10)),
+    "trainings with other predictors": lambda: compare(comparable(), comparable(predictor="tiny_v2")),
+    "two trainings in place of two epochs": lambda: compare(comparable(), comparable(predicted=0.6), same="run"),
     "observed gaps of untrained models": lambda: recalibrate(
         tiny_predictor(), [({"train_accuracy": 0.1, "train_loss": 2.3, "classes": 10.0}, 0.0, 100)]
     ),
@@ -93,6 +115,8 @@ COMMANDS: dict[str, list[str]] = {
     "data that cannot be read": [*MEASURE, "nowhere.npz"],
     "data that the model does not take": [*MEASURE, "wide.npz"],
     "a checkpoint of another model": [*MEASURE, "data.npz", "--checkpoint", "pairs.json"],
+    "a checkpoint without a monitor": ["compare", "plain.ckpt", "plain.ckpt"],
+    "a single checkpoint": ["compare", "plain.ckpt"],
     "pairs that cannot be read": ["recalibrate", "pairs.json", "--out", "new.json"],
     "a file that would be written over": ["recalibrate", "pairs.json", "--out", "data.npz"],
     "a folder that does not exist": ["recalibrate", "pairs.json", "--out", "no/new.json"],
@@ -108,4 +132,5 @@ def files(folder: Path) -> Path:
     np.savez(folder / "data.npz", inputs=images.numpy(), labels=labels.numpy())
     np.savez(folder / "wide.npz", inputs=np.zeros((60, 37), np.float32), labels=np.arange(60) % 4)
     (folder / "pairs.json").write_text(json.dumps([1, 2]))
+    torch.save({"callbacks": {}}, folder / "plain.ckpt")
     return folder

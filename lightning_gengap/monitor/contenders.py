@@ -1,0 +1,143 @@
+"""What can be compared: a monitor, a checkpoint that holds its state, or measured values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gengap.errors import ConfigurationError, DataError, PredictorError, one_line
+from lightning_gengap.monitor.gap_monitor import GapMonitor
+from lightning_gengap.monitor.saved_state import FORMAT, StateError, from_primitives
+from lightning_gengap.predictors.comparison import Contender, Standing
+from lightning_gengap.predictors.observations import Kin, Observation
+from lightning_gengap.predictors.predictor import Predictor
+
+
+@dataclass
+class _Kept:
+    """The parts of a monitor's state that are read here."""
+
+    standing: Standing | None = None
+    observations: list[Observation] = field(default_factory=list)
+
+
+def contender(given: Any, predictor: Predictor) -> Contender:
+    """The last measured weights of a training. `predictor` predicts from values alone.
+
+    Raises:
+        ConfigurationError: it is nothing that can be compared, or holds nothing that was measured.
+        PredictorError: nothing is known of its test accuracy.
+    """
+    if isinstance(given, GapMonitor):
+        found, subject = _of_state(given.state_dict(), "GapMonitor"), "GapMonitor"
+    elif isinstance(given, str | Path):
+        subject = f"checkpoint {given}"
+        found = _of_state(_state_in(Path(given), subject), subject)
+    elif isinstance(given, Mapping):
+        found, subject = _of_values(given, predictor), "values"
+    else:
+        raise ConfigurationError(
+            "compare",
+            got=f"an object of type {type(given).__name__}",
+            expected="a GapMonitor, the path of a checkpoint, or the values that measure gives",
+            remedy="Pass two of these.",
+        )
+    if found.standing.abstained and not found.observations:
+        raise PredictorError(
+            subject,
+            got="an abstention of the predictor, and no held-out sample",
+            expected="one of the two that tells of the test accuracy",
+            remedy="Train further, or watch with GapMonitor(held_out=...).",
+        )
+    return found
+
+
+def check_pair(first: Contender, second: Contender, same: Kin) -> None:
+    """Refuse two trainings whose test accuracies are not of one kind.
+
+    Raises:
+        DataError: they have other classes.
+        PredictorError: other predictors predict.
+        ConfigurationError: they are no two epochs of one run.
+    """
+    one, other = first.standing, second.standing
+    if one.classes != other.classes:
+        raise DataError(
+            "compare",
+            got=f"trainings of {one.classes} and of {other.classes} classes",
+            expected="the same classes",
+            remedy="Compare trainings of one task.",
+        )
+    if one.predictor != other.predictor:
+        raise PredictorError(
+            "compare",
+            got=f"predictions of {one.predictor} and of {other.predictor}",
+            expected="those of one predictor, which misses the same in both",
+            remedy="Give both monitors the same predictor=, and the same kind of inputs.",
+        )
+    seen = {(each.source, each.epoch): each for each in first.observations}
+    forked = any(seen.get((each.source, each.epoch), each) != each for each in second.observations)
+    if same == "run" and (forked or (one.epoch == other.epoch and one != other)):
+        raise ConfigurationError(
+            "compare(same='run')",
+            got=f"other values at one epoch, of trainings that are at {one.epoch:g} and {other.epoch:g}",
+            expected="two epochs of one training",
+            remedy="Pass same='recipe', or 'task' where more than the seed differs.",
+        )
+
+
+def _of_values(values: Mapping[str, float], predictor: Predictor) -> Contender:
+    """By the prediction alone. Pairs that a predictor knows of are of no use: they move both alike."""
+    serving = replace(predictor.serving(values), observed=())
+    prediction = serving.predict(values)
+    predicted, scale = values["train_accuracy"] - prediction.gap, serving.scales.neither
+    classes = int(values["classes"])
+    return Contender(Standing(serving.name, classes, predicted, prediction.deviation, scale, prediction.abstained))
+
+
+def _state_in(path: Path, subject: str) -> Mapping[str, Any]:
+    """The state of the monitor that a checkpoint holds: of several the first with a prediction."""
+    expected = "a checkpoint of Lightning that was written with GapMonitor among the callbacks"
+    remedy = "Save it with ModelCheckpoint, or with trainer.save_checkpoint(path)."
+    try:
+        callbacks = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
+        states = [state for key, state in callbacks.items() if state and _is_of_monitor(key, state)]
+    except Exception as error:  # a foreign file can make torch raise nearly anything
+        raise ConfigurationError(subject, got=one_line(error), expected=expected, remedy=remedy) from None
+    if not states:
+        raise ConfigurationError(subject, got="no state of a GapMonitor", expected=expected, remedy=remedy)
+    return next((state for state in states if isinstance(state, Mapping) and state.get("standing")), states[0])
+
+
+def _is_of_monitor(key: str, state: Any) -> bool:
+    """Whether a callback's state is that of a monitor, or of a class of the user's that is one."""
+    return key.startswith(GapMonitor.__qualname__) or (isinstance(state, Mapping) and "standing" in state)
+
+
+def _of_state(saved: Any, subject: str) -> Contender:
+    """What a state says of the last measured weights."""
+    try:
+        if not isinstance(saved, Mapping) or (saved and saved.get("format") != FORMAT):
+            raise StateError(f"its format is not {FORMAT}")
+        kept = _Kept(*(from_primitives(_Kept(), name, saved) for name in ("standing", "observations") if saved))
+        if kept.standing is not None and kept.standing.answers is not None:
+            kept.standing.answers.right()
+    except ValueError as error:
+        raise ConfigurationError(
+            subject,
+            got=f"a state of the monitor that cannot be used: {error}",
+            expected="one that this version wrote",
+            remedy="Train with this version, or measure the weights and compare the values.",
+        ) from None
+    if kept.standing is None:
+        raise ConfigurationError(
+            subject,
+            got="a training of which nothing is predicted yet",
+            expected="a measurement with a predictor",
+            remedy="Compare after the first measured epoch, and leave predictor=None out.",
+        )
+    return Contender(kept.standing, tuple(kept.observations))
