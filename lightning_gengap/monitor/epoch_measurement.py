@@ -14,6 +14,7 @@ from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.notices import (
     say_blind,
+    say_contradiction,
     say_failure,
     say_no_actual_gap,
     say_notes,
@@ -153,6 +154,7 @@ def measure(
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
+        say_contradiction(state)
         say_blind(state)
 
 
@@ -182,4 +184,5 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
     with contained(state, "the estimate"):
         observe(found, state)
         show_estimate(state)
+        say_contradiction(state)
     state.validated = False

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gengap.errors import DataError, frameless, naming_memory
+from lightning_gengap.errors import DataError, LogitsError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.monitor.estimation import HELD_OUT, Observed
 from lightning_gengap.monitor.notices import say_no_held_out, say_validates_on_training
@@ -65,7 +65,8 @@ class HeldOut:
                 raise
             say_no_held_out(state, frameless(error))
             return None
-        if "train_loss" not in values:  # logits that are not finite
+        if "train_loss" not in values:
+            say_no_held_out(state, _not_finite())
             return None
         return Observed(values["train_accuracy"], len(measurer.samples), HELD_OUT, time.perf_counter() - started)
 
@@ -135,6 +136,15 @@ class HeldOut:
                 expected="samples that are never trained on",
                 remedy=_REMEDY,
             )
+
+
+def _not_finite() -> LogitsError:
+    return LogitsError(
+        "held_out",
+        got="logits with NaN or infinity",
+        expected="finite logits, as on the monitored samples",
+        remedy="Check the inputs.",
+    )
 
 
 def check_number(samples: int) -> None:

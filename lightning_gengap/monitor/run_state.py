@@ -42,6 +42,7 @@ class RunState:
         flags: reasons for doubt that widen the interval: `augmented_probe`, `initial_weights`, `samples_interact`,
             `training_inputs`.
         observations: accuracies of held-out and validation samples beside the predictions of the same weights.
+        contradiction: evidence that lies too far from what was predicted, and how many deviations; None without any.
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
         held_out_refused: whether they cannot be used.
@@ -112,6 +113,7 @@ class RunState:
     optional: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
+    contradiction: tuple[Observation, float] | None = None
     given: Given = field(default_factory=Given)
     held_out: Measurer | None = None
     held_out_refused: bool = False
@@ -252,6 +254,7 @@ class RunState:
             setattr(self, name, getattr(new, name))
         self.memory.forget()
         self.values, self.prediction, self.past = {}, None, {}
+        self.held_out, self.held_out_refused, self.sources = None, False, {}  # they may be among the new data
         self.fresh, self.began = True, batches
 
 

@@ -22,8 +22,10 @@ class Curve(Protocol):
     def estimate(self) -> Any:
         """The accuracy of a training on all samples, with `accuracy` and `deviation`."""
 
-    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
-        """In what this module and these samples differ from those of the curve."""
+    def differences(
+        self, module: Any, dataset: Any, target: Any = None, collate: Any = None, training: Any = None
+    ) -> list[str]:
+        """In what this module, these samples and this training differ from those of the curve."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,12 @@ class Given:
         if predictor is None:
             return Given()
         listed = [] if evidence is None else list(evidence)
-        at_end = tuple(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy))
+        at_end = tuple(dict.fromkeys(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy)))
         curves = tuple(one for one in listed if isinstance(one, Curve))
         others = [one for one in listed if not isinstance(one, EstimatedAccuracy | Curve)]
         pairs = observations_of(replace(predictor, observed=()), others) if others else ()
-        return Given((*predictor.observed, *pairs), at_end, curves)
+        pairs = tuple(dict.fromkeys((*predictor.observed, *pairs)))  # what is listed twice is known once
+        return Given(pairs, at_end, curves)
 
 
 def _checked(curve: EstimatedAccuracy) -> EstimatedAccuracy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -394,16 +395,28 @@ def test_a_failure_in_one_epoch_leaves_the_others():
     assert ["broken" in one for one in said if "held_out" in one] == [True]
 
 
-def test_logits_that_are_not_finite_on_held_out_samples_are_no_evidence():
+def test_logits_that_are_not_finite_on_held_out_samples_are_no_evidence_and_said_once():
     class Overflowing(TinyModel):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) / (images.mean((1, 2, 3)) < 5)[:, None]
 
     images, targets = held_out().tensors
     monitor = tiny_monitor(held_out=TensorDataset(images + 10 * (torch.arange(40) == 3)[:, None, None, None], targets))
-    values = fitted(monitor, model=Overflowing())
+    with pytest.warns(UserWarning, match="held_out: got logits with NaN or infinity") as said:
+        values = fitted(monitor, model=Overflowing())
+    assert sum("NaN or infinity" in str(each.message) for each in said) == 1
     assert values("gengap/status") == [0, 0]
     assert monitor._state.observations == []
+
+
+def test_evidence_that_contradicts_the_prediction_is_said_once_and_believed(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    images, targets = held_out().tensors
+    monitor = tiny_monitor(held_out=TensorDataset(images, (targets + 1) % 4))
+    values = fitted(monitor, max_epochs=4)
+    assert sum("evidence contradicts the prediction" in record.message for record in caplog.records) == 1
+    seen = monitor._state.observations[-1]
+    assert abs(values(TEST)[-1] - seen.accuracy) < abs(values(TEST)[-1] - seen.predicted) / 3
 
 
 def test_callbacks_find_a_loss_gap_that_wins_nothing_though_a_feature_of_its_head_is_missing():

@@ -98,12 +98,12 @@ def test_it_stays_within_what_accuracies_can_be():
 
 
 def test_a_learning_curve_is_an_observation_with_a_deviation():
-    curve = expected(EstimatedAccuracy(0.7, 0.01), PREDICTION, 0.95, 20.0)
+    curve = expected(EstimatedAccuracy(0.8, 0.01), PREDICTION, 0.95, 20.0)
     found = estimate(PREDICTION, VALUES, [curve], 20.0)
     assert found is not None
     own = PREDICTION.deviation**2
     weight = own / (own + 0.0001)
-    assert found.test_accuracy == pytest.approx((1 - weight) * (0.95 - PREDICTION.gap) + weight * 0.7)
+    assert found.test_accuracy == pytest.approx((1 - weight) * (0.95 - PREDICTION.gap) + weight * 0.8)
 
 
 def test_evidence_is_sorted_by_its_kind():
