@@ -171,6 +171,8 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
         accuracy = state.validation.accuracy(trainer, name)
         if isinstance(accuracy, Refusal):
             say_no_actual_gap(state, accuracy)
+            by_chance = state.validation.uncounted  # earlier figures of these keys only looked like shares of samples
+            state.observations = [one for one in state.observations if one.source not in by_chance]
         else:
             say_reading(state, accuracy)
             actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value

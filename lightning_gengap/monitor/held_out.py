@@ -19,7 +19,7 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import current_hook_kept, move_in_training, place_in_training
 from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.samples.drawing import check_data, read_whole, size_of_data
-from lightning_gengap.samples.overlap import equal_samples, shared_indices
+from lightning_gengap.samples.overlap import digests, equal_digests, equal_samples, shared_indices
 from lightning_gengap.samples.reader import SampleReader, Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -73,7 +73,8 @@ class HeldOut:
     def source_of_validation(self, trainer: Trainer, state: RunState, key: str) -> str | None:
         """Which samples the accuracy under this logged key is of: these where it has some of them, else its own.
 
-        None where it has samples that are trained on, as far as their data sets tell: it is no evidence.
+        None where it has samples that are trained on, by their indices or by the content of its first ones: it is no
+        evidence.
         """
         if key not in state.sources:
             of_pool = () if state.pool is None else state.pool.indices
@@ -82,6 +83,8 @@ class HeldOut:
                 loaders = found if isinstance(found, Sequence) else [found]
                 known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders)
                 same = any(shared_indices(self.data, loader) > 0 for loader in loaders)
+                known = known or _equal(state, state.measurer)
+                same = same or _equal(state, state.held_out) > 0
             except Exception:  # loaders may be of any form
                 known, same = 0, False
             state.sources[key] = None if known else HELD_OUT if same else key
@@ -136,6 +139,11 @@ class HeldOut:
                 expected="samples that are never trained on",
                 remedy=_REMEDY,
             )
+
+
+def _equal(state: RunState, measurer: Measurer | None) -> int:
+    """How many of the first samples of the first validation equal these."""
+    return 0 if measurer is None else equal_digests(state.validation.first, digests(measurer.samples.batches))
 
 
 def _not_finite() -> LogitsError:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.estimate import EstimatedAccuracy
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.recalibration import observations_of
+from lightning_gengap.predictors.recalibration import number, observations_of
 
 
 @runtime_checkable
@@ -61,12 +59,12 @@ class Given:
 
 
 def _checked(curve: EstimatedAccuracy) -> EstimatedAccuracy:
-    numbers = all(isinstance(each, Real) and math.isfinite(each) for each in curve)
-    if not (numbers and 0 <= curve.accuracy <= 1 and curve.deviation > 0):
+    accuracy, deviation = (number(each) for each in curve)
+    if accuracy is None or deviation is None or not (0 <= accuracy <= 1 and deviation > 0):
         raise PredictorError(
             "estimated accuracy",
             got=repr(tuple(curve)),
             expected="a test accuracy in [0, 1] and its standard deviation above 0, as fractions",
             remedy="Divide percentages by 100.",
         )
-    return curve
+    return EstimatedAccuracy(accuracy, deviation)

@@ -152,6 +152,19 @@ def test_held_out_and_validation_are_two_sources_unless_they_are_the_same_sample
         assert [one.source for one in monitor._state.observations] == sources * 2
 
 
+def test_what_a_validation_has_is_known_by_content_too():
+    own, training = blobs(40, seed=1), loader()
+    for validated, sources in ((blobs(40, seed=1), ["held_out"]), (blobs(40, seed=2), ["held_out", "val_acc"])):
+        monitor = tiny_monitor(held_out=own)
+        torch.manual_seed(0)
+        quiet_trainer(monitor, max_epochs=2).fit(ValidatedModel(), training, DataLoader(validated, batch_size=16))
+        assert [one.source for one in monitor._state.observations] == sources * 2
+    monitor = tiny_monitor()
+    with pytest.warns(UserWarning, match="val_acc is of 64 samples that are trained on"):
+        quiet_trainer(monitor, max_epochs=2).fit(ValidatedModel(), training, DataLoader(blobs(), batch_size=16))
+    assert monitor._state.observations == []
+
+
 def test_a_validation_on_training_samples_is_no_evidence():
     data = blobs()
     monitor = tiny_monitor()
