@@ -17,6 +17,7 @@ from lightning_gengap.monitor.estimation import HELD_OUT, Observed
 from lightning_gengap.monitor.notices import say_no_held_out, say_validates_on_training
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import current_hook_kept, move_in_training, place_in_training
+from lightning_gengap.monitor.validation_accuracy import loader_of
 from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.samples.drawing import check_data, read_whole, size_of_data
 from lightning_gengap.samples.overlap import digests, equal_digests, equal_samples, shared_indices
@@ -80,11 +81,14 @@ class HeldOut:
             of_pool = () if state.pool is None else state.pool.indices
             try:
                 found = trainer.val_dataloaders
-                loaders = found if isinstance(found, Sequence) else [found]
-                known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders)
-                same = any(shared_indices(self.data, loader) > 0 for loader in loaders)
-                known = known or _equal(state, state.measurer)
-                same = same or _equal(state, state.held_out) > 0
+                loaders = dict(enumerate(found if isinstance(found, Sequence) else [found]))
+                own = loader_of(key)
+                loaders = loaders if own is None else {own: loaders[own]}
+                known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders.values())
+                same = any(shared_indices(self.data, loader) > 0 for loader in loaders.values())
+                first = [digest for number in loaders for digest in state.validation.first.get(number, [])]
+                known = known or _equal(first, state.measurer)
+                same = same or _equal(first, state.held_out) > 0
             except Exception:  # loaders may be of any form
                 known, same = 0, False
             state.sources[key] = None if known else HELD_OUT if same else key
@@ -141,9 +145,9 @@ class HeldOut:
             )
 
 
-def _equal(state: RunState, measurer: Measurer | None) -> int:
-    """How many of the first samples of the first validation equal these."""
-    return 0 if measurer is None else equal_digests(state.validation.first, digests(measurer.samples.batches))
+def _equal(first: Sequence[bytes], measurer: Measurer | None) -> int:
+    """How many of the first samples of a validation, known by their digests, equal these."""
+    return 0 if measurer is None else equal_digests(first, digests(measurer.samples.batches))
 
 
 def _not_finite() -> LogitsError:

@@ -68,7 +68,7 @@ class Validation:
         percent: keys that were above 1 once, and exact shares in percent then.
         uncounted: keys that were no number of right samples once: later ones that look like it do so by chance.
         weights: on which weights it ran.
-        first: digests of the first samples of the first validation.
+        first: digests of the first samples of the first validation, by data loader.
         begun: how many validations have begun.
     """
 
@@ -77,7 +77,7 @@ class Validation:
     percent: set[str] = field(default_factory=set)
     uncounted: set[str] = field(default_factory=set)
     weights: ValidatedWeights = field(default_factory=ValidatedWeights)
-    first: list[bytes] = field(default_factory=list)
+    first: dict[int, list[bytes]] = field(default_factory=dict)
     begun: int = 0
 
     def begin(self) -> None:
@@ -92,8 +92,9 @@ class Validation:
         try:
             batch = read()
             self.samples[loader] = self.samples.get(loader, 0) + len(batch.targets)
-            if self.begun == 1 and len(self.first) < _COMPARED:
-                self.first += digests([batch])
+            first = self.first.setdefault(loader, [])
+            if self.begun == 1 and len(first) < _COMPARED:
+                first += digests([batch])
         except Exception:  # validation batches may be of any form, and nothing else is asked of them
             self.samples = None
 
@@ -148,8 +149,8 @@ class Validation:
     def _samples_of(self, key: str) -> int | None:
         if self.samples is None:
             return None
-        _, _, loader = key.partition("/dataloader_idx_")
-        return (self.samples.get(int(loader)) if loader.isdigit() else sum(self.samples.values())) or None
+        loader = loader_of(key)
+        return (sum(self.samples.values()) if loader is None else self.samples.get(loader)) or None
 
     def _sum_over_ranks(self, trainer: Trainer) -> None:
         """Every rank comes here with the same keys and loaders, or says that it knows nothing of them."""
@@ -168,6 +169,12 @@ class Validation:
             if self.figures is not None and key in self.figures:
                 known = self.figures[key]
                 self.figures[key] = Figure(int(right), int(total), known.average, known.objection)
+
+
+def loader_of(key: str) -> int | None:
+    """The data loader whose figure is logged under this key; None where it is of all."""
+    _, _, loader = key.partition("/dataloader_idx_")
+    return int(loader) if loader.isdigit() else None
 
 
 def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:

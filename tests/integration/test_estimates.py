@@ -203,7 +203,7 @@ def test_without_evidence_an_abstention_has_no_estimate():
 
 
 def test_what_was_observed_survives_a_resume(tmp_path: Path):
-    first, monitor = tiny_monitor(held_out=held_out()), tiny_monitor()
+    first, monitor = tiny_monitor(held_out=blobs(40, seed=2)), tiny_monitor()
     path = saved(tmp_path, first, epochs=2, validate=True)
     assert torch.load(path, weights_only=True)  # the observations are primitives
     values = resumed(path, monitor, epochs=3, validate=False)
