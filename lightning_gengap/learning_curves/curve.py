@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -79,15 +80,22 @@ class LearningCurve:
         return self._laws([part.test_accuracy_at(float(train_accuracy)) for part in self.parts]).at(self.samples)
 
     def differences(
-        self, module: nn.Module, dataset: Any, target: Target | None = None, collate: Any = None
+        self,
+        module: nn.Module,
+        dataset: Any,
+        target: Target | None = None,
+        collate: Any = None,
+        training: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Why the curve is no evidence for this module on these training samples, in words; nothing where it is.
 
         Compared are the class of the module, the shapes of its parameters, its layers and its hyperparameters, the
-        number of samples, and 256 of these.
+        number of samples, and 256 of these; of the arguments in `training` those that the curve was given too.
         """
-        other = Origin.of(module, fingerprint_of(dataset, target, collate), {})
-        return self.origin.differences(other, training=False)
+        told = {name: value for name, value in (training or {}).items() if name in self.origin.training}
+        other = Origin.of(module, fingerprint_of(dataset, target, collate), told)
+        own = {name: value for name, value in self.origin.training.items() if name in told}
+        return replace(self.origin, training=own).differences(other)
 
     def table(self) -> str:
         """The trainings and what follows from them, as Markdown: accuracies in points, with 90 % bands."""

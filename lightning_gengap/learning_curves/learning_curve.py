@@ -84,7 +84,7 @@ def learning_curve(
     Raises:
         ConfigurationError: arguments that cannot work, a module that was trained or cannot be copied, a call inside a
             fit, or a folder of another recipe or data set.
-        DataError: data without an index or class indices.
+        DataError: data without an index or class indices, or a test set with samples of `dataset`.
         PartError: a training failed. What is in `out` stays.
 
     Example:
@@ -128,6 +128,7 @@ def learning_curve(
         {**arguments, **options, "seed": seed, "tested on": tested},
     )
     recipe = Recipe(arguments, options, validation, forward, SampleReader(len(classes), seed, target), seed)
+    split.check_test(recipe.reader)
     folder = None if out is None else _folder(out)
     parts = _trained(lightning_module, split, sizes, recipe, origin, folder, progress)
     curve = LearningCurve(parts, len(classes), float(((counts / counts.sum()) ** 2).sum()), origin)

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from lightning_gengap.errors import DataError, LogitsError
 from lightning_gengap.monitor.namespaces import Callback
 from lightning_gengap.monitor.trainer_facts import place_in_training, planned_epochs
 from lightning_gengap.network.logits import logits_of
@@ -105,7 +106,7 @@ class Readings(Callback):
         with undisturbed(module), torch.no_grad(), closing(readable.source.batches(chunks)) as read:
             for collated in read:
                 batch = reader.batch(collated)
-                logits = self._logits(module, batch)
+                logits = _checked(self._logits(module, batch), batch.targets)
                 right += (logits.argmax(1) == batch.targets).sum().to(right.device)
                 count += len(batch.targets)
         return int(right) / max(count, 1)
@@ -118,3 +119,20 @@ class Readings(Callback):
         written = call_for(batch.content)
         self._call, logits = chosen_forward(module, batch.content, lambda output: logits_of(output, examples, written))
         return logits
+
+
+def _checked(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logits. Refuse those of which no accuracy can be told."""
+    if logits.isnan().any():
+        raise LogitsError(
+            "model output", got="logits with NaN", expected="numbers", remedy="Training seems to have diverged."
+        )
+    lowest, highest = int(targets.min()), int(targets.max())
+    if lowest < 0 or highest >= logits.shape[1]:
+        raise DataError(
+            "labels",
+            got=f"class indices from {lowest} to {highest} for {logits.shape[1]} logits",
+            expected=f"indices from 0 to {logits.shape[1] - 1}",
+            remedy="Label both data sets alike.",
+        )
+    return logits

@@ -12,8 +12,14 @@ from torch.utils.data import DataLoader
 from lightning_gengap.errors import ConfigurationError, DataError
 from lightning_gengap.learning_curves.arguments import FEWEST
 from lightning_gengap.learning_curves.readings import Readable
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.overlap import equal_samples, shared_indices
+from lightning_gengap.samples.reader import SampleReader
 from lightning_gengap.samples.source import Source
 from lightning_gengap.stratified_split import Indices
+from lightning_gengap.undisturbed import random_streams_kept
+
+_COMPARED = 1024  # samples of each kind whose content is compared
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,30 @@ class Split:
         """What a part of this size is trained and tested on."""
         held = Readable(self.measured, self.order[size:]) if self.test is None else self.test
         return Readable(self.measured, self.order[:size]), held
+
+    def check_test(self, reader: SampleReader) -> None:
+        """Refuse a test set that is trained on, by the index of its samples or by their content.
+
+        Raises:
+            DataError: it has samples of the data set.
+        """
+        if self.test is None:
+            return
+        known = shared_indices(self.test.source.dataset, self.trained)
+        if not known:
+            known = equal_samples(_read(self.test, reader), _read(Readable(self.measured, self.order), reader))
+        if known:
+            raise DataError(
+                "learning_curve(test=)",
+                got=f"{known} samples that are trained on",
+                expected="samples that are never trained on",
+                remedy="Pass others, or None to test on what each part leaves.",
+            )
+
+
+def _read(readable: Readable, reader: SampleReader) -> list[ProbeBatch]:
+    with random_streams_kept():
+        return [reader.batch(batch) for batch in readable.source.batches(readable.chunks(_COMPARED))]
 
 
 def _source(dataset: Any, options: Mapping[str, Any]) -> Source:

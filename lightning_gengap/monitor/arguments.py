@@ -82,7 +82,8 @@ def check_arguments(
         check_layers(layers)
     if probe_data is not None:
         check_probe_data(probe_data)
-    listed = evidence is None or (isinstance(evidence, Collection) and not isinstance(evidence, str | Mapping))
+    alone = isinstance(evidence, str | Mapping) or hasattr(evidence, "_fields")  # a pair or an estimate without a list
+    listed = evidence is None or (isinstance(evidence, Collection) and not alone)
     _require("evidence", evidence, listed, "a list of pairs and estimates")
     if held_out is not None:
         check_held_out(held_out)

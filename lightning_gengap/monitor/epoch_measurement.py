@@ -14,6 +14,7 @@ from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.notices import (
     say_blind,
+    say_contradiction,
     say_failure,
     say_no_actual_gap,
     say_notes,
@@ -153,6 +154,7 @@ def measure(
         state.measured, state.failures, state.warned = True, 0, False
         state.fresh_step, state.pending = state.tried_step, measurement
         say_notes(state)
+        say_contradiction(state)
         say_blind(state)
 
 
@@ -169,6 +171,8 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
         accuracy = state.validation.accuracy(trainer, name)
         if isinstance(accuracy, Refusal):
             say_no_actual_gap(state, accuracy)
+            by_chance = state.validation.uncounted  # earlier figures of these keys only looked like shares of samples
+            state.observations = [one for one in state.observations if one.source not in by_chance]
         else:
             say_reading(state, accuracy)
             actual_gap = state.readout.fresh["train_accuracy"] - accuracy.value
@@ -182,4 +186,5 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
     with contained(state, "the estimate"):
         observe(found, state)
         show_estimate(state)
+        say_contradiction(state)
     state.validated = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.predictors.comparison import Answers, Standing
 from lightning_gengap.predictors.estimate import Estimate, estimate, expected, observed
+from lightning_gengap.predictors.evidence import MOST_APART, deviations_apart
 
 MOST = 256  # observations that are kept: older ones say nothing of an epoch that these do not
 
@@ -70,6 +71,9 @@ def show_estimate(state: RunState) -> None:
     found = estimate(state.prediction, state.values, evidence, state.epochs, state.scale)
     for key, value in _shown(found).items():
         state.readout.add(key, value)
+    apart = deviations_apart(evidence, state.scale)
+    if max(apart, default=0.0) > MOST_APART:
+        state.contradiction = (evidence[int(apart.argmax())], float(apart.max()))
 
 
 def _shown(found: Estimate | None) -> dict[str, float]:

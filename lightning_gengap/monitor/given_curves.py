@@ -28,7 +28,8 @@ def take_curves(trainer: Trainer, module: LightningModule, state: RunState, targ
             dataset = getattr(trainer.train_dataloader, "dataset", None)
             with undisturbed(module):
                 collate = getattr(trainer.train_dataloader, "collate_fn", None)
-                differ = curve.differences(module, dataset, target=target, collate=collate)
+                told = _arguments(trainer)
+                differ = curve.differences(module, dataset, target=target, collate=collate, training=told)
                 at_end = curve.estimate()
         except Exception as error:  # of the user's data set too
             if state.raises:
@@ -39,4 +40,12 @@ def take_curves(trainer: Trainer, module: LightningModule, state: RunState, targ
             say_no_curve(state, f"it is of another {'; another '.join(differ)}")
         else:
             found.append(EstimatedAccuracy(at_end.accuracy, at_end.deviation))
-    state.given = replace(state.given, at_end=(*state.given.at_end, *found), curves=())
+    at_end = tuple(dict.fromkeys((*state.given.at_end, *found)))  # one curve, listed twice, is one estimate
+    state.given = replace(state.given, at_end=at_end, curves=())
+
+
+def _arguments(trainer: Trainer) -> dict[str, Any]:
+    """What decides how long and on which batches is trained, by the names of `learning_curve`."""
+    told = {name: getattr(trainer, name, None) for name in ("max_epochs", "max_steps", "accumulate_grad_batches")}
+    told["batch_size"] = getattr(trainer.train_dataloader, "batch_size", None)
+    return {name: value for name, value in told.items() if value is not None}

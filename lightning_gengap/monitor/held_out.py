@@ -11,17 +11,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gengap.errors import DataError, frameless, naming_memory
+from lightning_gengap.errors import DataError, LogitsError, frameless, naming_memory
 from lightning_gengap.measurer import Measurer, TrainingMemory
 from lightning_gengap.monitor.estimation import Observed
 from lightning_gengap.monitor.notices import say_no_held_out, say_validates_on_training
 from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.trainer_facts import current_hook_kept, move_in_training, place_in_training
+from lightning_gengap.monitor.validation_accuracy import loader_of
 from lightning_gengap.network.ranks import Ranks
 from lightning_gengap.predictors.comparison import Answers
 from lightning_gengap.predictors.observations import HELD_OUT
 from lightning_gengap.samples.drawing import check_data, read_whole, size_of_data
-from lightning_gengap.samples.overlap import digest_of, equal_samples, shared_indices
+from lightning_gengap.samples.overlap import digest_of, digests, equal_digests, equal_samples, shared_indices
 from lightning_gengap.samples.reader import SampleReader, Samples
 from lightning_gengap.undisturbed import undisturbed
 
@@ -68,7 +69,8 @@ class HeldOut:
                 raise
             say_no_held_out(state, frameless(error))
             return None
-        if measured.right is None:  # logits that are not finite
+        if measured.right is None:
+            say_no_held_out(state, _not_finite())
             return None
         answers = Answers.of(state.held_out_digest, measured.right.numpy()) if state.held_out_digest else None
         accuracy, seconds = measured.values["train_accuracy"], time.perf_counter() - started
@@ -77,15 +79,21 @@ class HeldOut:
     def source_of_validation(self, trainer: Trainer, state: RunState, key: str) -> str | None:
         """Which samples the accuracy under this logged key is of: these where it has some of them, else its own.
 
-        None where it has samples that are trained on, as far as their data sets tell: it is no evidence.
+        None where it has samples that are trained on, by their indices or by the content of its first ones: it is no
+        evidence.
         """
         if key not in state.sources:
             of_pool = () if state.pool is None else state.pool.indices
             try:
                 found = trainer.val_dataloaders
-                loaders = found if isinstance(found, Sequence) else [found]
-                known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders)
-                same = any(shared_indices(self.data, loader) > 0 for loader in loaders)
+                loaders = dict(enumerate(found if isinstance(found, Sequence) else [found]))
+                own = loader_of(key)
+                loaders = loaders if own is None else {own: loaders[own]}
+                known = sum(shared_indices(loader, trainer.train_dataloader, of_pool) for loader in loaders.values())
+                same = any(shared_indices(self.data, loader) > 0 for loader in loaders.values())
+                first = [digest for number in loaders for digest in state.validation.first.get(number, [])]
+                known = known or _equal(first, state.measurer)
+                same = same or _equal(first, state.held_out) > 0
             except Exception:  # loaders may be of any form
                 known, same = 0, False
             state.sources[key] = None if known else HELD_OUT if same else key
@@ -140,6 +148,20 @@ class HeldOut:
                 expected="samples that are never trained on",
                 remedy=_REMEDY,
             )
+
+
+def _equal(first: Sequence[bytes], measurer: Measurer | None) -> int:
+    """How many of the first samples of a validation, known by their digests, equal these."""
+    return 0 if measurer is None else equal_digests(first, digests(measurer.samples.batches))
+
+
+def _not_finite() -> LogitsError:
+    return LogitsError(
+        "held_out",
+        got="logits with NaN or infinity",
+        expected="finite logits, as on the monitored samples",
+        remedy="Check the inputs.",
+    )
 
 
 def check_number(samples: int) -> None:

@@ -97,7 +97,7 @@ class Moments:
         self, module: LightningModule, state: RunState, batch: Any, place: tuple[int, int]
     ) -> None:
         """Count the samples of the batch; `place` is its number, and that of its loader."""
-        state.validation.count(lambda: self.start_up.reader.batch(batch).targets, place[1])
+        state.validation.count(lambda: self.start_up.reader.batch(batch), place[1])
         if place == (0, 0):
             state.validation.weights.look(module)
 

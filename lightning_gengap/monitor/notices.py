@@ -143,6 +143,17 @@ def say_no_curve(state: RunState, why: str) -> None:
         )
 
 
+def say_contradiction(state: RunState) -> None:
+    """Say that evidence lies too far from what was predicted to be chance."""
+    if state.contradiction is not None and state.says_first("contradiction"):
+        seen, apart = state.contradiction
+        rank_zero_info(
+            f"GapMonitor: evidence contradicts the prediction: an accuracy of {seen.accuracy:.2f} was observed where "
+            f"{seen.predicted:.2f} was predicted, {apart:.1f} deviations apart. Estimates give the prediction less "
+            "weight; see that the evidence has the labels and inputs of the training data."
+        )
+
+
 def say_validates_on_training(state: RunState, key: str, known: int) -> None:
     """Say why the accuracy of a validation is no evidence."""
     if state.says_first("validates on training"):

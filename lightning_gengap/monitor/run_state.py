@@ -45,6 +45,7 @@ class RunState:
             `training_inputs`.
         observations: accuracies of held-out and validation samples beside the predictions of the same weights.
         standing: what is known of the last measured weights, for comparisons; None before there is a prediction.
+        contradiction: evidence that lies too far from what was predicted, and how many deviations; None without any.
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
         held_out_refused: whether they cannot be used.
@@ -120,6 +121,7 @@ class RunState:
     flags: list[str] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     standing: Standing | None = None
+    contradiction: tuple[Observation, float] | None = None
     given: Given = field(default_factory=Given)
     held_out: Measurer | None = None
     held_out_refused: bool = False
@@ -263,6 +265,7 @@ class RunState:
             setattr(self, name, getattr(new, name))
         self.memory.forget()
         self.values, self.prediction, self.past = {}, None, {}
+        self.held_out, self.held_out_refused, self.sources = None, False, {}  # they may be among the new data
         self.fresh, self.began = True, batches
 
 

@@ -13,6 +13,8 @@ import torch
 from lightning_gengap.monitor.logged_figures import Figure, logged_figures
 from lightning_gengap.monitor.logged_keys import PREFIX
 from lightning_gengap.monitor.validated_weights import ValidatedWeights
+from lightning_gengap.samples.batches import ProbeBatch
+from lightning_gengap.samples.overlap import digests
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -23,6 +25,9 @@ _TELLING = 0.2  # with more rounding than this, in samples, every number looks l
 NO_KEY = "no key"  # the kind of the refusal of trainings that log no accuracy, which are many
 _MOST_NAMED = 5  # keys of the user's, in a message
 _PLAIN = "the share of validation samples that are classified right"
+_SETTLE = f"Log {_PLAIN}, or pass GapMonitor(validation_accuracy={{}}) to take it as it is."
+_NO_COUNT = "no count"
+_COMPARED = 256  # samples of a validation whose content is compared with those that are trained on
 
 
 @dataclass(frozen=True)
@@ -61,24 +66,35 @@ class Validation:
         samples: its samples by data loader; None where the targets of a batch cannot be found.
         figures: what stands behind each logged key; None where Lightning does not say.
         percent: keys that were above 1 once, and exact shares in percent then.
+        uncounted: keys that were no number of right samples once: later ones that look like it do so by chance.
         weights: on which weights it ran.
+        first: digests of the first samples of the first validation, by data loader.
+        begun: how many validations have begun.
     """
 
     samples: dict[int, int] | None = field(default_factory=dict)
     figures: dict[str, Figure] | None = field(default_factory=dict)
     percent: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)
     weights: ValidatedWeights = field(default_factory=ValidatedWeights)
+    first: dict[int, list[bytes]] = field(default_factory=dict)
+    begun: int = 0
 
     def begin(self) -> None:
         """A validation begins."""
+        self.begun += 1
         self.samples, self.figures, self.weights = {}, {}, ValidatedWeights()
 
-    def count(self, targets: Callable[[], Any], loader: int = 0) -> None:
+    def count(self, read: Callable[[], ProbeBatch], loader: int = 0) -> None:
         """Count the samples of a batch. Nothing is known of a validation of which one batch is not understood."""
         if self.samples is None:
             return
         try:
-            self.samples[loader] = self.samples.get(loader, 0) + len(targets())
+            batch = read()
+            self.samples[loader] = self.samples.get(loader, 0) + len(batch.targets)
+            first = self.first.setdefault(loader, [])
+            if self.begun == 1 and len(first) < _COMPARED:
+                first += digests([batch])
         except Exception:  # validation batches may be of any form, and nothing else is asked of them
             self.samples = None
 
@@ -114,15 +130,27 @@ class Validation:
             )
         value, samples = float(trainer.callback_metrics[key]), self._samples_of(key)
         found = read(key, value, figure, samples, named=name is not None, percent=key in self.percent)
+        if name is None and not figure.total:
+            found = self._counted(key, value, samples, found)
         if isinstance(found, ValidationAccuracy) and value > 1 + _ROUNDING and not figure.total:
             self.percent.add(key)
         return found
 
+    def _counted(
+        self, key: str, value: float, samples: int | None, found: ValidationAccuracy | Refusal
+    ) -> ValidationAccuracy | Refusal:
+        """What was found, unless earlier figures under this key were no numbers of right samples."""
+        if isinstance(found, Refusal):
+            if found.kind == f"{_NO_COUNT} {key}":
+                self.uncounted.add(key)
+            return found
+        return _no_count(key, value, samples) if key in self.uncounted else found
+
     def _samples_of(self, key: str) -> int | None:
         if self.samples is None:
             return None
-        _, _, loader = key.partition("/dataloader_idx_")
-        return (self.samples.get(int(loader)) if loader.isdigit() else sum(self.samples.values())) or None
+        loader = loader_of(key)
+        return (sum(self.samples.values()) if loader is None else self.samples.get(loader)) or None
 
     def _sum_over_ranks(self, trainer: Trainer) -> None:
         """Every rank comes here with the same keys and loaders, or says that it knows nothing of them."""
@@ -141,6 +169,12 @@ class Validation:
             if self.figures is not None and key in self.figures:
                 known = self.figures[key]
                 self.figures[key] = Figure(int(right), int(total), known.average, known.objection)
+
+
+def loader_of(key: str) -> int | None:
+    """The data loader whose figure is logged under this key; None where it is of all."""
+    _, _, loader = key.partition("/dataloader_idx_")
+    return int(loader) if loader.isdigit() else None
 
 
 def find_key(metrics: Mapping[str, Any], name: str | None) -> str | Refusal:
@@ -169,7 +203,7 @@ def read(
         named: whether the user named the key, which settles what cannot be told.
         percent: whether it was a percentage before.
     """
-    settle = f"Log {_PLAIN}, or pass GapMonitor(validation_accuracy={key!r}) to take it as it is."
+    settle = _SETTLE.format(repr(key))
 
     def refused(kind: str, what: str, remedy: str = settle) -> Refusal:
         return Refusal(f"{kind} {key}", f"the logged {key} is {what}. {remedy}")
@@ -193,9 +227,14 @@ def read(
     if value < 0:
         return refused("scale", f"{value:.6g}, no fraction in [0, 1]", f"Log {_PLAIN}.")
     if not named and not _is_count(value, samples):
-        what = f"{value:.6g}, no number of right samples divided by the {samples} of this validation"
-        return refused("no count", f"{what}, as macro averages and unweighted means of batches are none", settle)
+        return _no_count(key, value, samples)
     return ValidationAccuracy(min(value, 1.0), samples, key)
+
+
+def _no_count(key: str, value: float, samples: int | None) -> Refusal:
+    what = f"{value:.6g}, no number of right samples divided by the {samples} of this validation"
+    why = f"the logged {key} is {what}, as macro averages and unweighted means of batches are none"
+    return Refusal(f"{_NO_COUNT} {key}", f"{why}. {_SETTLE.format(repr(key))}")
 
 
 def _is_count(value: float, samples: int | None, sure: bool = False) -> bool:

@@ -25,6 +25,7 @@ from lightning_gengap.predictors.observations import (
 LENGTH = 1.5  # of the process, in the log of the epoch
 _ROUNDS = 4  # the sampling variance depends on the accuracy, and that on the sampling variance
 _LEAST_VARIANCE = 1e-12  # so that a prediction without any uncertainty can be asked too
+MOST_APART = 3.0  # deviations between a prediction and what was observed; farther apart, the prediction is doubted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def posterior(
         observations: in any order.
         epochs: of the run that is asked about.
         deviations: the standard deviation of the prediction at each of these epochs.
-        scale: multiplies all deviations, those of the observations too. See `Scales`.
+        scale: multiplies all deviations, those of the observations too. See `Scales`. Where an observation contradicts
+            what was predicted, it is larger: see `widened`.
 
     Example:
         >>> seen = Observation(accuracy=0.7, predicted=0.8, deviation=0.05, samples=100, epoch=10)
@@ -55,6 +57,7 @@ def posterior(
         >>> round(float(after.mean[0]), 3), round(float(after.variance[0]) ** 0.5, 3)
         (-0.057, 0.033)
     """
+    scale = widened(observations, scale)
     times = log_epochs([*(one.epoch for one in observations), *epochs])
     sizes = scale * np.array([*(one.deviation for one in observations), *deviations], np.float64)
     kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
@@ -78,6 +81,33 @@ def conditioned(
     covariance = _with_noise(observations, seen, alike)
     mean = across.T @ np.linalg.solve(covariance, residuals(observations))
     return mean, prior[count:, count:] - across.T @ np.linalg.solve(covariance, across)
+
+
+def deviations_apart(observations: Sequence[Observation], scale: float = 1.0) -> Floats:
+    """How far each observation lies from what was predicted, in standard deviations of the difference."""
+    own, sampling = _variances(observations, scale)
+    return np.abs(residuals(observations)) / np.sqrt(own + sampling)
+
+
+def widened(observations: Sequence[Observation], scale: float) -> float:
+    """The scale at which no observation lies more than three deviations from what was predicted.
+
+    A Gaussian prior and an observation far away from it have a posterior between both, as narrow as if they agreed.
+    Where they contradict each other, the deviation of the prediction was too small. What was observed stays as it is.
+    """
+    own, sampling = _variances(observations, scale)
+    needed = (residuals(observations) / MOST_APART) ** 2 - sampling
+    return scale * float(np.max([1.0, *(needed / own)])) ** 0.5
+
+
+def _variances(observations: Sequence[Observation], scale: float) -> tuple[Floats, Floats]:
+    """The variance of each prediction, and that of what was observed around the truth."""
+    deviations, accuracies, samples = (
+        np.array([getattr(one, name) for one in observations], np.float64)
+        for name in ("deviation", "accuracy", "samples")
+    )
+    sampling = np.diag(noise(observations, jeffreys(accuracies, samples)))
+    return np.maximum((scale * deviations) ** 2, _LEAST_VARIANCE), sampling
 
 
 def _with_noise(observations: Sequence[Observation], seen: Floats, alike: Floats | None) -> Floats:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.estimate import EstimatedAccuracy
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.predictors.recalibration import observations_of
+from lightning_gengap.predictors.recalibration import number, observations_of
 
 
 @runtime_checkable
@@ -22,8 +20,10 @@ class Curve(Protocol):
     def estimate(self) -> Any:
         """The accuracy of a training on all samples, with `accuracy` and `deviation`."""
 
-    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
-        """In what this module and these samples differ from those of the curve."""
+    def differences(
+        self, module: Any, dataset: Any, target: Any = None, collate: Any = None, training: Any = None
+    ) -> list[str]:
+        """In what this module, these samples and this training differ from those of the curve."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,21 @@ class Given:
         if predictor is None:
             return Given()
         listed = [] if evidence is None else list(evidence)
-        at_end = tuple(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy))
+        at_end = tuple(dict.fromkeys(_checked(one) for one in listed if isinstance(one, EstimatedAccuracy)))
         curves = tuple(one for one in listed if isinstance(one, Curve))
         others = [one for one in listed if not isinstance(one, EstimatedAccuracy | Curve)]
         pairs = observations_of(replace(predictor, observed=()), others) if others else ()
-        return Given((*predictor.observed, *pairs), at_end, curves)
+        pairs = tuple(dict.fromkeys((*predictor.observed, *pairs)))  # what is listed twice is known once
+        return Given(pairs, at_end, curves)
 
 
 def _checked(curve: EstimatedAccuracy) -> EstimatedAccuracy:
-    numbers = all(isinstance(each, Real) and math.isfinite(each) for each in curve)
-    if not (numbers and 0 <= curve.accuracy <= 1 and curve.deviation > 0):
+    accuracy, deviation = (number(each) for each in curve)
+    if accuracy is None or deviation is None or not (0 <= accuracy <= 1 and deviation > 0):
         raise PredictorError(
             "estimated accuracy",
             got=repr(tuple(curve)),
             expected="a test accuracy in [0, 1] and its standard deviation above 0, as fractions",
             remedy="Divide percentages by 100.",
         )
-    return curve
+    return EstimatedAccuracy(accuracy, deviation)

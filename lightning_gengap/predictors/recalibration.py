@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.observations import Observation
@@ -108,11 +108,11 @@ def _checked(pair: Any) -> ObservedGap:
     if not fits:
         expected = "(values, gap, number of held-out samples), and 'recipe' or 'task' for what is the same"
         raise PredictorError("observed gaps", got=_kind(pair), expected=expected, remedy=remedy)
-    gap, samples = observed.gap, observed.samples
-    if not (isinstance(gap, Real) and math.isfinite(gap) and -1 <= gap <= 1):
+    gap, samples = number(observed.gap), observed.samples
+    if gap is None or not -1 <= gap <= 1:
         raise PredictorError(
             "observed gaps",
-            got=f"an observed gap of {gap}",
+            got=f"an observed gap of {observed.gap!r}",
             expected="train minus test accuracy as a fraction in [-1, 1]",
             remedy="Divide percentages by 100.",
         )
@@ -123,7 +123,18 @@ def _checked(pair: Any) -> ObservedGap:
             expected="the number of held-out samples, 1 or more",
             remedy=remedy,
         )
-    return observed
+    return observed._replace(gap=gap)
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or one in a tensor, as logged metrics are; None for anything else."""
+    if isinstance(value, str | bytes | bool) or not isinstance(value, SupportsFloat):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):  # of a tensor with several
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _kind(pair: Any) -> str:

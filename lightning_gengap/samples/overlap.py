@@ -45,11 +45,15 @@ def equal_samples(held_out: Sequence[ProbeBatch], trained: Sequence[ProbeBatch])
     Data sets have duplicates of their own: the share of the trained samples that equal another of them. The held-out
     ones are told from new samples by Fisher's exact test.
     """
-    known = Counter(_digests(trained))
-    equal = sum(digest in known for digest in _digests(held_out))
+    return equal_digests(digests(held_out), digests(trained))
+
+
+def equal_digests(held_out: Sequence[bytes], trained: Sequence[bytes]) -> int:
+    """The same of the `digests` of both."""
+    known = Counter(trained)
+    equal = sum(digest in known for digest in held_out)
     doubled = sum(count for count in known.values() if count > 1)
-    total = sum(known.values())
-    if equal == 0 or _chance(equal, sum(len(b.targets) for b in held_out), doubled, total) > _SIGNIFICANT:
+    if equal == 0 or _chance(equal, len(held_out), doubled, len(trained)) > _SIGNIFICANT:
         return 0
     return equal
 
@@ -75,14 +79,14 @@ def _log_choices(total: int, chosen: int) -> float:
 
 def digest_of(batches: Sequence[ProbeBatch]) -> str:
     """A hash of samples and labels, in order; empty where the samples cannot be told apart."""
-    found = _digests(batches)
+    found = digests(batches)
     targets = torch.cat([batch.targets.cpu() for batch in batches])
     if len(found) != len(targets):
         return ""
     return hashlib.blake2b(b"".join(found) + targets.numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def _digests(batches: Iterable[ProbeBatch]) -> list[bytes]:
+def digests(batches: Iterable[ProbeBatch]) -> list[bytes]:
     """A hash of each sample, without its label."""
     found: list[bytes] = []
     for batch in batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,19 @@ def test_held_out_and_validation_are_two_sources_unless_they_are_the_same_sample
         assert [one.source for one in monitor._state.observations] == sources * 2
 
 
+def test_what_a_validation_has_is_known_by_content_too():
+    own, training = blobs(40, seed=1), loader()
+    for validated, sources in ((blobs(40, seed=1), ["held_out"]), (blobs(40, seed=2), ["held_out", "val_acc"])):
+        monitor = tiny_monitor(held_out=own)
+        torch.manual_seed(0)
+        quiet_trainer(monitor, max_epochs=2).fit(ValidatedModel(), training, DataLoader(validated, batch_size=16))
+        assert [one.source for one in monitor._state.observations] == sources * 2
+    monitor = tiny_monitor()
+    with pytest.warns(UserWarning, match="val_acc is of 64 samples that are trained on"):
+        quiet_trainer(monitor, max_epochs=2).fit(ValidatedModel(), training, DataLoader(blobs(), batch_size=16))
+    assert monitor._state.observations == []
+
+
 def test_a_validation_on_training_samples_is_no_evidence():
     data = blobs()
     monitor = tiny_monitor()
@@ -189,7 +203,7 @@ def test_without_evidence_an_abstention_has_no_estimate():
 
 
 def test_what_was_observed_survives_a_resume(tmp_path: Path):
-    first, monitor = tiny_monitor(held_out=held_out()), tiny_monitor()
+    first, monitor = tiny_monitor(held_out=blobs(40, seed=2)), tiny_monitor()
     path = saved(tmp_path, first, epochs=2, validate=True)
     assert torch.load(path, weights_only=True)  # the observations are primitives
     values = resumed(path, monitor, epochs=3, validate=False)
@@ -394,16 +408,28 @@ def test_a_failure_in_one_epoch_leaves_the_others():
     assert ["broken" in one for one in said if "held_out" in one] == [True]
 
 
-def test_logits_that_are_not_finite_on_held_out_samples_are_no_evidence():
+def test_logits_that_are_not_finite_on_held_out_samples_are_no_evidence_and_said_once():
     class Overflowing(TinyModel):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) / (images.mean((1, 2, 3)) < 5)[:, None]
 
     images, targets = held_out().tensors
     monitor = tiny_monitor(held_out=TensorDataset(images + 10 * (torch.arange(40) == 3)[:, None, None, None], targets))
-    values = fitted(monitor, model=Overflowing())
+    with pytest.warns(UserWarning, match="held_out: got logits with NaN or infinity") as said:
+        values = fitted(monitor, model=Overflowing())
+    assert sum("NaN or infinity" in str(each.message) for each in said) == 1
     assert values("gengap/status") == [0, 0]
     assert monitor._state.observations == []
+
+
+def test_evidence_that_contradicts_the_prediction_is_said_once_and_believed(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    images, targets = held_out().tensors
+    monitor = tiny_monitor(held_out=TensorDataset(images, (targets + 1) % 4))
+    values = fitted(monitor, max_epochs=4)
+    assert sum("evidence contradicts the prediction" in record.message for record in caplog.records) == 1
+    seen = monitor._state.observations[-1]
+    assert abs(values(TEST)[-1] - seen.accuracy) < abs(values(TEST)[-1] - seen.predicted) / 3
 
 
 def test_callbacks_find_a_loss_gap_that_wins_nothing_though_a_feature_of_its_head_is_missing():

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from lightning_gengap.errors import ConfigurationError, DataError, GapError, PartError
 from lightning_gengap.learning_curves.arguments import sizes_of
 from tests.learning_curves.tiny_curves import TRAINER, tiny_curve
-from tests.lightning_models import blobs, quiet_trainer
+from tests.lightning_models import TinyModel, blobs, quiet_trainer
+
+DATA = blobs(160)
+
+
+class Diverging(TinyModel):
+    """Its weights are NaN after a step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * torch.nan
+
 
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "no LightningModule": (lambda: tiny_curve(torch.nn.Linear(2, 2)), r"\(module\): got Linear; .* a LightningModule"),
@@ -38,6 +48,16 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "different parts of at least 64 samples.* or smaller batches",
     ),
     "too small a test set": (lambda: tiny_curve(test=blobs(9)), r"test=\): got 9 samples; expected 10 samples or more"),
+    "a test set that is trained on": (
+        lambda: tiny_curve(dataset=DATA, test=Subset(DATA, range(100, 120))),
+        r"test=\): got 20 samples that are trained on; expected samples that are never trained on",
+    ),
+    "a copy of samples that are trained on": (lambda: tiny_curve(test=blobs(160)), "got 160 samples that are trained"),
+    "other labels": (
+        lambda: tiny_curve(test=TensorDataset(blobs(40, seed=1).tensors[0], blobs(40, seed=1).tensors[1] + 3)),
+        "training on 40 samples: got DataError: labels: got class indices from 3 to 6 for 4 logits",
+    ),
+    "a training that diverges": (lambda: tiny_curve(Diverging()), "got LogitsError: model output: got logits with NaN"),
     "half a sample": (lambda: tiny_curve(batch_size=0.5), r"batch_size=\): got 0.5; expected a whole number"),
     "a sampler": (lambda: tiny_curve(loader={"sampler": [1, 2]}), "got the argument sampler; .* any part of the data"),
     "an argument that no Trainer has": (

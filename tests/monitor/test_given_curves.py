@@ -26,7 +26,7 @@ class Curve:
     def estimate(self) -> EstimatedAccuracy:
         return EstimatedAccuracy(0.4, 1e-4)
 
-    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
+    def differences(self, module: Any, dataset: Any, **how: Any) -> list[str]:
         self.asked.append(dataset)
         return self.differ
 
@@ -47,9 +47,15 @@ def test_another_recipe_is_said_once_and_the_other_evidence_counts() -> None:
     assert rows[-1][ESTIMATE] == pytest.approx(0.6, abs=1e-3)
 
 
+def test_what_is_listed_twice_counts_once() -> None:
+    for one in (Curve(), EstimatedAccuracy(0.6, 0.02)):
+        once, twice = (fitted(tiny_monitor(evidence=listed), max_epochs=2).rows for listed in ([one], [one, one]))
+        assert twice[-1]["gengap/equivalent_hold_out"] == once[-1]["gengap/equivalent_hold_out"]
+
+
 def test_one_that_cannot_be_compared_does_not_end_the_training() -> None:
     class Broken(Curve):
-        def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
+        def differences(self, module: Any, dataset: Any, **how: Any) -> list[str]:
             raise OSError("damaged file")
 
     with pytest.warns(UserWarning, match="could not be compared with this training: OSError: damaged file|damaged"):
@@ -67,3 +73,15 @@ def test_a_real_curve_is_evidence_for_its_module_on_its_samples() -> None:
     assert rows[-1][ESTIMATE] != rows[-1][PREDICTION]
     with pytest.warns(UserWarning, match="does not use a learning curve"):
         fitted(tiny_monitor(evidence=[curve]), model=tiny_module(), data=DataLoader(blobs(SAMPLES, seed=5), 16))
+
+
+@pytest.mark.parametrize(
+    ("batch", "epochs", "differ"), [(8, 2, r"argument batch_size \(8 instead of 16"), (16, 3, "argument max_epochs")]
+)
+def test_a_curve_of_another_training_is_none(batch: int, epochs: int, differ: str) -> None:
+    data = blobs(SAMPLES)
+    curve = tiny_curve(tiny_module(), data)
+    loader = DataLoader(data, batch_size=batch, shuffle=True)
+    with pytest.warns(UserWarning, match=f"does not use a learning curve.*another {differ}"):
+        rows = fitted(tiny_monitor(evidence=[curve]), model=tiny_module(), data=loader, max_epochs=epochs).rows
+    assert rows[-1][ESTIMATE] == pytest.approx(rows[-1][PREDICTION])

@@ -338,3 +338,23 @@ def test_an_accuracy_of_averaged_weights_is_not_compared(with_epoch_hooks: bool,
     with pytest.warns(UserWarning, match="actual_gap is absent: val_acc is of other weights than those that are"):
         trainer.fit(Logging(_share), loader(), held_out())
     assert _learned(monitor, trainer) is None
+
+
+class BatchMeans(TinyModel):
+    """Logs the next of these figures at the end of each validation."""
+
+    figures = (0.5, 0.5125, 0.5, 0.76)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_acc", self.figures[self.current_epoch])
+
+
+def test_what_was_no_share_of_the_samples_once_is_none_where_it_looks_like_one():
+    monitor = tiny_monitor()
+    trainer = quiet_trainer(monitor, max_epochs=4)
+    with pytest.warns(UserWarning, match="val_acc is 0.5125, no number of right samples divided by the 50"):
+        trainer.fit(BatchMeans(), loader(), DataLoader(blobs(HELD_OUT, seed=1), batch_size=16))
+    assert monitor._state.observations == []

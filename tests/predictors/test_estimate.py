@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.estimate import EstimatedAccuracy, estimate, expected, observed
 from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE, Interval, probe_error
 from lightning_gengap.predictors.predictor import FLAT_DEVIATION
+from lightning_gengap.predictors.recalibration import recalibrate
 from tests.predictors.test_recalibration import values
 from tests.tiny_predictors import abstaining_predictor, tiny_predictor
 
@@ -107,12 +109,12 @@ def test_it_stays_within_what_accuracies_can_be():
 
 
 def test_a_learning_curve_is_an_observation_with_a_deviation():
-    curve = expected(EstimatedAccuracy(0.7, 0.01), PREDICTION, 0.95, 20.0)
+    curve = expected(EstimatedAccuracy(0.8, 0.01), PREDICTION, 0.95, 20.0)
     found = estimate(PREDICTION, VALUES, [curve], 20.0)
     assert found is not None
     own = PREDICTION.deviation**2
     weight = own / (own + 0.0001)
-    assert found.test_accuracy == pytest.approx((1 - weight) * (0.95 - PREDICTION.gap) + weight * 0.7)
+    assert found.test_accuracy == pytest.approx((1 - weight) * (0.95 - PREDICTION.gap) + weight * 0.8)
 
 
 def test_evidence_is_sorted_by_its_kind():
@@ -120,6 +122,18 @@ def test_evidence_is_sorted_by_its_kind():
     assert len(given.pairs) == 1
     assert given.at_end == (EstimatedAccuracy(0.7, 0.02),)
     assert Given.of(None, None) == Given()
+
+
+def test_what_is_listed_twice_is_known_once():
+    pair, estimated = (values(), 0.3, 100), EstimatedAccuracy(0.7, 0.02)
+    assert Given.of(tiny_predictor(), [pair, estimated] * 2) == Given.of(tiny_predictor(), [pair, estimated])
+    own = recalibrate(tiny_predictor(), [pair])
+    assert Given.of(own, [pair]).pairs == own.observed
+
+
+def test_an_estimate_may_be_made_of_tensors():
+    given = Given.of(tiny_predictor(), [EstimatedAccuracy(torch.tensor(0.5), torch.tensor(0.25))])  # type: ignore[arg-type]
+    assert given.at_end == (EstimatedAccuracy(0.5, 0.25),)
 
 
 @pytest.mark.parametrize("curve", [(70.0, 0.02), (0.7, 0.0), (0.7, math.nan), ("0.7", 0.1)])

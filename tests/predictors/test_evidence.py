@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from lightning_gengap.predictors.evidence import LENGTH, equivalent_hold_out, posterior
+from lightning_gengap.predictors.evidence import LENGTH, deviations_apart, equivalent_hold_out, posterior, widened
 from lightning_gengap.predictors.observations import CORRELATIONS, SHARED, Observation, correlations, noise
 
 EPOCHS = (1.0, 4.0, 20.0)
@@ -62,7 +62,7 @@ def test_it_is_the_joint_gaussian_conditioned_on_what_was_seen(scale: float):
     ]
     found = posterior(seen, EPOCHS, [0.04, 0.05, 0.06], scale)
     for place, (epoch, deviation) in enumerate(zip(EPOCHS, [0.04, 0.05, 0.06], strict=True)):
-        mean, variance = written_out(seen, epoch, deviation, scale)
+        mean, variance = written_out(seen, epoch, deviation, widened(seen, scale))
         assert found.mean[place] == pytest.approx(mean, abs=1e-8)
         assert found.variance[place] == pytest.approx(variance, abs=1e-8)
 
@@ -163,6 +163,27 @@ def _scored(actual: np.ndarray, samples: int, rng: np.random.Generator) -> np.nd
 
 def _normal_quantile(p: float) -> float:
     return NormalDist().inv_cdf(min(max(p, 1e-6), 1 - 1e-6))
+
+
+@pytest.mark.parametrize(("predicted", "accuracy", "samples"), [(0.9, 0.5, 200), (0.59, 0.91, 100), (0.875, 1.0, 200)])
+def test_where_evidence_contradicts_the_prediction_it_is_believed(predicted: float, accuracy: float, samples: int):
+    seen = replace(SEEN, predicted=predicted, accuracy=accuracy, deviation=0.03, samples=samples)
+    found = posterior([seen], [SEEN.epoch], [0.03])
+    test, half = predicted + found.mean[0], 1.6449 * math.sqrt(found.variance[0])
+    assert deviations_apart([seen])[0] > 3
+    assert abs(test - accuracy) < half < 0.07
+
+
+def test_the_prediction_is_doubted_from_three_deviations_on():
+    near, far = replace(SEEN, samples=0, accuracy=0.66), replace(SEEN, samples=0, accuracy=0.60)
+    assert widened([], 1.7) == widened([near], 1.7) == 1.7
+    assert widened([far], 1.0) == pytest.approx(4 / 3)
+    assert deviations_apart([far], widened([near, far], 1.0)) == pytest.approx([3.0])
+
+
+def test_what_other_runs_contradict_is_doubted_too():
+    pair = replace(SEEN, accuracy=0.4, samples=10**6, kin="recipe")
+    assert posterior([pair], [SEEN.epoch], [0.05]).variance[0] > 0.05**2 * (1 - 0.9**2) * 7
 
 
 def test_it_is_worth_the_prior_and_the_samples_together():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from lightning_gengap.errors import PredictorError
 from lightning_gengap.predictors.files import dumps, loads
@@ -106,6 +108,18 @@ def test_damaged_evidence_in_a_file_is_refused(changes: dict[str, object], words
 def test_gaps_that_are_no_fractions_are_refused(gap: float):
     with pytest.raises(PredictorError, match="Divide percentages by 100"):
         recalibrate(PREDICTOR, [ObservedGap(values(), gap, 100)])
+
+
+@pytest.mark.parametrize("gap", [torch.tensor([0.1, 0.2]), "0.1", True, None])
+def test_gaps_that_are_no_numbers_are_refused(gap: object):
+    with pytest.raises(PredictorError, match="an observed gap of"):
+        recalibrate(PREDICTOR, [ObservedGap(values(), gap, 100)])  # type: ignore[arg-type]
+
+
+def test_a_gap_may_be_a_logged_metric():
+    for gap in (torch.tensor(0.25), np.float32(0.25)):
+        logged = recalibrate(PREDICTOR, [ObservedGap(values(), gap, 100)])  # type: ignore[arg-type]
+        assert logged == recalibrate(PREDICTOR, [ObservedGap(values(), 0.25, 100)])
 
 
 @pytest.mark.parametrize("samples", [0, -5, 0.5, True, None, "many"])

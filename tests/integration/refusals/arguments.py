@@ -87,6 +87,7 @@ RAISES: dict[str, Callable[[], Any]] = {
     "too few held-out samples": lambda: GapMonitor(held_out=blobs(9)),
     "held-out samples without a predictor": lambda: GapMonitor(predictor=None, held_out=blobs(20)),
     "evidence that is no list": lambda: GapMonitor(evidence=0.1),  # type: ignore[arg-type]
+    "evidence without a list": lambda: GapMonitor(evidence=EstimatedAccuracy(0.7, 0.02)),
     "evidence without a number of samples": lambda: tiny_monitor(evidence=[({}, 0.1)]),
     "an estimated accuracy in percent": lambda: tiny_monitor(evidence=[EstimatedAccuracy(70.0, 2.0)]),
     "an unknown measure": lambda: GapMonitor(measures=["margins"]),

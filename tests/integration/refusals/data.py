@@ -156,13 +156,19 @@ class Noisy(TensorDataset):
         return image + 0.01 * torch.randn_like(image), target
 
 
+def not_finite() -> TensorDataset:
+    """Other samples, of which the network makes NaN."""
+    images, labels = blobs(seed=1).tensors
+    return TensorDataset(images * torch.nan, labels)
+
+
 class OtherCurve:
     """A learning curve of other samples."""
 
     def estimate(self) -> EstimatedAccuracy:
         return EstimatedAccuracy(0.5, 0.01)
 
-    def differences(self, module: Any, dataset: Any, target: Any = None, collate: Any = None) -> list[str]:
+    def differences(self, module: Any, dataset: Any, **how: Any) -> list[str]:
         return ["data set"]
 
 
@@ -171,9 +177,11 @@ DATA: dict[str, Case] = {
     "a validation on samples that were trained on": Case(
         ValidatedModel, data=lambda: DataLoader(SHARED, 16), patch=validated_on_training
     ),
+    "evidence that contradicts the prediction": Case(monitor={"evidence": [EstimatedAccuracy(0.0, 0.001)]}),
     "a learning curve of another data set": Case(monitor={"evidence": [OtherCurve()]}),
     "held-out labels that the network does not have": Case(monitor={"held_out": relabelled()}),
     "held-out samples of a single class": Case(monitor={"held_out": Subset(blobs(seed=1), range(0, 64, 4))}),
+    "held-out samples whose logits are not finite": Case(monitor={"held_out": not_finite()}),
     "held-out samples that are augmented": Case(monitor={"held_out": Noisy(*blobs(seed=1).tensors)}),
     "a training set that is augmented": Case(Jittered),
     "a training set that cannot be read by index": Case(Opening, data=lambda: DataLoader(OpenedLate(), 16)),
