@@ -39,7 +39,7 @@ from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 from lightning_gengap.zoo.evaluate.rank_scores import kendall
 from lightning_gengap.zoo.fit.scales import Residuals, held_out_residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
-from lightning_gengap.zoo.splits import SIBLINGS, by_group
+from lightning_gengap.zoo.splits import by_group
 from lightning_gengap.zoo.table import Floats, Rows, Table
 
 SIZES = (50, 100, 200)
@@ -130,7 +130,7 @@ def _mean(values: Sequence[float], of: Sequence[Choice]) -> float:
 
 def lines(table: Table, found: Residuals, draws: int, draw: Draw) -> list[list[str]]:
     """A line for each number of samples and estimate."""
-    scale = scales(table, found, "leave one source out")
+    scale = scales(table, found, "leave one data set out")
     codes = {name: table.codes(name)[found.rows] for name in ("run", "task")}
     epochs = table.numbers("epoch")[found.rows]
     prior = Estimates(found.predicted, scale * found.deviation)
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = study_of(options)
     table = study.setting.table
     draw, among = held_out_of(options, table)
-    splits = by_group(table, "recipe.source", SIBLINGS)
+    splits = by_group(table, "recipe.source")
     found = held_out_residuals(table, study.setting.specification, splits, study.allowed & among)
     tasks, runs = (len(np.unique(table.codes(column)[found.rows])) for column in ("task", "run"))
     print(f"{tasks} tasks, {runs} runs, {len(found.rows)} snapshots\n")

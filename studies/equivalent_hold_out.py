@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from contests import study_of, study_parser
 
+from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.evaluate.held_out import hold_out
@@ -58,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     specification = study.setting.specification
     header = ("rows", "contender", "tasks", "snapshots", "error (points)", "bias of the gap", "m*")
     for split in SPLITS:
-        held = hold_out(table, specification, study.split_of[split], among)
+        try:
+            held = hold_out(table, specification, study.split_of[split], among)
+        except TableError:
+            print(f"\n## {split}\n\nIt leaves too little to fit on.")
+            continue
         chosen = np.zeros(len(table), bool)
         chosen[held.rows] = True
         gaps = {

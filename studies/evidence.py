@@ -79,12 +79,13 @@ class Estimated:
 
 
 def scales(table: Table, found: Residuals, split: str) -> Floats:
-    """For each row the scale that fits the other groups: folds of tasks, or sources with their siblings."""
+    """For each row the scale that fits the other groups: folds of tasks, data sets, or sources with their siblings."""
     tasks = table.words("task")[found.rows]
     if split == "by task":
         groups = fold_of(tasks, 10).astype(str)
     else:
-        groups = np.array([SIBLINGS.get(name, name) for name in table.words("recipe.source")[found.rows].tolist()])
+        akin = SIBLINGS if split == "leave one source out" else {}
+        groups = np.array([akin.get(name, name) for name in table.words("recipe.source")[found.rows].tolist()])
     scaled, scale = found.residual / found.deviation, np.ones(len(tasks))
     for group in set(groups.tolist()):
         own = groups == group
@@ -208,11 +209,13 @@ def evidence_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = evidence_parser(__doc__).parse_args(arguments)
+    parser = evidence_parser(__doc__)
+    parser.add_argument("--splits", nargs="+", default=SPLITS, help="as `gengap zoo evaluate` names them")
+    options = parser.parse_args(arguments)
     study = study_of(options)
     table = study.setting.table
     draw, among = held_out_of(options, table)
-    for split in SPLITS:
+    for split in options.splits:
         splits = study.split_of[split]
         found = held_out_residuals(table, study.setting.specification, splits, study.allowed & among)
         tasks, runs = (len(np.unique(table.codes(column)[found.rows])) for column in ("task", "run"))

@@ -2,9 +2,9 @@
 
     python studies/evidence_by_kind.py [--figure docs/evidence.png] [--draws 8]
 
-The predictions of `images_v3` on images and of `default_v4` on tables and texts are made without the data set and those
-akin to it. Held-out samples are drawn as in `studies/evidence.py`, or real with --real (tables and texts). The error is
-that of the last snapshots in accuracy points; tasks count alike; intervals are by resampling tasks. Prints Markdown.
+The predictions of `images_v4` on images and of `default_v4` on tables and texts are made without the data set. Held-out
+samples are drawn as in `studies/evidence.py`, or real with --real (tables and texts). The error is that of the last
+snapshots in accuracy points; tasks count alike; intervals are by resampling tasks. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.fit.scales import Residuals, held_out_residuals
 from lightning_gengap.zoo.kinds import kind_of_data
 from lightning_gengap.zoo.report.markdown import table as markdown_table
-from lightning_gengap.zoo.splits import SIBLINGS, by_group
+from lightning_gengap.zoo.splits import by_group
 from lightning_gengap.zoo.table import Floats, Mask, Rows, read
 
 FOLDER = Path(__file__).parents[1] / "pretrained_predictors"
-SOURCES = (("images_v3", "small_zoo_v3.csv.gz"), ("default_v4", "third_zoo_v2.csv.gz"))
+SOURCES = (("images_v4", "image_zoo_v1.csv.gz"), ("default_v4", "third_zoo_v2.csv.gz"))
 SIZES = (50, 100, 200, 500)
 LARGE = 2000  # training samples
 FEWEST_TASKS = 3
@@ -52,9 +52,7 @@ def parts_of(name: str, path: Path, draws: int, options: argparse.Namespace) -> 
     table, predictor = read(path), load_predictor(name)
     study = Study.of(table, predictor.specification, locked=True)
     draw, among = held_out_of(options, table)
-    found = held_out_residuals(
-        table, predictor.specification, by_group(table, "recipe.source", SIBLINGS), study.allowed & among
-    )
+    found = held_out_residuals(table, predictor.specification, by_group(table, "recipe.source"), study.allowed & among)
     last = last_snapshots(table)[found.rows]
     joined, alone = errors_of(study, found, draw, draws)
     kinds, tasks = kind_of_data(table)[found.rows], table.codes("task")[found.rows]
@@ -69,7 +67,7 @@ def parts_of(name: str, path: Path, draws: int, options: argparse.Namespace) -> 
 def errors_of(study: Study, found: Residuals, draw: Draw, draws: int) -> tuple[Floats, Floats]:
     """Absolute errors in points: with 0 and more held-out samples, and of the samples alone."""
     table = study.setting.table
-    scale = scales(table, found, "leave one source out")
+    scale = scales(table, found, "leave one data set out")
     joined, alone = [100 * np.abs(found.residual)], []
     for samples in SIZES:
         made = [estimates(table, found, scale, samples, draw, seed) for seed in range(draws)]

@@ -13,7 +13,7 @@ _SIZES = ("classes", "classes_present", "train_samples")
 _UNKNOWN_SIZE = "the number of training samples is unknown"  # as the measures say that need it
 
 
-def obstacles(prediction: Prediction, absences: Mapping[str, str]) -> tuple[str, ...]:
+def obstacles(prediction: Prediction, absences: Mapping[str, str], growing: bool = False) -> tuple[str, ...]:
     """Why this abstention lasts; empty where more training may end it.
 
     What describes the data and the start stays as it is. Other features may come nearer with training; one that is
@@ -22,8 +22,10 @@ def obstacles(prediction: Prediction, absences: Mapping[str, str]) -> tuple[str,
     Args:
         prediction: an abstention.
         absences: why keys, or patterns of keys that end in `*`, have no value.
+        growing: whether a measure is yet to know more. What is missing without a reason may then wait for it.
     """
     missing = [name for name in prediction.missing if prediction.learned or _stays(name)]
+    missing = [name for name in missing if not growing or any(fnmatchcase(name, pattern) for pattern in absences)]
     too_far = [name for name in prediction.too_far if _stays(name)]
     alike: dict[str, list[str]] = {}
     for name in missing:

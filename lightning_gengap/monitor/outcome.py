@@ -103,7 +103,7 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
         flags = (*state.flags, *doubts_of_references(values, predictor))
         state.prediction = prediction = predictor.predict(known, flags)
         if prediction.abstained:
-            reasons = () if state.never_because else obstacles(prediction, state.absences)
+            reasons = () if state.never_because else obstacles(prediction, state.absences, state.is_growing)
             _say_never(prediction, reasons, state)
             status = Status.NEVER if reasons or state.never_because else Status.ABSTAINING
         else:

@@ -30,3 +30,11 @@ def test_each_other_reason_is_said_with_what_it_makes_absent():
     margins, size = obstacles(abstention("margin/input/median", "train_samples"), absences)
     assert margins.startswith("it needs margin/input/median, which is absent: the inputs are not floats. Pass")
     assert size.startswith(f"{UNKNOWN}: 2 loaders are combined. Train")
+
+
+def test_what_has_no_reason_may_wait_for_a_measure_that_is_yet_to_know_more():
+    missing = abstention("copies/moved_accuracy", "margin/input/median")
+    absences = {"margin/*": "the inputs are not floats"}
+    assert len(obstacles(missing, absences)) == 2
+    (reason,) = obstacles(missing, absences, growing=True)
+    assert reason.startswith("it needs margin/input/median")

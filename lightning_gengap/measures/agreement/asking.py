@@ -143,7 +143,8 @@ class Asked:
 def ask(probe: Probe, names: Iterable[str]) -> dict[str, Undefined]:
     """Ask these references; where there is no time for all, ask the others and fit on more samples another time.
 
-    One is asked whatever it takes. Then it is the cheapest, and later the one of which the smallest share is in.
+    One is asked whatever it takes: that on patches, by which copies are made, or else the cheapest. Then it is the
+    cheapest, and later the one of which the smallest share is in.
 
     Returns:
         Why some of them cannot be asked.
@@ -179,7 +180,7 @@ def ask(probe: Probe, names: Iterable[str]) -> dict[str, Undefined]:
 
     answered = any(is_answered(probe, name, judged) for name in REFERENCES)
     if probe.until < math.inf:
-        for one in sorted((each for each in asked if not each.fitted), key=lambda each: each.first_price):
+        for one in sorted((each for each in asked if not each.fitted), key=_turn):
             if not (answered and one.first_price > left()):
                 tried(_first, one)
                 answered = answered or one.said is not None
@@ -214,6 +215,10 @@ def _next_price(memory: dict[str, Tensor]) -> float:
     turns = [memory.get(f"{GROWING}{name}/turn") for name in REFERENCES]
     waiting = [(share, price) for share, price in (turn.tolist() for turn in turns if turn is not None)]
     return min(waiting, default=(0.0, 0.0))[1]
+
+
+def _turn(one: Asked) -> tuple[bool, float]:
+    return one.name != "patch", one.first_price
 
 
 def _first(one: Asked) -> bool:

@@ -1,0 +1,116 @@
+"""Score a bundled predictor on the sealed part of its table, once. The ledger refuses a second time.
+
+    python studies/sealed.py pretrained_predictors/third_zoo_v2.csv.gz --predictor default_v4
+
+Sealed are data sets and architectures that no fit and no choice has seen; docs/protocol.md says which, and how they
+were drawn. Printed are the error of the test accuracy in points, how much too large the gap is, m* and the coverage of
+the interval of 90 %, beside the two lines without a fit: for all sealed runs, and apart for those of sealed data sets
+and of sealed architectures; and the test points that an epoch loses, as in `studies/groups.py`. Tasks count alike.
+Snapshots on which the predictor abstains are counted and left out. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from evidence import by_task, ranged_m
+from groups import highest, last, lost, runs_of
+
+from lightning_gengap.predictors.files import load_predictor
+from lightning_gengap.predictors.predictor import Predictor
+from lightning_gengap.zoo.evaluate.abilities import last_snapshots
+from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
+from lightning_gengap.zoo.evaluate.plain_lines import anchor_line, frozen_line
+from lightning_gengap.zoo.fit.fit import predict_rows
+from lightning_gengap.zoo.report.markdown import table as markdown_table
+from lightning_gengap.zoo.sealed import opened_once, sealed_sources
+from lightning_gengap.zoo.table import Mask, Table, read
+
+LEDGER = Path(__file__).parents[1] / "pretrained_predictors" / "opened.tsv"
+HEADER = ("rows", "contender", "tasks", "runs", "error (points)", "bias of the gap", "m*", "coverage")
+
+
+def has_learned_enough(table: Table, predictor: Predictor, rows: Mask) -> Mask:
+    """Those of the rows on which the predictor does not abstain."""
+    kept = rows.copy()
+    kept[rows] = ~predict_rows(predictor, table, rows).abstained
+    return kept
+
+
+def lines(table: Table, predictor: Predictor, rows: Mask) -> list[list[str]]:
+    """A line for each part of the rows and each contender."""
+    said = predict_rows(predictor, table, rows)
+    accuracy, test = (table.numbers(name)[rows] for name in ("measure.train_accuracy", "gap.test_accuracy"))
+    actual = accuracy - test
+    inside = (said.lower <= actual) & (actual <= said.upper)
+    of_data = np.isin(table.words("recipe.source")[rows], sorted(sealed_sources()))
+    final = last_snapshots(table)[rows]
+    parts = {
+        "last snapshots": final,
+        "... of sealed data sets": final & of_data,
+        "... of sealed architectures": final & ~of_data,
+        "all snapshots": np.ones(len(final), bool),
+    }
+    contenders = {
+        predictor.name: said.gap,
+        "frozen line": frozen_line(table, rows),
+        "best reference alone": anchor_line(table, rows),
+    }
+    samples, tasks, runs = table.numbers("gap.test_samples")[rows], table.codes("task")[rows], table.codes("run")[rows]
+    listed = []
+    for part, among in parts.items():
+        for name, gap in contenders.items():
+            own = among & np.isfinite(gap)
+            if not own.any():
+                continue
+            codes = np.unique(tasks[own], return_inverse=True)[1]
+            known = HoldOuts.of((accuracy - gap - test)[own], test[own], samples[own], codes)
+            listed.append(
+                [
+                    part,
+                    name,
+                    str(len(np.unique(codes))),
+                    str(len(np.unique(runs[own]))),
+                    f"{100 * float(known.weights @ known.errors):.2f}",
+                    f"{100 * by_task((gap - actual)[own], codes):+.2f}",
+                    ranged_m(known.equivalent()),
+                    f"{by_task(inside[own].astype(float), codes):.2f}" if name == predictor.name else "",
+                ]
+            )
+    return listed
+
+
+def kept_epochs(table: Table, predictor: Predictor, rows: Mask) -> list[list[str]]:
+    """What the last epoch loses, and the one with the highest prediction."""
+    said = np.full(len(table), np.nan)
+    said[rows] = table.numbers("measure.train_accuracy")[rows] - predict_rows(predictor, table, rows).gap
+    runs = runs_of(table, np.flatnonzero(rows))
+    counts = [sum(run.turns is turns for run in runs) for turns in (True, False)]
+    listed = [["runs", *map(str, counts)]]
+    for name, keep in (("last epoch", last), ("highest prediction", highest)):
+        points = lost(table, runs, said, keep)
+        listed.append([name, *(f"{np.mean(points[turns]):.2f}" if points[turns] else "-" for turns in (True, False))])
+    return listed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--predictor", required=True)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    options = parser.parse_args(arguments)
+    table, predictor = read(options.table), load_predictor(options.predictor)
+    rows = opened_once(table, predictor.name, options.ledger)
+    learned = has_learned_enough(table, predictor, rows)
+    left_out = int((rows & ~learned).sum())
+    print(f"{int(rows.sum())} sealed snapshots; the predictor abstains on {left_out} of them, which are left out.\n")
+    print(markdown_table(HEADER, lines(table, predictor, learned)))
+    print()
+    print(markdown_table(("epoch kept", "runs that turn", "others"), kept_epochs(table, predictor, learned)))
+
+
+if __name__ == "__main__":
+    main()
