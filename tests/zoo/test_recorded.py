@@ -84,10 +84,11 @@ def test_the_committed_table_reproduces_the_whole_file(fitted: Predictor):
     assert text(fitted) == text(load_predictor(fitted.name))
 
 
-def test_the_third_table_reproduces_the_file_of_its_predictor() -> None:
-    fitted = fit_with_head(read(TABLE.with_name("third_zoo_v2.csv.gz")), SPECIFICATIONS["default_v4"])
-    assert numbers(fitted) == pytest.approx(numbers(load_predictor("default_v4")), abs=1e-6)
-    assert text(fitted) == text(load_predictor("default_v4"))
+@pytest.mark.parametrize(("table", "name"), [("third_zoo_v2", "default_v4"), ("image_zoo_v1", "images_v4")])
+def test_the_later_tables_reproduce_the_files_of_their_predictors(table: str, name: str) -> None:
+    fitted = fit_with_head(read(TABLE.with_name(f"{table}.csv.gz")), SPECIFICATIONS[name])
+    assert numbers(fitted) == pytest.approx(numbers(load_predictor(name)), abs=1e-6)
+    assert text(fitted) == text(load_predictor(name))
 
 
 def leaves(predictor: Predictor) -> dict[str, Any]:

@@ -1,0 +1,15 @@
+"""The study of image predictors has a line for each contender, and both data sets are listed."""
+
+from __future__ import annotations
+
+from images import TABLE, page
+
+from lightning_gengap.zoo.table import read
+
+
+def test_every_contender_is_listed_beside_the_same_rows() -> None:
+    lines = [line for line in page(read(TABLE)) if line[0] == "32 x 32, last snapshots"]
+    assert len(lines) == 6
+    assert len({line[3] for line in lines}) == 1
+    errors = {line[1]: float(line[4]) for line in lines}
+    assert errors["`images_v4`, task left out"] < min(errors["frozen line"], errors["best reference alone"])
