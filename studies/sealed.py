@@ -6,7 +6,12 @@ Sealed are data sets and architectures that no fit and no choice has seen; docs/
 were drawn. Printed are the error of the test accuracy in points, how much too large the gap is, m* and the coverage of
 the interval of 90 %, beside the two lines without a fit: for all sealed runs, and apart for those of sealed data sets
 and of sealed architectures; and the test points that an epoch loses, as in `studies/groups.py`. Tasks count alike.
-Snapshots on which the predictor abstains are counted and left out. Prints Markdown.
+Snapshots on which the predictor abstains are counted and left out.
+
+    python studies/sealed.py pretrained_predictors/third_zoo_v2.csv.gz --predictor default_v4 --held-out
+
+scores the estimate with held-out samples instead, which are drawn as in `studies/evidence.py`. It has a line of its own
+in the ledger. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -16,8 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from evidence import by_task, ranged_m
+from evidence import ALONE, JOINED, SIZES, Estimated, Estimates, by_task, estimates, line, ranged_m
+from evidence import HEADER as HELD_OUT_HEADER
 from groups import highest, last, lost, runs_of
+from held_out_samples import simulated_samples
 
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.predictor import Predictor
@@ -25,6 +32,7 @@ from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.evaluate.plain_lines import anchor_line, frozen_line
 from lightning_gengap.zoo.fit.fit import predict_rows
+from lightning_gengap.zoo.fit.scales import Residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.sealed import opened_once, sealed_sources
 from lightning_gengap.zoo.table import Mask, Table, read
@@ -96,17 +104,41 @@ def kept_epochs(table: Table, predictor: Predictor, rows: Mask) -> list[list[str
     return listed
 
 
+def with_held_out(table: Table, predictor: Predictor, rows: Mask, draws: int = 8) -> list[list[str]]:
+    """A line for each number of held-out samples: the prediction of the bundled predictor, these samples, and both."""
+    said, places = predict_rows(predictor, table, rows), np.flatnonzero(rows)
+    accuracy, tested = (table.numbers(name)[rows] for name in ("measure.train_accuracy", "gap.test_accuracy"))
+    predicted = accuracy - said.gap
+    found = Residuals(places, predicted, said.deviation, tested - predicted)
+    scale = np.full(len(places), predictor.scales.kind)
+    prior = {"prediction alone": Estimates(predicted, scale * said.deviation)}
+    judged = Estimated(prior, tested, table.numbers("gap.test_samples")[rows], np.stack([tested, tested]))
+    cells, alone = line(table, found, [judged], "prediction alone", float("nan"))
+    listed = [["0", "prediction alone", *cells]]
+    for samples in SIZES:
+        made = [estimates(table, found, scale, samples, simulated_samples(table), seed) for seed in range(draws)]
+        listed += [
+            [str(samples), name, *line(table, found, made, name, alone + samples)[0]] for name in (ALONE, JOINED)
+        ]
+    return listed
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--predictor", required=True)
     parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--held-out", action="store_true", help="score the estimate with held-out samples")
     options = parser.parse_args(arguments)
     table, predictor = read(options.table), load_predictor(options.predictor)
-    rows = opened_once(table, predictor.name, options.ledger)
+    scored = f"{predictor.name} with held-out samples" if options.held_out else predictor.name
+    rows = opened_once(table, scored, options.ledger)
     learned = has_learned_enough(table, predictor, rows)
     left_out = int((rows & ~learned).sum())
     print(f"{int(rows.sum())} sealed snapshots; the predictor abstains on {left_out} of them, which are left out.\n")
+    if options.held_out:
+        print(markdown_table(HELD_OUT_HEADER, with_held_out(table, predictor, learned)))
+        return
     print(markdown_table(HEADER, lines(table, predictor, learned)))
     print()
     print(markdown_table(("epoch kept", "runs that turn", "others"), kept_epochs(table, predictor, learned)))

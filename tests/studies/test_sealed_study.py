@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sealed import LEDGER, has_learned_enough, kept_epochs, lines
+from sealed import LEDGER, has_learned_enough, kept_epochs, lines, with_held_out
 
 from lightning_gengap import load_predictor
 from lightning_gengap.errors import TableError
@@ -34,3 +34,5 @@ def test_each_part_has_a_line_for_each_contender() -> None:
     assert {cells[0] for cells in found} == {"last snapshots", "... of sealed architectures", "all snapshots"}
     assert all(np.isfinite(float(cells[4])) for cells in found)
     assert kept_epochs(table, predictor, learned)[0][0] == "runs"
+    joined = with_held_out(table, predictor, learned, draws=1)
+    assert [cells[0] for cells in joined] == ["0", "50", "50", "100", "100", "200", "200", "500", "500"]
