@@ -1,13 +1,19 @@
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_gengap import GapMonitor
 from lightning_gengap.demo import demo
 
 
-def test_demo_prints_predicted_and_actual_gap_and_writes_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_demo_prints_predicted_and_actual_gap_and_writes_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    # By default histograms are drawn where time allows, which other tests take.
+    monkeypatch.setattr(f"{demo.__module__}.GapMonitor", partial(GapMonitor, budget=0.9))
     demo(epochs=3, out=tmp_path)
     printed = capsys.readouterr().out
     lines = re.findall(r"^ +(\d+) +([\d.]+) +([\d.]+) +(-?[\d.]+) \.\. *([\d.]+) +(-?[\d.]+)", printed, re.MULTILINE)

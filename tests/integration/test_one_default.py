@@ -130,7 +130,7 @@ def test_it_predicts_the_same_from_the_network_inside(run: Run):
 
 def test_images_are_predicted_by_the_image_predictor(run: Run):
     used = set(run.prediction.contributions)
-    assert ("input_difficulty/patch_extrapolated" in used) == (run.data.tensors[0].ndim == 4)
+    assert ("copies/moved_accuracy" in used) == (run.data.tensors[0].ndim == 4)
 
 
 def test_the_command_prints_the_same(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -32,22 +32,23 @@ def test_what_is_taken_once_costs_the_schedule_nothing_and_expensive_measures_ar
 
 
 def test_a_measure_of_which_some_keys_are_wanted_is_expected_to_cost_that_part():
-    on_images = Selection.of(load_predictor("default"), ()).on_images()
-    assert on_images.wanted is not None
-    assert len(on_images.wanted & get_measure("perturbation").keys.keys()) == 1
-    assert on_images.schedule().needed == pytest.approx(2.0)  # one forward on the samples, one on copies
-    everything = Selection.of(load_predictor("default"), (), everything=True).on_images()
+    predictor = load_predictor("images_v3")
+    some = Selection.of(predictor, ())
+    assert some.wanted is not None
+    assert len(some.wanted & get_measure("perturbation").keys.keys()) == 1
+    assert some.schedule().needed == pytest.approx(2.0)  # one forward on the samples, one on copies
+    everything = Selection.of(predictor, (), everything=True)
     assert everything.schedule().needed == pytest.approx(6.0)
 
 
 def test_on_images_only_the_preferred_predictors_measures_are_needed():
     default = load_predictor("default")
-    before = Selection.of(default, ["copies"], drawn=True)
-    assert {"reference", "agreement", "perturbation"} <= set(before.needed)
+    before = Selection.of(default, ["perturbation"], drawn=True)
+    assert {"reference", "agreement", "copies"} <= set(before.needed)
     after = before.on_images()
     assert after.predictor == default.preferred
-    assert set(after.needed) == {"fit", *load_predictor("images_v3").measures}
-    assert set(after.measures) == {*after.needed, "copies", "reference", "margin", "norm", "soft_rank"}
+    assert set(after.needed) == {"fit", *load_predictor("images_v4").measures}
+    assert set(after.measures) == {*after.needed, "perturbation", "margin", "norm", "soft_rank"}
     assert Selection.of(default, (), everything=True).on_images().explained is None
     assert Selection.of(tiny_predictor(), ()).on_images() == Selection.of(tiny_predictor(), ())
 
@@ -76,7 +77,7 @@ def test_only_the_keys_needed_and_those_of_named_measures_are_wanted():
 
 def test_nothing_need_be_said_of_keys_that_the_preferred_predictor_alone_needs():
     default = load_predictor("default")
-    selection, key = Selection.of(default, ["norm"], drawn=True), "input_difficulty/patch_accuracy"
+    selection, key = Selection.of(default, ["norm"], drawn=True), "copies/moved_accuracy"
     assert key in selection.wanted - selection.explained
     expected = {"norm/log_product_spectral", "margin/h1"}  # named, and drawn
     assert set(replace(default, preferred=None).needs) | expected <= selection.explained

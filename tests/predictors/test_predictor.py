@@ -293,18 +293,18 @@ def test_default_prefers_the_image_predictor_where_its_features_are_measured():
     preferred = default.preferred
     assert preferred is not None
     assert preferred.name.startswith("images_v")
-    assert {"perturbation", "difficulty", "input_difficulty"} <= set(default.measures)
+    assert {"agreement", "copies", "reference"} <= set(default.measures)
     features = {feature.name: feature for feature in (*default.features, *preferred.features)}
     values = {
         name: math.exp(feature.centre) if feature.transform == "log" else feature.centre
         for name, feature in features.items()
     }
-    values |= {"classes": 10.0, "train_accuracy": 0.9, NEIGHBOUR: 0.1}
+    values |= {"classes": 10.0, "train_accuracy": 0.9}
     for head in (default.loss_head, preferred.loss_head):
         values |= {} if head is None else {f.name: values.get(f.name, 0.5) for f in head.features}
     on_images = default.predict(values)
     assert on_images == preferred.predict(values)
-    del values["perturbation/discounted_accuracy"]
+    del values["copies/moved_accuracy"]
     elsewhere = default.predict(values)
     assert elsewhere == replace(default, preferred=None).predict(values)
     assert elsewhere != on_images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from lightning_gengap.predictors.files import dumps, load_predictor
+from lightning_gengap.predictors.parts import UNSCALED
 from lightning_gengap.predictors.predictor import Predictor
-from lightning_gengap.zoo.fit.fit import predict_rows
+from lightning_gengap.zoo.fit.fit import predict_rows, usable
 from lightning_gengap.zoo.fit.loss_head import fit_with_head
+from lightning_gengap.zoo.fit.scales import fitted_scales
 from lightning_gengap.zoo.fit.specifications import SPECIFICATIONS
 from lightning_gengap.zoo.table import Table, read
 
@@ -91,8 +93,14 @@ def test_the_later_tables_reproduce_the_files_of_their_predictors(table: str, na
     assert text(fitted) == text(load_predictor(name))
 
 
+def test_the_third_table_reproduces_the_scales_of_its_predictor() -> None:
+    table, specification = read(TABLE.with_name("third_zoo_v2.csv.gz")), SPECIFICATIONS["default_v4"]
+    found = fitted_scales(table, specification, usable(table, specification))
+    assert astuple(found) == pytest.approx(astuple(load_predictor("default_v4").scales), abs=1e-6)
+
+
 def leaves(predictor: Predictor) -> dict[str, Any]:
-    """Everything in a predictor's file but its scores and its hash, by path."""
+    """Everything in a predictor's file but its scores, its scales and its hash, by path."""
 
     def of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(part, dict | list):
@@ -101,7 +109,7 @@ def leaves(predictor: Predictor) -> dict[str, Any]:
         for key, value in part.items() if isinstance(part, dict) else enumerate(part):
             yield from of(value, f"{path}/{key}")
 
-    content = json.loads(dumps(replace(predictor, scores={})))
+    content = json.loads(dumps(replace(predictor, scores={}, scales=UNSCALED)))
     del content["sha256"]
     return dict(of(content, ""))
 
