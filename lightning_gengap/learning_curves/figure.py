@@ -45,5 +45,6 @@ def draw(curve: LearningCurve, path: str | Path | None) -> Figure:
     axis.set_ylabel("test accuracy (points)")
     axis.legend(loc="lower right")
     if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
     return figure

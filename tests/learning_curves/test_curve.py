@@ -57,12 +57,12 @@ def test_the_table_shows_parts_and_what_follows(curve: LearningCurve):
 
 
 def test_the_figure_is_drawn_and_written(curve: LearningCurve, tmp_path: Path):
-    figure = curve.figure(tmp_path / "curve.png")
+    figure = curve.figure(tmp_path / "new folder" / "curve.png")
     (axis,) = figure.axes
     dots = axis.lines[1]
     assert dots.get_xdata().tolist() == [125, 250, 500]
     assert dots.get_ydata().tolist() == pytest.approx([70, 76, 81])
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "new folder" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_the_table_is_named(curve: LearningCurve, monkeypatch: pytest.MonkeyPatch):
