@@ -123,8 +123,8 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     """How probable it is that the first has the higher test accuracy, and by how much.
 
     Where both have answers on the same held-out samples, the errors of both accuracies share what the answers have in
-    common: the pair is compared sample by sample. A prediction that its observations contradict is doubted, as in
-    an estimate.
+    common: the pair is compared sample by sample. Where observations contradict one prediction, both are doubted as
+    much as that one is in an estimate.
 
     Args:
         first: of the two.
@@ -145,7 +145,9 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     else:
         seen = [one for contender in pair for one in contender.observations]
         run = [place for place, contender in enumerate(pair) for _ in contender.observations]
-    scales = [widened(contender.observations, contender.standing.scale) for contender in pair]
+    own = [contender.standing.scale for contender in pair]
+    doubt = max(widened(contender.observations, scale) / scale for contender, scale in zip(pair, own, strict=True))
+    scales = [doubt * scale for scale in own]  # what the predictor misses in this task it misses in both
     if same == "run":
         scales = [max(scales)] * 2
     points = _points(pair, seen, run, same, scales)
