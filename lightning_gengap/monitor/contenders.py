@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +20,10 @@ from lightning_gengap.predictors.observations import Kin, Observation
 from lightning_gengap.predictors.predictor import Predictor
 
 _ROUNDING = 1e-6  # of fractions
+_REMEDY_OBJECTS = (
+    "Hyperparameters often hold such objects. Allow their classes with torch.serialization.add_safe_globals, or "
+    "compare the monitors in place of their checkpoints."
+)
 
 
 @dataclass
@@ -110,7 +116,10 @@ def _state_in(path: Path, subject: str) -> Mapping[str, Any]:
         callbacks = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
         states = [state for key, state in callbacks.items() if state and _is_of_monitor(key, state)]
     except Exception as error:  # a foreign file can make torch raise nearly anything
-        raise ConfigurationError(subject, got=one_line(error), expected=expected, remedy=remedy) from None
+        got = one_line(error)
+        if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
+            got, remedy = "objects of classes that are not loaded, as they could run code", _REMEDY_OBJECTS
+        raise ConfigurationError(subject, got=got, expected=expected, remedy=remedy) from None
     if not states:
         raise ConfigurationError(subject, got="no state of a GapMonitor", expected=expected, remedy=remedy)
     return next((state for state in states if isinstance(state, Mapping) and state.get("standing")), states[0])

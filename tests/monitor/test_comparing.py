@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,21 @@ def test_numbers_that_no_measurement_gives_are_refused(tmp_path: Path, part: str
     torch.save(checkpoint, path)
     with pytest.raises(ConfigurationError, match="out of range"):
         compare(path, monitor)
+
+
+def test_a_checkpoint_with_objects_among_its_hyperparameters_is_read_once_their_class_is_allowed(tmp_path: Path):
+    monitor = tiny_monitor(held_out=held_out())
+    path = saved(tmp_path, monitor, epochs=1)
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": {"options": Namespace(width=3)}}, path)
+    with pytest.raises(ConfigurationError, match="add_safe_globals"):
+        compare(path, monitor)
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([Namespace])
+    try:
+        assert compare(path, monitor).probability == pytest.approx(0.5)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
 
 
 def test_an_abstention_is_compared_by_its_held_out_samples():
