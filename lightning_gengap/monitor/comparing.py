@@ -63,8 +63,9 @@ def ranking(checkpoints: Sequence[Path], same: str) -> str:
         check_pair(best, one, kin)
         accuracy, deviation = one.estimated()
         against = "" if one is best else f"{compared(one, best, kin).probability:.2f}"
+        said = "abstains" if one.standing.abstained else f"{100 * one.standing.predicted:.1f}"
         rows.append(
-            f"| {path} | {one.standing.epoch:g} | {100 * one.standing.predicted:.1f} | {_held_out(one)} "
+            f"| {path} | {one.standing.epoch:g} | {said} | {_held_out(one)} "
             f"| {100 * accuracy:.1f} ± {100 * deviation:.1f} | {against} |"
         )
     return "\n".join(rows)

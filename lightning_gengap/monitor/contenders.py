@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +18,12 @@ from lightning_gengap.monitor.saved_state import FORMAT, StateError, from_primit
 from lightning_gengap.predictors.comparison import Contender, Standing
 from lightning_gengap.predictors.observations import Kin, Observation
 from lightning_gengap.predictors.predictor import Predictor
+
+_ROUNDING = 1e-6  # of fractions
+_REMEDY_OBJECTS = (
+    "Hyperparameters often hold such objects. Allow their classes with torch.serialization.add_safe_globals, or "
+    "compare the monitors in place of their checkpoints."
+)
 
 
 @dataclass
@@ -81,10 +90,10 @@ def check_pair(first: Contender, second: Contender, same: Kin) -> None:
         )
     seen = {(each.source, each.epoch): each for each in first.observations}
     forked = any(seen.get((each.source, each.epoch), each) != each for each in second.observations)
-    if same == "run" and (forked or (one.epoch == other.epoch and one != other)):
+    if same == "run" and (forked or (one.epoch is not None and one.epoch == other.epoch and one != other)):
         raise ConfigurationError(
             "compare(same='run')",
-            got=f"other values at one epoch, of trainings that are at {one.epoch:g} and {other.epoch:g}",
+            got="other values at one epoch",
             expected="two epochs of one training",
             remedy="Pass same='recipe', or 'task' where more than the seed differs.",
         )
@@ -95,8 +104,8 @@ def _of_values(values: Mapping[str, float], predictor: Predictor) -> Contender:
     serving = replace(predictor.serving(values), observed=())
     prediction = serving.predict(values)
     predicted, scale = values["train_accuracy"] - prediction.gap, serving.scales.neither
-    classes = int(values["classes"])
-    return Contender(Standing(serving.name, classes, predicted, prediction.deviation, scale, prediction.abstained))
+    classes, deviation = int(values["classes"]), prediction.deviation
+    return Contender(Standing(serving.name, classes, predicted, deviation, scale, prediction.abstained, epoch=None))
 
 
 def _state_in(path: Path, subject: str) -> Mapping[str, Any]:
@@ -107,7 +116,10 @@ def _state_in(path: Path, subject: str) -> Mapping[str, Any]:
         callbacks = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
         states = [state for key, state in callbacks.items() if state and _is_of_monitor(key, state)]
     except Exception as error:  # a foreign file can make torch raise nearly anything
-        raise ConfigurationError(subject, got=one_line(error), expected=expected, remedy=remedy) from None
+        got = one_line(error)
+        if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
+            got, remedy = "objects of classes that are not loaded, as they could run code", _REMEDY_OBJECTS
+        raise ConfigurationError(subject, got=got, expected=expected, remedy=remedy) from None
     if not states:
         raise ConfigurationError(subject, got="no state of a GapMonitor", expected=expected, remedy=remedy)
     return next((state for state in states if isinstance(state, Mapping) and state.get("standing")), states[0])
@@ -126,6 +138,7 @@ def _of_state(saved: Any, subject: str) -> Contender:
         kept = _Kept(*(from_primitives(_Kept(), name, saved) for name in ("standing", "observations") if saved))
         if kept.standing is not None and kept.standing.answers is not None:
             kept.standing.answers.right()
+        _check_numbers(kept)
     except ValueError as error:
         raise ConfigurationError(
             subject,
@@ -141,3 +154,29 @@ def _of_state(saved: Any, subject: str) -> Contender:
             remedy="Compare after the first measured epoch, and leave predictor=None out.",
         )
     return Contender(kept.standing, tuple(kept.observations))
+
+
+def _check_numbers(kept: _Kept) -> None:
+    """Refuse numbers that no measurement gives, of which no probability would come.
+
+    Raises:
+        StateError: there are some.
+    """
+    standing, seen = kept.standing, kept.observations
+    if standing is not None:
+        epoch = 0.0 if standing.epoch is None else standing.epoch
+        least_zero = [standing.deviation, standing.scale, epoch]
+        if not (_are_shares([standing.predicted]) and _are_sizes(least_zero) and standing.scale > 0):
+            raise StateError("standing has numbers out of range")
+    sizes = [number for one in seen for number in (one.deviation, one.error, one.epoch)]
+    shares = [share for one in seen for share in (one.accuracy, one.predicted)]
+    if not (_are_shares(shares) and _are_sizes(sizes) and all(one.samples > 0 or one.error > 0 for one in seen)):
+        raise StateError("observations have numbers out of range")
+
+
+def _are_shares(numbers: Sequence[float]) -> bool:
+    return all(-_ROUNDING <= number <= 1 + _ROUNDING for number in numbers)
+
+
+def _are_sizes(numbers: Sequence[float]) -> bool:
+    return all(0 <= number < math.inf for number in numbers)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_gengap.errors import frameless
 from lightning_gengap.monitor.containment import all_are_on, contained, of_another_rank
-from lightning_gengap.monitor.estimation import Observed, observe, show_estimate
+from lightning_gengap.monitor.estimation import Observed, knows_more, observe, show_estimate
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.notices import (
     say_blind,
@@ -184,7 +184,8 @@ def compare_with_validation(trainer: Trainer, state: RunState, name: str | None,
     # Metrics may differ between ranks: rank 0 speaks for all.
     found = trainer.strategy.broadcast(found)
     with contained(state, "the estimate"):
-        observe(found, state)
+        if found is not None and not knows_more(found, state):
+            observe(found, state)
         show_estimate(state)
         say_contradiction(state)
     state.validated = False

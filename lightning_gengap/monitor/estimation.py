@@ -41,6 +41,12 @@ def observe(found: Observed | None, state: RunState) -> None:
     state.observations = [*others, new][-MOST:]
 
 
+def knows_more(found: Observed, state: RunState) -> bool:
+    """Whether the present weights were observed on more samples of this source, of which these are a part."""
+    now = (one for one in state.observations if (one.source, one.epoch) == (found.source, state.epochs))
+    return any(one.samples > found.samples for one in now)
+
+
 def stand(found: Observed | None, state: RunState) -> None:
     """Remember what later comparisons need of the present weights."""
     if state.prediction is None:

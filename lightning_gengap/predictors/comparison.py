@@ -5,6 +5,7 @@ What both predictions miss is one Gaussian, as `likeness` says, and each run has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -12,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.predictors.evidence import conditioned, posterior
+from lightning_gengap.predictors.evidence import conditioned, posterior, widened
 from lightning_gengap.predictors.likeness import ALIKE, Points
 from lightning_gengap.predictors.observations import (
     HELD_OUT,
@@ -71,7 +72,7 @@ class Standing:
         deviation: its standard deviation. See `Prediction`.
         scale: multiplies all deviations. See `Scales`.
         abstained: whether the predictor abstains.
-        epoch: how many epochs had been trained.
+        epoch: how many epochs had been trained; None where that is not known, as of values alone.
         answers: on held-out samples; None where there are none.
     """
 
@@ -81,7 +82,7 @@ class Standing:
     deviation: float
     scale: float = 1.0
     abstained: bool = False
-    epoch: float = 1.0
+    epoch: float | None = 1.0
     answers: Answers | None = None
 
 
@@ -95,7 +96,8 @@ class Contender:
     def estimated(self) -> tuple[float, float]:
         """Its test accuracy by the prediction and its own observations, and the standard deviation of that."""
         own = self.standing
-        after = posterior(self.observations, [own.epoch], [own.deviation], own.scale)
+        epoch = 1.0 if own.epoch is None else own.epoch  # where it is not known, nothing was observed
+        after = posterior(self.observations, [epoch], [own.deviation], own.scale)
         return min(max(own.predicted + float(after.mean[0]), 0.0), 1.0), float(after.variance[0]) ** 0.5
 
 
@@ -121,7 +123,8 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     """How probable it is that the first has the higher test accuracy, and by how much.
 
     Where both have answers on the same held-out samples, the errors of both accuracies share what the answers have in
-    common: the pair is compared sample by sample.
+    common: the pair is compared sample by sample. Where observations contradict one prediction, both are doubted as
+    much as that one is in an estimate.
 
     Args:
         first: of the two.
@@ -142,7 +145,12 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     else:
         seen = [one for contender in pair for one in contender.observations]
         run = [place for place, contender in enumerate(pair) for _ in contender.observations]
-    points = _points(pair, seen, run, same)
+    own = [contender.standing.scale for contender in pair]
+    doubt = max(widened(contender.observations, scale) / scale for contender, scale in zip(pair, own, strict=True))
+    scales = [doubt * scale for scale in own]  # what the predictor misses in this task it misses in both
+    if same == "run":
+        scales = [max(scales)] * 2
+    points = _points(pair, seen, run, same, scales)
     knows_both = not any(one.standing.abstained for one in pair)
     predicted = points.stretched() if knows_both else points.predicted
     prior = points.covariance(ALIKE[same] if knows_both else 0.0)
@@ -153,23 +161,21 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     difference = float(signs @ (predicted[-2:] + mean))
     deviation = max(float(signs @ covariance @ signs), 0.0) ** 0.5
     half = NORMAL_QUANTILE * deviation
-    return Comparison(
-        probability=NormalDist().cdf(difference / max(deviation, _LEAST_DEVIATION)),
-        difference=min(max(difference, -1.0), 1.0),
-        lower=max(difference - half, -1.0),
-        upper=min(difference + half, 1.0),
-        shared=shared,
-    )
+    middle, lower, upper = (min(max(end, -1.0), 1.0) for end in (difference, difference - half, difference + half))
+    probability = NormalDist().cdf(difference / max(deviation, _LEAST_DEVIATION))
+    return Comparison(probability, middle, lower, upper, shared)
 
 
-def _points(pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin) -> Points:
-    """All observations, then both contenders."""
+def _points(
+    pair: Sequence[Contender], seen: Sequence[Observation], run: Sequence[int], same: Kin, scales: Sequence[float]
+) -> Points:
+    """All observations, then both contenders; `scales` multiply the deviations of each."""
     runs = [*run, 0, 0 if same == "run" else 1]
     listed: list[Observation | Standing] = [*seen, *(contender.standing for contender in pair)]
     return Points.of(
         predicted=[one.predicted for one in listed],
-        deviations=[pair[of].standing.scale * one.deviation for one, of in zip(listed, runs, strict=True)],
-        epochs=[one.epoch for one in listed],
+        deviations=[scales[of] * one.deviation for one, of in zip(listed, runs, strict=True)],
+        epochs=[math.nan if one.epoch is None else one.epoch for one in listed],
         runs=runs,
     )
 
@@ -195,7 +201,9 @@ def _sampling(
     return alike, first.count
 
 
-def _place(epoch: float, answers: Answers, seen: Sequence[Observation], run: Sequence[int], own: int) -> int | None:
+def _place(
+    epoch: float | None, answers: Answers, seen: Sequence[Observation], run: Sequence[int], own: int
+) -> int | None:
     """Which observation is the accuracy of these answers at this epoch of the run."""
     wanted = (own, HELD_OUT, epoch, answers.count)
     found = [(of, one.source, one.epoch, one.samples) for one, of in zip(seen, run, strict=True)]

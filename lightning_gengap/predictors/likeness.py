@@ -28,7 +28,7 @@ class Points:
     Attributes:
         predicted: test accuracies.
         deviations: of the predictions.
-        epochs: how many had been trained.
+        epochs: how many had been trained; NaN where that is not known.
         runs: which run each is of.
     """
 
@@ -65,5 +65,6 @@ class Points:
         alike = np.where(one_run, ALIKE["run"], between)
         alike = alike * np.exp(-np.abs(self.predicted[:, None] - self.predicted) / self.reach)
         alike[one_run & (self.epochs[:, None] == self.epochs)] = 1.0
+        np.fill_diagonal(alike, 1.0)
         covariance: Floats = alike * np.outer(self.deviations, self.deviations)
         return covariance

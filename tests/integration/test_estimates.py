@@ -152,6 +152,18 @@ def test_held_out_and_validation_are_two_sources_unless_they_are_the_same_sample
         assert [one.source for one in monitor._state.observations] == sources * 2
 
 
+def test_a_validation_on_a_part_of_the_held_out_samples_does_not_count_in_place_of_all():
+    data, seen = blobs(72, seed=1), []
+    for validated in (range(1), range(8), range(32)):
+        monitor = tiny_monitor(held_out=Subset(data, range(32)))
+        torch.manual_seed(0)
+        validation = DataLoader(Subset(data, validated), batch_size=16)
+        quiet_trainer(monitor, max_epochs=2).fit(ValidatedModel(), loader(), validation)
+        seen.append(monitor._state.observations)
+    assert [one.samples for one in seen[0]] == [32, 32]
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_what_a_validation_has_is_known_by_content_too():
     own, training = blobs(40, seed=1), loader()
     for validated, sources in ((blobs(40, seed=1), ["held_out"]), (blobs(40, seed=2), ["held_out", "val_acc"])):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gengap import GapMonitor, compare
+from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.comparing import ranking
 from lightning_gengap.predictors.comparison import Answers
 from tests.lightning_models import TinyModel, blobs, fitted, resumed, saved
@@ -95,6 +98,56 @@ def test_measured_values_are_compared_by_their_predictions():
     assert again.probability == pytest.approx(0.5)
 
 
+def test_measured_values_can_be_of_two_epochs_of_one_run():
+    better, predictor = VALUES | {"train_accuracy": 0.99}, tiny_predictor()
+    found = compare(better, VALUES, same="run", predictor=predictor)
+    assert found.lower < found.difference < found.upper
+    assert 0.5 < compare(better, VALUES, predictor=predictor).probability < found.probability < 1
+    same = compare(VALUES, VALUES, same="run", predictor=predictor)
+    assert (same.probability, same.difference) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [
+        ("predicted", math.nan),
+        ("predicted", 7.0),
+        ("deviation", -1.0),
+        ("scale", 0.0),
+        ("scale", math.inf),
+        ("epoch", math.nan),
+        ("observed accuracy", 5.0),
+        ("observed accuracy", math.nan),
+        ("observed samples", -3),
+    ],
+)
+def test_numbers_that_no_measurement_gives_are_refused(tmp_path: Path, part: str, number: float):
+    monitor = tiny_monitor(held_out=held_out())
+    path = saved(tmp_path, monitor, epochs=1)
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (state for state in checkpoint["callbacks"].values() if "standing" in state)
+    of_observation = part.startswith("observed")
+    (state["observations"][-1] if of_observation else state["standing"])[part.split()[-1]] = number
+    torch.save(checkpoint, path)
+    with pytest.raises(ConfigurationError, match="out of range"):
+        compare(path, monitor)
+
+
+def test_a_checkpoint_with_objects_among_its_hyperparameters_is_read_once_their_class_is_allowed(tmp_path: Path):
+    monitor = tiny_monitor(held_out=held_out())
+    path = saved(tmp_path, monitor, epochs=1)
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": {"options": Namespace(width=3)}}, path)
+    with pytest.raises(ConfigurationError, match="add_safe_globals"):
+        compare(path, monitor)
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([Namespace])
+    try:
+        assert compare(path, monitor).probability == pytest.approx(0.5)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
 def test_an_abstention_is_compared_by_its_held_out_samples():
     right, wrong = (trained(2, wrong=n, predictor=abstaining_predictor()) for n in (0, 48))
     assert compare(right, wrong).probability > 0.99
@@ -112,6 +165,11 @@ def test_checkpoints_are_ranked_by_their_estimates(tmp_path: Path):
     assert rows[0][-1] == ""
     assert float(rows[1][-1]) == pytest.approx(compare(*paths).probability, abs=0.005)
     assert rows[0][3].endswith(" of 40")
+
+
+def test_a_table_shows_no_prediction_where_there_is_none(tmp_path: Path):
+    path = saved(tmp_path, tiny_monitor(predictor=abstaining_predictor(), held_out=held_out()), epochs=1)
+    assert [cell.strip() for cell in ranking([path], "task").splitlines()[-1].split("|")][3] == "abstains"
 
 
 def test_what_is_remembered_of_many_samples_is_small():

@@ -229,3 +229,35 @@ def test_two_epochs_of_one_run_are_compared_sample_by_sample_too():
     unpaired = compared(one, replace(both, standing=replace(other.standing, answers=None)), "run")
     assert in_common(first, second) > SHARED
     assert found.probability > unpaired.probability > 0.5
+
+
+@pytest.mark.parametrize("same", KINDS)
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_prediction_that_its_samples_contradict_does_not_decide(same: Kin, alike: bool):
+    """Predictions of 0.9 and 0.6, or of 0.9 twice; right are 0.5 and 0.6 of 200 samples."""
+    seen = [np.arange(200) < right for right in (100, 120)]
+    first, second = (
+        contender(said, right, samples, epoch)
+        for said, right, samples, epoch in zip((0.9, 0.9 if alike else 0.6), seen, "ab", (10.0, 20.0), strict=True)
+    )
+    found, estimates = compared(first, second, same), [one.estimated()[0] for one in (first, second)]
+    assert estimates[0] < estimates[1]
+    assert found.probability < 0.2
+    assert found.lower < -0.04
+    if alike:  # no surer than the samples alone, which the predictions speak against
+        assert found.probability > NormalDist().cdf((0.5 - 0.6) / math.sqrt((0.25 + 0.24) / 200))
+    assert compared(second, first, same).probability == pytest.approx(1 - found.probability, abs=1e-9)
+
+
+def test_weights_of_unknown_epochs_are_not_taken_for_those_of_one():
+    unknown = [Contender(replace(contender(said).standing, epoch=None)) for said in (0.73, 0.7)]
+    known = [contender(0.73), contender(0.7, epoch=20.0)]
+    for first, second in (unknown, (unknown[0], known[1])):
+        assert compared(first, second, "run") == compared(*known, "run")
+    assert unknown[0].estimated() == known[0].estimated()
+
+
+def test_an_interval_lies_within_what_accuracies_can_differ_by():
+    every, none = np.full(10_000, True), np.full(10_000, False)
+    found = compared(contender(1.0, every, "a"), contender(0.0, none, "b"))
+    assert -1 <= found.lower <= found.difference <= found.upper <= 1
