@@ -6,7 +6,8 @@ The recipes are those of the zoo, whose runs on all N samples are in the committ
 are trained: one on all N samples, by which the run of the table is estimated; and one on a quarter of them, by which
 N / 4, N / 2 and N are foretold. What is true at N / 4 and N / 2 is a part of the first curve. A last table sets the
 first curve beside the prediction of a predictor that was fitted without the source, and beside their mean, weighted by
-precision. Finished parts are kept in --out. Prints Markdown: errors in accuracy points.
+precision; and another adds held-out samples to both, drawn around the accuracy of the table, by kind of data. Finished
+parts are kept in --out. Prints Markdown: errors in accuracy points.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ KINDS = {"tables": "tables", "texts": "texts", "small": "images"}
 FEWEST, MOST = 800, 4000  # samples
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2)
 CLOSE = 0.02
+HELD = (0, 50, 100, 200, 500)  # samples
 SEED = 0
 
 
@@ -76,7 +78,7 @@ def main() -> None:
         case_of(plan, recipe, row, options) for plan in options.plans for recipe, row in chosen(plan, options.recipes)
     ]
     predictions = {run: each for plan in options.plans for run, each in predicted(plan).items()}
-    print(page(cases) + "\n\n" + beside_predictions(cases, predictions))
+    print("\n\n".join([page(cases), beside_predictions(cases, predictions), with_held_out(cases, predictions)]))
 
 
 def chosen(plan: str, count: int) -> Iterator[tuple[Recipe, pd.Series]]:
@@ -152,6 +154,34 @@ def beside_predictions(cases: Sequence[Case], predictions: Mapping[str, Estimate
         lines.append(worth(f"curve from {name}", own, curves))
         lines.append(worth("... and prediction", own, [mean_of(*pair) for pair in zip(alone, curves, strict=True)]))
     return "\n".join(lines)
+
+
+def with_held_out(cases: Sequence[Case], predictions: Mapping[str, Estimate], draws: int = 200) -> str:
+    """Errors with so many held-out samples, of the prediction alone and with the cheaper curve, by kind of data."""
+    own = [case for case in cases if case.recipe.key in predictions]
+    groups = {kind: [case for case in own if case.kind == kind] for kind in dict.fromkeys(case.kind for case in own)}
+    curve, rng = of_parts(2, matched=False), np.random.default_rng(SEED)
+    lines = [f"| recipes | joined | {' | '.join(f'm = {size}' for size in HELD)} |", "|" + "---|" * (2 + len(HELD))]
+    for kind, group in (groups | {"all": own}).items():
+        for name, with_curve in (("prediction", False), ("prediction and curve from n/8 and n/4", True)):
+            cells = []
+            for size in HELD:
+                errors = [
+                    abs(mean_of(predictions[case.recipe.key], *joined, *sample).accuracy - case.test_accuracy)
+                    for case in group
+                    for joined in [[curve(case)] if with_curve else []]
+                    for sample in ([drawn(case, size, rng)] if size else [] for _ in range(draws if size else 1))
+                ]
+                cells.append(f"{100 * np.mean(errors):.1f}")
+            lines.append(f"| {kind} ({len(group)}) | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def drawn(case: Case, samples: int, rng: np.random.Generator) -> Estimate:
+    """The accuracy on held-out samples of a run, with its standard deviation."""
+    right = rng.binomial(samples, case.test_accuracy)
+    accuracy = (right + 0.5) / (samples + 1)
+    return Estimate(right / samples, float((accuracy * (1 - accuracy) / samples) ** 0.5), 0.0, 1.0)
 
 
 def worth(name: str, cases: Sequence[Case], estimates: Sequence[Estimate]) -> str:
