@@ -106,6 +106,7 @@ def learning_curve(
         >>> labels = torch.arange(400) % 2
         >>> rows = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
         >>> data = torch.utils.data.TensorDataset(rows, labels)
+        >>> _ = torch.manual_seed(0)  # of the initial weights
         >>> curve = learning_curve(Linear(), data, trainer=dict(max_epochs=10, accelerator="cpu"))
         >>> [part.samples for part in curve.parts], curve.extrapolate(1600).accuracy > 0.95
         ([50, 100, 200], True)
