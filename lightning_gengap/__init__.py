@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_gengap.monitor.early_stopping import GapEarlyStopping
     from lightning_gengap.monitor.gap_monitor import GapMonitor
     from lightning_gengap.monitor.training_loss import RunningLoss
+    from lightning_gengap.predictors.choice import Best
     from lightning_gengap.predictors.comparison import Comparison
     from lightning_gengap.predictors.estimate import EstimatedAccuracy
     from lightning_gengap.predictors.files import available_predictors, load_predictor
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Best",
     "Comparison",
     "EstimatedAccuracy",
     "GapEarlyStopping",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Best": "predictors.choice",
     "Comparison": "predictors.comparison",
     "EstimatedAccuracy": "predictors.estimate",
     "GapEarlyStopping": "monitor.early_stopping",

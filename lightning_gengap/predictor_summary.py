@@ -37,6 +37,7 @@ def show_predictor(predictor: Predictor) -> None:
         "",
         "Predicts     train minus test accuracy, in [0, 1], from training data alone",
         f"Fitted on    {facts['snapshots']} snapshots of {facts['runs']} runs in {facts['tasks']} tasks",
+        *([f"Data sets    {', '.join(predictor.sources)}"] if predictor.sources else []),
         f"Measures     {', '.join(sorted(predictor.measures))}",
         f"Interval     {_interval(predictor.interval)}",
         *_parts(predictor),

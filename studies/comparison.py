@@ -6,7 +6,7 @@ Pairs are the last snapshots of two runs of one task, and two snapshots of one r
 task or without the source, its scale is that of the others, and both are joined with held-out samples that all
 snapshots share. These are drawn as in `evidence`: one sample's correctness is correlated by about 0.6 between
 neighbouring snapshots of a run, and by 0.45 between distant ones and between runs. `same_answers` measures that on real
-networks.
+networks. With --real they are taken out of the test samples, and the others judge.
 
 What happened is the order of the test accuracies, in tasks with 500 test samples and more, as if the test samples were
 all there are. The Brier score is the mean squared difference of probability and outcome, over all pairs and over those
@@ -20,13 +20,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from contests import study_of, study_parser
-from evidence import SPLITS, scales
-from held_out_samples import correctness
+from evidence import SPLITS, held_out_of, scales
+from held_out_samples import RealDraw, correctness, real_answers
 from numpy.typing import NDArray
+from test_predictions import read
 
 from lightning_gengap.predictors.comparison import Answers, Contender, Standing, compared
 from lightning_gengap.predictors.evidence import LENGTH
@@ -67,14 +69,15 @@ class Zoo:
     tasks: Rows
     sources: NDArray[np.str_]
     last: NDArray[np.bool_]
+    real: RealDraw | None = None
 
     @staticmethod
-    def of(table: Table, found: Residuals, scale: Floats) -> Zoo:
-        """The rows of `found`."""
+    def of(table: Table, found: Residuals, scale: Floats, real: RealDraw | None = None) -> Zoo:
+        """The rows of `found`, with real held-out samples or drawn ones."""
         numbers = {name: table.numbers(name)[found.rows] for name in ("epoch", "gap.test_accuracy", "gap.test_samples")}
         runs, tasks = (table.codes(name)[found.rows] for name in ("run", "task"))
         sources, last = table.words("recipe.source")[found.rows], last_snapshots(table)[found.rows]
-        return Zoo(found, scale, *numbers.values(), runs, tasks, sources, last)
+        return Zoo(found, scale, *numbers.values(), runs, tasks, sources, last, real)
 
     def pairs_of_runs(self, rng: np.random.Generator) -> Rows:
         """Last snapshots of two runs of one task, in any order; shape (pairs, 2)."""
@@ -99,21 +102,34 @@ class Zoo:
         variance = self.tested * (1 - self.tested) / self.test_samples
         return self.tested[first] - self.tested[second], (variance[first] + variance[second]) / 2
 
-    def contenders(self, pair: Rows, samples: int, same: Kin, rng: np.random.Generator) -> list[Contender]:
-        """Both, as they were with the runs so far, and held-out samples that both share."""
+    def contenders(self, pair: Rows, samples: int, rng: np.random.Generator) -> tuple[list[Contender], Floats]:
+        """Both, as they were with the runs so far and held-out samples that both share; and their test accuracies."""
         known = [np.flatnonzero((self.runs == self.runs[row]) & (self.epochs <= self.epochs[row])) for row in pair]
         if samples == 0:
-            return [Contender(self._standing(row)) for row in pair]
-        rows = np.unique(np.concatenate(known))
-        right = correctness(self.tested[rows], self.epochs[rows], samples, rng, rng, self.runs[rows])
-        answers = dict(zip(rows.tolist(), right, strict=True))
+            return [Contender(self._standing(row)) for row in pair], self.tested[pair]
+        answers, tested = self._answers(np.unique(np.concatenate(known)), samples, rng)
         return [
             Contender(
                 replace(self._standing(row), answers=Answers.of("shared", answers[row])),
                 tuple(self._observed(one, answers[one].mean(), samples, HELD_OUT) for one in own),
             )
             for row, own in zip(pair, known, strict=True)
-        ]
+        ], np.array([tested[row] for row in pair])
+
+    def _answers(
+        self, rows: Rows, samples: int, rng: np.random.Generator
+    ) -> tuple[dict[int, NDArray[np.bool_]], dict[int, float]]:
+        """Which of the held-out samples each row has right, and its test accuracy on others."""
+        if self.real is None:
+            right = correctness(self.tested[rows], self.epochs[rows], samples, rng, rng, self.runs[rows])
+            return dict(zip(rows.tolist(), right, strict=True)), dict(zip(rows.tolist(), self.tested[rows], strict=True))
+        answers, tested, seed = {}, {}, int(rng.integers(2**31))
+        for run in np.unique(self.runs[rows]):
+            own = rows[self.runs[rows] == run]
+            drawn = self.real(self.found.rows[own], samples, seed)
+            answers |= dict(zip(own.tolist(), drawn.right, strict=True))
+            tested |= dict(zip(own.tolist(), drawn.tested.tolist(), strict=True))
+        return answers, tested
 
     def _standing(self, row: int) -> Standing:
         predicted, deviation = float(self.found.predicted[row]), float(self.found.deviation[row])
@@ -170,18 +186,17 @@ def calibration(probability: Floats, gained: Floats, weights: Floats) -> tuple[l
 def lines(zoo: Zoo, pairs: Rows, same: Kin, draws: int) -> list[list[str]]:
     """One line for each number of shared held-out samples, which are drawn so many times for each pair."""
     rng, pairs = np.random.default_rng(1), np.tile(pairs, (draws, 1))
-    gained, of_test = zoo.gained(pairs)
-    weights, clear = zoo.weights(pairs), np.abs(gained) > np.sqrt(of_test)
-    made = []
+    of_test, weights, made = zoo.gained(pairs)[1], zoo.weights(pairs), []
     for samples in SIZES:
         said = []
         for pair in pairs:
-            first, second = zoo.contenders(pair, samples, same, rng)
+            (first, second), tested = zoo.contenders(pair, samples, rng)
             alone = math.nan
             if first.standing.answers is not None and second.standing.answers is not None:
                 alone = paired(first.standing.answers.right(), second.standing.answers.right())
-            said.append((compared(first, second, same).probability, alone))
-        probability, alone = np.array(said).T
+            said.append((compared(first, second, same).probability, alone, tested[0] - tested[1]))
+        probability, alone, gained = np.array(said).T
+        clear = np.abs(gained) > np.sqrt(of_test)
         shown, mean, largest = calibration(probability, gained, weights)
         scores = [brier(of[some], gained[some], weights[some]) for of in (probability, alone) for some in (..., clear)]
         cells = ["-" if math.isnan(score) else f"{score:.3f}" for score in scores]
@@ -260,12 +275,16 @@ def by_likeness(zoo: Zoo, pairs: Rows, same: Kin) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
     parser.add_argument("--draws", type=int, default=2, help="of held-out samples, for each pair")
+    parser.add_argument("--real", type=Path, help="predictions of test samples, by studies/test_predictions.py")
+    parser.add_argument("--splits", nargs="+", default=SPLITS, help="as `gengap zoo evaluate` names them")
     options = parser.parse_args(arguments)
     study, half = study_of(options), ("log score", "Brier score", "mean off")
     table = study.setting.table
-    for split in SPLITS:
-        found = held_out_residuals(table, study.setting.specification, study.split_of[split], study.allowed)
-        zoo = Zoo.of(table, found, scales(table, found, split))
+    _, among = held_out_of(options, table)
+    real = None if options.real is None else real_answers(table, read(options.real))
+    for split in options.splits:
+        found = held_out_residuals(table, study.setting.specification, study.split_of[split], study.allowed & among)
+        zoo = Zoo.of(table, found, scales(table, found, split), real)
         kinds: dict[Kin, Rows] = {
             "task": zoo.pairs_of_runs(np.random.default_rng(0)),
             "run": zoo.pairs_of_epochs(np.random.default_rng(0)),

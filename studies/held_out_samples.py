@@ -80,26 +80,57 @@ def simulated_samples(table: Table) -> Draw:
     return draw
 
 
-def real_samples(table: Table, known: Mapping[str, TestPredictions]) -> Draw:
-    """Samples out of the test set, which the others judge; those of a task are the same for all its runs.
+@dataclass(frozen=True)
+class RealAnswers:
+    """Of one run, at some of its rows: samples out of the test set, and what the others say.
+
+    Attributes:
+        right: whether each held-out sample is classified right, shape (rows, samples).
+        tested: the test accuracy on the other samples.
+        halves: that on each half of them, shape (2, rows).
+        test_samples: how many the others are.
+    """
+
+    right: NDArray[np.bool_]
+    tested: Floats
+    halves: Floats
+    test_samples: Floats
+
+
+RealDraw = Callable[[Rows, int, int], RealAnswers]  # rows of one run, number of samples, seed
+
+
+def real_answers(table: Table, known: Mapping[str, TestPredictions]) -> RealDraw:
+    """Answers on samples out of the test set; those of a task are the same for all its runs.
 
     Their labels get the noise of the training labels.
     """
     runs, tasks, epochs = table.words("run"), table.codes("task"), table.numbers("epoch")
     noise, classes = table.numbers("recipe.noise"), table.numbers("measure.classes")
 
-    def draw(rows: Rows, samples: int, seed: int) -> Drawn:
+    def draw(rows: Rows, samples: int, seed: int) -> RealAnswers:
         one, share, count = known[runs[rows[0]]], noise[rows[0]], classes[rows[0]]
         of_task = np.random.default_rng([seed, tasks[rows[0]]])
         predicted = one.predicted[np.searchsorted(one.epochs, epochs[rows])]
         order = of_task.permutation(len(one.labels))
         held, rest = order[:samples], order[samples:]
         noisy, drawn = of_task.random(samples) < share, of_task.integers(0, int(count), samples)
-        right = (predicted[:, held] == np.where(noisy, drawn, one.labels[held])).mean(axis=1)
+        right: NDArray[np.bool_] = predicted[:, held] == np.where(noisy, drawn, one.labels[held])
         correct = predicted[:, rest] == one.labels[rest]
         tested, first, second = (
             (1 - share) * part.mean(axis=1) + share / count for part in (correct, correct[:, ::2], correct[:, 1::2])
         )
-        return Drawn(right, tested, np.stack([first, second]), np.full(len(rows), float(len(rest))))
+        return RealAnswers(right, tested, np.stack([first, second]), np.full(len(rows), float(len(rest))))
+
+    return draw
+
+
+def real_samples(table: Table, known: Mapping[str, TestPredictions]) -> Draw:
+    """Samples out of the test set, which the others judge. See `real_answers`."""
+    answers = real_answers(table, known)
+
+    def draw(rows: Rows, samples: int, seed: int) -> Drawn:
+        found = answers(rows, samples, seed)
+        return Drawn(found.right.mean(axis=1), found.tested, found.halves, found.test_samples)
 
     return draw

@@ -97,6 +97,24 @@ def check_arguments(
             )
 
 
+def check_source(source: object, predictor: Predictor | None) -> None:
+    """Refuse a data set that the predictor was not fitted on.
+
+    Raises:
+        ConfigurationError: it is none of `Predictor.sources`.
+    """
+    known = () if predictor is None else predictor.sources
+    if source is None or source in known:
+        return
+    which = "the predictor" if predictor is None else predictor.name
+    raise ConfigurationError(
+        "GapMonitor(source=)",
+        got=repr(source),
+        expected=f"a data set that {which} was fitted on ({', '.join(known) or 'it names none'})",
+        remedy="Leave it out where the training data are others.",
+    )
+
+
 def _is_whole(value: object, least: float = float("-inf")) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 

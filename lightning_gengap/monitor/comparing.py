@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_gengap.errors import ConfigurationError
 from lightning_gengap.monitor.contenders import check_pair, contender
-from lightning_gengap.predictors.comparison import Comparison, Contender, compared
+from lightning_gengap.predictors.comparison import Comparison, Contender, compared, in_order
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.observations import HELD_OUT, Kin
 from lightning_gengap.predictors.predictor import Predictor
@@ -49,18 +49,23 @@ def compare(first: Any, second: Any, same: Kin = "task", predictor: str | Path |
 
 
 def ranking(checkpoints: Sequence[Path], same: str) -> str:
-    """A table of checkpoints, the best estimate first, each compared with it: Markdown, accuracies in points."""
+    """A table of checkpoints, the best first, each compared with it: Markdown, accuracies in points.
+
+    Their order is by how probably each is better than the others, which knows more than the order of their estimates.
+    """
     kin, chosen = checked_same(same), load_predictor("default")
-    found = {path: contender(path, chosen) for path in checkpoints}
-    order = sorted(found, key=lambda path: -found[path].estimated()[0])
+    found = [contender(path, chosen) for path in checkpoints]
+    for place, one in enumerate(found):
+        for other in found[:place]:
+            check_pair(one, other, kin)
+    order = in_order(found, kin)
     best = found[order[0]]
     rows = [
-        "| checkpoint | epochs | predicted | held out | estimated | better than the best estimate |",
+        "| checkpoint | epochs | predicted | held out | estimated | better than the first |",
         "|---|---|---|---|---|---|",
     ]
-    for path in order:
-        one = found[path]
-        check_pair(best, one, kin)
+    for place in order:
+        path, one = checkpoints[place], found[place]
         accuracy, deviation = one.estimated()
         against = "" if one is best else f"{compared(one, best, kin).probability:.2f}"
         said = "abstains" if one.standing.abstained else f"{100 * one.standing.predicted:.1f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lightning_gengap.monitor.run_state import RunState
+from lightning_gengap.predictors.choice import Best, Shown, best_of
 from lightning_gengap.predictors.comparison import Answers, Standing
 from lightning_gengap.predictors.estimate import Estimate, estimate, expected, observed
 from lightning_gengap.predictors.evidence import MOST_APART, deviations_apart
@@ -75,11 +76,25 @@ def show_estimate(state: RunState) -> None:
         *(expected(curve, state.prediction, accuracy, state.epochs) for curve in curves),
     ]
     found = estimate(state.prediction, state.values, evidence, state.epochs, state.scale)
+    _remember(found, state)
     for key, value in _shown(found).items():
         state.readout.add(key, value)
     apart = deviations_apart(evidence, state.scale)
     if max(apart, default=0.0) > MOST_APART:
         state.contradiction = (evidence[int(apart.argmax())], float(apart.max()))
+
+
+def _remember(found: Estimate | None, state: RunState) -> None:
+    """Keep the highest estimate of earlier epochs, and this one, which a validation may yet replace."""
+    earlier = [one for one in state.shown if one.epoch != state.epochs]
+    now = [] if found is None else [Shown(state.epochs, found)]
+    state.shown = [*sorted(earlier, key=lambda one: -one.estimate.test_accuracy)[:1], *now]
+
+
+def best(state: RunState) -> Best | None:
+    """The epoch with the highest estimate so far."""
+    pairs = (replace(pair, epoch=state.epochs) for pair in state.given.pairs)
+    return best_of(state.shown, [*state.observations, *pairs], state.scale)
 
 
 def _shown(found: Estimate | None) -> dict[str, float]:

@@ -12,9 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_gengap.measures.agreement.mislabelled import Mislabelled, suspects
-from lightning_gengap.monitor.arguments import check_arguments
+from lightning_gengap.monitor.arguments import check_arguments, check_source
 from lightning_gengap.monitor.containment import contained, harmless
 from lightning_gengap.monitor.continuation import begin, loaded_state
+from lightning_gengap.monitor.estimation import best
 from lightning_gengap.monitor.given_curves import take_curves
 from lightning_gengap.monitor.held_out import HeldOut
 from lightning_gengap.monitor.logged_keys import PREFIX
@@ -28,6 +29,7 @@ from lightning_gengap.monitor.run_state import RunState
 from lightning_gengap.monitor.schedule import Selection
 from lightning_gengap.monitor.start_up import StartUp
 from lightning_gengap.monitor.trainer_facts import check_strategy, is_trial, validates_in_fit, was_reloaded
+from lightning_gengap.predictors.choice import Best
 from lightning_gengap.predictors.files import load_predictor
 from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.predictor import Prediction, Predictor
@@ -89,6 +91,8 @@ class GapMonitor(Callback):
         evidence: a list of what is known from elsewhere: pairs (values, gap, number of held-out samples, "recipe" or
             "task") of other models, see `ObservedGap`; a `LearningCurve` of this module on these samples, or another
             `EstimatedAccuracy` of the last epoch.
+        source: name of the training data, where it is a data set that the predictor was fitted on (`gengap predictors
+            NAME` lists them): beside evidence, its prediction then counts as one on known data.
 
     Raises:
         PredictorError, MeasureError, LayerError, BatchError, DataError, ConfigurationError: an argument cannot work.
@@ -137,6 +141,7 @@ class GapMonitor(Callback):
         every_n_train_steps: int | None = None,
         held_out: Any = None,
         evidence: Sequence[Any] | None = None,
+        source: str | None = None,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -158,6 +163,8 @@ class GapMonitor(Callback):
             evidence=evidence,
         )
         self.predictor = load_predictor(predictor) if isinstance(predictor, str | Path) else predictor
+        check_source(source, self.predictor)
+        self.source = source
         self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
         self.budget, self.validation_accuracy, self.on_error = budget, validation_accuracy, on_error
         self._selection = Selection.of(self.predictor, measures, verbosity == "full", verbosity != "quiet")
@@ -182,6 +189,15 @@ class GapMonitor(Callback):
     def prediction(self) -> Prediction | None:
         """The last prediction, with its contributions; None before training or without a predictor."""
         return None if self._state is None else self._state.prediction
+
+    @property
+    def best(self) -> Best | None:
+        """The epoch with the highest estimated test accuracy so far; None before an estimate.
+
+        Its interval allows for the choice: the highest of many estimates has also been lucky with the held-out samples.
+        `ModelCheckpoint(monitor="gengap/estimated_test_accuracy", mode="max")` keeps the weights of that epoch.
+        """
+        return None if self._state is None else best(self._state)
 
     def mislabelled(self) -> list[Mislabelled]:
         """The monitored samples that look mislabelled, most suspicious first.
@@ -226,7 +242,7 @@ class GapMonitor(Callback):
         raises = self.on_error == "raise"
         state = begin(trainer, pl_module, self._selection, self.budget, raises, loaded, previous)
         self._state, self._training = state, True
-        state.prefix, state.given = self._prefix(trainer), self._given
+        state.prefix, state.given, state.source = self._prefix(trainer), self._given, self.source
         self._start_up.run(trainer, pl_module, state)
         self._held_out.watch(trainer, pl_module, state)
         take_curves(trainer, pl_module, state, self._start_up.reader.target)

@@ -97,7 +97,7 @@ def _predict(values: Mapping[str, float], state: RunState) -> None:
     status, predicted = Status.FRESH, dict[str, float]()
     state.prediction = None
     if predictor is not None:
-        state.scale = predictor.scale(state.kind)
+        state.scale = predictor.scale(state.kind, state.source)
         state.serving = predictor.name
         known = values if not state.never_because else {key: values[key] for key in ALWAYS_NEEDED}
         flags = (*state.flags, *doubts_of_references(values, predictor))

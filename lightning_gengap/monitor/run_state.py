@@ -20,6 +20,7 @@ from lightning_gengap.monitor.schedule import Schedule, Selection
 from lightning_gengap.monitor.training_loss import TrainingLoss
 from lightning_gengap.monitor.validation_accuracy import Validation
 from lightning_gengap.network.probe import State
+from lightning_gengap.predictors.choice import Shown
 from lightning_gengap.predictors.comparison import Standing
 from lightning_gengap.predictors.given import Given
 from lightning_gengap.predictors.observations import Observation
@@ -45,6 +46,7 @@ class RunState:
             `training_inputs`.
         observations: accuracies of held-out and validation samples beside the predictions of the same weights.
         standing: what is known of the last measured weights, for comparisons; None before there is a prediction.
+        shown: the highest estimate of earlier epochs, and that of the last measured ones.
         contradiction: evidence that lies too far from what was predicted, and how many deviations; None without any.
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.
@@ -52,6 +54,7 @@ class RunState:
         held_out_digest: of these samples and their labels; empty where they have none.
         sources: which samples the accuracies of validations are of, by their logged key.
         kind: of data, as far as the monitored samples tell.
+        source: the data set that the user has named.
         scale: of the deviation of the predictor that serves.
         serving: its name.
         epochs: how many had been trained when the shown values were measured.
@@ -99,6 +102,7 @@ class RunState:
         "flags",
         "observations",
         "standing",
+        "shown",
         "measured",
         "missed_start",
         "preferred_serves",
@@ -121,6 +125,7 @@ class RunState:
     flags: list[str] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     standing: Standing | None = None
+    shown: list[Shown] = field(default_factory=list)
     contradiction: tuple[Observation, float] | None = None
     given: Given = field(default_factory=Given)
     held_out: Measurer | None = None
@@ -128,6 +133,7 @@ class RunState:
     held_out_digest: str = ""
     sources: dict[str, str | None] = field(default_factory=dict)
     kind: Kind | None = None
+    source: str | None = None
     scale: float = 1.0
     serving: str = ""
     epochs: float = 0.0
@@ -252,7 +258,7 @@ class RunState:
     def forget_measured(self) -> None:
         """Measure on other samples from now on: what was measured once, learned or held is taken anew."""
         self.memory.forget()
-        self.optional, self.values, self.observations, self.standing = {}, {}, [], None
+        self.optional, self.values, self.observations, self.standing, self.shown = {}, {}, [], None, []
 
     def begin_anew(self, batches: int) -> None:
         """Other data are trained on from this batch on. The initial weights go on, and in one run what was spent.

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-FORMAT = 3
+FORMAT = 4
 
 
 class StateError(ValueError):

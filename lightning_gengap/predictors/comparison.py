@@ -93,6 +93,11 @@ class Contender:
     standing: Standing
     observations: tuple[Observation, ...] = ()
 
+    def latest(self) -> tuple[Observation, ...]:
+        """The last observation of each source of samples."""
+        in_time = sorted(self.observations, key=lambda one: one.epoch)
+        return tuple({one.source: one for one in in_time}.values())
+
     def estimated(self) -> tuple[float, float]:
         """Its test accuracy by the prediction and its own observations, and the standard deviation of that."""
         own = self.standing
@@ -122,8 +127,9 @@ class Comparison:
 def compared(first: Contender, second: Contender, same: Kin = "task") -> Comparison:
     """How probable it is that the first has the higher test accuracy, and by how much.
 
-    Where both have answers on the same held-out samples, the errors of both accuracies share what the answers have in
-    common: the pair is compared sample by sample. Where observations contradict one prediction, both are doubted as
+    Of each source of samples the last observation counts. Earlier epochs err like the last one on the same samples, and
+    tell more of the level than of a difference. Where both have answers on the same held-out samples, the errors of
+    both accuracies share what the answers have in common: the pair is compared sample by sample. Where observations contradict one prediction, both are doubted as
     much as that one is in an estimate.
 
     Args:
@@ -138,13 +144,11 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
         (0.91, 0.09)
     """
     pair = (first, second)
+    seen = [one for contender in pair for one in contender.latest()]
+    run = [place for place, contender in enumerate(pair) for _ in contender.latest()]
     if same == "run":
-        listed = [one for contender in pair for one in contender.observations]
-        seen = list({(one.source, one.epoch): one for one in listed}.values())
+        seen = list({(one.source, one.epoch): one for one in seen}.values())
         run = [0] * len(seen)
-    else:
-        seen = [one for contender in pair for one in contender.observations]
-        run = [place for place, contender in enumerate(pair) for _ in contender.observations]
     own = [contender.standing.scale for contender in pair]
     doubt = max(widened(contender.observations, scale) / scale for contender, scale in zip(pair, own, strict=True))
     scales = [doubt * scale for scale in own]  # what the predictor misses in this task it misses in both
@@ -164,6 +168,17 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
     middle, lower, upper = (min(max(end, -1.0), 1.0) for end in (difference, difference - half, difference + half))
     probability = NormalDist().cdf(difference / max(deviation, _LEAST_DEVIATION))
     return Comparison(probability, middle, lower, upper, shared)
+
+
+def in_order(contenders: Sequence[Contender], same: Kin = "task") -> list[int]:
+    """The places of the contenders, best first: by how probably each is better than each of the others, on average."""
+    better = np.zeros(len(contenders))
+    for place, one in enumerate(contenders):
+        for other in range(place):
+            probability = compared(one, contenders[other], same).probability
+            better[place] += probability
+            better[other] += 1 - probability
+    return np.argsort(-better, kind="stable").tolist()
 
 
 def _points(

@@ -57,13 +57,30 @@ def posterior(
         >>> round(float(after.mean[0]), 3), round(float(after.variance[0]) ** 0.5, 3)
         (-0.057, 0.033)
     """
-    scale = widened(observations, scale)
-    times = log_epochs([*(one.epoch for one in observations), *epochs])
-    sizes = scale * np.array([*(one.deviation for one in observations), *deviations], np.float64)
-    kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
-    prior = correlations(kins) * np.outer(sizes, sizes) * np.exp(-np.abs(times[:, None] - times[None, :]) / LENGTH)
-    mean, covariance = conditioned(prior, observations)
+    mean, covariance = conditioned(_prior(observations, epochs, deviations, scale), observations)
     return Posterior(mean, np.maximum(np.diag(covariance), 0.0))
+
+
+def influence(observations: Sequence[Observation], epoch: float, deviation: float, scale: float = 1.0) -> Floats:
+    """By how much the posterior mean at an epoch follows the residual of each observation, shape (observations,)."""
+    prior, count = _prior(observations, [epoch], [deviation], scale), len(observations)
+    covariance = _with_noise(observations, prior[:count, :count], None)
+    followed: Floats = np.linalg.solve(covariance, prior[:count, count])
+    return followed
+
+
+def _prior(
+    observations: Sequence[Observation],
+    epochs: Sequence[float] | Floats,
+    deviations: Sequence[float] | Floats,
+    scale: float,
+) -> Floats:
+    """The covariance of the residuals: first those that were observed, then those at the epochs that are asked about."""
+    times = log_epochs([*(one.epoch for one in observations), *epochs])
+    sizes = widened(observations, scale) * np.array([*(one.deviation for one in observations), *deviations], np.float64)
+    kins = [*(one.kin for one in observations), *["run"] * len(epochs)]
+    prior: Floats = correlations(kins) * np.outer(sizes, sizes) * np.exp(-np.abs(times[:, None] - times) / LENGTH)
+    return prior
 
 
 def conditioned(

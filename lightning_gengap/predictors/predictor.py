@@ -254,11 +254,21 @@ class Predictor:
             parts[component.kind] = component.adds(_total(parts), accuracy, values)
         return parts
 
-    def scale(self, kind: str | None) -> float:
-        """What multiplies the deviation beside other evidence, for `images`, `tables`, `texts` or an unknown kind.
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The data sets that it was fitted on, those of the preferred predictor too, as far as its file says so."""
+        others = () if self.preferred is None else self.preferred.sources
+        return tuple(sorted({*self.provenance.get("sources", ()), *others}))
 
-        Nothing tells a monitor that a training is on a source that was fitted, such as CIFAR-10.
+    def scale(self, kind: str | None, source: str | None = None) -> float:
+        """What multiplies the deviation beside other evidence. See `Scales`.
+
+        Args:
+            kind: of data: `images`, `tables`, `texts`, or None where it is not known.
+            source: the data set, where the user has named one; see `sources`.
         """
+        if source in self.provenance.get("sources", ()):
+            return self.scales.known
         seen = kind is not None and kind not in self.provenance.get("lacking", (kind,))
         return self.scales.kind if seen else self.scales.neither
 

@@ -14,11 +14,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, r
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import BatchError, ConfigurationError, DataError, PredictorError
-from lightning_gengap.monitor.estimation import MOST, Observed, observe
+from lightning_gengap.monitor.estimation import MOST, Observed, observe, show_estimate
 from lightning_gengap.monitor.logged_keys import ESTIMATED
 from lightning_gengap.monitor.readout import LARGE
 from lightning_gengap.predictors.estimate import EstimatedAccuracy, estimate
-from lightning_gengap.predictors.parts import LossHead
+from lightning_gengap.predictors.parts import LossHead, Scales
 from lightning_gengap.predictors.recalibration import ObservedGap, recalibrate
 from tests.lightning_models import (
     MemoryLogger,
@@ -284,6 +284,60 @@ def test_early_stopping_and_checkpoints_may_go_by_the_estimate(tmp_path: Path):
     assert len(values.rows) == 2
     assert stopping.reason is not None
     assert float(reader.best_model_score) == pytest.approx(max(values(TEST)))
+
+
+def test_the_best_epoch_is_that_of_the_highest_estimate_and_its_interval_allows_for_the_choice(tmp_path: Path):
+    inputs, labels = held_out().tensors
+    monitor = tiny_monitor(held_out=TensorDataset(inputs, torch.where(torch.arange(40) % 4 > 0, labels, (labels + 1) % 4)))
+    assert monitor.best is None
+    reader = ModelCheckpoint(tmp_path, monitor=TEST, mode="max", save_on_train_epoch_end=True)
+    values = fitted(monitor, reader, enable_checkpointing=True, max_epochs=6)
+    shown, best = values(TEST), monitor.best
+    place = shown.index(max(shown))
+    assert best.epoch == place + 1
+    assert torch.load(reader.best_model_path, weights_only=True)["epoch"] == place
+    assert best.test_accuracy == pytest.approx(max(shown), abs=1e-6)
+    assert best.gap == pytest.approx(values(GAP)[place], abs=1e-6)
+    assert best.optimism > 0
+    assert best.lower < values(f"{GAP}_lower")[place] <= values(f"{GAP}_upper")[place] <= best.upper
+    assert best.equivalent_hold_out < values("gengap/equivalent_hold_out")[place]
+
+
+def test_the_best_epoch_survives_a_resume_and_a_validation_may_take_it_back(tmp_path: Path):
+    whole = tiny_monitor(held_out=held_out())
+    saved(tmp_path, whole, epochs=4)
+    again = tiny_monitor(held_out=held_out())
+    resumed(saved(tmp_path, tiny_monitor(held_out=held_out()), epochs=2), again, epochs=4)
+    assert again.best == whole.best
+    state = whole._state
+    state.shown = [state.shown[0], replace(state.shown[-1], epoch=4.0)]
+    state.prediction = replace(state.prediction, gap=0.0)
+    show_estimate(state)
+    assert whole.best.epoch == 4.0  # the estimate of these weights is replaced by a higher one
+    state.prediction = replace(state.prediction, gap=0.9)
+    show_estimate(state)
+    assert whole.best.epoch == state.shown[0].epoch
+    assert len(state.shown) == 2
+
+
+def test_without_evidence_the_best_epoch_is_that_of_the_highest_prediction():
+    monitor = tiny_monitor()
+    values = fitted(monitor, max_epochs=4)
+    predicted = values("gengap/predicted_test_accuracy")
+    assert monitor.best.epoch == predicted.index(max(predicted)) + 1
+    assert monitor.best.optimism == 0.0
+
+
+def test_a_named_data_set_that_was_fitted_has_its_own_scale():
+    known = replace(tiny_predictor(), scales=Scales(0.5, 1.0, 2.0), provenance={"lacking": [], "sources": ["blobs"]})
+    scales = {}
+    for source in ("blobs", None):
+        monitor = tiny_monitor(predictor=known, held_out=held_out(), source=source)
+        values = fitted(monitor, max_epochs=1)
+        scales[source] = (monitor._state.scale, values("gengap/equivalent_hold_out")[0])
+    assert scales["blobs"][0] == 0.5
+    assert scales[None][0] == 1.0
+    assert scales["blobs"][1] > scales[None][1]
 
 
 def test_gaps_of_other_models_count_from_the_start():

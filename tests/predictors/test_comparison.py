@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from lightning_gengap.predictors.comparison import Answers, Contender, Right, Standing, compared, in_common
+from lightning_gengap.predictors.comparison import Answers, Contender, Right, Standing, compared, in_common, in_order
 from lightning_gengap.predictors.likeness import ALIKE, REACH, STRETCH
 from lightning_gengap.predictors.observations import HELD_OUT, SHARED, Kin, Observation
 
@@ -261,3 +261,24 @@ def test_an_interval_lies_within_what_accuracies_can_differ_by():
     every, none = np.full(10_000, True), np.full(10_000, False)
     found = compared(contender(1.0, every, "a"), contender(0.0, none, "b"))
     assert -1 <= found.lower <= found.difference <= found.upper <= 1
+
+
+def test_of_each_source_the_last_observation_counts():
+    right, _ = answers(60, 0, 0, 40)
+    early, late, other = (
+        Observation(accuracy, 0.7, DEVIATION, 100, epoch=epoch, source=source)
+        for accuracy, epoch, source in ((0.2, 1.0, HELD_OUT), (0.6, 10.0, HELD_OUT), (0.65, 5.0, "val_acc"))
+    )
+    several = replace(contender(0.7, right), observations=(late, early, other))
+    assert set(several.latest()) == {late, other}
+    one = replace(contender(0.7, right), observations=(late, other))
+    # What the early one contradicts is doubted all the same, which is the same here for both predictions.
+    assert compared(several, one).difference == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_order_is_by_how_probably_each_is_better():
+    first, second = answers(60, 5, 20, 15)
+    three = [contender(0.70, first), contender(0.70, second), contender(0.99)]
+    assert in_order(three) == [2, 1, 0]
+    assert in_order(three[:1]) == [0]
+    assert in_order([contender(0.7), contender(0.7)]) == [0, 1]

@@ -328,3 +328,6 @@ def test_the_scale_is_that_of_the_kind_where_the_fit_has_seen_it():
     seen = replace(tiny_predictor(), scales=Scales(1.1, 1.4, 1.7), provenance={"lacking": ["texts", "mixed labels"]})
     assert [seen.scale(kind) for kind in ("images", "tables", "texts", None)] == [1.4, 1.4, 1.7, 1.7]
     assert replace(seen, provenance={}).scale("images") == 1.7
+    own = replace(seen, provenance={**seen.provenance, "sources": ["cifar10", "digits"]})
+    assert (own.scale("images", "digits"), own.scale("images", "mnist"), own.scale("texts", None)) == (1.1, 1.4, 1.7)
+    assert replace(seen, provenance={"sources": ["wine"]}, preferred=own).sources == ("cifar10", "digits", "wine")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparison import Likeness, Zoo, brier, by_likeness, calibration, lines, of_higher_prediction, paired
+from held_out_samples import RealAnswers
 
 from lightning_gengap.predictors.comparison import in_common
 from lightning_gengap.predictors.specification import Specification, Term
 from lightning_gengap.zoo.fit.scales import held_out_residuals
 from lightning_gengap.zoo.splits import by_task
+from lightning_gengap.zoo.table import Rows
 from tests.zoo.tables import table
 
 SPECIFICATION = Specification("small", (Term("train_loss", "log"), Term("difficulty/ridge_accuracy")), offset=2.0)
@@ -36,12 +40,26 @@ def test_pairs_are_of_one_task_or_of_one_run(zoo: Zoo) -> None:
 def test_both_share_the_held_out_samples(zoo: Zoo) -> None:
     rng = np.random.default_rng(0)
     pair = zoo.pairs_of_runs(rng)[0]
-    one, other = zoo.contenders(pair, 20_000, "task", rng)
+    (one, other), tested = zoo.contenders(pair, 20_000, rng)
     right = [each.standing.answers.right() for each in (one, other)]
+    assert tested.tolist() == zoo.tested[pair].tolist()
     assert [each.mean() for each in right] == pytest.approx(zoo.tested[pair], abs=0.02)
     assert 0.3 < in_common(*right) < 0.5
     assert [seen.epoch for seen in one.observations] == [1, 2, 3, 4]
     assert one.observations[-1].accuracy == pytest.approx(right[0].mean())
+
+
+def test_real_samples_are_shared_and_others_judge(zoo: Zoo) -> None:
+    def draw(rows: Rows, samples: int, seed: int) -> RealAnswers:
+        right = np.random.default_rng(seed).random(samples) < 0.5
+        judged = np.full(len(rows), 0.25)
+        return RealAnswers(np.tile(right, (len(rows), 1)), judged, np.stack([judged, judged]), judged)
+
+    pair = zoo.pairs_of_runs(np.random.default_rng(0))[0]
+    (one, other), tested = replace(zoo, real=draw).contenders(pair, 40, np.random.default_rng(0))
+    assert one.standing.answers == other.standing.answers
+    assert 0 < one.observations[0].accuracy < 1
+    assert tested.tolist() == [0.25, 0.25]
 
 
 def test_a_line_for_each_number_of_samples_and_model(zoo: Zoo) -> None:
@@ -63,7 +81,7 @@ def test_the_stated_models_are_those_of_the_package(zoo: Zoo) -> None:
     pairs = zoo.pairs_of_runs(np.random.default_rng(0))[:5]
     sure = Zoo(**{**vars(zoo), "test_samples": np.full(len(zoo.tested), 1e12)})  # tests without an error
     probability, _ = Likeness("", REACH, ALIKE["task"], STRETCH).probability_and_score(sure, pairs)
-    said = [compared(*zoo.contenders(pair, 0, "task", np.random.default_rng(0)), "task").probability for pair in pairs]
+    said = [compared(*zoo.contenders(pair, 0, np.random.default_rng(0))[0], "task").probability for pair in pairs]
     assert probability == pytest.approx(said, abs=1e-6)
 
 

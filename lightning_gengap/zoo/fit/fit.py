@@ -93,7 +93,8 @@ def fit(table: Table, specification: Specification, rows: Mask | None = None) ->
     strength = best_strength(table, specification, rows)
     (predictor,) = fitted_at(table, specification, rows, (strength,))
     interval, share = _interval(table, specification, rows, strength)
-    facts = {"shared_by_task": share, "lacking": lacking(table, rows)}
+    sources = sorted(set(table.words("recipe.source")[rows].tolist()))
+    facts = {"shared_by_task": share, "lacking": lacking(table, rows), "sources": sources}
     return replace(predictor, interval=interval, provenance=predictor.provenance | facts)
 
 

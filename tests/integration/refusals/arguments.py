@@ -86,6 +86,7 @@ RAISES: dict[str, Callable[[], Any]] = {
     "held-out data of another kind": lambda: GapMonitor(held_out=7),
     "too few held-out samples": lambda: GapMonitor(held_out=blobs(9)),
     "held-out samples without a predictor": lambda: GapMonitor(predictor=None, held_out=blobs(20)),
+    "a data set that the predictor was not fitted on": lambda: GapMonitor(source="imagenet"),
     "evidence that is no list": lambda: GapMonitor(evidence=0.1),  # type: ignore[arg-type]
     "evidence without a list": lambda: GapMonitor(evidence=EstimatedAccuracy(0.7, 0.02)),
     "evidence without a number of samples": lambda: tiny_monitor(evidence=[({}, 0.1)]),
