@@ -25,7 +25,7 @@ from statistics import NormalDist
 
 import numpy as np
 from contests import study_of, study_parser
-from evidence import SPLITS, held_out_of, scales
+from evidence import SPLITS, held_out_of, judged, scales
 from held_out_samples import RealDraw, correctness, real_answers
 from numpy.typing import NDArray
 from test_predictions import read
@@ -122,7 +122,9 @@ class Zoo:
         """Which of the held-out samples each row has right, and its test accuracy on others."""
         if self.real is None:
             right = correctness(self.tested[rows], self.epochs[rows], samples, rng, rng, self.runs[rows])
-            return dict(zip(rows.tolist(), right, strict=True)), dict(zip(rows.tolist(), self.tested[rows], strict=True))
+            return dict(zip(rows.tolist(), right, strict=True)), dict(
+                zip(rows.tolist(), self.tested[rows], strict=True)
+            )
         answers, tested, seed = {}, {}, int(rng.integers(2**31))
         for run in np.unique(self.runs[rows]):
             own = rows[self.runs[rows] == run]
@@ -283,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _, among = held_out_of(options, table)
     real = None if options.real is None else real_answers(table, read(options.real))
     for split in options.splits:
-        found = held_out_residuals(table, study.setting.specification, study.split_of[split], study.allowed & among)
+        splits = judged(study.split_of[split], among)
+        found = held_out_residuals(table, study.setting.specification, splits, study.allowed)
         zoo = Zoo.of(table, found, scales(table, found, split), real)
         kinds: dict[Kin, Rows] = {
             "task": zoo.pairs_of_runs(np.random.default_rng(0)),

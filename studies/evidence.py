@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from lightning_gengap.zoo.evaluate.bootstrap import Score
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.fit.scales import Residuals, by_score, held_out_residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
-from lightning_gengap.zoo.splits import SIBLINGS, fold_of
+from lightning_gengap.zoo.splits import SIBLINGS, Split, fold_of
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table
 
 SPLITS = ("by task", "leave one source out")
@@ -200,6 +200,11 @@ def held_out_of(options: argparse.Namespace, table: Table) -> tuple[Draw, Mask]:
     return real_samples(table, known), np.isin(table.words("run"), enough)
 
 
+def judged(splits: Iterable[Split], among: Mask) -> list[Split]:
+    """The splits with only these rows held out; fits see all others."""
+    return [(name, fitted, held & among) for name, fitted, held in splits]
+
+
 def evidence_parser(description: str | None) -> argparse.ArgumentParser:
     """The options of studies with held-out samples."""
     parser = study_parser(description)
@@ -216,8 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = study.setting.table
     draw, among = held_out_of(options, table)
     for split in options.splits:
-        splits = study.split_of[split]
-        found = held_out_residuals(table, study.setting.specification, splits, study.allowed & among)
+        splits = judged(study.split_of[split], among)
+        found = held_out_residuals(table, study.setting.specification, splits, study.allowed)
         tasks, runs = (len(np.unique(table.codes(column)[found.rows])) for column in ("task", "run"))
         scale = scales(table, found, split)
         print(f"\n## {split}: {tasks} tasks, {runs} runs, {len(found.rows)} snapshots; scale {np.median(scale):.2f}\n")

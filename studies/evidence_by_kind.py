@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from contests import Study
-from evidence import ALONE, JOINED, by_task, estimates, held_out_of, scales
+from evidence import ALONE, JOINED, by_task, estimates, held_out_of, judged, scales
 from held_out_samples import Draw
 
 from lightning_gengap.predictors.files import load_predictor
@@ -52,7 +52,8 @@ def parts_of(name: str, path: Path, draws: int, options: argparse.Namespace) -> 
     table, predictor = read(path), load_predictor(name)
     study = Study.of(table, predictor.specification, locked=True)
     draw, among = held_out_of(options, table)
-    found = held_out_residuals(table, predictor.specification, by_group(table, "recipe.source"), study.allowed & among)
+    splits = judged(by_group(table, "recipe.source"), among)
+    found = held_out_residuals(table, predictor.specification, splits, study.allowed)
     last = last_snapshots(table)[found.rows]
     joined, alone = errors_of(study, found, draw, draws)
     kinds, tasks = kind_of_data(table)[found.rows], table.codes("task")[found.rows]

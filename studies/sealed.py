@@ -10,7 +10,8 @@ Snapshots on which the predictor abstains are counted and left out.
 
     python studies/sealed.py pretrained_predictors/third_zoo_v2.csv.gz --predictor default_v4 --held-out
 
-scores the estimate with held-out samples instead, which are drawn as in `studies/evidence.py`. It has a line of its own
+scores the estimate with held-out samples instead, which are drawn as in `studies/evidence.py`, and --comparison says
+how good the probability is that one of two runs is better, as `studies/comparison.py` does. Each has a line of its own
 in the ledger. Prints Markdown.
 """
 
@@ -21,12 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from comparison import HEADER as COMPARED_HEADER
+from comparison import Zoo
+from comparison import lines as compared_lines
 from evidence import ALONE, JOINED, SIZES, Estimated, Estimates, by_task, estimates, line, ranged_m
 from evidence import HEADER as HELD_OUT_HEADER
 from groups import highest, last, lost, runs_of
 from held_out_samples import simulated_samples
 
 from lightning_gengap.predictors.files import load_predictor
+from lightning_gengap.predictors.observations import Kin
 from lightning_gengap.predictors.predictor import Predictor
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
@@ -35,7 +40,7 @@ from lightning_gengap.zoo.fit.fit import predict_rows
 from lightning_gengap.zoo.fit.scales import Residuals
 from lightning_gengap.zoo.report.markdown import table as markdown_table
 from lightning_gengap.zoo.sealed import opened_once, sealed_sources
-from lightning_gengap.zoo.table import Mask, Table, read
+from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, read
 
 LEDGER = Path(__file__).parents[1] / "pretrained_predictors" / "opened.tsv"
 HEADER = ("rows", "contender", "tasks", "runs", "error (points)", "bias of the gap", "m*", "coverage")
@@ -104,14 +109,35 @@ def kept_epochs(table: Table, predictor: Predictor, rows: Mask) -> list[list[str
     return listed
 
 
-def with_held_out(table: Table, predictor: Predictor, rows: Mask, draws: int = 8) -> list[list[str]]:
-    """A line for each number of held-out samples: the prediction of the bundled predictor, these samples, and both."""
+def residuals_of(table: Table, predictor: Predictor, rows: Mask) -> tuple[Residuals, Floats]:
+    """What the bundled predictor misses in these rows, and the scale of its deviations, which is that of their kind."""
     said, places = predict_rows(predictor, table, rows), np.flatnonzero(rows)
     accuracy, tested = (table.numbers(name)[rows] for name in ("measure.train_accuracy", "gap.test_accuracy"))
     predicted = accuracy - said.gap
     found = Residuals(places, predicted, said.deviation, tested - predicted)
-    scale = np.full(len(places), predictor.scales.kind)
-    prior = {"prediction alone": Estimates(predicted, scale * said.deviation)}
+    return found, np.full(len(places), predictor.scales.kind)
+
+
+def compared_pairs(table: Table, predictor: Predictor, rows: Mask, draws: int = 6) -> list[list[str]]:
+    """A line for each number of held-out samples and kind of pair: how good the stated probability is."""
+    zoo = Zoo.of(table, *residuals_of(table, predictor, rows))
+    kinds: dict[Kin, Rows] = {
+        "task": zoo.pairs_of_runs(np.random.default_rng(0)),
+        "run": zoo.pairs_of_epochs(np.random.default_rng(0)),
+    }
+    return [
+        [f"{len(pairs)} of one {same}", *cells]
+        for same, pairs in kinds.items()
+        if len(pairs)
+        for cells in compared_lines(zoo, pairs, same, draws)
+    ]
+
+
+def with_held_out(table: Table, predictor: Predictor, rows: Mask, draws: int = 8) -> list[list[str]]:
+    """A line for each number of held-out samples: the prediction of the bundled predictor, these samples, and both."""
+    found, scale = residuals_of(table, predictor, rows)
+    tested = table.numbers("gap.test_accuracy")[rows]
+    prior = {"prediction alone": Estimates(found.predicted, scale * found.deviation)}
     judged = Estimated(prior, tested, table.numbers("gap.test_samples")[rows], np.stack([tested, tested]))
     cells, alone = line(table, found, [judged], "prediction alone", float("nan"))
     listed = [["0", "prediction alone", *cells]]
@@ -128,16 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--predictor", required=True)
     parser.add_argument("--ledger", type=Path, default=LEDGER)
-    parser.add_argument("--held-out", action="store_true", help="score the estimate with held-out samples")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--held-out", action="store_true", help="score the estimate with held-out samples")
+    what.add_argument("--comparison", action="store_true", help="score which of two runs is better")
     options = parser.parse_args(arguments)
     table, predictor = read(options.table), load_predictor(options.predictor)
-    scored = f"{predictor.name} with held-out samples" if options.held_out else predictor.name
+    suffix = " with held-out samples" if options.held_out else " in comparisons" if options.comparison else ""
+    scored = f"{predictor.name}{suffix}"
     rows = opened_once(table, scored, options.ledger)
     learned = has_learned_enough(table, predictor, rows)
     left_out = int((rows & ~learned).sum())
     print(f"{int(rows.sum())} sealed snapshots; the predictor abstains on {left_out} of them, which are left out.\n")
     if options.held_out:
         print(markdown_table(HELD_OUT_HEADER, with_held_out(table, predictor, learned)))
+        return
+    if options.comparison:
+        print(markdown_table(("pairs", *COMPARED_HEADER), compared_pairs(table, predictor, learned)))
         return
     print(markdown_table(HEADER, lines(table, predictor, learned)))
     print()

@@ -129,8 +129,8 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
 
     Of each source of samples the last observation counts. Earlier epochs err like the last one on the same samples, and
     tell more of the level than of a difference. Where both have answers on the same held-out samples, the errors of
-    both accuracies share what the answers have in common: the pair is compared sample by sample. Where observations contradict one prediction, both are doubted as
-    much as that one is in an estimate.
+    both accuracies share what the answers have in common: the pair is compared sample by sample. Where observations
+    contradict one prediction, both are doubted as much as that one is in an estimate.
 
     Args:
         first: of the two.

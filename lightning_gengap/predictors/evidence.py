@@ -65,7 +65,7 @@ def influence(observations: Sequence[Observation], epoch: float, deviation: floa
     """By how much the posterior mean at an epoch follows the residual of each observation, shape (observations,)."""
     prior, count = _prior(observations, [epoch], [deviation], scale), len(observations)
     covariance = _with_noise(observations, prior[:count, :count], None)
-    followed: Floats = np.linalg.solve(covariance, prior[:count, count])
+    followed: Floats = np.linalg.solve(covariance, prior[:count, count]).astype(np.float64)
     return followed
 
 
@@ -75,7 +75,7 @@ def _prior(
     deviations: Sequence[float] | Floats,
     scale: float,
 ) -> Floats:
-    """The covariance of the residuals: first those that were observed, then those at the epochs that are asked about."""
+    """The covariance of the residuals: first of those that were observed, then of those that are asked about."""
     times = log_epochs([*(one.epoch for one in observations), *epochs])
     sizes = widened(observations, scale) * np.array([*(one.deviation for one in observations), *deviations], np.float64)
     kins = [*(one.kin for one in observations), *["run"] * len(epochs)]

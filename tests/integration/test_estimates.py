@@ -288,7 +288,9 @@ def test_early_stopping_and_checkpoints_may_go_by_the_estimate(tmp_path: Path):
 
 def test_the_best_epoch_is_that_of_the_highest_estimate_and_its_interval_allows_for_the_choice(tmp_path: Path):
     inputs, labels = held_out().tensors
-    monitor = tiny_monitor(held_out=TensorDataset(inputs, torch.where(torch.arange(40) % 4 > 0, labels, (labels + 1) % 4)))
+    monitor = tiny_monitor(
+        held_out=TensorDataset(inputs, torch.where(torch.arange(40) % 4 > 0, labels, (labels + 1) % 4))
+    )
     assert monitor.best is None
     reader = ModelCheckpoint(tmp_path, monitor=TEST, mode="max", save_on_train_epoch_end=True)
     values = fitted(monitor, reader, enable_checkpointing=True, max_epochs=6)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sealed import LEDGER, has_learned_enough, kept_epochs, lines, with_held_out
+from sealed import LEDGER, compared_pairs, has_learned_enough, kept_epochs, lines, with_held_out
 
 from lightning_gengap import load_predictor
 from lightning_gengap.errors import TableError
@@ -36,3 +36,7 @@ def test_each_part_has_a_line_for_each_contender() -> None:
     assert kept_epochs(table, predictor, learned)[0][0] == "runs"
     joined = with_held_out(table, predictor, learned, draws=1)
     assert [cells[0] for cells in joined] == ["0", "50", "50", "100", "100", "200", "200", "500", "500"]
+    pairs = compared_pairs(table, predictor, learned, draws=1)
+    assert {cells[0].rpartition(" ")[2] for cells in pairs} == {"task", "run"}
+    assert [cells[1] for cells in pairs] == ["0", "50", "100", "200"] * 2
+    assert all(0 < float(cells[2]) < 0.4 for cells in pairs)
