@@ -28,7 +28,7 @@ from contests import study_of, study_parser
 from held_out_samples import Draw, real_samples, simulated_samples
 from test_predictions import read
 
-from lightning_gengap.predictors.evidence import posterior
+from lightning_gengap.predictors.evidence import believed
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 from lightning_gengap.zoo.evaluate.abilities import last_snapshots
@@ -117,7 +117,7 @@ def estimates(table: Table, found: Residuals, scale: Floats, samples: int, draw:
         ]
         for place, row in enumerate(own):
             for name, known in ((OF_EPOCH, seen[place : place + 1]), (JOINED, seen[: place + 1])):
-                after = posterior(known, epochs[row : row + 1], found.deviation[row : row + 1], float(scale[row]))
+                after = believed(known, float(epochs[row]), float(found.deviation[row]), float(scale[row]))
                 made[name].accuracy[row] = np.clip(found.predicted[row] + after.mean[0], 0, 1)
                 made[name].deviation[row] = math.sqrt(after.variance[0])
     return Estimated(made, tested, test_samples, halves)

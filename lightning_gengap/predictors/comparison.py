@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gengap.predictors.evidence import conditioned, posterior, widened
+from lightning_gengap.predictors.evidence import believed, conditioned, widened
 from lightning_gengap.predictors.likeness import ALIKE, Points
 from lightning_gengap.predictors.observations import (
     HELD_OUT,
@@ -21,6 +21,7 @@ from lightning_gengap.predictors.observations import (
     Floats,
     Kin,
     Observation,
+    latest,
     sampling_correlations,
 )
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
@@ -93,16 +94,11 @@ class Contender:
     standing: Standing
     observations: tuple[Observation, ...] = ()
 
-    def latest(self) -> tuple[Observation, ...]:
-        """The last observation of each source of samples."""
-        in_time = sorted(self.observations, key=lambda one: one.epoch)
-        return tuple({one.source: one for one in in_time}.values())
-
     def estimated(self) -> tuple[float, float]:
         """Its test accuracy by the prediction and its own observations, and the standard deviation of that."""
         own = self.standing
         epoch = 1.0 if own.epoch is None else own.epoch  # where it is not known, nothing was observed
-        after = posterior(self.observations, [epoch], [own.deviation], own.scale)
+        after = believed(self.observations, epoch, own.deviation, own.scale)
         return min(max(own.predicted + float(after.mean[0]), 0.0), 1.0), float(after.variance[0]) ** 0.5
 
 
@@ -144,8 +140,8 @@ def compared(first: Contender, second: Contender, same: Kin = "task") -> Compari
         (0.91, 0.09)
     """
     pair = (first, second)
-    seen = [one for contender in pair for one in contender.latest()]
-    run = [place for place, contender in enumerate(pair) for _ in contender.latest()]
+    seen = [one for contender in pair for one in latest(contender.observations)]
+    run = [place for place, contender in enumerate(pair) for _ in latest(contender.observations)]
     if same == "run":
         seen = list({(one.source, one.epoch): one for one in seen}.values())
         run = [0] * len(seen)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lightning_gengap.predictors.evidence import equivalent_hold_out, posterior
+from lightning_gengap.predictors.evidence import believed, equivalent_hold_out
 from lightning_gengap.predictors.observations import Observation
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE, probe_error
 from lightning_gengap.predictors.predictor import Prediction
@@ -63,7 +63,7 @@ def estimate(
     if not observations:
         gap, worth = prediction.gap, equivalent_hold_out(predicted, (scale * prediction.deviation) ** 2)
         return Estimate(gap, prediction.lower, prediction.upper, predicted, worth)
-    after = posterior(observations, [epoch], [prediction.deviation], scale)
+    after = believed(observations, epoch, prediction.deviation, scale)
     variance = float(after.variance[0])
     test = min(max(predicted + float(after.mean[0]), 0.0), 1.0)
     sampling = probe_error(accuracy, values.get("probe_samples", math.nan), values.get("train_samples", math.nan))

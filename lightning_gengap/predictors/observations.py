@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,16 @@ class Observation:
     epoch: float = 1.0
     source: str = ""
     kin: Kin = "run"
+
+
+def latest(observations: Iterable[Observation]) -> tuple[Observation, ...]:
+    """Of each source of samples in this run the last observation, and all that is known of other runs.
+
+    The same samples at earlier epochs are no further samples: what they err by is nearly the same.
+    """
+    listed = list(observations)
+    own = {one.source: one for one in sorted(listed, key=lambda one: one.epoch) if one.kin == "run"}
+    return (*own.values(), *(one for one in listed if one.kin != "run"))
 
 
 def residuals(observations: Sequence[Observation]) -> Floats:

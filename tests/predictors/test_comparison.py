@@ -11,7 +11,7 @@ import pytest
 
 from lightning_gengap.predictors.comparison import Answers, Contender, Right, Standing, compared, in_common, in_order
 from lightning_gengap.predictors.likeness import ALIKE, REACH, STRETCH
-from lightning_gengap.predictors.observations import HELD_OUT, SHARED, Kin, Observation
+from lightning_gengap.predictors.observations import HELD_OUT, SHARED, Kin, Observation, latest
 
 DEVIATION = 0.05
 KINDS: tuple[Kin, ...] = ("run", "recipe", "task")
@@ -270,7 +270,7 @@ def test_of_each_source_the_last_observation_counts():
         for accuracy, epoch, source in ((0.2, 1.0, HELD_OUT), (0.6, 10.0, HELD_OUT), (0.65, 5.0, "val_acc"))
     )
     several = replace(contender(0.7, right), observations=(late, early, other))
-    assert set(several.latest()) == {late, other}
+    assert set(latest(several.observations)) == {late, other}
     one = replace(contender(0.7, right), observations=(late, other))
     # What the early one contradicts is doubted all the same, which is the same here for both predictions.
     assert compared(several, one).difference == pytest.approx(0.0, abs=1e-9)
