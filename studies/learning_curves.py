@@ -4,10 +4,11 @@
 
 The recipes are those of the zoo, whose runs on all N samples are in the committed tables. Of each recipe two curves
 are trained: one on all N samples, by which the run of the table is estimated; and one on a quarter of them, by which
-N / 4, N / 2 and N are foretold. What is true at N / 4 and N / 2 is a part of the first curve. A last table sets the
-first curve beside the prediction of a predictor that was fitted without the source, and beside their mean, weighted by
-precision; and another adds held-out samples to both, drawn around the accuracy of the table, by kind of data. Finished
-parts are kept in --out. Prints Markdown: errors in accuracy points.
+N / 4, N / 2 and N are foretold. What is true at N / 4 and N / 2 is a part of the first curve. Of the plan `colour`,
+whose trainings are long, the first curve alone is trained, up to N / 4. A last table sets the first curve beside the
+prediction of a predictor that was fitted without the source (of `colour`, without the data set), and beside their mean,
+weighted by precision; and another adds held-out samples to both, drawn around the accuracy of the table, by kind of
+data and number of training samples. Finished parts are kept in --out. Prints Markdown: errors in accuracy points.
 """
 
 from __future__ import annotations
@@ -37,11 +38,19 @@ from lightning_gengap.zoo.train.recipe import Recipe
 from lightning_gengap.zoo.train.task import prepare
 
 FOLDER = Path("pretrained_predictors")
-TABLES = {"tables": "third_zoo_v2.csv.gz", "texts": "third_zoo_v2.csv.gz", "small": "small_zoo_v3.csv.gz"}
-PREDICTORS = {"tables": "default_v4", "texts": "default_v4", "small": "images_v3"}
-KINDS = {"tables": "tables", "texts": "texts", "small": "images"}
-FEWEST, MOST = 800, 4000  # samples
+TABLES = {
+    "tables": "third_zoo_v2.csv.gz",
+    "texts": "third_zoo_v2.csv.gz",
+    "small": "small_zoo_v3.csv.gz",
+    "colour": "image_zoo_v2.csv.gz",
+}
+PREDICTORS = {"tables": "default_v4", "texts": "default_v4", "small": "images_v3", "colour": "images_v5"}
+KINDS = {"tables": "tables", "texts": "texts", "small": "small images", "colour": "32 x 32 images"}
+FEWEST, MOST = 800, {"colour": 10_000}  # samples
+_MOST = 4000  # of the other plans
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2)
+CHEAP = 2  # parts of a curve up to a quarter
+LARGE = 2000  # samples, from which on a training set counts as large
 CLOSE = 0.02
 HELD = (0, 50, 100, 200, 500)  # samples
 SEED = 0
@@ -54,10 +63,16 @@ class Case:
     kind: str
     recipe: Recipe
     whole: LearningCurve
-    quarter: LearningCurve
+    quarter: LearningCurve | None
     train_accuracy: float
     test_accuracy: float
     test_samples: float
+
+    @property
+    def group(self) -> str:
+        """Its kind of data and whether the training set is small."""
+        size = f"{LARGE} samples and more" if self.recipe.task.train_samples >= LARGE else f"below {LARGE} samples"
+        return f"{self.kind}, {size}"
 
     @property
     def true(self) -> dict[str, float]:
@@ -78,7 +93,9 @@ def main() -> None:
         case_of(plan, recipe, row, options) for plan in options.plans for recipe, row in chosen(plan, options.recipes)
     ]
     predictions = {run: each for plan in options.plans for run, each in predicted(plan).items()}
-    print("\n\n".join([page(cases), beside_predictions(cases, predictions), with_held_out(cases, predictions)]))
+    full = [case for case in cases if case.quarter is not None]
+    pages = [page(full)] if full else []
+    print("\n\n".join([*pages, beside_predictions(cases, predictions), with_held_out(cases, predictions)]))
 
 
 def chosen(plan: str, count: int) -> Iterator[tuple[Recipe, pd.Series]]:
@@ -88,7 +105,9 @@ def chosen(plan: str, count: int) -> Iterator[tuple[Recipe, pd.Series]]:
     fitting = [
         recipe
         for recipe in planned(plan)
-        if FEWEST <= recipe.task.train_samples <= MOST and recipe.task.noise < 1 and recipe.key in last.index
+        if FEWEST <= recipe.task.train_samples <= MOST.get(plan, _MOST)
+        and recipe.task.noise < 1
+        and recipe.key in last.index
     ]
     rng, taken = np.random.default_rng(SEED), 0
     while taken < count and fitting:
@@ -106,11 +125,11 @@ def case_of(plan: str, recipe: Recipe, row: pd.Series, options: argparse.Namespa
     dataset, labels = TensorDataset(data.train_images, data.train_labels), data.train_labels.numpy()
     quarter = stratified_order(labels, SEED + 1)[: len(labels) // 4]
 
-    def curve(part: Subset | TensorDataset, name: str) -> LearningCurve:
+    def curve(part: Subset | TensorDataset, name: str, parts: int = len(FRACTIONS)) -> LearningCurve:
         return learning_curve(
             fresh_model(recipe, data, options.data),
             part,
-            FRACTIONS,
+            FRACTIONS[:parts],
             trainer={"max_epochs": recipe.epochs, "accelerator": "cpu", "gradient_clip_val": 5.0},
             batch_size=recipe.batch_size,
             out=options.out / recipe.key / name,
@@ -120,8 +139,8 @@ def case_of(plan: str, recipe: Recipe, row: pd.Series, options: argparse.Namespa
     return Case(
         KINDS[plan],
         recipe,
-        curve(dataset, "whole"),
-        curve(Subset(dataset, sorted(quarter.tolist())), "quarter"),
+        curve(dataset, "whole", CHEAP if plan == "colour" else len(FRACTIONS)),
+        None if plan == "colour" else curve(Subset(dataset, sorted(quarter.tolist())), "quarter"),
         float(row["gap.train_accuracy"]),
         float(row["gap.test_accuracy"]),
         float(row["gap.test_samples"]),
@@ -129,14 +148,15 @@ def case_of(plan: str, recipe: Recipe, row: pd.Series, options: argparse.Namespa
 
 
 def predicted(plan: str) -> dict[str, Estimate]:
-    """The test accuracy of each run of a table, by a predictor that was fitted without its source.
+    """The test accuracy of each run of a table, by a predictor that was fitted without its source, or data set.
 
     Its deviation is the root mean square of its errors on all last snapshots of the table.
     """
     specification = load_predictor(PREDICTORS[plan]).specification
     table = read(FOLDER / TABLES[plan])
     among = offered(table, specification, locked=True)
-    rows, gaps = hold_out_points(table, specification, splits(table)["leave one source out"], among)
+    split = "leave one data set out" if plan == "colour" else "leave one source out"
+    rows, gaps = hold_out_points(table, specification, splits(table)[split], among)
     rows, gaps = (each[last_snapshots(table)[rows]] for each in (rows, gaps))
     test = table.numbers("measure.train_accuracy")[rows] - gaps
     deviation = float(np.sqrt(np.mean((test - table.numbers("gap.test_accuracy")[rows]) ** 2)))
@@ -149,7 +169,8 @@ def beside_predictions(cases: Sequence[Case], predictions: Mapping[str, Estimate
     own = [case for case in cases if case.recipe.key in predictions]
     alone = [predictions[case.recipe.key] for case in own]
     lines = [f"| {len(own)} recipes | error | m* |", "|---|---|---|", worth("prediction", own, alone)]
-    for name, count in (("n/8 and n/4", 2), ("n/8, n/4 and n/2", 3)):
+    longest = min(len(case.whole.parts) for case in own)
+    for name, count in (("n/8 and n/4", CHEAP), ("n/8, n/4 and n/2", len(FRACTIONS)))[: 1 + (longest > CHEAP)]:
         curves = [of_parts(count, matched=False)(case) for case in own]
         lines.append(worth(f"curve from {name}", own, curves))
         lines.append(worth("... and prediction", own, [mean_of(*pair) for pair in zip(alone, curves, strict=True)]))
@@ -159,8 +180,8 @@ def beside_predictions(cases: Sequence[Case], predictions: Mapping[str, Estimate
 def with_held_out(cases: Sequence[Case], predictions: Mapping[str, Estimate], draws: int = 200) -> str:
     """Errors with so many held-out samples, of the prediction alone and with the cheaper curve, by kind of data."""
     own = [case for case in cases if case.recipe.key in predictions]
-    groups = {kind: [case for case in own if case.kind == kind] for kind in dict.fromkeys(case.kind for case in own)}
-    curve, rng = of_parts(2, matched=False), np.random.default_rng(SEED)
+    groups = {group: [case for case in own if case.group == group] for group in sorted({case.group for case in own})}
+    curve, rng = of_parts(CHEAP, matched=False), np.random.default_rng(SEED)
     lines = [f"| recipes | joined | {' | '.join(f'm = {size}' for size in HELD)} |", "|" + "---|" * (2 + len(HELD))]
     for kind, group in (groups | {"all": own}).items():
         for name, with_curve in (("prediction", False), ("prediction and curve from n/8 and n/4", True)):
@@ -212,8 +233,9 @@ def page(cases: Sequence[Case]) -> str:
     lines += ["", *_head("accuracy on")]
     for kind, own in groups.items():
         for place, at in enumerate(("n", "2 n", "4 n")):
-            foretold = [(case.quarter.extrapolate(2**place * case.quarter.samples), case.true[at]) for case in own]
-            straight = [(line(case.quarter, 2**place * case.quarter.samples), case.true[at]) for case in own]
+            pairs = [(case.quarter, case.true[at]) for case in own if case.quarter is not None]
+            foretold = [(quarter.extrapolate(2**place * quarter.samples), true) for quarter, true in pairs]
+            straight = [(line(quarter, 2**place * quarter.samples), true) for quarter, true in pairs]
             lines.append(f"| {kind} ({len(own)}) | {at} | {scores(foretold)} |")
             lines.append(f"| {kind} ({len(own)}) | {at}, by a line through the last two | {scores(straight)} |")
     return "\n".join(lines)

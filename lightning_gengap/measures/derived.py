@@ -20,6 +20,8 @@ INGREDIENTS = {
     ),
     "agreement/by_reference": ("train_accuracy", "agreement/best", "reference/best_accuracy"),
     "agreement/reference_by_accuracy": ("train_accuracy", "reference/best_accuracy"),
+    "reference/best_error": ("train_accuracy", "reference/best_accuracy"),
+    "copies/least_by_reference": ("train_accuracy", "copies/least_accuracy", "reference/best_accuracy"),
 }
 KEYS = {
     "difficulty/excess_accuracy": Key(
@@ -47,6 +49,10 @@ KEYS = {
     "agreement/reference_by_accuracy": Key(
         "fraction", 0, 1, "train accuracy times reference/best_accuracy", INVARIANT, measure="agreement"
     ),
+    "reference/best_error": Key("fraction", 0, 1, "1 minus reference/best_accuracy", INVARIANT, measure="reference"),
+    "copies/least_by_reference": Key(
+        "fraction", 0, 1, "copies/least_accuracy times reference/best_accuracy", INVARIANT, measure="copies"
+    ),
 }
 
 
@@ -64,7 +70,9 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     accuracy on whitened patches, and the natural log of the train size over 2,000. The more data, the more of what is
     fitted beyond such a classifier carries over. `agreement/by_reference` and `agreement/reference_by_accuracy` are the
     products of the best reference's accuracy with the agreement and with the train accuracy: in these five the test
-    accuracy is nearly linear.
+    accuracy is nearly linear. `reference/best_error` is there for its log: a network is nearer to the best reference
+    where that one is nearly right. `copies/least_by_reference` is the product of that accuracy with what is left on
+    copies.
     """
     found: dict[str, float] = {}
     accuracy = values.get("train_accuracy")
@@ -75,6 +83,9 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     if "reference/best_accuracy" in values:
         reference = values["reference/best_accuracy"]
         found["agreement/reference_by_accuracy"] = accuracy * reference
+        found["reference/best_error"] = 1 - reference
+        if "copies/least_accuracy" in values:
+            found["copies/least_by_reference"] = values["copies/least_accuracy"] * reference
         if "agreement/best" in values:
             found["agreement/by_reference"] = values["agreement/best"] * reference
     if "perturbation/augment_accuracy" not in values:

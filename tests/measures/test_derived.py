@@ -37,6 +37,15 @@ def test_excess_by_size_by_hand():
     assert "perturbation/excess_by_size" not in derived(values | {"train_samples": 0.0})
 
 
+def test_the_best_references_error_and_products_by_hand():
+    values = {"train_accuracy": 0.9, "reference/best_accuracy": 0.7, "agreement/best": 0.8}
+    found = derived(values | {"copies/least_accuracy": 0.6})
+    assert found["copies/least_by_reference"] == pytest.approx(0.42)
+    assert found["reference/best_error"] == pytest.approx(0.3)
+    assert found["agreement/by_reference"] == pytest.approx(0.56)
+    assert found["agreement/reference_by_accuracy"] == pytest.approx(0.63)
+
+
 def test_what_lacks_an_ingredient_is_absent():
     assert derived({"difficulty/ridge_accuracy": 0.5, "perturbation/augment_accuracy": 0.5}) == {}
     assert set(derived({"train_accuracy": 0.5, "difficulty/ridge_accuracy": 0.2})) == {"difficulty/excess_accuracy"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lightning_gengap.predictors.components import Memoriser
 from lightning_gengap.predictors.specification import Group, Specification, Term
 
@@ -113,6 +115,22 @@ IMAGES_4 = Specification(
     offset=2.0,
     loss_head="predicted_gap",
 )
+# The least of both accuracies is near the test's, whichever copies a network was trained on, the more so the easier
+# the task. On digits and other easy images the best reference's error counts by its log. Chosen among twenty sets of
+# features on the development part of 49 tasks, on 32 x 32 pixels: errors of 1.9, 2.1 and 1.7 points with tasks, data
+# sets and families left out, where the features before have 2.5, 2.9 and 3.1.
+IMAGES_5 = replace(
+    IMAGES_4,
+    name="images_v5",
+    features=(
+        *IMAGES_4.features[:-1],
+        Term("copies/least_accuracy"),
+        Term("copies/least_by_reference"),
+        Term("reference/best_error", "log", floor=0.01),
+        TRAIN_SAMPLES,
+    ),
+    test_accuracy=True,
+)
 # No margins: the task's level comes from its data, the order from copies and mixes. Chosen on the CIFAR-100 ResNets.
 _IN_FAMILY = (
     TRAIN_ACCURACY,
@@ -126,4 +144,4 @@ ONE_FAMILY = tuple(
     for grid in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
 )
 MARGINS = Specification("margins_v1", JIANG.features)
-SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, DEFAULT_4, IMAGES_3, IMAGES_4, MARGINS, *ONE_FAMILY)}
+SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, DEFAULT_4, IMAGES_3, IMAGES_4, IMAGES_5, MARGINS, *ONE_FAMILY)}
