@@ -86,9 +86,9 @@ predictor: $(VENV)/ready
 	rm -f runs/third_zoo_v2.csv.gz runs/default_v4.json runs/default_v4.md
 	$(ZOO) table runs/zoo_tables runs/zoo_texts --out runs/third_zoo_v2.csv.gz
 	$(ZOO) fit runs/third_zoo_v2.csv.gz --name default_v4 --out runs/default_v4.json
-	rm -f runs/image_zoo_v1.csv.gz runs/images_v4.json runs/images_v4.md
-	$(ZOO) table runs/zoo_colour runs/zoo_small_images --out runs/image_zoo_v1.csv.gz
-	$(ZOO) fit runs/image_zoo_v1.csv.gz --name images_v4 --out runs/images_v4.json
+	rm -f runs/image_zoo_v2.csv.gz runs/images_v5.json runs/images_v5.md
+	$(ZOO) table runs/zoo_colour runs/zoo_small_images --out runs/image_zoo_v2.csv.gz
+	$(ZOO) fit runs/image_zoo_v2.csv.gz --name images_v5 --out runs/images_v5.json
 	$(ZOO) fit runs/zoo.csv.gz --name default_v3 --out runs/default_v3.json
 	$(ZOO) fit runs/zoo.csv.gz --name images_v3 --out runs/images_v3.json
 	$(ZOO) evaluate runs/zoo.csv.gz --predictor images_v3 --out runs/evaluation

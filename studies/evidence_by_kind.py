@@ -2,7 +2,7 @@
 
     python studies/evidence_by_kind.py [--figure docs/evidence.png] [--draws 8]
 
-The predictions of `images_v4` on images and of `default_v4` on tables and texts are made without the data set. Held-out
+The predictions of `images_v5` on images and of `default_v4` on tables and texts are made without the data set. Held-out
 samples are drawn as in `studies/evidence.py`, or real with --real (tables and texts). The error is that of the last
 snapshots in accuracy points; tasks count alike; intervals are by resampling tasks. Prints Markdown.
 """
@@ -28,7 +28,7 @@ from lightning_gengap.zoo.splits import by_group
 from lightning_gengap.zoo.table import Floats, Mask, Rows, read
 
 FOLDER = Path(__file__).parents[1] / "pretrained_predictors"
-SOURCES = (("images_v4", "image_zoo_v1.csv.gz"), ("default_v4", "third_zoo_v2.csv.gz"))
+SOURCES = (("images_v5", "image_zoo_v2.csv.gz"), ("default_v4", "third_zoo_v2.csv.gz"))
 SIZES = (50, 100, 200, 500)
 LARGE = 2000  # training samples
 FEWEST_TASKS = 3

@@ -1,6 +1,6 @@
 """What `images_v5` is worth on 32 x 32 colour images and small ones, beside the predictors before and two plain lines.
 
-    python studies/images.py [pretrained_predictors/image_zoo_v1.csv.gz]
+    python studies/images.py [pretrained_predictors/image_zoo_v2.csv.gz]
 
 `images_v5` and `images_v4` are fitted anew without the task, the family or the data set of a row; a task takes along
 those that share over half of its classes. `images_v3` is taken as it is bundled, on the runs that have its features:
@@ -30,7 +30,7 @@ from lightning_gengap.zoo.splits import by_group
 from lightning_gengap.zoo.splits import by_task as tasks_of
 from lightning_gengap.zoo.table import Floats, Mask, Rows, Table, read
 
-TABLE = Path(__file__).parents[1] / "pretrained_predictors" / "image_zoo_v1.csv.gz"
+TABLE = Path(__file__).parents[1] / "pretrained_predictors" / "image_zoo_v2.csv.gz"
 HEADER = ("rows", "contender", "tasks", "runs", "error (points)", "bias of the gap", "m*")
 
 

@@ -127,7 +127,7 @@ def test_predictors_are_listed_in_columns(capsys: pytest.CaptureFixture[str]):
             [
                 "Fitted on 1984 snapshots of 120 runs in 34 tasks",
                 "Interval 90%, from gap - 0.0258 x (gap + 2) to gap + 0.0258 x (gap + 2)",
-                "On images images_v4 predicts in its place",
+                "On images images_v5 predicts in its place",
                 "agreement/best identity +0.4 0.843 0.438 to 1",
                 "leave one source out 1984 2.1 [1.6, 2.8]",
                 "* For images, regression: the runs above include none.",

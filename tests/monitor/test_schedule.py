@@ -47,7 +47,7 @@ def test_on_images_only_the_preferred_predictors_measures_are_needed():
     assert {"reference", "agreement", "copies"} <= set(before.needed)
     after = before.on_images()
     assert after.predictor == default.preferred
-    assert set(after.needed) == {"fit", *load_predictor("images_v4").measures}
+    assert set(after.needed) == {"fit", *load_predictor("images_v5").measures}
     assert set(after.measures) == {*after.needed, "perturbation", "margin", "norm", "soft_rank"}
     assert Selection.of(default, (), everything=True).on_images().explained is None
     assert Selection.of(tiny_predictor(), ()).on_images() == Selection.of(tiny_predictor(), ())

@@ -13,19 +13,19 @@ from lightning_gengap.errors import TableError
 from lightning_gengap.zoo.sealed import opened_once
 from lightning_gengap.zoo.table import read
 
-TABLE = Path(__file__).parents[2] / "pretrained_predictors" / "image_zoo_v1.csv.gz"
+TABLE = Path(__file__).parents[2] / "pretrained_predictors" / "image_zoo_v2.csv.gz"
 
 
 def test_what_was_opened_is_not_opened_again(tmp_path: Path) -> None:
     ledger = tmp_path / "opened.tsv"
     ledger.write_text(LEDGER.read_text())
     with pytest.raises(TableError, match="a score before"):
-        opened_once(read(TABLE), "images_v4", ledger)
+        opened_once(read(TABLE), "images_v5", ledger)
     assert ledger.read_text() == LEDGER.read_text()
 
 
 def test_each_part_has_a_line_for_each_contender() -> None:
-    table, predictor = read(TABLE), load_predictor("images_v4")
+    table, predictor = read(TABLE), load_predictor("images_v5")
     open_rows = table.words("recipe.source") == "digits"
     learned = has_learned_enough(table, predictor, open_rows)
     assert 0 < learned.sum() < open_rows.sum()

@@ -86,7 +86,7 @@ def test_the_committed_table_reproduces_the_whole_file(fitted: Predictor):
     assert text(fitted) == text(load_predictor(fitted.name))
 
 
-@pytest.mark.parametrize(("table", "name"), [("third_zoo_v2", "default_v4"), ("image_zoo_v1", "images_v4")])
+@pytest.mark.parametrize(("table", "name"), [("third_zoo_v2", "default_v4"), ("image_zoo_v2", "images_v5")])
 def test_the_later_tables_reproduce_the_files_of_their_predictors(table: str, name: str) -> None:
     fitted = fit_with_head(read(TABLE.with_name(f"{table}.csv.gz")), SPECIFICATIONS[name])
     assert numbers(fitted) == pytest.approx(numbers(load_predictor(name)), abs=1e-6)

@@ -60,7 +60,7 @@ def test_card_lists_what_was_fitted_and_what_was_left_out_and_why(assessment: As
 @pytest.fixture(scope="module")
 def bundled_tables() -> dict[str, Table]:
     """By their hashes."""
-    tables = (read(BUNDLED / f"{name}.csv.gz") for name in ("small_zoo_v3", "third_zoo_v2", "image_zoo_v1"))
+    tables = (read(BUNDLED / f"{name}.csv.gz") for name in ("small_zoo_v3", "third_zoo_v2", "image_zoo_v2"))
     return {table.sha256: table for table in tables}
 
 
