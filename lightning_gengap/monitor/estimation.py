@@ -13,7 +13,7 @@ from lightning_gengap.predictors.estimate import Estimate, estimate, expected, o
 from lightning_gengap.predictors.evidence import MOST_APART, deviations_apart
 from lightning_gengap.predictors.observations import log_epochs
 
-MOST = 256  # observations that are kept, and estimates: others are of epochs too near to these to say more
+MOST = 128  # observations that are kept, and estimates: others are of epochs too near to these to say more
 
 
 @dataclass(frozen=True)

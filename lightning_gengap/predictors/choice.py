@@ -95,7 +95,7 @@ def optimism(observations: Sequence[Observation], scale: float = 1.0, shown: Seq
     """By how much the highest estimate of a run's epochs exceeds the accuracy there, on average, by luck alone.
 
     Held-out samples are drawn again and again as if the estimates were the truth, and the epoch is chosen anew. The
-    draws are always the same. At least 0, a fraction. A run of 250 observed epochs takes a second.
+    draws are always the same. At least 0, a fraction. A run of 128 observed epochs takes a second.
 
     Args:
         observations: of the run, and of others.

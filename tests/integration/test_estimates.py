@@ -265,7 +265,7 @@ def test_of_very_many_observations_those_are_kept_that_are_spread_over_the_train
     assert epochs[-1] == 3 * MOST - 1
     assert epochs == sorted(set(epochs))
     later = [after / before for before, after in pairwise(epochs) if before > 100]
-    assert max(later) < 1.1
+    assert max(later) < 1.2
     assert {one.accuracy for one in state.observations} <= {0.4, 0.6, 0.9}
     assert 300.0 in [one.epoch for one in state.shown]  # the best one
     assert state.shown[-1].epoch == 3 * MOST - 1
