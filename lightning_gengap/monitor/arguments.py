@@ -104,7 +104,7 @@ def check_source(source: object, predictor: Predictor | None) -> None:
         ConfigurationError: it is none of `Predictor.sources`.
     """
     known = () if predictor is None else predictor.sources
-    if source is None or source in known:
+    if source is None or (isinstance(source, str) and source in known):
         return
     which = "the predictor" if predictor is None else predictor.name
     raise ConfigurationError(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_gengap.monitor.run_state import RunState
-from lightning_gengap.predictors.choice import Best, Shown, best_of
+from lightning_gengap.predictors.choice import Best, Shown, best_of, highest
 from lightning_gengap.predictors.comparison import Answers, Standing
 from lightning_gengap.predictors.estimate import Estimate, estimate, expected, observed
 from lightning_gengap.predictors.evidence import MOST_APART, deviations_apart
+from lightning_gengap.predictors.observations import log_epochs
 
-MOST = 256  # observations that are kept: older ones say nothing of an epoch that these do not
+MOST = 128  # observations that are kept, and estimates: others are of epochs too near to these to say more
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ def observe(found: Observed | None, state: RunState) -> None:
     accuracy = state.values["train_accuracy"]
     new = observed(found.accuracy, found.samples, found.source, state.prediction, accuracy, state.epochs)
     others = [one for one in state.observations if (one.source, one.epoch) != (new.source, new.epoch)]
-    state.observations = [*others, new][-MOST:]
+    others = [*others, new]
+    if len(others) > MOST:
+        del others[_nearest([(one.source, one.epoch) for one in others])]
+    state.observations = others
 
 
 def knows_more(found: Observed, state: RunState) -> bool:
@@ -76,7 +82,7 @@ def show_estimate(state: RunState) -> None:
         *(expected(curve, state.prediction, accuracy, state.epochs) for curve in curves),
     ]
     found = estimate(state.prediction, state.values, evidence, state.epochs, state.scale)
-    _remember(found, state)
+    _remember(found, state.prediction.deviation, state)
     for key, value in _shown(found).items():
         state.readout.add(key, value)
     apart = deviations_apart(evidence, state.scale)
@@ -84,11 +90,29 @@ def show_estimate(state: RunState) -> None:
         state.contradiction = (evidence[int(apart.argmax())], float(apart.max()))
 
 
-def _remember(found: Estimate | None, state: RunState) -> None:
-    """Keep the highest estimate of earlier epochs, and this one, which a validation may yet replace."""
-    earlier = [one for one in state.shown if one.epoch != state.epochs]
-    now = [] if found is None else [Shown(state.epochs, found)]
-    state.shown = [*sorted(earlier, key=lambda one: -one.estimate.test_accuracy)[:1], *now]
+def _remember(found: Estimate | None, deviation: float, state: RunState) -> None:
+    """Keep this estimate, which a validation may yet replace, beside those of earlier epochs. The highest one stays."""
+    shown = [one for one in state.shown if one.epoch != state.epochs]
+    if found is not None:
+        shown.append(Shown(state.epochs, found, deviation))
+    if len(shown) > MOST:
+        best = highest(shown)
+        del shown[_nearest([("best" if one is best else "", one.epoch) for one in shown])]
+    state.shown = shown
+
+
+def _nearest(points: Sequence[tuple[str, float]]) -> int:
+    """The place of the point that lies nearest to its neighbours of the same source, in the log of the epoch.
+
+    The first and the last of each source are not asked, so that what remains is spread over the whole training.
+    """
+    logs = log_epochs([epoch for _, epoch in points])
+    gaps = {0: math.inf}
+    for source in {source for source, _ in points}:
+        places = sorted((place for place, point in enumerate(points) if point[0] == source), key=lambda at: logs[at])
+        for before, place, after in zip(places, places[1:], places[2:], strict=False):
+            gaps[place] = float(logs[after] - logs[before])
+    return min(gaps, key=lambda place: (gaps[place], place))
 
 
 def best(state: RunState) -> Best | None:

@@ -195,7 +195,8 @@ class GapMonitor(Callback):
         """The epoch with the highest estimated test accuracy so far; None before an estimate.
 
         Its interval allows for the choice: the highest of many estimates has also been lucky with the held-out samples.
-        `ModelCheckpoint(monitor="gengap/estimated_test_accuracy", mode="max")` keeps the weights of that epoch.
+        `ModelCheckpoint(monitor="gengap/estimated_test_accuracy", mode="max")` keeps the weights of that epoch, if it
+        looks after every epoch: `save_on_train_epoch_end=True`, where only some are validated.
         """
         return None if self._state is None else best(self._state)
 

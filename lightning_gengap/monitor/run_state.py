@@ -46,7 +46,7 @@ class RunState:
             `training_inputs`.
         observations: accuracies of held-out and validation samples beside the predictions of the same weights.
         standing: what is known of the last measured weights, for comparisons; None before there is a prediction.
-        shown: the highest estimate of earlier epochs, and that of the last measured ones.
+        shown: the estimates of measured epochs.
         contradiction: evidence that lies too far from what was predicted, and how many deviations; None without any.
         given: evidence from elsewhere.
         held_out: measures on the held-out samples; None before they are read, or where they are refused.

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gengap.predictors.estimate import Estimate
 from lightning_gengap.predictors.evidence import equivalent_hold_out, influence
-from lightning_gengap.predictors.observations import Floats, Observation, noise, residuals
+from lightning_gengap.predictors.observations import Observation, noise, residuals
 from lightning_gengap.predictors.parts import NORMAL_QUANTILE
 
 _DRAWS = 512
@@ -19,10 +19,17 @@ _ROOM = 1e-12  # so that the noise of equal observations has a Cholesky factor
 
 @dataclass(frozen=True)
 class Shown:
-    """What was estimated of the weights at an epoch, which is the number of trained epochs."""
+    """What was estimated of the weights at an epoch.
+
+    Attributes:
+        epoch: the number of trained epochs.
+        estimate: from what was known then.
+        deviation: the standard deviation of the prediction. See `Prediction`.
+    """
 
     epoch: float
     estimate: Estimate
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,8 @@ def best_of(shown: Sequence[Shown], observations: Sequence[Observation], scale: 
     """
     if not shown:
         return None
-    best = max(shown, key=lambda one: (one.estimate.test_accuracy, -one.epoch))
-    found, lucky = best.estimate, optimism(observations, scale)
+    best = highest(shown)
+    found, lucky = best.estimate, optimism(observations, scale, shown)
     half = NORMAL_QUANTILE * lucky
     train = found.gap + found.test_accuracy
     test, worth = found.test_accuracy, found.equivalent_hold_out
@@ -79,11 +86,22 @@ def best_of(shown: Sequence[Shown], observations: Sequence[Observation], scale: 
     )
 
 
-def optimism(observations: Sequence[Observation], scale: float = 1.0) -> float:
+def highest(shown: Sequence[Shown]) -> Shown:
+    """The highest estimate, the first one of equals: as checkpoints see them, which get them in single precision."""
+    return max(shown, key=lambda one: (np.float32(one.estimate.test_accuracy), -one.epoch))
+
+
+def optimism(observations: Sequence[Observation], scale: float = 1.0, shown: Sequence[Shown] = ()) -> float:
     """By how much the highest estimate of a run's epochs exceeds the accuracy there, on average, by luck alone.
 
     Held-out samples are drawn again and again as if the estimates were the truth, and the epoch is chosen anew. The
-    draws are always the same. At least 0, a fraction. A run of 250 observed epochs takes a second.
+    draws are always the same. At least 0, a fraction. A run of 128 observed epochs takes a second.
+
+    Args:
+        observations: of the run, and of others.
+        scale: of the predictions' deviations. See `Scales`.
+        shown: what was estimated at epochs of the run. One without an observation is chosen by luck as well, because
+            its estimate follows what was observed before. Epochs that were observed alone are estimated here.
 
     Example:
         >>> seen = [Observation(0.7, 0.7, 0.05, samples=100, epoch=epoch) for epoch in (1, 3, 9)]
@@ -94,27 +112,25 @@ def optimism(observations: Sequence[Observation], scale: float = 1.0) -> float:
     """
     own = sorted((one for one in observations if one.kin == "run"), key=lambda one: one.epoch)
     others = [one for one in observations if one.kin != "run"]
-    epochs = sorted({one.epoch for one in own})
-    if len(epochs) < 2:
+    deviations = {one.epoch: one.deviation for one in own} | {one.epoch: one.deviation for one in shown}
+    epochs = sorted(deviations)
+    if not own or len(epochs) < 2:
         return 0.0
-    at = {epoch: next(one for one in reversed(own) if one.epoch == epoch) for epoch in epochs}
-    follows, fixed = np.zeros((len(epochs), len(own))), np.zeros(len(epochs))
+    told = {one.epoch: one.estimate.test_accuracy for one in shown}
+    follows = np.zeros((len(epochs), len(own)))
     for place, epoch in enumerate(epochs):
         known = [one for one in own if one.epoch <= epoch]
+        if not known:
+            continue
         asked = [*known, *(replace(one, epoch=epoch) for one in others)]
-        row = influence(asked, epoch, at[epoch].deviation, scale)
+        row = influence(asked, epoch, deviations[epoch], scale)
         follows[place, : len(known)] = row[: len(known)]
-        fixed[place] = at[epoch].predicted + float(row[len(known) :] @ residuals(others))
-    estimated = _kept(fixed + follows @ residuals(own))
+        told.setdefault(epoch, known[-1].predicted + float(row @ residuals(asked)))
+    estimated = np.clip([told[epoch] for epoch in epochs], 0.0, 1.0)
     of_own = np.array([estimated[epochs.index(one.epoch)] for one in own])
     spread = noise(own, of_own) + _ROOM * np.eye(len(own))
     drawn = np.random.default_rng(0).standard_normal((_DRAWS, len(own))) @ np.linalg.cholesky(spread).T
-    seen = _kept(of_own + drawn) - np.array([one.predicted for one in own])
-    again = _kept(fixed + seen @ follows.T)
+    moved = np.clip(of_own + drawn, 0.0, 1.0) - np.array([one.accuracy for one in own])
+    again = np.clip(estimated + moved @ follows.T, 0.0, 1.0)
     chosen = again.argmax(axis=1)
     return max(float(np.mean(again[np.arange(_DRAWS), chosen] - estimated[chosen])), 0.0)
-
-
-def _kept(accuracies: Floats) -> Floats:
-    kept: Floats = np.clip(accuracies, 0.0, 1.0)
-    return kept

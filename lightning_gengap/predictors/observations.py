@@ -45,13 +45,14 @@ class Observation:
 
 
 def latest(observations: Iterable[Observation]) -> tuple[Observation, ...]:
-    """Of each source of samples in this run the last observation, and all that is known of other runs.
+    """Of each source of samples in this run the last observation, and all that is of no samples or of other runs.
 
     The same samples at earlier epochs are no further samples: what they err by is nearly the same.
     """
     listed = list(observations)
-    own = {one.source: one for one in sorted(listed, key=lambda one: one.epoch) if one.kin == "run"}
-    return (*own.values(), *(one for one in listed if one.kin != "run"))
+    sampled = [one for one in listed if one.kin == "run" and one.samples > 0]
+    own = {one.source: one for one in sorted(sampled, key=lambda one: one.epoch)}
+    return (*own.values(), *(one for one in listed if one.kin != "run" or one.samples == 0))
 
 
 def residuals(observations: Sequence[Observation]) -> Floats:

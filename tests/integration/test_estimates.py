@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,10 +16,10 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, r
 
 from lightning_gengap import GapEarlyStopping, GapMonitor
 from lightning_gengap.errors import BatchError, ConfigurationError, DataError, PredictorError
-from lightning_gengap.monitor.estimation import MOST, Observed, observe, show_estimate
+from lightning_gengap.monitor.estimation import MOST, Observed, _remember, observe, show_estimate
 from lightning_gengap.monitor.logged_keys import ESTIMATED
 from lightning_gengap.monitor.readout import LARGE
-from lightning_gengap.predictors.estimate import EstimatedAccuracy, estimate
+from lightning_gengap.predictors.estimate import Estimate, EstimatedAccuracy, estimate
 from lightning_gengap.predictors.parts import LossHead, Scales
 from lightning_gengap.predictors.recalibration import ObservedGap, recalibrate
 from tests.lightning_models import (
@@ -244,16 +246,29 @@ def test_other_training_data_forget_what_was_observed():
     assert [one.epoch for one in monitor._state.observations] == [3]
 
 
-def test_the_oldest_of_very_many_observations_are_dropped():
+def test_of_very_many_observations_those_are_kept_that_are_spread_over_the_training():
     monitor = tiny_monitor()
     fitted(monitor)
     state = monitor._state
-    for epoch in range(1, MOST + 11):
+    state.observations, state.shown = [], []
+    observe(Observed(0.4, 30, "val_acc"), state)
+    for epoch in range(1, 3 * MOST):
         state.epochs = float(epoch)
         observe(Observed(0.5, 40, "held_out"), state)
-        observe(Observed(0.6, 40, "held_out"), state)  # the same samples at the same epoch
-    assert [one.epoch for one in state.observations] == list(range(11, MOST + 11))
-    assert {one.accuracy for one in state.observations} == {0.6}
+        accuracy = 0.9 if epoch == 300 else 0.6
+        observe(Observed(accuracy, 40, "held_out"), state)  # the same samples at the same epoch
+        _remember(Estimate(1 - accuracy, 0.0, 1.0, accuracy, 40.0), 0.05, state)
+    assert len(state.observations) == len(state.shown) == MOST
+    assert state.observations[0].source == "val_acc"  # the last of its source
+    epochs = [one.epoch for one in state.observations[1:]]
+    assert epochs[0] == 1.0
+    assert epochs[-1] == 3 * MOST - 1
+    assert epochs == sorted(set(epochs))
+    later = [after / before for before, after in pairwise(epochs) if before > 100]
+    assert max(later) < 1.2
+    assert {one.accuracy for one in state.observations} <= {0.4, 0.6, 0.9}
+    assert 300.0 in [one.epoch for one in state.shown]  # the best one
+    assert state.shown[-1].epoch == 3 * MOST - 1
 
 
 def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch):
@@ -340,6 +355,13 @@ def test_a_named_data_set_that_was_fitted_has_its_own_scale():
     assert scales["blobs"][0] == 0.5
     assert scales[None][0] == 1.0
     assert scales["blobs"][1] > scales[None][1]
+
+
+@pytest.mark.parametrize("source", ["spirals", 5, ["blobs"], np.array(["blobs"]), np.array(["blobs", "spirals"])])
+def test_a_data_set_that_was_not_fitted_is_refused_at_once(source: Any):
+    known = replace(tiny_predictor(), provenance={"lacking": [], "sources": ["blobs"]})
+    with pytest.raises(ConfigurationError, match="was fitted on"):
+        GapMonitor(predictor=known, source=source)
 
 
 def test_gaps_of_other_models_count_from_the_start():

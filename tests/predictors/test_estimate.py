@@ -117,6 +117,19 @@ def test_a_learning_curve_is_an_observation_with_a_deviation():
     assert found.test_accuracy == pytest.approx((1 - weight) * (0.95 - PREDICTION.gap) + weight * 0.8)
 
 
+def test_two_estimates_of_the_final_accuracy_both_count_in_any_order():
+    sure, unsure = (expected(EstimatedAccuracy(0.8, error), PREDICTION, 0.95, 20.0) for error in (0.01, 0.05))
+    alone, one, other = (
+        estimate(PREDICTION, VALUES, listed, 20.0) for listed in ([sure], [sure, unsure], [unsure, sure])
+    )
+    assert alone is not None
+    assert one is not None
+    assert other is not None
+    assert (one.gap, one.lower, one.upper) == pytest.approx((other.gap, other.lower, other.upper))
+    assert one.equivalent_hold_out == pytest.approx(other.equivalent_hold_out)
+    assert one.equivalent_hold_out > alone.equivalent_hold_out
+
+
 def test_evidence_is_sorted_by_its_kind():
     given = Given.of(tiny_predictor(), [(values(), 0.3, 100), EstimatedAccuracy(0.7, 0.02)])
     assert len(given.pairs) == 1
