@@ -39,8 +39,8 @@ def contenders(table: Table) -> Iterator[tuple[str, Rows, Floats]]:
     among = usable(table, IMAGES_5)
     splits = {
         "task": tasks_of(table),
-        "family": by_group(table, "recipe.family"),
-        "data set": by_group(table, "recipe.source"),
+        "family": list(by_group(table, "recipe.family")),
+        "data set": list(by_group(table, "recipe.source")),
     }
     for specification in (IMAGES_5, IMAGES_4):
         for name, split in splits.items():

@@ -38,8 +38,10 @@ def test_held_out_samples_and_the_curve_take_the_error_down() -> None:
     cases = [Case("tables", recipe, curve, curve, 1.0, 0.8, 2000.0) for recipe, _ in chosen("tables", 2)]
     off = {case.recipe.key: Estimate(0.7, 0.05, 0.0, 1.0) for case in cases}
     table = with_held_out(cases, off, draws=20).splitlines()[2:]
-    assert [line.split(" | ")[0] for line in table] == [f"| {cases[0].group} (2)"] * 2 + ["| all (2)"] * 2
-    alone, joined = ([float(cell) for cell in line.strip(" |").split(" | ")[2:]] for line in table[:2])
+    groups = sorted({case.group for case in cases})
+    assert groups[0].startswith("tables, ")
+    assert [line.split(" (")[0] for line in table[::2]] == [*(f"| {group}" for group in groups), "| all"]
+    alone, joined = ([float(cell) for cell in line.strip(" |").split(" | ")[2:]] for line in table[-2:])
     assert len(alone) == len(joined) == len(HELD)
     assert alone[0] == pytest.approx(10.0)
     assert joined[0] < alone[0]
