@@ -30,6 +30,7 @@ from lightning_gengap.zoo.evaluate.abilities import last_snapshots
 from lightning_gengap.zoo.evaluate.equivalent_hold_out import HoldOuts
 from lightning_gengap.zoo.evaluate.held_out import offered
 from lightning_gengap.zoo.evaluate.quick import hold_out_points
+from lightning_gengap.zoo.sealed import sealed_families, sealed_sources
 from lightning_gengap.zoo.splits import splits
 from lightning_gengap.zoo.table import read
 from lightning_gengap.zoo.train.model import fresh_model
@@ -108,6 +109,7 @@ def chosen(plan: str, count: int) -> Iterator[tuple[Recipe, pd.Series]]:
         if FEWEST <= recipe.task.train_samples <= MOST.get(plan, _MOST)
         and recipe.task.noise < 1
         and recipe.key in last.index
+        and (plan != "colour" or not {recipe.family, recipe.task.source} & (sealed_families() | sealed_sources()))
     ]
     rng, taken = np.random.default_rng(SEED), 0
     while taken < count and fitting:

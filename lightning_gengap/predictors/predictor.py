@@ -99,8 +99,8 @@ class Predictor:
         loss_head: predicts the loss gap from the same measures.
         scales: of the deviation, where predictions are joined with other evidence.
         observed: of other models of the user's. See `recalibrate`.
-        preferred: predicts instead wherever all its features are measured, as the newest predictor of images does. It is not
-            written to files.
+        preferred: predicts instead wherever all its features are measured, as that of images does. It is not written
+            to files.
     """
 
     name: str
