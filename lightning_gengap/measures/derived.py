@@ -20,8 +20,8 @@ INGREDIENTS = {
     ),
     "agreement/by_reference": ("train_accuracy", "agreement/best", "reference/best_accuracy"),
     "agreement/reference_by_accuracy": ("train_accuracy", "reference/best_accuracy"),
-    "reference/best_error": ("train_accuracy", "reference/best_accuracy"),
-    "copies/least_by_reference": ("train_accuracy", "copies/least_accuracy", "reference/best_accuracy"),
+    "reference/best_error": ("reference/best_accuracy",),
+    "copies/least_by_reference": ("copies/least_accuracy", "reference/best_accuracy"),
 }
 KEYS = {
     "difficulty/excess_accuracy": Key(
@@ -75,17 +75,17 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     copies.
     """
     found: dict[str, float] = {}
-    accuracy = values.get("train_accuracy")
+    reference, accuracy = values.get("reference/best_accuracy"), values.get("train_accuracy")
+    if reference is not None:
+        found["reference/best_error"] = 1 - reference
+        if "copies/least_accuracy" in values:
+            found["copies/least_by_reference"] = values["copies/least_accuracy"] * reference
     if accuracy is None:
         return found
     if "difficulty/ridge_accuracy" in values:
         found["difficulty/excess_accuracy"] = accuracy - values["difficulty/ridge_accuracy"]
-    if "reference/best_accuracy" in values:
-        reference = values["reference/best_accuracy"]
+    if reference is not None:
         found["agreement/reference_by_accuracy"] = accuracy * reference
-        found["reference/best_error"] = 1 - reference
-        if "copies/least_accuracy" in values:
-            found["copies/least_by_reference"] = values["copies/least_accuracy"] * reference
         if "agreement/best" in values:
             found["agreement/by_reference"] = values["agreement/best"] * reference
     if "perturbation/augment_accuracy" not in values:

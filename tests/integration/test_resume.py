@@ -215,8 +215,8 @@ def _with(part: str, **values: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "the previous release": (_without("format", "origin", "began"), "its format is None instead of 3"),
-    "a later release": (lambda state: {**state, "format": 4}, "its format is 4 instead of 3"),
+    "the previous release": (_without("format", "origin", "began"), "its format is None instead of 4"),
+    "a later release": (lambda state: {**state, "format": 5}, "its format is 5 instead of 4"),
     "a part is missing": (_without("schedule"), "schedule is missing"),
     "a value is missing": (lambda state: state["budget"].pop("spent") and None, "budget is damaged"),
     "a value is unknown": (_with("budget", shine=1.0), "budget is damaged"),
@@ -225,7 +225,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a wrong part": (lambda state: {**state, "flags": {"a": 1}}, "flags is damaged"),
     "a wrong loss": (_with("training_loss", sums=[1.0]), "training_loss is damaged"),
     "a wrong tensor": (_with("memory", warm_starts={"a": 1.0}), "memory.warm_starts is damaged"),
-    "a list": (lambda state: [1, 2], "its format is list instead of 3"),
+    "a list": (lambda state: [1, 2], "its format is list instead of 4"),
 }
 
 

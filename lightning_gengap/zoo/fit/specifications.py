@@ -144,4 +144,4 @@ ONE_FAMILY = tuple(
     for grid in ("cifar10_cnn", "cifar10_resnet", "cifar100_resnet")
 )
 MARGINS = Specification("margins_v1", JIANG.features)
-SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, DEFAULT_4, IMAGES_3, IMAGES_4, IMAGES_5, MARGINS, *ONE_FAMILY)}
+SPECIFICATIONS = {one.name: one for one in (DEFAULT_3, DEFAULT_4, IMAGES_3, IMAGES_5, MARGINS, *ONE_FAMILY)}
